@@ -1,0 +1,379 @@
+"""Every error cmesh raises on purpose, with its stable code, exit status and hint.
+
+    CmeshError 1
+    ├── UsageError 2             ├── TaskError 40            ├── LinkError 60
+    ├── ConfigError 10           │   ├── TaskNotFound 41     │   ├── LocalProtocolError 61
+    │   └── UnsafePermissions 11 │   ├── TaskConflict 42     │   ├── RemoteProtocolError 62
+    ├── NodeError 20             │   ├── TaskRefused 43      │   ├── VersionMismatch 63
+    │   ├── LoginRequired 21     │   └── QueueFull 44        │   └── NotCmesh 64
+    │   ├── PeerUnreachable 22   ├── RunnerError 50          ├── StoreError 70
+    │   ├── IdentityUnknown 23   │   ├── RunnerUnavailable 51│   ├── StoreBusy 71
+    │   ├── UnknownPeer 24       │   ├── SandboxUnavailable 52   ├── SchemaTooNew 72
+    │   ├── NodeClosed 25        │   └── RootRefused 53      │   ├── StoreDamaged 73
+    │   ├── KeyExpired 26        ├── PolicyDenied 30         │   ├── DiskFull 74
+    │   └── WrongMachine 27      │   └── PeerUntrusted 31    │   └── QueryRefused 75
+    └── DaemonError 80: DaemonNotRunning 81, DaemonRestarted 82, DaemonTimeout 83
+
+The code is on the wire, in MCP results, in `--json` and in audit rows; its
+meaning never changes. Nothing here does I/O.
+"""
+
+from typing import ClassVar
+
+__all__ = [
+    "CmeshError",
+    "ConfigError",
+    "DaemonError",
+    "DaemonNotRunning",
+    "DaemonRestarted",
+    "DaemonTimeout",
+    "DiskFull",
+    "IdentityUnknown",
+    "KeyExpired",
+    "LinkError",
+    "LocalProtocolError",
+    "LoginRequired",
+    "NodeClosed",
+    "NodeError",
+    "NotCmesh",
+    "PeerUnreachable",
+    "PeerUntrusted",
+    "PolicyDenied",
+    "QueryRefused",
+    "QueueFull",
+    "RemoteProtocolError",
+    "RootRefused",
+    "RunnerError",
+    "RunnerUnavailable",
+    "SandboxUnavailable",
+    "SchemaTooNew",
+    "StoreBusy",
+    "StoreDamaged",
+    "StoreError",
+    "TaskConflict",
+    "TaskError",
+    "TaskNotFound",
+    "TaskRefused",
+    "UnknownPeer",
+    "UnsafePermissions",
+    "UsageError",
+    "VersionMismatch",
+    "WrongMachine",
+    "by_code",
+]
+
+
+class CmeshError(Exception):
+    """Raised for any failure cmesh explains to its user.
+
+    Attributes:
+        code: stable snake_case name; on the wire, in `--json`, in audit rows.
+        exit_status: what the CLI exits with.
+        hint: the default next step, one literal command or sentence.
+    """
+
+    code: ClassVar[str] = "internal"
+    exit_status: ClassVar[int] = 1
+    default_hint: ClassVar[str] = "run `cmesh status`; the daemon's log has the details"
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = self.default_hint if hint is None else hint
+
+
+class UsageError(CmeshError):
+    """Raised when a call's arguments are not of the command's form."""
+
+    code = "bad_arguments"
+    exit_status = 2
+    default_hint = "see `cmesh --help`"
+
+
+class ConfigError(CmeshError):
+    """Raised when the configuration cannot be used; names file, line and key."""
+
+    code = "bad_config"
+    exit_status = 10
+    default_hint = "edit the file, then `cmesh policy show`"
+
+
+class UnsafePermissions(ConfigError):
+    """Raised when a file that grants authority is writable or owned by others."""
+
+    code = "unsafe_permissions"
+    exit_status = 11
+    default_hint = "make the file yours and writable by you alone (chmod go-w)"
+
+
+class NodeError(CmeshError):
+    """Raised when the embedded tailnet node fails."""
+
+    code = "node_failed"
+    exit_status = 20
+
+
+class LoginRequired(NodeError):
+    """Raised when the node has no login on the tailnet yet."""
+
+    code = "login_required"
+    exit_status = 21
+    default_hint = "run `cmesh login`"
+
+
+class PeerUnreachable(NodeError):
+    """Raised when a peer is known but does not answer in time."""
+
+    code = "peer_unreachable"
+    exit_status = 22
+    default_hint = "check that the machine is on and `cmesh status` there says up; then retry"
+
+
+class IdentityUnknown(NodeError):
+    """Raised when whois cannot say who a connection belongs to."""
+
+    code = "identity_unknown"
+    exit_status = 23
+
+
+class UnknownPeer(NodeError):
+    """Raised when no peer has the given name; carries the nearest names."""
+
+    code = "unknown_peer"
+    exit_status = 24
+    default_hint = "run `cmesh peers`"
+
+
+class NodeClosed(NodeError):
+    """Raised when a call needs a node that was closed or never started."""
+
+    code = "node_closed"
+    exit_status = 25
+
+
+class KeyExpired(NodeError):
+    """Raised when this node's or the peer's node key has expired."""
+
+    code = "key_expired"
+    exit_status = 26
+    default_hint = "run `cmesh login` on the machine whose key expired"
+
+
+class WrongMachine(NodeError):
+    """Raised when a peer's name now belongs to another node than the pinned one."""
+
+    code = "wrong_machine"
+    exit_status = 27
+    default_hint = "compare `cmesh peers`; if the change is yours, `cmesh peers trust NAME`"
+
+
+class PolicyDenied(CmeshError):
+    """Raised when a rule, or the absence of one, denies an operation."""
+
+    code = "policy_denied"
+    exit_status = 30
+    default_hint = "run `cmesh policy explain`"
+
+
+class PeerUntrusted(PolicyDenied):
+    """Raised when a peer's cmesh key is not trusted by the other side's owner yet."""
+
+    code = "peer_untrusted"
+    exit_status = 31
+    default_hint = "the owner of the other machine runs `cmesh peers trust NAME` there"
+
+
+class TaskError(CmeshError):
+    """Raised when a task cannot be handled."""
+
+    code = "task_failed"
+    exit_status = 40
+
+
+class TaskNotFound(TaskError):
+    """Raised when no task has the given id, or the asker may not see it."""
+
+    code = "task_not_found"
+    exit_status = 41
+    default_hint = "run `cmesh tasks`"
+
+
+class TaskConflict(TaskError):
+    """Raised when an id or idempotency key was used before with other content."""
+
+    code = "task_conflict"
+    exit_status = 42
+    default_hint = "use a new idempotency key"
+
+
+class TaskRefused(TaskError):
+    """Raised when the task's state does not allow the operation."""
+
+    code = "task_refused"
+    exit_status = 43
+
+
+class QueueFull(TaskError):
+    """Raised when a limit on waiting or running tasks is reached."""
+
+    code = "busy"
+    exit_status = 44
+    default_hint = "wait for a running task to end, then retry"
+
+
+class RunnerError(CmeshError):
+    """Raised when a runner cannot do its work."""
+
+    code = "runner_failed"
+    exit_status = 50
+
+
+class RunnerUnavailable(RunnerError):
+    """Raised when a runner's program or login is missing on the worker."""
+
+    code = "runner_unavailable"
+    exit_status = 51
+    default_hint = "install the agent CLI on the worker, or name another runner"
+
+
+class SandboxUnavailable(RunnerError):
+    """Raised when a profile needs a sandbox that this build or machine lacks."""
+
+    code = "sandbox_unavailable"
+    exit_status = 52
+    default_hint = "only profile `full` runs here; it needs its own rule on the worker"
+
+
+class RootRefused(RunnerError):
+    """Raised when a worker would run a task as uid 0 without being told to."""
+
+    code = "root_refused"
+    exit_status = 53
+    default_hint = "run the worker's daemon as an ordinary user"
+
+
+class LinkError(CmeshError):
+    """Raised when a link to a peer fails."""
+
+    code = "link_failed"
+    exit_status = 60
+
+
+class LocalProtocolError(LinkError):
+    """Raised when this side would break the link protocol; a bug of ours."""
+
+    code = "local_protocol_error"
+    exit_status = 61
+
+
+class RemoteProtocolError(LinkError):
+    """Raised when the peer broke the link protocol."""
+
+    code = "remote_protocol_error"
+    exit_status = 62
+    default_hint = "compare `cmesh version` on both machines"
+
+
+class VersionMismatch(LinkError):
+    """Raised when the two sides share no protocol version."""
+
+    code = "version_mismatch"
+    exit_status = 63
+    default_hint = "upgrade cmesh on the older machine (`cmesh version` on both)"
+
+
+class NotCmesh(LinkError):
+    """Raised when a tailnet peer answers, but not as cmesh."""
+
+    code = "not_cmesh"
+    exit_status = 64
+    default_hint = "start cmesh on that machine (`cmesh up`), or name another peer"
+
+
+class StoreError(CmeshError):
+    """Raised when the store cannot do what was asked."""
+
+    code = "store_failed"
+    exit_status = 70
+
+
+class StoreBusy(StoreError):
+    """Raised when another process holds this state directory."""
+
+    code = "store_busy"
+    exit_status = 71
+    default_hint = "one daemon per state directory; `cmesh status` shows the one that runs"
+
+
+class SchemaTooNew(StoreError):
+    """Raised when the store was written by a newer cmesh."""
+
+    code = "schema_too_new"
+    exit_status = 72
+    default_hint = "upgrade cmesh"
+
+
+class StoreDamaged(StoreError):
+    """Raised when the store lacks rows that were once acknowledged, or cannot be read."""
+
+    code = "store_damaged"
+    exit_status = 73
+    default_hint = "keep the files; restore a backup, or move the state directory away"
+
+
+class DiskFull(StoreError):
+    """Raised when there is too little room to accept new work; nothing was changed."""
+
+    code = "disk_full"
+    exit_status = 74
+    default_hint = "free space on the disk of the state directory, then retry"
+
+
+class QueryRefused(StoreError):
+    """Raised when a user's SQL fails, or breaks a limit of the confined query process."""
+
+    code = "query_failed"
+    exit_status = 75
+    default_hint = "run `cmesh schema` for the tables and views"
+
+
+class DaemonError(CmeshError):
+    """Raised when the local daemon cannot serve a call."""
+
+    code = "daemon_failed"
+    exit_status = 80
+
+
+class DaemonNotRunning(DaemonError):
+    """Raised when no daemon serves this state directory."""
+
+    code = "daemon_not_running"
+    exit_status = 81
+    default_hint = "run `cmesh up`"
+
+
+class DaemonRestarted(DaemonError):
+    """Raised when the daemon went away during a call; tasks are unaffected."""
+
+    code = "daemon_restarted"
+    exit_status = 82
+    default_hint = "repeat the call"
+
+
+class DaemonTimeout(DaemonError):
+    """Raised when the daemon does not answer within the call's limit."""
+
+    code = "daemon_timeout"
+    exit_status = 83
+
+
+def by_code(code: str) -> type[CmeshError]:
+    """Return the class that owns `code`, or `CmeshError` for an unknown one."""
+    return _BY_CODE.get(code, CmeshError)
+
+
+def _walk(cls: type[CmeshError]) -> list[type[CmeshError]]:
+    return [cls, *(leaf for sub in cls.__subclasses__() for leaf in _walk(sub))]
+
+
+_BY_CODE = {cls.code: cls for cls in _walk(CmeshError)}

@@ -1,0 +1,245 @@
+"""The values every part speaks of: ids, states, identities, tasks, results.
+
+Frozen, without behaviour that needs I/O or a clock. Nothing here decides.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import NewType
+
+__all__ = [
+    "TERMINAL",
+    "Direction",
+    "Event",
+    "Identity",
+    "Limits",
+    "NodeId",
+    "Operation",
+    "Profile",
+    "Result",
+    "TaskId",
+    "TaskSpec",
+    "TaskState",
+    "Usage",
+]
+
+TaskId = NewType("TaskId", str)
+"""A UUIDv7 (RFC 9562) in its canonical lower-case text form, made by the caller's daemon."""
+
+NodeId = NewType("NodeId", str)
+"""Tailscale's stable node id, for example `nABC123CNTRL`."""
+
+
+class Direction(StrEnum):
+    """Which side of a task this node is: `out` = caller, `in` = worker."""
+
+    OUT = "out"
+    IN = "in"
+
+
+class TaskState(StrEnum):
+    """The states a person or an agent sees; the table is in `cmesh.protocol.state`."""
+
+    SUBMITTING = "submitting"
+    QUEUED = "queued"
+    WAITING_APPROVAL = "waiting_approval"
+    WAITING_INPUT = "waiting_input"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+    INTERRUPTED = "interrupted"
+    DENIED = "denied"
+    EXPIRED = "expired"
+    UNKNOWN = "unknown"
+
+
+TERMINAL = frozenset(
+    {
+        TaskState.SUCCEEDED,
+        TaskState.FAILED,
+        TaskState.CANCELLED,
+        TaskState.TIMED_OUT,
+        TaskState.INTERRUPTED,
+        TaskState.DENIED,
+        TaskState.EXPIRED,
+    }
+)
+
+
+class Profile(StrEnum):
+    """What a task may do on the worker; `full` has no sandbox and needs its own rule."""
+
+    QUERY = "query"
+    EDIT = "edit"
+    BUILD = "build"
+    FULL = "full"
+
+
+class Operation(StrEnum):
+    """What a caller asks a worker to do; policy grants each by name."""
+
+    TASK = "task"
+    FOLLOW_UP = "follow_up"
+    ACCEPT = "accept"
+    ARTIFACT = "artifact"
+    SQL_OWN = "sql_own"
+    SQL_ALL = "sql_all"
+    DELEGATE = "delegate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who a tailnet address belongs to, as whois answered (Tailscale LocalAPI `WhoIsResponse`).
+
+    Attributes:
+        node_id: stable node id; what trust is pinned to.
+        name: MagicDNS name without the final dot.
+        user: login name of the owner; empty for tagged nodes.
+        tags: ACL tags, for example `tag:laptop`; a tagged node has no user.
+        addresses: the node's tailnet addresses.
+        expired: the node key has expired; whois still answers, policy must deny.
+        key_expiry: when the node key expires; None = never.
+        shared: the node belongs to another tailnet (sharer or sharee).
+        router: the node advertises routes, so packets may not be its own.
+        ephemeral: the node goes away with its process.
+        capabilities: grants of the tailnet's policy to this peer, by capability name.
+    """
+
+    node_id: NodeId
+    name: str
+    user: str = ""
+    tags: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+    expired: bool = False
+    key_expiry: datetime | None = None
+    shared: bool = False
+    router: bool = False
+    ephemeral: bool = False
+    capabilities: Mapping[str, tuple[object, ...]] = field(
+        default_factory=dict[str, tuple[object, ...]]
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a task may use. None = no limit of this kind.
+
+    Attributes:
+        runtime_s: seconds of wall time from start to end.
+        output_bytes: bytes of output kept; the rest is counted and dropped.
+        cost_usd: US dollars, for runners that report cost.
+    """
+
+    runtime_s: int = 900
+    output_bytes: int = 16 * 1024 * 1024
+    cost_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSpec:
+    """What a caller asks for. Its hash is bound to the task id on the worker.
+
+    Attributes:
+        runner: `claude`, or `command:NAME` for an allow-listed argv of the worker.
+        directory: absolute POSIX path on the worker.
+        accept: an acceptance command, exact argv; empty = none.
+        origin: node ids of the chain that led here, first caller first.
+        not_after: the worker never starts the task later than this.
+        traceparent: W3C Trace Context header, or empty.
+    """
+
+    task_id: TaskId
+    runner: str
+    profile: Profile
+    directory: str
+    prompt: str
+    limits: Limits
+    accept: tuple[str, ...] = ()
+    origin: tuple[NodeId, ...] = ()
+    not_after: datetime
+    traceparent: str = ""
+
+    def payload_hash(self) -> str:
+        """Return the SHA-256 (hex) over the canonical JSON of every field.
+
+        Equal values hash alike in any form: 5 and 5.0 dollars, a moment in any time zone.
+        """
+        cost = self.limits.cost_usd
+        fields = asdict(self) | {
+            "limits": asdict(self.limits) | {"cost_usd": None if cost is None else float(cost)},
+            "not_after": self.not_after.astimezone(UTC).isoformat(),
+        }
+        text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One step of a running task, numbered from 1 without holes.
+
+    Attributes:
+        kind: `text`, `tool_call`, `tool_result`, `file_change`, `retry`, `rate_limit`,
+            `cost`, `output`, `warning`, `raw`, or a state's name.
+        text: scrubbed, capped text for people.
+        data: kind-specific JSON object; small.
+    """
+
+    seq: int
+    ts: datetime
+    kind: str
+    text: str = ""
+    data: Mapping[str, object] = field(default_factory=dict[str, object])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a run used, as far as its runner reports it. None = not reported."""
+
+    cost_usd: float | None = None
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """How a task ended, and the evidence for it.
+
+    Attributes:
+        state: a terminal state.
+        witness: what the state rests on, for example `shim recorded exit 0`.
+        exit_code: of the runner process; None when it never ran. Negative = signal.
+        text: the runner's final text, capped.
+        code: error code of a failure cmesh itself explains; empty otherwise.
+        output_bytes: bytes the runner wrote in all.
+        output_kept: bytes kept of them, from the start.
+        output_sha256: hex digest of the kept output; empty when there is none.
+        truncated: the output was longer than the limit.
+        profile_enforced: sandbox tier, `none` means the result is self-attested.
+        credential: `none`, `gateway` or `exposed`.
+        processes_left: counted when the task ended; 0 for `cancelled`.
+    """
+
+    state: TaskState
+    witness: str
+    exit_code: int | None = None
+    text: str = ""
+    error: str = ""
+    code: str = ""
+    output_bytes: int = 0
+    output_kept: int = 0
+    output_sha256: str = ""
+    truncated: bool = False
+    usage: Usage = field(default_factory=Usage)
+    runner_version: str = ""
+    profile_enforced: str = "none"
+    credential: str = "none"
+    processes_left: int = 0
+    started_at: datetime | None = None
+    ended_at: datetime | None = None

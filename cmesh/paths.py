@@ -1,0 +1,133 @@
+"""Where cmesh keeps things on this machine, and who may touch them.
+
+Standard library only and quick to import: `cmesh mcp` needs the control
+socket's path before anything else is loaded.
+"""
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from cmesh.errors import UnsafePermissions
+
+__all__ = [
+    "CONFIG_DIR_VARIABLE",
+    "STATE_DIR_VARIABLE",
+    "config_dir",
+    "config_file",
+    "control_socket",
+    "daemon_environment",
+    "ensure_private_dir",
+    "require_private_file",
+    "state_dir",
+]
+
+CONFIG_DIR_VARIABLE = "CMESH_CONFIG_DIR"
+STATE_DIR_VARIABLE = "CMESH_STATE_DIR"
+
+# sockaddr_un.sun_path holds 108 bytes with its final NUL (Linux unix(7)); macOS has 104.
+_SOCKET_PATH_BYTES = 100
+
+# XDG_RUNTIME_DIR takes part in the control socket's path, so both ends need the same one.
+_DAEMON_VARIABLES = (
+    "LANG",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_RUNTIME_DIR",
+    "XDG_STATE_HOME",
+    "CMESH_TESTNET",
+)
+
+
+def config_dir() -> Path:
+    """Return the directory of `config.toml`: the variable, else the XDG default."""
+    return _directory(CONFIG_DIR_VARIABLE, "XDG_CONFIG_HOME", ".config")
+
+
+def config_file() -> Path:
+    """Return the path of `config.toml`; it need not exist."""
+    return config_dir() / "config.toml"
+
+
+def state_dir() -> Path:
+    """Return the directory of the store, the node's state and the task directories."""
+    return _directory(STATE_DIR_VARIABLE, "XDG_STATE_HOME", ".local/state")
+
+
+def control_socket(state: Path) -> Path:
+    """Return the control socket's path for a state directory.
+
+    A path too long for a unix socket is replaced by a short one under the
+    runtime directory, derived from the long one, so both ends agree.
+    """
+    path = state / "control.sock"
+    if len(os.fsencode(path)) <= _SOCKET_PATH_BYTES:
+        return path
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/cmesh-{os.getuid()}"  # noqa: S108
+    return Path(runtime) / f"cmesh-{digest}.sock"
+
+
+def daemon_environment(state: Path, config: Path) -> dict[str, str]:
+    """Return the whole environment of a daemon, whoever starts it from wherever.
+
+    What an agent's or a shell's environment holds besides, secrets above all,
+    does not reach the daemon or its runners.
+    """
+    kept = {name: os.environ[name] for name in _DAEMON_VARIABLES if name in os.environ}
+    fixed = {
+        "PATH": os.environ.get("PATH") or os.defpath,
+        "HOME": str(Path.home()),
+        STATE_DIR_VARIABLE: str(state),
+        CONFIG_DIR_VARIABLE: str(config),
+    }
+    return kept | fixed
+
+
+def ensure_private_dir(path: Path) -> None:
+    """Make `path` and its parents; the leaf gets mode 0700 and must be this user's.
+
+    Raises:
+        UnsafePermissions: the directory is a link, another user's, or open to others.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+    _require(path, stat.S_IFDIR, 0o077)
+
+
+def require_private_file(path: Path, *, secret: bool = False) -> None:
+    """Refuse a file that grants authority unless it is this user's alone to write.
+
+    With `secret` set, nobody else may read it either (mode 0600 or less).
+
+    Raises:
+        UnsafePermissions: the file is a link, another user's, or its mode is too wide.
+    """
+    _require(path, stat.S_IFREG, 0o077 if secret else 0o022)
+
+
+def _directory(variable: str, xdg: str, fallback: str) -> Path:
+    named = os.environ.get(variable)
+    if named:
+        return Path(named).absolute()
+    base = os.environ.get(xdg)
+    return (Path(base) if base else Path.home() / fallback) / "cmesh"
+
+
+def _require(path: Path, kind: int, forbidden: int) -> None:
+    info = path.lstat()
+    if stat.S_IFMT(info.st_mode) != kind:
+        raise UnsafePermissions(f"`{path}` is not a plain {_KINDS[kind]}")
+    if info.st_uid != os.getuid():
+        raise UnsafePermissions(f"`{path}` belongs to uid {info.st_uid}, not to you")
+    if stat.S_IMODE(info.st_mode) & forbidden:
+        mode = stat.S_IMODE(info.st_mode)
+        raise UnsafePermissions(
+            f"`{path}` has mode {mode:04o}, which lets other users in",
+            hint=f"chmod {mode & ~forbidden:04o} {path}",
+        )
+
+
+_KINDS = {stat.S_IFDIR: "directory", stat.S_IFREG: "file"}
