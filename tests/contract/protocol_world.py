@@ -1,0 +1,481 @@
+"""One task between two tables over a lossy link, with shims, kills and restarts.
+
+The world of `delegation.pml` around the real tables: what is durable, volatile and on
+disk is kept apart, and the promises are asserted at the instant they could break.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal
+
+from cmesh.protocol import facts as f
+from cmesh.protocol.facts import CallerFacts, Looked, WorkerFacts
+from cmesh.protocol.state import Act, Write, caller, worker
+
+Frame = tuple[str, ...] | tuple[str, int] | tuple[str, str, int]
+FRAMES_IN_FLIGHT = 3
+SETTLE_ROUNDS = 200
+
+
+@dataclass(frozen=True)
+class Shim:
+    phase: Literal["free", "new", "claimed", "started", "runs", "done", "wrote"] = "free"
+    agent: bool = False
+    verdict: str = ""
+
+    @property
+    def owner(self) -> bool:
+        return self.phase not in {"free", "new"}
+
+
+@dataclass
+class World:
+    # bounds of one run
+    kills: int = 3
+    losses: int = 2
+    events: int = 2
+    cancels: int = 1
+    expiries: int = 1
+    verdicts: tuple[str, ...] = ("succeeded", "failed", "timed_out")
+    # the two stores and what each daemon keeps in memory
+    c: CallerFacts = field(default_factory=lambda: CallerFacts(state=None))
+    w: WorkerFacts = field(default_factory=lambda: WorkerFacts(state=None))
+    stored: int = 0
+    child: int = -1
+    glance: tuple[str, bool, bool] | None = None  # claim, agent, owner: read before the rest
+    # disk and processes
+    directory: bool = False
+    claim: Literal["none", "shim", "burnt"] = "none"
+    record: bool = False
+    spool: int = 0
+    result: str = ""
+    told_to_end: bool = False
+    shims: tuple[Shim, ...] = (Shim(), Shim())
+    # the link
+    up: bool = False
+    c2w: tuple[Frame, ...] = ()
+    w2c: tuple[Frame, ...] = ()
+    # what the promises talk about
+    starts: int = 0
+
+    def key(self) -> tuple[object, ...]:
+        return tuple(getattr(self, item.name) for item in fields(self))
+
+    def copy(self) -> World:
+        return copy.copy(self)
+
+    @property
+    def processes(self) -> int:
+        return sum(shim.agent for shim in self.shims)
+
+    @property
+    def owner_alive(self) -> bool:
+        return any(shim.owner for shim in self.shims)
+
+    # -- what can happen next --------------------------------------------------------------
+
+    def routine(self, *, calm: bool = False) -> list[str]:
+        return [*self._daemon_actions(calm), *self._shim_actions()]
+
+    def apply(self, name: str) -> None:
+        action, _, argument = name.partition(":")
+        getattr(self, f"do_{action}")(*([argument] if argument else []))
+
+    def settle(self) -> None:
+        """Let everything calm down; nothing is lost, killed, cancelled or expired any more."""
+        still = 0
+        for _ in range(SETTLE_ROUNDS):
+            before = replace(self, glance=None).key()
+            for name in self.routine(calm=True):
+                if name in self.routine(calm=True):
+                    self.apply(name)
+            still = still + 1 if replace(self, glance=None).key() == before else 0
+            if still == 3:  # a look takes two rounds, and one may be half done
+                return
+        raise AssertionError("the task never comes to rest")
+
+    def check_settled(self) -> None:
+        assert self.c.state is None or self.c.state in f.TERMINALS, "C waits for ever"
+        assert not self.processes
+        assert not any(shim.phase != "free" for shim in self.shims)
+        if self.w.state is not None:
+            assert self.w.state == self.c.state
+            assert self.w.acknowledged, "W waits for a receipt for ever"
+            assert not self.directory, "W keeps the directory for ever"
+
+    def _daemon_actions(self, calm: bool) -> list[str]:
+        names: list[str] = []
+        if self.c.state is None:
+            names.append("delegate")
+        if not self.up:
+            names.append("link_up")
+        if self.up and self.c.state == f.QUEUED:
+            names.append("first_send")
+        if self.w2c:
+            names.append("deliver_c")
+        if self.c2w:
+            new = self.c2w[0] == ("submit",) and self.w.state is None
+            decisions = ["allow"] if calm else ["allow", "waited", "ask", "deny"]
+            names += [f"deliver_w:{d}" for d in decisions] if new else ["deliver_w:allow"]
+        if self.w.state == f.WAITING:
+            names += ["approve"] if calm else ["approve", "refuse"]
+        if self.w.state == f.ACCEPTED:
+            names.append("slot")
+        if self.w.state in (*f.STARTED, *f.TERMINALS):
+            names.append("look" if self.glance else "glance")
+        if self.up and self.w.cursor is not None and len(self.w2c) < FRAMES_IN_FLIGHT:
+            names.append("flow")
+        return names
+
+    def trouble(self) -> list[str]:
+        names: list[str] = []
+        if self.cancels and self.c.state is not None and self.c.state not in f.TERMINALS:
+            names.append("user_cancels")
+        if self.expiries and self.c.state in (f.QUEUED, *f.OPEN):
+            names.append("c_expires")
+        if self.expiries and self.w.state is not None:
+            names.append("w_expires")
+        if self.losses and self.up:
+            names.append("lose")
+        if self.kills:
+            names += ["kill_c", "kill_w"]
+            names += [f"kill_shim:{i}" for i, s in enumerate(self.shims) if s.phase != "free"]
+        if self.w.pruned_through < self.w.last_seq:
+            names.append("prune")
+        return names
+
+    def _shim_actions(self) -> list[str]:
+        names: list[str] = []
+        for i, shim in enumerate(self.shims):
+            if shim.phase == "runs":
+                names += [f"end:{i}{verdict}" for verdict in self.verdicts]
+                names += [f"emit:{i}"] if self.spool < self.events else []
+                names += [f"obey:{i}"] if self.told_to_end else []
+            elif shim.phase != "free" or shim.agent:
+                names.append(f"shim:{i}")
+        return names
+
+    # -- caller ----------------------------------------------------------------------------
+
+    def do_delegate(self) -> None:
+        self._caller(f.Delegated())
+
+    def do_first_send(self) -> None:
+        self._caller(f.LinkUp())
+
+    def do_user_cancels(self) -> None:
+        self.cancels -= 1
+        self._caller(f.UserCancels())
+
+    def do_c_expires(self) -> None:
+        self.expiries -= 1
+        self._caller(f.Expired())
+
+    def do_deliver_c(self) -> None:
+        frame, self.w2c = self.w2c[0], self.w2c[1:]
+        match frame:
+            case ("accepted",):
+                self._caller(f.GotAccepted())
+            case ("denied",):
+                self._caller(f.GotDenied())
+            case ("event", int(n)):
+                self._caller(f.GotEvent(n))
+            case ("gap", int(n)):
+                self._caller(f.GotGap(n), through=n)
+            case ("still_wanted",):
+                self._caller(f.GotStillWanted())
+            case ("welcome lists the task",):
+                self._caller(f.GotWelcome())
+            case ("result", str(state), int(n)):
+                self._caller(f.GotResult(state, n))
+            case _:
+                assert frame == ("end",)
+
+    def _caller(self, event: f.CallerEvent, through: int = 0) -> None:
+        step = caller(event, self.c)
+        for write in step.writes:
+            self._caller_write(write, through)
+        for send in step.sends:
+            self._to_worker(send)
+
+    def _caller_write(self, write: Write, through: int) -> None:
+        match write.kind, write.name:
+            case "state", state:
+                self._check_caller_state(state)
+                self.c = replace(self.c, state=state)
+            case "fact", "cancel_wish":
+                self.c = replace(self.c, wish="user")
+            case "fact", "expiry_wish":
+                self.c = replace(self.c, wish="expired")
+            case "fact", "gap":
+                self.c = replace(self.c, last_seq=through)
+            case "event", _:
+                self.c = replace(self.c, last_seq=self.c.last_seq + 1)
+            case "result", _:
+                assert self.c.last_seq == self.w.last_seq, "ORDER: the end overtook events"
+                self.c = replace(self.c, evidence=True)
+            case kind, name:
+                assert (kind, name) == ("task", "")
+
+    def _check_caller_state(self, state: str) -> None:
+        assert self.c.state not in f.TERMINALS, "FINAL: C changes a terminal state"
+        if state in f.TERMINALS:
+            assert state != "cancelled" or not self.processes, "ZERO at C"
+            expected = None if self.c.state == f.QUEUED else state
+            assert self.w.state == expected, "SHOWN: C shows what W's store has not"
+        if state == f.ACCEPTED:
+            assert self.w.state is not None, "KEPT: accepted without a row"
+
+    def _to_worker(self, send: str) -> None:
+        assert self.up, "nothing is sent without a link"
+        match send:
+            case "subscribe":
+                frame: Frame = ("subscribe", self.c.last_seq)
+            case "cancel(user)" | "cancel(expired)":
+                frame = ("cancel", send.removeprefix("cancel(").removesuffix(")"))
+            case _:
+                frame = (str(send),)
+        self.c2w = (*self.c2w, frame)
+
+    # -- worker ----------------------------------------------------------------------------
+
+    def do_deliver_w(self, decision: str) -> None:
+        frame, self.c2w = self.c2w[0], self.c2w[1:]
+        match frame:
+            case ("submit",):
+                effect = "allow" if decision == "waited" else decision
+                assert effect in ("allow", "ask", "deny")
+                self._worker(f.GotSubmit(effect, waited=decision == "waited"))
+                self._ask_when_late()
+            case ("cancel", "user"):
+                self._worker(f.GotCancel("user"))
+            case ("cancel", _):
+                self._worker(f.GotCancel("expired"))
+            case ("wanted",):
+                self._worker(f.GotWanted())
+            case ("subscribe", int(n)):
+                assert self.c.state != f.ACCEPTED or self.w.state is not None, "KEPT"
+                self._worker(f.GotSubscribe(n), after=n)
+            case _:
+                assert frame == ("result_ack",)
+                self._worker(f.GotResultAck())
+
+    def do_approve(self) -> None:
+        self._worker(f.Approved())
+        self._ask_when_late()
+
+    def do_refuse(self) -> None:
+        self._worker(f.Refused())
+
+    def do_w_expires(self) -> None:
+        self.expiries -= 1
+        self._worker(f.Expired())
+
+    def do_slot(self) -> None:
+        self._worker(f.Slot())
+
+    def do_flow(self) -> None:
+        self._worker(f.Flow())
+
+    def do_prune(self) -> None:
+        self.w = replace(self.w, pruned_through=self.w.last_seq)
+
+    def do_glance(self) -> None:
+        self.glance = (self.claim, self.record, self.owner_alive)
+
+    def do_look(self) -> None:
+        assert self.glance is not None
+        (claim, agent, owner), self.glance = self.glance, None
+        assert claim in ("none", "shim", "burnt")
+        result = self.result or None
+        assert result in (None, "succeeded", "failed", "cancelled", "timed_out")
+        self._worker(
+            Looked(
+                claim=claim,
+                agent=agent,
+                owner_alive=owner,
+                child=self.child >= 0,
+                result=result,
+                stored=self.stored == self.spool,
+                processes=self.processes,
+                directory=self.directory,
+            )
+        )
+
+    def _ask_when_late(self) -> None:
+        if self.up:
+            self._worker(f.Connected())
+
+    def _worker(self, event: f.WorkerEvent, after: int = 0) -> None:
+        step = worker(event, self.w)
+        for write in step.writes:
+            self._worker_write(write)
+        if step.row == "W19":
+            self.stored += 1
+        for send in step.sends:
+            self._to_caller(send)
+        for act in step.acts:
+            self._act(act, after)
+        if isinstance(event, f.Connected) and step.sends:
+            assert self.up
+
+    def _worker_write(self, write: Write) -> None:
+        match write.kind, write.name:
+            case "state", state:
+                self._check_worker_state(state)
+                self.w = replace(self.w, state=state)
+            case "fact", "cancel_wish":
+                self.w = replace(self.w, cancel_wish=True)
+            case "fact", "late":
+                self.w = replace(self.w, late=True)
+            case "fact", "acknowledged":
+                assert self.c.state == self.w.state, "RECEIPT: C holds no such end"
+                assert self.c.evidence, "RECEIPT: C has not committed the result"
+                self.w = replace(self.w, acknowledged=True)
+            case "event", _:
+                assert self.w.state not in f.TERMINALS, "ORDER: an event after the end"
+                self.w = replace(self.w, last_seq=self.w.last_seq + 1)
+            case kind, name:
+                assert (kind, name) in {("task", ""), ("result", ""), ("receipt", "")}
+
+    def _check_worker_state(self, state: str) -> None:
+        assert self.w.state not in f.TERMINALS, "FINAL: W changes a terminal state"
+        assert state != "cancelled" or not self.processes, "ZERO at W"
+        assert state != f.RUNNING or self.starts, "WITNESS: running without a start"
+        if state == "interrupted":
+            assert not self.result, "TRUTH: a result exists"
+            assert not self.processes, "TRUTH: processes are left"
+
+    def _to_caller(self, send: str) -> None:
+        assert self.up, "nothing is sent without a link"
+        match send:
+            case "event":
+                assert self.w.cursor is not None
+                self.w = replace(self.w, cursor=self.w.cursor + 1)
+                frame: Frame = ("event", self.w.cursor or 0)
+            case "gap":
+                self.w = replace(self.w, cursor=self.w.pruned_through)
+                frame = ("gap", self.w.pruned_through)
+            case "result":
+                self.w = replace(self.w, told=True)
+                frame = ("result", str(self.w.state), self.w.last_seq)
+            case _:
+                frame = (str(send),)
+        self.w2c = (*self.w2c, frame)
+
+    def _act(self, act: str, after: int) -> None:
+        match act:
+            case Act.FOLLOW:
+                self.w = replace(self.w, cursor=after, told=False)
+            case Act.ASKED:
+                self.w = replace(self.w, asked=True)
+            case Act.WANTED:
+                self.w = replace(self.w, wanted=True)
+            case Act.SPAWN:
+                self._spawn()
+            case Act.BURN:
+                self.directory = True
+                if self.claim == "none":
+                    self.claim = "burnt"
+            case Act.END:
+                self.w = replace(self.w, ending=True)
+                self.told_to_end = self.owner_alive
+            case _:
+                assert act == Act.DISCARD
+                self.directory, self.claim, self.record, self.result = False, "none", False, ""
+
+    def _spawn(self) -> None:
+        idle = [i for i, s in enumerate(self.shims) if s == Shim()]
+        if idle:
+            self.directory = True
+            self._shim(idle[0], phase="new")
+            self.child = idle[0]
+
+    # -- shim ------------------------------------------------------------------------------
+
+    def do_shim(self, index: str) -> None:
+        i = int(index)
+        shim = self.shims[i]
+        match shim.phase:
+            case "new" if self.directory and self.claim == "none":
+                self.claim = "shim"
+                self._shim(i, phase="claimed")
+            case "claimed" if self.told_to_end:
+                self._shim(i, phase="done", verdict="cancelled")
+            case "claimed":
+                self._start(i)
+            case "started":
+                self.record = True
+                self._shim(i, phase="runs")
+            case "done":
+                self.result = shim.verdict
+                self._shim(i, phase="wrote")
+            case "free":
+                self._shim(i, agent=False)  # killed: its namespace dies a while later
+            case _:
+                self._bury(i)
+
+    def _start(self, i: int) -> None:
+        self.starts += 1
+        assert self.starts == 1, "ONCE: started twice"
+        assert not {self.c.state, self.w.state} & set(f.TERMINALS), "LATE: start after an end"
+        self._shim(i, phase="started", agent=True)
+
+    def do_emit(self, index: str) -> None:
+        assert self.shims[int(index)].agent
+        self.spool += 1
+
+    def do_end(self, which: str) -> None:
+        self._shim(int(which[0]), phase="done", agent=False, verdict=which[1:])
+
+    def do_obey(self, index: str) -> None:
+        self._shim(int(index), phase="done", agent=False, verdict="cancelled")
+
+    def _shim(self, i: int, **change: object) -> None:
+        shims = list(self.shims)
+        shims[i] = replace(shims[i], **change)
+        self.shims = tuple(shims)
+
+    def _bury(self, i: int) -> None:
+        if self.shims[i].owner:
+            self.told_to_end = False
+        if self.child == i:
+            self.child = -1
+        self._shim(i, phase="free", verdict="")
+
+    # -- environment -----------------------------------------------------------------------
+
+    def do_link_up(self) -> None:
+        self.up = True
+        self.c = replace(self.c, connected=True)
+        if self.w.state is not None:
+            self._worker(f.Connected())
+        if self.c.state in (*f.OPEN, *f.TERMINALS):
+            self._caller(f.Connected())
+
+    def do_lose(self) -> None:
+        self.losses -= 1
+        self._drop()
+
+    def do_kill_c(self) -> None:
+        self.kills -= 1
+        self._drop()
+
+    def do_kill_w(self) -> None:
+        self.kills -= 1
+        self._drop()
+        self.w = replace(self.w, wanted=False, ending=False)
+        self.child, self.glance = -1, None
+        if self.w.state is not None:
+            self._worker(f.Restarted())
+
+    def do_kill_shim(self, index: str) -> None:
+        self.kills -= 1
+        self._bury(int(index))
+
+    def _drop(self) -> None:
+        self.up, self.c2w, self.w2c = False, (), ()
+        self.c = replace(self.c, connected=False)
+        self.w = replace(self.w, asked=False, cursor=None, told=False)
