@@ -1,0 +1,234 @@
+"""The form of `config.toml`: its tables, where each key stands in the text, a first file.
+
+Text in, values and line numbers out; `cmesh.config` reads the file and says what is wrong.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cmesh.policy.parse import COMMAND_NAME_PATTERN
+from cmesh.policy.tables import Location, PolicyTables, Table, TextForm
+
+__all__ = [
+    "CommandTable",
+    "FileTable",
+    "NodeTable",
+    "RunnerTable",
+    "StoreTable",
+    "WorkerTable",
+    "config_schema",
+    "line_of",
+    "starter_config",
+]
+
+_Hostname = Annotated[
+    str,
+    TextForm(
+        r"([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)?",
+        "a host name of letters, digits and hyphens, without a domain",
+    ),
+]
+_Url = Annotated[
+    str,
+    Field(max_length=2048),
+    TextForm(r"(https?://[^\s/?#]+[^\s]*)?", 'a URL such as "https://example.com"'),
+]
+_Tag = Annotated[str, TextForm(r"tag:[A-Za-z][A-Za-z0-9-]{0,62}", 'a tag such as "tag:build"')]
+_Variable = Annotated[
+    str, TextForm(r"[A-Za-z_][A-Za-z0-9_]{0,127}", "letters, digits and underscores")
+]
+_CommandName = Annotated[
+    str,
+    TextForm(COMMAND_NAME_PATTERN, "letters, digits, `.`, `_` and `-`, at most 64"),
+]
+_Text = Annotated[
+    str, Field(max_length=4096), TextForm(r"[^\x00]*", "a text without null characters")
+]
+_Days = Annotated[str, TextForm(r"[1-9][0-9]{0,4}d", 'whole days such as "30d"')]
+_Agent = Literal["claude", "codex", "gemini", "opencode"]
+
+
+class NodeTable(Table):
+    """This machine's node on the tailnet."""
+
+    hostname: _Hostname = ""
+    """Name asked for on the tailnet; empty: this machine's name."""
+    control_url: _Url = ""
+    """Control server; empty: Tailscale's. Any server that speaks its protocol works."""
+    auth_key_file: _Text = ""
+    """File with an auth key for the first login, readable by you alone; empty: log in by URL."""
+    tags: list[_Tag] = Field(default_factory=list[str])
+    """Tags to ask for at login, as the tailnet's policy allows."""
+
+
+class WorkerTable(Table):
+    """How this machine works for others; whether it does is in the inbound rules."""
+
+    allow_root: bool = False
+    """Run tasks although the daemon runs as root. Leave it off."""
+    concurrent: Annotated[int, Field(ge=1, le=64)] = 2
+    """Tasks that run at the same time, of all peers together."""
+    queue: Annotated[int, Field(ge=0, le=1_000)] = 50
+    """Tasks that may wait; more are refused with `busy`."""
+
+
+class RunnerTable(Table):
+    """An agent that runs tasks on this machine."""
+
+    program: _Text = ""
+    """Program to start; empty: the agent's usual name, looked up on the daemon's path."""
+    key_file: _Text = ""
+    """File with the API key, readable by you alone; your own login is never used."""
+    model: Annotated[str, Field(max_length=200)] = ""
+    """Model to ask for; empty: the agent's default."""
+    env: dict[_Variable, _Text] = Field(default_factory=dict[str, str])
+    """Variables added to the agent's environment; not for secrets."""
+    base_url: _Url = ""
+    """The model API's address; empty: the agent's default."""
+
+
+class CommandTable(Table):
+    """A fixed command that peers may start as runner `command:NAME`."""
+
+    argv: Annotated[list[_Text], Field(min_length=1, max_length=256)]
+    """Program and arguments, no shell; the prompt comes on standard input."""
+    env_pass: list[_Variable] = Field(default_factory=list[str])
+    """Variables of the daemon's environment that the command sees."""
+
+
+class StoreTable(Table):
+    """What is kept of tasks."""
+
+    keep_text: _Days | None = None
+    """How long prompts and outputs are kept, such as `30d`; left out: for ever."""
+    store_prompts: Literal["text", "digest"] = "text"
+    """Whether a prompt's text is stored or only its digest."""
+
+
+class FileTable(PolicyTables):
+    """All of `config.toml`."""
+
+    node: NodeTable = Field(default_factory=NodeTable)
+    """This machine's node on the tailnet."""
+    worker: WorkerTable = Field(default_factory=WorkerTable)
+    """How this machine works for others."""
+    runners: dict[_Agent, RunnerTable] = Field(default_factory=dict[_Agent, RunnerTable])
+    """Agents, by name."""
+    commands: dict[_CommandName, CommandTable] = Field(default_factory=dict[str, CommandTable])
+    """Fixed commands, by name."""
+    store: StoreTable = Field(default_factory=StoreTable)
+    """What is kept of tasks."""
+
+
+def config_schema() -> dict[str, object]:
+    """Return the JSON Schema (draft 2020-12) of the file's content."""
+    schema: dict[str, object] = FileTable.model_json_schema(mode="validation")
+    return schema | {"title": "cmesh config.toml"}
+
+
+def line_of(text: str, where: Location) -> int | None:
+    """Return the line (from 1) where a key stands, or of the nearest table around it.
+
+    None when not even its table is in the text. Reads headers and keys only, so
+    it also works on a file whose values are wrong.
+    """
+    lines: dict[Location, int] = {}
+    for number, place in _places(text):
+        lines.setdefault(place, number)
+    for length in range(len(where), 0, -1):
+        if where[:length] in lines:
+            return lines[where[:length]]
+    return None
+
+
+def starter_config(hostname: str) -> str:
+    """Return a first `config.toml`: a node that may do nothing, with the rules to uncomment.
+
+    `hostname` is put into the form of a host name; what is left may be empty.
+    """
+    host = re.sub(r"[^a-z0-9-]+", "-", hostname.partition(".")[0].lower()).strip("-")[:63]
+    return _STARTER.replace("@HOST@", host.strip("-"))
+
+
+_NAME = r"""(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)"""
+_HEADER = re.compile(r"^\s*(\[\[?)\s*([^\[\]]+?)\s*(\]\]?)\s*(#.*)?$")
+_KEY = re.compile(rf"^\s*({_NAME}(?:\s*\.\s*{_NAME})*)\s*=")
+_PART = re.compile(_NAME)
+_LONG_STRING = re.compile(r'"""|\'\'\'')
+
+
+def _places(text: str) -> Iterator[tuple[int, Location]]:
+    """Yield each header's and key's line and place; texts over several lines are skipped."""
+    counts: dict[Location, int] = {}
+    table: Location = ()
+    quote = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        inside = bool(quote)
+        for mark in _LONG_STRING.findall(line):
+            quote = mark if not quote else "" if mark == quote else quote
+        if inside:
+            continue
+        if header := _HEADER.match(line):
+            table = _enter(_parts(header[2]), counts, again=header[1] == "[[")
+            yield number, table
+        elif key := _KEY.match(line):
+            yield number, (*table, *_parts(key[1]))
+
+
+def _enter(parts: Location, counts: dict[Location, int], *, again: bool) -> Location:
+    """Return the place of a header, with the index of each list of tables on the way."""
+    place: Location = ()
+    for index, part in enumerate(parts):
+        place = (*place, part)
+        if again and index == len(parts) - 1:
+            counts[place] = counts.get(place, -1) + 1
+        if place in counts:
+            place = (*place, counts[place])
+    return place
+
+
+def _parts(text: str) -> Location:
+    return tuple(part.strip("\"'") for part in _PART.findall(text))
+
+
+_STARTER = """\
+# cmesh on this machine. All keys: docs/configuration.md. After a change: `cmesh policy show`.
+# Nobody may ask this machine for anything, and it asks nobody, until a rule below says so.
+
+[node]
+hostname = "@HOST@"
+# control_url = "https://headscale.example.com"   # default: Tailscale
+# auth_key_file = "~/.config/cmesh/auth.key"       # mode 0600; default: log in by URL
+
+[worker]
+concurrent = 2
+
+# An agent that may work for others here. Your own login is never used.
+# [runners.claude]
+# key_file = "~/.config/cmesh/claude.key"          # mode 0600
+
+# A fixed command that may work for others here, as runner `command:deploy-check`.
+# [commands.deploy-check]
+# argv = ["python3", "/opt/checks/deploy.py"]
+
+# What others may ask of this machine. `cmesh peers` shows node ids.
+# [[inbound.allow]]
+# name = "laptop may ask about myapp"
+# peers = ["node:nABC123CNTRL"]
+# operations = ["task"]
+# profiles = ["query"]
+# runners = ["claude"]
+# paths = ["/srv/myapp"]
+# limits = { runtime = "15m", concurrent = 2, per_day = 50 }
+
+# What this machine may ask of others.
+# [[outbound.allow]]
+# name = "ask the build box"
+# peers = ["node:nXYZ789CNTRL"]
+# profiles = ["query"]
+# repos = ["~/src/myapp"]
+# prompt_bytes = 20000
+"""

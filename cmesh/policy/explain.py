@@ -1,0 +1,103 @@
+"""A decision in words: for the owner of this node, and as little as the other side may know."""
+
+from dataclasses import replace
+
+from cmesh.model import Identity
+from cmesh.policy.conditions import PEER_CONDITIONS
+from cmesh.policy.request import Decision, Failed, InboundRequest, OutboundRequest
+from cmesh.text import one_line
+
+__all__ = ["explain", "for_remote"]
+
+_WORDS = {"allow": "allowed", "ask": "allowed, after approval", "deny": "denied"}
+
+
+def explain(decision: Decision, request: InboundRequest | OutboundRequest) -> list[str]:
+    """Return the lines `cmesh policy explain` prints on this node, for either direction."""
+    lines = [_question(request), f"{_WORDS[decision.effect]}: {decision.reason}"]
+    if decision.limits is not None:
+        lines.append(_limits(decision, request))
+    lines.extend(_condition(item) for item in decision.failed)
+    if decision.change:
+        lines.append("to allow it:")
+        lines.extend(f"    {line}" for line in decision.change.splitlines())
+    return lines
+
+
+def for_remote(decision: Decision) -> Decision:
+    """Return what the asking peer may know of a decision about it.
+
+    It learns the effect, the code, and of the nearest rule that is about it the
+    kinds of condition that failed. It learns no rule that is about others, no
+    value of any rule, no resolved path, and not whether a deny rule or the
+    absence of a rule stopped it. The name of a rule that allows it is told.
+    """
+    if decision.effect != "deny":
+        return replace(decision, failed=(), change="")
+    kinds = [] if decision.rule is not None else _kinds_for_remote(decision.failed)
+    about = f" ({', '.join(kinds)})" if kinds else ""
+    reason = f"the other node's policy denies it{about}"
+    if decision.code == "key_expired":
+        reason = "the asking node's key has expired"
+    return Decision(
+        effect="deny",
+        failed=tuple(Failed(rule="", condition=kind, wanted="", got="") for kind in kinds),
+        change=_change_for_remote(decision.code),
+        code=decision.code,
+        reason=reason,
+    )
+
+
+def _kinds_for_remote(failed: tuple[Failed, ...]) -> list[str]:
+    by_rule: dict[str, list[str]] = {}
+    for item in failed:
+        by_rule.setdefault(item.rule, []).append(item.condition)
+    for kinds in by_rule.values():
+        if not PEER_CONDITIONS.intersection(kinds):
+            return kinds
+    return []
+
+
+def _change_for_remote(code: str) -> str:
+    if code == "busy":
+        return "wait for a running task to end, then retry"
+    if code == "key_expired":
+        return "run `cmesh login` on the asking machine"
+    return "the owner of the other machine sees why with `cmesh policy explain` there"
+
+
+def _question(request: InboundRequest | OutboundRequest) -> str:
+    who = _who(request.identity)
+    if isinstance(request, OutboundRequest):
+        place = one_line(request.project) or "an unknown project"
+        return (
+            f"outbound: ask {who} for profile {request.profile}, "
+            f"runner {one_line(request.runner)}, from {place}"
+        )
+    if request.profile is None:
+        return f"inbound: {who} asks for {request.operation}"
+    return (
+        f"inbound: {who} asks for {request.operation}, profile {request.profile}, "
+        f"runner {one_line(request.runner)}, in {one_line(request.directory)}"
+    )
+
+
+def _who(identity: Identity) -> str:
+    facts = [identity.user or ", ".join(identity.tags) or "no user", f"node:{identity.node_id}"]
+    facts += ["expired"] * identity.expired + ["of another tailnet"] * identity.shared
+    facts += ["advertises routes"] * identity.router + ["ephemeral"] * identity.ephemeral
+    return one_line(f"{identity.name} ({', '.join(facts)})")
+
+
+def _limits(decision: Decision, request: InboundRequest | OutboundRequest) -> str:
+    limits = decision.limits
+    if limits is None or isinstance(request, OutboundRequest):
+        return ""
+    asked = f" (narrowed from {request.runtime_s} s)" * (limits.runtime_s < request.runtime_s)
+    cost = "" if limits.cost_usd is None else f", {limits.cost_usd:g} USD"
+    return f"limits: {limits.runtime_s} s{asked}, {limits.output_bytes} bytes of output{cost}"
+
+
+def _condition(item: Failed) -> str:
+    place = f'rule "{item.rule}"' if item.rule else "always"
+    return f"{place}: {item.condition}: wanted {item.wanted}, got {item.got}"

@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""Write the JSON Schemas under `schemas/`; `--check` fails when a committed file differs.
+
+One function an entry of `SCHEMAS`; each returns a schema of draft 2020-12
+without `$schema` and `$id`, which are added here.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the schemas are those of this tree, installed or not
+
+from pydantic import TypeAdapter  # noqa: E402
+
+from cmesh.configfile import config_schema  # noqa: E402
+from cmesh.protocol.messages import Message  # noqa: E402
+
+DIRECTORY = ROOT / "schemas"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def link_schema() -> dict[str, object]:
+    """Return the schema of one JSON frame of link protocol `cmesh.v1`."""
+    adapter: TypeAdapter[object] = TypeAdapter(Message)
+    schema: dict[str, object] = adapter.json_schema()
+    return schema | {"title": "cmesh.v1 message"}
+
+
+SCHEMAS: dict[str, Callable[[], dict[str, object]]] = {
+    "config": config_schema,
+    "link": link_schema,
+}
+
+
+def render(name: str) -> str:
+    """Return the text of `schemas/NAME.json`."""
+    head = {
+        "$schema": DIALECT,
+        "$id": f"https://cmesh.dev/schemas/v1/{name}.json",
+        "$comment": "made by scripts/gen_schemas.py",
+    }
+    return json.dumps(head | SCHEMAS[name](), indent=2, ensure_ascii=False) + "\n"
+
+
+def stale(directory: Path = DIRECTORY) -> list[str]:
+    """Return what differs: a schema that is out of date or missing, or a file nobody makes."""
+    found = [
+        f"{name}.json is not current"
+        for name in SCHEMAS
+        if not (path := directory / f"{name}.json").is_file()
+        or path.read_text(encoding="utf-8") != render(name)
+    ]
+    extra = {path.stem for path in directory.glob("*.json")} - SCHEMAS.keys()
+    return found + [f"{name}.json is made by no entry of SCHEMAS" for name in sorted(extra)]
+
+
+def main() -> int:
+    """Write or check all schemas; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail on a difference")
+    if parser.parse_args().check:
+        problems = stale()
+        for problem in problems:
+            print(f"{problem}; run scripts/gen_schemas.py", file=sys.stderr)
+        return 1 if problems else 0
+    DIRECTORY.mkdir(exist_ok=True)
+    for name in SCHEMAS:
+        (DIRECTORY / f"{name}.json").write_text(render(name), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
