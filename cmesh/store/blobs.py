@@ -1,0 +1,134 @@
+"""Large outputs as files named by their SHA-256, and prompts kept only while needed.
+
+Everything here blocks on the disk. A file is complete and durable once it has its name.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from cmesh.errors import StoreError
+from cmesh.model import TaskId
+from cmesh.paths import ensure_private_dir
+
+__all__ = ["Blobs", "Prompts"]
+
+_CHUNK_BYTES = 1024 * 1024
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Blobs:
+    """The folder `blobs/` of a store; files are `ab/<sha256>`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory / "blobs"
+        ensure_private_dir(self._directory)
+        for left in self._directory.glob("incoming-*"):
+            left.unlink()
+
+    def add(self, data: bytes | Path) -> str:
+        """Store bytes, or a copy of a file's, and return their SHA-256 in hex.
+
+        Raises:
+            OSError: the disk is full or failed; nothing is left behind.
+        """
+        incoming = self._directory / f"incoming-{secrets.token_hex(8)}"
+        try:
+            sha256 = _write(incoming, data)
+            path = self._path(sha256)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            incoming.replace(path)
+            _sync(path.parent)
+        finally:
+            incoming.unlink(missing_ok=True)
+        return sha256
+
+    def path(self, sha256: str) -> Path | None:
+        """Return the file with this digest, or None when there is none."""
+        if not _SHA256.fullmatch(sha256):
+            return None
+        path = self._path(sha256)
+        return path if path.is_file() else None
+
+    def read(self, sha256: str, offset: int, limit: int) -> bytes:
+        """Return up to `limit` bytes from `offset`.
+
+        Raises:
+            StoreError: there is no such file.
+        """
+        path = self.path(sha256)
+        if path is None:
+            raise StoreError(f"no stored output has sha256 `{sha256[:64]}`")
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(limit)
+
+    def _path(self, sha256: str) -> Path:
+        return self._directory / sha256[:2] / sha256
+
+
+class Prompts:
+    """Prompts of unfinished tasks, for a store that must not keep prompts.
+
+    A task must survive a restart before it starts, so its prompt has to be somewhere:
+    here it is a file that goes when the task ends, and in no log, backup or snapshot.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory / "prompts"
+        ensure_private_dir(self._directory)
+
+    def keep(self, task_id: TaskId, prompt: str) -> None:
+        """Make a prompt durable."""
+        path = self._directory / task_id
+        _write(path, prompt.encode("utf-8", "replace"))
+        _sync(self._directory)
+
+    def read(self, task_id: TaskId) -> str:
+        """Return a prompt; empty when it is not kept."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self._directory / task_id).read_text("utf-8")
+        return ""
+
+    def drop(self, task_id: TaskId) -> None:
+        """Delete a prompt; harmless when it is not kept."""
+        (self._directory / task_id).unlink(missing_ok=True)
+
+    def drop_except(self, task_ids: set[TaskId]) -> None:
+        """Delete the prompts of tasks that ended while nobody could tell."""
+        for path in self._directory.iterdir():
+            if path.name not in task_ids:
+                path.unlink()
+
+
+def _write(path: Path, data: bytes | Path) -> str:
+    hasher = hashlib.sha256()
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        for chunk in _chunks(data):
+            hasher.update(chunk)
+            file.write(chunk)
+        file.flush()
+        os.fsync(fd)
+    return hasher.hexdigest()
+
+
+def _chunks(data: bytes | Path) -> Iterator[bytes]:
+    if isinstance(data, bytes):
+        yield data
+        return
+    with data.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
+
+
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

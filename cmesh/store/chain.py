@@ -1,0 +1,118 @@
+"""The hash chain of the log: canonical JSON, salted digests, links. Pure.
+
+A row's canonical text holds digests of texts, never the texts, so that a text can be
+erased later without breaking the chain. Nothing here reads or writes a file.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+from cmesh.errors import StoreError
+
+__all__ = [
+    "GENESIS",
+    "canonical",
+    "clean",
+    "digest",
+    "from_micros",
+    "link",
+    "micros",
+    "plain",
+    "stored_json",
+]
+
+GENESIS = bytes(32)
+"""The hash before the first row."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def canonical(value: Mapping[str, object]) -> str:
+    """Return JSON with sorted keys and no spaces; the same value always gives the same text.
+
+    Floats become strings (their shortest decimal form): their JSON text differs
+    between writers, and a chain must be checkable by any of them.
+
+    Raises:
+        StoreError: a value has no JSON form.
+    """
+    tidy = plain(value, number=repr)
+    return json.dumps(tidy, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def stored_json(value: Mapping[str, object] | Sequence[object]) -> str:
+    """Return JSON as a column holds it; unlike the canonical form it keeps floats.
+
+    Raises:
+        StoreError: a value has no JSON form; NaN and infinity have none.
+    """
+    tidy = plain(value, number=_finite)
+    return json.dumps(tidy, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def link(previous: bytes, canon: str) -> bytes:
+    """Return SHA-256 over the previous row's hash and this row's canonical text."""
+    return hashlib.sha256(previous + canon.encode()).digest()
+
+
+def digest(salt: str, name: str, text: str) -> str:
+    """Return the hex digest that stands for a text in the chain.
+
+    `salt` is random per row and erased with the text: without it, short texts could be guessed.
+    """
+    return hashlib.sha256(f"{salt}:{name}:{text}".encode()).hexdigest()
+
+
+def clean(text: str) -> str:
+    """Return `text` without what UTF-8 or a text column cannot carry: surrogates and NUL."""
+    if "\0" not in text and _encodable(text):
+        return text
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+
+
+def micros(moment: datetime) -> int:
+    """Return microseconds since 1970 UTC; exact, unlike a float timestamp."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def from_micros(value: int) -> datetime:
+    """Return the moment `micros` came from, in UTC."""
+    return _EPOCH + timedelta(microseconds=value)
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def plain(value: object, *, number: Callable[[float], object]) -> object:
+    """Return `value` as JSON types with clean texts; `number` gives a float's form."""
+    match value:
+        case None | bool() | int():
+            return value
+        case str():
+            return clean(str(value))
+        case float():
+            return number(value)
+        case datetime():
+            return value.isoformat()
+        case Mapping():
+            items = cast("Mapping[object, object]", value).items()
+            return {clean(str(key)): plain(item, number=number) for key, item in items}
+        case Sequence() if not isinstance(value, bytes | bytearray):
+            return [plain(item, number=number) for item in cast("Sequence[object]", value)]
+        case _:
+            raise StoreError(f"a record holds a `{type(value).__name__}`, which has no JSON form")
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise StoreError(f"a record holds the number `{value}`, which has no JSON form")
+    return value

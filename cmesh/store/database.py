@@ -1,0 +1,240 @@
+"""The DuckDB file: opening, inserting, reading. The only place that writes to it.
+
+INVARIANT: nothing in this process opens the file itself (to copy or hash it): closing
+any descriptor of it would drop DuckDB's lock. SQL of users never runs here.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+
+import duckdb
+
+from cmesh.errors import DiskFull, StoreBusy, StoreDamaged, StoreError
+from cmesh.store.chain import GENESIS
+from cmesh.store.head import Head
+from cmesh.store.journal import Entry
+from cmesh.store.migrations import migrate
+from cmesh.text import one_line
+
+__all__ = ["FILE_NAME", "Database", "Reader", "translate"]
+
+FILE_NAME = "store.duckdb"
+
+Reader = duckdb.DuckDBPyConnection
+"""A cursor inside a READ ONLY transaction."""
+
+# One thread: more would idle as native threads and bring nothing for a file of this size.
+_CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "threads": 1,
+    "async_threads": 1,
+    "memory_limit": "256MB",
+    "checkpoint_threshold": "16MB",
+    "python_enable_replacements": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "allow_community_extensions": "false",
+    "allow_persistent_secrets": "false",
+}
+_LOCKDOWN = (
+    "SET TimeZone='UTC'",
+    "SET temp_directory=''",
+    "SET enable_external_access=false",
+    "SET lock_configuration=true",
+)
+
+
+class Database:
+    """One open file. `insert`, `checkpoint` and `reopen` belong to one thread."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / FILE_NAME
+        self._connection: duckdb.DuckDBPyConnection | None = None
+        self._inserts: dict[str, tuple[str, list[str]]] = {}
+        # Held while reading and while the instance is replaced: DuckDB hands out the dead
+        # instance again as long as one cursor of it is alive.
+        self._reading = threading.Lock()
+
+    def open(self, backup: Callable[[int], None] | None = None) -> list[int]:
+        """Open the file, made when there is none; return the schema versions applied.
+
+        Raises:
+            StoreDamaged: DuckDB cannot read the file or its WAL.
+            StoreBusy: another process has the file open.
+            SchemaTooNew: a newer cmesh wrote it.
+            DiskFull: there is no room.
+        """
+        try:
+            applied = migrate(self._connect(), backup=backup)
+            self._inserts = _inserts(self._require())
+        except duckdb.Error as error:
+            raise translate(error, self.path) from error
+        return applied
+
+    def reopen(self) -> None:
+        """Replace an instance that DuckDB declared dead."""
+        with self._reading:
+            self.close()
+            self._connect()
+
+    def close(self) -> None:
+        """Close the file; DuckDB checkpoints on the way when it can."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            with contextlib.suppress(duckdb.Error):
+                connection.close()
+
+    def insert(self, entries: Sequence[Entry]) -> None:
+        """Add rows in one transaction; durable when it returns.
+
+        Raises:
+            duckdb.Error: nothing was added, except that a failed COMMIT may have been done.
+        """
+        connection = self._require()
+        connection.execute("BEGIN")
+        try:
+            self._add("log", [_log_values(entry) for entry in entries])
+            tables: dict[str, list[Mapping[str, object]]] = {}
+            for entry in entries:
+                row = {**entry.values, "seq": entry.seq, "ts": entry.ts}
+                tables.setdefault(entry.table, []).append(row)
+            for table, rows in tables.items():
+                self._add(table, rows)
+            connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(duckdb.Error):
+                connection.execute("ROLLBACK")
+            raise
+
+    def checkpoint(self) -> None:
+        """Bring everything into the main file, so that no WAL is needed to read it."""
+        self._require().execute("CHECKPOINT")
+
+    def top(self) -> Head:
+        """Return the last row's number and hash."""
+        row = self._require().execute("SELECT max(seq), arg_max(h, seq) FROM log").fetchone()
+        if not row or row[0] is None:
+            return Head(seq=0, hash=GENESIS)
+        return Head(seq=int(row[0]), hash=bytes(row[1]))
+
+    def hash_at(self, seq: int) -> bytes | None:
+        """Return the hash of a row, or None when there is no such row."""
+        row = self._require().execute("SELECT h FROM log WHERE seq = $1", [seq]).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def incarnation(self, fresh: str, node: str) -> str:
+        """Return the store's incarnation; `fresh` becomes it when there is none yet."""
+        connection = self._require()
+        row = connection.execute(
+            "SELECT arg_max(incarnation, created_at) FROM store_row"
+        ).fetchone()
+        if row and row[0] is not None:
+            return str(row[0])
+        connection.execute("INSERT INTO store_row VALUES ($1, $2, now())", [fresh, node])
+        return fresh
+
+    @contextlib.contextmanager
+    def reading(self) -> Generator[Reader]:
+        """Give a cursor in a READ ONLY transaction; other readers wait.
+
+        Raises:
+            StoreError: DuckDB failed; `DiskFull` and `StoreDamaged` where that is the cause.
+        """
+        with self._reading:
+            try:
+                cursor = self._require().cursor()
+                try:
+                    cursor.execute("BEGIN TRANSACTION READ ONLY")
+                    yield cursor
+                finally:
+                    cursor.close()
+            except duckdb.Error as error:
+                raise translate(error, self.path) from error
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        before = os.umask(0o077)
+        try:
+            self._connection = duckdb.connect(str(self.path), config=_CONFIG)
+        finally:
+            os.umask(before)
+        for statement in _LOCKDOWN:
+            self._connection.execute(statement)
+        return self._connection
+
+    def _require(self) -> duckdb.DuckDBPyConnection:
+        if self._connection is None:
+            raise StoreError("the store is closed")
+        return self._connection
+
+    def _add(self, table: str, rows: list[Mapping[str, object]]) -> None:
+        statement, columns = self._inserts[table]
+        lists = [[row.get(column) for row in rows] for column in columns]
+        self._require().execute(statement, lists)
+
+
+def translate(error: duckdb.Error, path: Path) -> StoreError:
+    """Return cmesh's error for DuckDB's."""
+    text = str(error)
+    if "No space left on device" in text or "Disk quota exceeded" in text:
+        return DiskFull(f"no room for the store `{path.name}`")
+    if "Could not set lock on file" in text:
+        return StoreBusy(f"`{path}` is open in another process")
+    if any(sign in text for sign in _DAMAGE):
+        return StoreDamaged(f"`{path}` cannot be read: {one_line(text)}")
+    return StoreError(f"the store failed: {one_line(text)}")
+
+
+_DAMAGE = (
+    "Corrupt",
+    "orrupted",
+    "checksum",
+    "Could not read enough bytes",
+    "replaying WAL",
+    "not a valid DuckDB database",
+    "Serialization Error",
+)
+
+
+def _log_values(entry: Entry) -> Mapping[str, object]:
+    return {
+        "seq": entry.seq,
+        "ts": entry.ts,
+        "kind": entry.kind,
+        "task_id": entry.task_id,
+        "canon": entry.canon,
+        "h": entry.hash,
+    }
+
+
+def _inserts(connection: duckdb.DuckDBPyConnection) -> dict[str, tuple[str, list[str]]]:
+    """Return, for each table, an INSERT taking one list per column, and the columns."""
+    columns = connection.execute(
+        "SELECT c.table_name, c.column_name, c.data_type FROM duckdb_columns() c"
+        " JOIN duckdb_tables() t USING (table_oid) WHERE NOT t.internal"
+        " ORDER BY c.table_name, c.column_index"
+    ).fetchall()
+    tables: dict[str, list[tuple[str, str]]] = {}
+    for table, column, data_type in columns:
+        tables.setdefault(str(table), []).append((str(column), str(data_type)))
+    return {
+        table: (_insert(table, list_), [c for c, _ in list_]) for table, list_ in tables.items()
+    }
+
+
+def _insert(table: str, columns: list[tuple[str, str]]) -> str:
+    # Lists unnested: one plan for any number of rows, many times faster than a plan per row.
+    names = ", ".join(f'"{column}"' for column, _ in columns)
+    values = ", ".join(_unnest(n, kind) for n, (_, kind) in enumerate(columns, start=1))
+    return f'INSERT INTO "{table}" ({names}) SELECT {values}'
+
+
+def _unnest(n: int, kind: str) -> str:
+    match kind:
+        case "TIMESTAMP WITH TIME ZONE":
+            return f"make_timestamptz(unnest(${n}::BIGINT[]))"
+        case "JSON":
+            return f"unnest(${n}::VARCHAR[])::JSON"
+        case _:
+            return f"unnest(${n}::{kind}[])"

@@ -1,0 +1,123 @@
+"""Folding records into what a task is now. The one place that says how they add up.
+
+Used for tasks in memory and for tasks read back, so that both tell the same. Pure.
+"""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from cmesh.model import TERMINAL, Direction, Result
+from cmesh.store.records import (
+    EventRecord,
+    ReceiptRecord,
+    Record,
+    ResultRecord,
+    StepRecord,
+    TaskRecord,
+    TaskSnapshot,
+)
+
+__all__ = ["PROGRESS", "Draft"]
+
+PROGRESS = frozenset({"running", "waiting_approval", "waiting_input", "cancelling"})
+"""Event kinds that are states of a task that goes on."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Draft:
+    """A task while its records are added, in the order of their numbers."""
+
+    record: TaskRecord
+    seq: int
+    created_at: datetime
+    state: str
+    state_ts: datetime
+    witness: str = ""
+    code: str = ""
+    reason: str = ""
+    facts: set[str] = field(default_factory=set[str])
+    progress: str = ""
+    last_event: int = 0
+    last_event_ts: datetime | None = None
+    spool_end: int = 0
+    ran_here: datetime | None = None
+    ran_there: datetime | None = None
+    result: Result | None = None
+    worker_signature: str = ""
+    caller_signature: str = ""
+    acknowledgement: str = ""
+
+    @classmethod
+    def start(cls, record: TaskRecord, *, seq: int, ts: datetime) -> "Draft":
+        """Begin with the task's own record."""
+        state = "queued" if record.direction is Direction.OUT else "accepted"
+        return cls(record=record, seq=seq, created_at=ts, state=state, state_ts=ts)
+
+    def add(self, record: Record, ts: datetime) -> None:
+        """Add a record about this task, committed at `ts`."""
+        match record:
+            case StepRecord():
+                self._step(record, ts)
+            case EventRecord():
+                self._event(record)
+            case ResultRecord():
+                self._result(record, ts)
+            case ReceiptRecord(kind="result_ack"):
+                self.acknowledgement = record.signature
+            case _:
+                pass
+
+    def snapshot(self) -> TaskSnapshot:
+        """Return the task as told so far."""
+        result = self.result
+        ended = self.state_ts if self.state in TERMINAL else None
+        return TaskSnapshot(
+            record=self.record,
+            seq=self.seq,
+            created_at=self.created_at,
+            state=self.state,
+            witness=self.witness,
+            code=self.code,
+            reason=self.reason,
+            state_ts=self.state_ts,
+            facts=frozenset(self.facts),
+            progress=self.progress,
+            last_event=self.last_event,
+            last_event_ts=self.last_event_ts,
+            spool_end=self.spool_end,
+            started_at=(result and result.started_at) or self.ran_here or self.ran_there,
+            ended_at=(ended and result and result.ended_at) or ended,
+            result=result,
+            worker_signature=self.worker_signature,
+            caller_signature=self.caller_signature or self.acknowledgement,
+        )
+
+    def forget_prompt(self) -> None:
+        """Drop the prompt, where the store must not keep it."""
+        self.record = replace(self.record, spec=replace(self.record.spec, prompt=""))
+
+    def _step(self, step: StepRecord, ts: datetime) -> None:
+        if step.kind == "fact":
+            self.facts.add(step.name)
+            return
+        self.state, self.state_ts = step.name, ts
+        self.witness, self.code, self.reason = step.witness, step.code, step.reason
+        if step.name == "running" and self.ran_here is None:
+            self.ran_here = ts
+
+    def _event(self, record: EventRecord) -> None:
+        event = record.event
+        if event.kind == "running" and self.ran_there is None:
+            self.ran_there = event.ts
+        if event.seq >= self.last_event:
+            self.last_event, self.last_event_ts = event.seq, event.ts
+            self.progress = event.kind if event.kind in PROGRESS else self.progress
+        self.spool_end = max(self.spool_end, record.spool_end)
+
+    def _result(self, record: ResultRecord, ts: datetime) -> None:
+        result = record.result
+        self.state, self.state_ts, self.witness = result.state.value, ts, result.witness
+        self.code = result.code or self.code
+        self.result = result
+        self.worker_signature = record.worker_signature
+        self.caller_signature = record.caller_signature

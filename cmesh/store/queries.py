@@ -1,0 +1,353 @@
+"""Reading back: tasks, events, counts. Every function takes a cursor and only reads.
+
+Times are read as microseconds: DuckDB's own conversion loads a time zone database.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from datetime import datetime
+from typing import Any, cast
+
+from cmesh.model import (
+    TERMINAL,
+    Direction,
+    Event,
+    Limits,
+    NodeId,
+    Profile,
+    Result,
+    TaskId,
+    TaskSpec,
+    TaskState,
+    Usage,
+)
+from cmesh.store.chain import from_micros
+from cmesh.store.database import Reader
+from cmesh.store.fold import PROGRESS, Draft
+from cmesh.store.records import (
+    ReceiptRecord,
+    Record,
+    ResultRecord,
+    StepRecord,
+    TaskRecord,
+    TrustRecord,
+)
+
+__all__ = [
+    "accepted_since",
+    "drafts",
+    "events",
+    "exists",
+    "idempotent",
+    "keys",
+    "last_events",
+    "listed",
+    "prefixed",
+    "trusts",
+    "unfinished",
+]
+
+Row = dict[str, Any]
+"""A row of the database by column; the schema says what is in it."""
+
+_ENDED = ", ".join(f"'{state.value}'" for state in sorted(TERMINAL))
+_PROGRESS = ", ".join(f"'{kind}'" for kind in sorted(PROGRESS))
+_UUID_HEX = 32
+
+
+def drafts(cursor: Reader, ids: Sequence[TaskId]) -> list[Draft]:
+    """Return the tasks with these ids that exist, in the order given."""
+    made: dict[str, Draft] = {}
+    for row in _of_tasks(cursor, "task_row", ids):
+        record = _task(row)
+        made[record.task_id] = Draft.start(record, seq=row["seq"], ts=from_micros(row["ts"]))
+    rows: list[tuple[Row, Callable[[Row], Record]]] = [
+        *((row, _step) for row in _of_tasks(cursor, "step_row", ids)),
+        *((row, _result) for row in _of_tasks(cursor, "result_row", ids)),
+        *((row, _receipt) for row in _of_tasks(cursor, "receipt_row", ids)),
+    ]
+    for row, build in sorted(rows, key=lambda pair: pair[0]["seq"]):
+        draft = made.get(row["task_id"])
+        if draft is not None:
+            draft.add(build(row), from_micros(row["ts"]))
+    _add_events(cursor, made)
+    return [made[task_id] for task_id in ids if task_id in made]
+
+
+def unfinished(cursor: Reader) -> list[TaskId]:
+    """Return the tasks that have not ended, or whose end the caller has not acknowledged."""
+    rows = _rows(
+        cursor,
+        f"""
+        WITH step AS (
+          SELECT task_id, seq, kind, name FROM step_row
+          UNION ALL SELECT task_id, seq, 'state', state FROM result_row
+        ), now_at AS (
+          SELECT task_id, arg_max(name, seq) FILTER (kind = 'state') AS state,
+            bool_or(kind = 'fact' AND name = 'acknowledged') AS acknowledged
+          FROM step GROUP BY task_id
+        )
+        SELECT t.task_id::VARCHAR AS task_id FROM task_row t LEFT JOIN now_at n USING (task_id)
+        WHERE coalesce(n.state NOT IN ({_ENDED}), true)
+          OR (t.direction = 'in' AND NOT coalesce(n.acknowledged, false))
+        ORDER BY t.seq""",  # noqa: S608  # built from constants
+    )
+    return [TaskId(row["task_id"]) for row in rows]
+
+
+def listed(
+    cursor: Reader,
+    *,
+    direction: Direction | None,
+    states: Sequence[TaskState] | None,
+    session: str | None,
+    limit: int,
+) -> list[TaskId]:
+    """Return ids, newest first."""
+    where, values = ["true"], list[object]()
+    if direction is not None:
+        values.append(direction.value)
+        where.append(f"direction = ${len(values)}")
+    if session is not None:
+        values.append(session)
+        where.append(f"session = ${len(values)}")
+    if states is not None:
+        values.append([state.value for state in states])
+        where.append(f"list_contains(${len(values)}::VARCHAR[], state)")
+    # Without a filter on states the view's joins over all events are not needed.
+    source = "task_row" if states is None else "tasks"
+    rows = _rows(
+        cursor,
+        f"SELECT task_id::VARCHAR AS task_id FROM {source} WHERE {' AND '.join(where)}"  # noqa: S608
+        f" ORDER BY seq DESC LIMIT {int(limit)}",
+        values,
+    )
+    return [TaskId(row["task_id"]) for row in rows]
+
+
+def events(cursor: Reader, task_id: TaskId, *, after: int, limit: int) -> list[Event]:
+    """Return events numbered above `after`, oldest first."""
+    rows = _rows(
+        cursor,
+        f"SELECT n, epoch_us(event_ts) AS ts, event_kind, text, data::VARCHAR AS data"  # noqa: S608
+        f" FROM event_row WHERE task_id = $1::UUID AND n > $2 ORDER BY n LIMIT {int(limit)}",
+        [task_id, after],
+    )
+    return [_event(row) for row in rows]
+
+
+def last_events(cursor: Reader, task_id: TaskId, limit: int) -> list[Event]:
+    """Return the latest events, oldest first."""
+    rows = _rows(
+        cursor,
+        f"SELECT n, epoch_us(event_ts) AS ts, event_kind, text, data::VARCHAR AS data"  # noqa: S608
+        f" FROM event_row WHERE task_id = $1::UUID ORDER BY n DESC LIMIT {int(limit)}",
+        [task_id],
+    )
+    return [_event(row) for row in reversed(rows)]
+
+
+def prefixed(cursor: Reader, prefix: str, limit: int) -> list[TaskId]:
+    """Return ids that start with `prefix`, newest first."""
+    digits = prefix.replace("-", "").lower()
+    if len(digits) > _UUID_HEX or any(digit not in "0123456789abcdef" for digit in digits):
+        return []
+    rows = _rows(
+        cursor,
+        "SELECT task_id::VARCHAR AS task_id FROM task_row"  # noqa: S608  # limit is a number
+        " WHERE task_id BETWEEN $1::UUID AND $2::UUID"
+        f" ORDER BY seq DESC LIMIT {int(limit)}",
+        [digits.ljust(_UUID_HEX, "0"), digits.ljust(_UUID_HEX, "f")],
+    )
+    return [TaskId(row["task_id"]) for row in rows if row["task_id"].startswith(prefix.lower())]
+
+
+def idempotent(cursor: Reader, key: str) -> TaskId | None:
+    """Return the task this node asked for with a key."""
+    rows = _rows(
+        cursor,
+        "SELECT task_id::VARCHAR AS task_id FROM task_row"
+        " WHERE direction = 'out' AND idempotency_key = $1",
+        [key],
+    )
+    return TaskId(rows[0]["task_id"]) if rows else None
+
+
+def exists(cursor: Reader, task_id: TaskId) -> bool:
+    """Say whether a task has this id."""
+    return bool(_rows(cursor, "SELECT 1 AS one FROM task_row WHERE task_id = $1::UUID", [task_id]))
+
+
+def keys(cursor: Reader) -> list[tuple[str, str]]:
+    """Return (task id, idempotency key) of every task."""
+    rows = _rows(
+        cursor,
+        "SELECT task_id::VARCHAR AS task_id, CASE WHEN direction = 'out' THEN idempotency_key"
+        " ELSE '' END AS key FROM task_row",
+    )
+    return [(row["task_id"], row["key"]) for row in rows]
+
+
+def accepted_since(cursor: Reader, since: datetime) -> list[tuple[NodeId, TaskId, datetime]]:
+    """Return the inbound tasks stored since, without those that were denied."""
+    rows = _rows(
+        cursor,
+        "SELECT peer_id, task_id::VARCHAR AS task_id, epoch_us(ts) AS ts FROM task_row"
+        " WHERE direction = 'in' AND ts >= $1::TIMESTAMPTZ AND task_id NOT IN"
+        " (SELECT task_id FROM step_row WHERE kind = 'state' AND name = 'denied')",
+        [since.isoformat()],
+    )
+    return [(row["peer_id"], row["task_id"], from_micros(row["ts"])) for row in rows]
+
+
+def trusts(cursor: Reader) -> list[TrustRecord]:
+    """Return the latest decision about each peer's key."""
+    rows = _rows(
+        cursor,
+        "SELECT peer_id, arg_max(peer, seq) AS peer, arg_max(key, seq) AS key,"
+        " arg_max(trusted, seq) AS trusted, arg_max(decided_by, seq) AS by"
+        " FROM trust_row GROUP BY peer_id ORDER BY max(seq)",
+    )
+    return [TrustRecord(**row) for row in rows]
+
+
+def _rows(cursor: Reader, sql: str, values: Sequence[object] = ()) -> list[Row]:
+    cursor.execute(sql, list(values))
+    names = [str(column[0]) for column in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def _of_tasks(cursor: Reader, table: str, ids: Sequence[TaskId]) -> list[Row]:
+    """Return rows of some tasks with ids as text and times as microseconds."""
+    replaced = ", ".join(f"epoch_us({column}) AS {column}" for column in _TIMES[table])
+    return _rows(
+        cursor,
+        f"SELECT * REPLACE (task_id::VARCHAR AS task_id, {replaced}) FROM {table}"  # noqa: S608
+        " WHERE task_id IN (SELECT unnest($1::UUID[])) ORDER BY seq",
+        [list(ids)],
+    )
+
+
+_TIMES = {
+    "task_row": ("ts", "not_after"),
+    "step_row": ("ts",),
+    "result_row": ("ts", "started_at", "ended_at"),
+    "receipt_row": ("ts",),
+}
+
+
+def _add_events(cursor: Reader, made: dict[str, Draft]) -> None:
+    rows = _rows(
+        cursor,
+        f"""
+        SELECT task_id::VARCHAR AS task_id, max(n) AS n, epoch_us(arg_max(event_ts, n)) AS ts,
+          max(spool_end) AS spool_end,
+          arg_max(event_kind, n) FILTER (event_kind IN ({_PROGRESS})) AS progress,
+          epoch_us(arg_min(event_ts, n) FILTER (event_kind = 'running')) AS ran
+        FROM event_row WHERE task_id IN (SELECT unnest($1::UUID[])) GROUP BY task_id""",  # noqa: S608
+        [list(made)],
+    )
+    for row in rows:
+        draft = made[row["task_id"]]
+        draft.last_event = row["n"]
+        draft.last_event_ts = from_micros(row["ts"])
+        draft.spool_end = row["spool_end"]
+        draft.progress = row["progress"] or ""
+        draft.ran_there = _moment(row["ran"])
+
+
+def _task(row: Row) -> TaskRecord:
+    spec = TaskSpec(
+        task_id=TaskId(row["task_id"]),
+        runner=row["runner"],
+        profile=Profile(row["profile"]),
+        directory=row["directory"],
+        prompt=row["prompt"] or "",
+        limits=Limits(
+            runtime_s=row["runtime_s"], output_bytes=row["limit_bytes"], cost_usd=row["limit_usd"]
+        ),
+        accept=tuple(json.loads(row["accept"])),
+        origin=tuple(json.loads(row["origin"])),
+        not_after=from_micros(row["not_after"]),
+        traceparent=row["traceparent"],
+    )
+    same = {name: row[name] for name in _SAME}
+    return TaskRecord(spec=spec, direction=Direction(row["direction"]), **same)
+
+
+_SAME = [f.name for f in fields(TaskRecord) if f.name not in {"spec", "direction"}]
+
+
+def _step(row: Row) -> Record:
+    return StepRecord(
+        task_id=TaskId(row["task_id"]),
+        direction=Direction(row["direction"]),
+        kind=row["kind"],
+        name=row["name"],
+        witness=row["witness"],
+        code=row["code"],
+        reason=row["reason"],
+        data=_object(row["data"]),
+    )
+
+
+def _result(row: Row) -> Record:
+    result = Result(
+        state=TaskState(row["state"]),
+        witness=row["witness"],
+        exit_code=row["exit_code"],
+        text=row["text"] or "",
+        error=row["error"] or "",
+        code=row["code"],
+        output_bytes=row["output_bytes"],
+        output_kept=row["output_kept"],
+        output_sha256=row["output_sha256"],
+        truncated=row["truncated"],
+        usage=Usage(
+            cost_usd=row["cost_usd"], tokens_in=row["tokens_in"], tokens_out=row["tokens_out"]
+        ),
+        runner_version=row["runner_version"],
+        profile_enforced=row["profile_enforced"],
+        credential=row["credential"],
+        processes_left=row["processes_left"],
+        started_at=_moment(row["started_at"]),
+        ended_at=_moment(row["ended_at"]),
+    )
+    return ResultRecord(
+        task_id=TaskId(row["task_id"]),
+        direction=Direction(row["direction"]),
+        result=result,
+        worker_signature=row["worker_signature"],
+        caller_signature=row["caller_signature"],
+    )
+
+
+def _receipt(row: Row) -> Record:
+    return ReceiptRecord(
+        peer_id=NodeId(row["peer_id"]),
+        peer=row["peer"],
+        kind=row["receipt_kind"],
+        task_id=TaskId(row["task_id"]),
+        head_seq=row["head_seq"],
+        head_hash=row["head_hash"],
+        signature=row["signature"],
+    )
+
+
+def _event(row: Row) -> Event:
+    return Event(
+        seq=row["n"],
+        ts=from_micros(row["ts"]),
+        kind=row["event_kind"],
+        text=row["text"] or "",
+        data=_object(row["data"] or "{}"),
+    )
+
+
+def _object(text: str) -> dict[str, object]:
+    return cast("dict[str, object]", json.loads(text))
+
+
+def _moment(value: int | None) -> datetime | None:
+    return None if value is None else from_micros(value)

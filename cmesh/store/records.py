@@ -1,0 +1,257 @@
+"""What the store keeps and what it answers: values only.
+
+Records are never changed once committed; each becomes one typed row and one row of
+the chained log. Nothing here does I/O.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from cmesh.model import TERMINAL, Direction, Event, NodeId, Result, TaskId, TaskSpec, TaskState
+
+__all__ = [
+    "AuditRecord",
+    "DecisionRecord",
+    "EventRecord",
+    "ReceiptRecord",
+    "Record",
+    "ResultRecord",
+    "SqlRows",
+    "StepRecord",
+    "TaskRecord",
+    "TaskSnapshot",
+    "TrustRecord",
+    "Verification",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRecord:
+    """A task as it was first known here; its state follows in `StepRecord`s.
+
+    Attributes:
+        principal: the caller's login name or tags as whois said; empty when this node asks.
+        session: the local agent session that asked; empty on the worker.
+        project: the local directory the session works in; empty on the worker.
+        idempotency_key: unique on the caller; empty on the worker.
+        worker_incarnation: the worker store's incarnation the task was meant for.
+        rule: the policy rule that allowed it.
+    """
+
+    task_id: TaskId
+    direction: Direction
+    peer_id: NodeId
+    peer: str
+    principal: str
+    session: str
+    project: str
+    idempotency_key: str
+    spec: TaskSpec
+    payload_hash: str
+    worker_incarnation: str
+    rule: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """A change of a task's state, or a lasting fact about it.
+
+    Attributes:
+        name: for a state, its internal name in `cmesh.protocol.state`; for a fact,
+            for example `cancel_wish`, `late`, `acknowledged`.
+        witness: what the state rests on.
+        code: error code when cmesh itself explains the state.
+    """
+
+    task_id: TaskId
+    direction: Direction
+    kind: Literal["state", "fact"]
+    name: str
+    witness: str = ""
+    code: str = ""
+    reason: str = ""
+    data: Mapping[str, object] = field(default_factory=dict[str, object])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRecord:
+    """One event of a task; `spool_end` is the worker's byte offset in the output after it."""
+
+    task_id: TaskId
+    direction: Direction
+    event: Event
+    spool_end: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRecord:
+    """One policy decision; `effect` is `allow`, `ask` or `deny`."""
+
+    task_id: TaskId | None
+    direction: Direction
+    peer_id: NodeId
+    peer: str
+    principal: str
+    operation: str
+    effect: str
+    rule: str | None
+    reason: str
+    failed: tuple[Mapping[str, str], ...]
+    policy_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultRecord:
+    """How a task ended; it also is the task's state from then on."""
+
+    task_id: TaskId
+    direction: Direction
+    result: Result
+    worker_signature: str
+    caller_signature: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptRecord:
+    """A peer's signature: over its log's head, or over a result it has committed."""
+
+    peer_id: NodeId
+    peer: str
+    kind: Literal["head", "result_ack"]
+    task_id: TaskId | None
+    head_seq: int
+    head_hash: str
+    signature: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustRecord:
+    """A decision about a peer's cmesh key; the latest one per `peer_id` holds."""
+
+    peer_id: NodeId
+    peer: str
+    key: str
+    trusted: bool
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRecord:
+    """Anything else worth a row, for example `daemon_started` or `config_changed`."""
+
+    kind: str
+    task_id: TaskId | None = None
+    data: Mapping[str, object] = field(default_factory=dict[str, object])
+
+
+Record = (
+    TaskRecord
+    | StepRecord
+    | EventRecord
+    | DecisionRecord
+    | ResultRecord
+    | ReceiptRecord
+    | TrustRecord
+    | AuditRecord
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSnapshot:
+    """A task as the records so far tell it.
+
+    Attributes:
+        seq: the log's sequence number of the task's own row; orders tasks.
+        state: internal name; `queued` (caller) or `accepted` (worker) before any step.
+        state_ts: when that state was committed here.
+        facts: names of every fact committed.
+        progress: the latest event kind that is a state's name; how a caller knows of `running`.
+        last_event: number of the latest event, 0 when there is none.
+        started_at: as the result says, else when `running` was first committed or told.
+        ended_at: as the result says, else when the terminal state was committed.
+    """
+
+    record: TaskRecord
+    seq: int
+    created_at: datetime
+    state: str
+    witness: str = ""
+    code: str = ""
+    reason: str = ""
+    state_ts: datetime
+    facts: frozenset[str] = frozenset()
+    progress: str = ""
+    last_event: int = 0
+    last_event_ts: datetime | None = None
+    spool_end: int = 0
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    result: Result | None = None
+    worker_signature: str = ""
+    caller_signature: str = ""
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the task has ended."""
+        return self.state in TERMINAL
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether somebody must still act: not ended, or the caller has not acknowledged."""
+        waits_for_ack = self.record.direction is Direction.IN and "acknowledged" not in self.facts
+        return not self.terminal or waits_for_ack
+
+    @property
+    def public_state(self) -> TaskState:
+        """The state people see; the view `tasks` says the same."""
+        out = self.record.direction is Direction.OUT
+        shown = (_CALLER if out else _WORKER).get(self.state)
+        if shown is None:
+            shown = TaskState(self.state) if self.state in _SAME_NAME else TaskState.UNKNOWN
+        if out and self.state == "accepted" and self.progress:
+            shown = TaskState(self.progress)
+        if shown is TaskState.RUNNING and "cancel_wish" in self.facts:
+            shown = TaskState.CANCELLING
+        return shown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SqlRows:
+    """The answer to a query: JSON values, cut to the asked rows and the size limit."""
+
+    columns: tuple[str, ...]
+    types: tuple[str, ...]
+    rows: list[list[object]]
+    truncated: bool
+    elapsed_ms: float
+    head_seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What a check of the log found.
+
+    Attributes:
+        rows: rows of the log.
+        bad_seq: the first row whose hash, number or typed row does not fit; None = none.
+        head_ok: the log ends where the head file says.
+    """
+
+    rows: int
+    bad_seq: int | None
+    head_ok: bool
+
+
+_CALLER = {
+    "queued": TaskState.SUBMITTING,
+    "sent": TaskState.SUBMITTING,
+    "accepted": TaskState.QUEUED,
+}
+_WORKER = {
+    "accepted": TaskState.QUEUED,
+    "intent": TaskState.QUEUED,
+    "waiting": TaskState.WAITING_APPROVAL,
+}
+_SAME_NAME = TERMINAL | {TaskState.RUNNING, TaskState.WAITING_INPUT, TaskState.CANCELLING}

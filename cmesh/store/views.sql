@@ -1,0 +1,246 @@
+-- The views people and agents ask, made anew after each migration. Names and columns are
+-- stable; new columns may be added. Comments are what `cmesh schema` prints.
+
+CREATE OR REPLACE VIEW tasks AS
+WITH step AS (
+  SELECT task_id, seq, ts, kind, name, witness, code, reason FROM step_row
+  UNION ALL
+  SELECT task_id, seq, ts, 'state', state, witness, nullif(code, ''), NULL FROM result_row
+), now_at AS (
+  SELECT task_id,
+    arg_max(name, seq) FILTER (kind = 'state') AS state,
+    arg_max(witness, seq) FILTER (kind = 'state') AS witness,
+    arg_max(code, seq) FILTER (kind = 'state') AS code,
+    arg_max(reason, seq) FILTER (kind = 'state') AS reason,
+    arg_max(ts, seq) FILTER (kind = 'state') AS state_ts,
+    min(ts) FILTER (kind = 'state' AND name = 'running') AS running_ts,
+    bool_or(kind = 'fact' AND name = 'cancel_wish') AS cancel_wish
+  FROM step GROUP BY task_id
+), progress AS (
+  SELECT task_id,
+    arg_max(event_kind, n) FILTER (event_kind IN
+      ('running', 'waiting_approval', 'waiting_input', 'cancelling')) AS progress,
+    min(event_ts) FILTER (event_kind = 'running') AS running_ts,
+    max(n) AS events
+  FROM event_row GROUP BY task_id
+), outcome AS (
+  SELECT task_id, arg_max(r, r.seq) AS r FROM result_row r GROUP BY task_id
+), signed AS (
+  SELECT task_id, arg_max(signature, seq) AS signature FROM receipt_row
+  WHERE receipt_kind = 'result_ack' GROUP BY task_id
+), joined AS (
+  SELECT t.*, s.witness, s.code, s.reason, s.state_ts, s.state AS step_state,
+    coalesce(s.cancel_wish, false) AS cancel_wish, coalesce(p.events, 0) AS events, o.r,
+    coalesce(o.r.started_at, s.running_ts, p.running_ts) AS began_at,
+    coalesce(nullif(o.r.caller_signature, ''), a.signature, '') AS caller_signature,
+    CASE
+      WHEN t.direction = 'out' AND s.state = 'accepted' THEN coalesce(p.progress, 'queued')
+      WHEN t.direction = 'out' AND coalesce(s.state, 'queued') IN ('queued', 'sent')
+        THEN 'submitting'
+      WHEN t.direction = 'in' AND coalesce(s.state, 'accepted') IN ('accepted', 'intent')
+        THEN 'queued'
+      WHEN t.direction = 'in' AND s.state = 'waiting' THEN 'waiting_approval'
+      WHEN s.state IN ('running', 'waiting_input', 'cancelling', 'succeeded', 'failed',
+        'cancelled', 'timed_out', 'interrupted', 'denied', 'expired') THEN s.state
+      ELSE 'unknown'
+    END AS told
+  FROM task_row t
+  LEFT JOIN now_at s USING (task_id) LEFT JOIN progress p USING (task_id)
+  LEFT JOIN outcome o USING (task_id) LEFT JOIN signed a USING (task_id)
+), named AS (
+  SELECT *, told IN ('succeeded', 'failed', 'cancelled', 'timed_out', 'interrupted', 'denied',
+    'expired') AS ended,
+    CASE WHEN told = 'running' AND cancel_wish THEN 'cancelling' ELSE told END AS state
+  FROM joined
+)
+SELECT task_id, direction, peer, peer_id, principal, runner, profile, directory, prompt, state,
+  coalesce(witness, '') AS witness, coalesce(code, '') AS code, coalesce(reason, '') AS reason,
+  rule, session, project, ts AS created_at, began_at AS started_at,
+  CASE WHEN ended THEN coalesce(r.ended_at, state_ts) END AS ended_at,
+  epoch(coalesce(r.ended_at, CASE WHEN ended THEN state_ts END) - began_at) AS duration_s,
+  r.exit_code AS exit_code, TRY_CAST(r.cost_usd AS DECIMAL(18, 6)) AS cost_usd,
+  r.tokens_in AS tokens_in, r.tokens_out AS tokens_out, r.output_bytes AS output_bytes,
+  r.profile_enforced AS profile_enforced, events, cancel_wish AS cancel_requested,
+  CASE WHEN r IS NULL THEN 'none'
+    WHEN r.worker_signature <> '' AND caller_signature <> '' THEN 'complete'
+    ELSE 'pending' END AS receipt,
+  idempotency_key, prompt_bytes, payload_hash, seq
+FROM named;
+COMMENT ON VIEW tasks IS 'one row per task, either direction';
+COMMENT ON COLUMN tasks.task_id IS 'made by the caller; the same on both sides';
+COMMENT ON COLUMN tasks.direction IS 'out = this node asked, in = this node was asked';
+COMMENT ON COLUMN tasks.peer IS 'the other node, by the name it had then';
+COMMENT ON COLUMN tasks.peer_id IS 'the other node, by its stable id';
+COMMENT ON COLUMN tasks.principal IS 'who asked, by whois: login name or tags; empty for out';
+COMMENT ON COLUMN tasks.runner IS 'what runs the task';
+COMMENT ON COLUMN tasks.profile IS 'what the task may do: query, edit, build, full';
+COMMENT ON COLUMN tasks.directory IS 'where on the worker';
+COMMENT ON COLUMN tasks.prompt IS 'what was asked; NULL when erased or never stored';
+COMMENT ON COLUMN tasks.state IS 'the state as `cmesh tasks` shows it';
+COMMENT ON COLUMN tasks.witness IS 'what the state rests on';
+COMMENT ON COLUMN tasks.code IS 'error code when cmesh itself explains the state';
+COMMENT ON COLUMN tasks.reason IS 'the reason given with the state';
+COMMENT ON COLUMN tasks.rule IS 'the policy rule that allowed it';
+COMMENT ON COLUMN tasks.session IS 'the local agent session that asked';
+COMMENT ON COLUMN tasks.project IS 'the local directory that session works in';
+COMMENT ON COLUMN tasks.created_at IS 'when this node stored the task';
+COMMENT ON COLUMN tasks.started_at IS 'when its runner started';
+COMMENT ON COLUMN tasks.ended_at IS 'when it ended';
+COMMENT ON COLUMN tasks.duration_s IS 'seconds from start to end';
+COMMENT ON COLUMN tasks.exit_code IS 'of the runner; negative = signal';
+COMMENT ON COLUMN tasks.cost_usd IS 'US dollars, as far as the runner reports them';
+COMMENT ON COLUMN tasks.tokens_in IS 'as far as the runner reports them';
+COMMENT ON COLUMN tasks.tokens_out IS 'as far as the runner reports them';
+COMMENT ON COLUMN tasks.output_bytes IS 'bytes the runner wrote';
+COMMENT ON COLUMN tasks.profile_enforced IS 'the sandbox tier that held; none = self-attested';
+COMMENT ON COLUMN tasks.events IS 'number of the latest event';
+COMMENT ON COLUMN tasks.cancel_requested IS 'somebody asked to cancel it';
+COMMENT ON COLUMN tasks.receipt IS 'signatures on the result: none, pending, complete';
+COMMENT ON COLUMN tasks.idempotency_key IS 'the caller''s key; empty for in';
+COMMENT ON COLUMN tasks.prompt_bytes IS 'length of the prompt in UTF-8';
+COMMENT ON COLUMN tasks.payload_hash IS 'SHA-256 over all that was asked';
+COMMENT ON COLUMN tasks.seq IS 'the task''s row in audit';
+
+CREATE OR REPLACE VIEW events AS
+SELECT task_id, n, event_ts AS ts, event_kind AS kind, text, data, direction, ts AS stored_at, seq
+FROM event_row;
+COMMENT ON VIEW events IS 'what running tasks told, in order of n per task';
+COMMENT ON COLUMN events.task_id IS 'the task';
+COMMENT ON COLUMN events.n IS 'number of the event within its task, from 1';
+COMMENT ON COLUMN events.ts IS 'when it happened, by the worker''s clock';
+COMMENT ON COLUMN events.kind IS 'text, tool_call, tool_result, output, cost, a state, ...';
+COMMENT ON COLUMN events.text IS 'for people; NULL when erased';
+COMMENT ON COLUMN events.data IS 'JSON particular to the kind';
+COMMENT ON COLUMN events.direction IS 'out = told by a peer, in = a task run here';
+COMMENT ON COLUMN events.stored_at IS 'when this node stored it';
+COMMENT ON COLUMN events.seq IS 'the row in audit';
+
+CREATE OR REPLACE VIEW decisions AS
+SELECT ts, direction, peer, peer_id, principal, operation, effect, rule, reason, failed, task_id,
+  policy_sha256, seq
+FROM decision_row;
+COMMENT ON VIEW decisions IS 'every policy decision';
+COMMENT ON COLUMN decisions.ts IS 'when it was decided';
+COMMENT ON COLUMN decisions.direction IS 'in = a peer asked here, out = this node asked a peer';
+COMMENT ON COLUMN decisions.peer IS 'the other node, by the name it had then';
+COMMENT ON COLUMN decisions.peer_id IS 'the other node, by its stable id';
+COMMENT ON COLUMN decisions.principal IS 'who asked, by whois';
+COMMENT ON COLUMN decisions.operation IS 'what was asked: task, follow_up, accept, ...';
+COMMENT ON COLUMN decisions.effect IS 'allow, ask or deny';
+COMMENT ON COLUMN decisions.rule IS 'the rule that decided; NULL = no rule matched';
+COMMENT ON COLUMN decisions.reason IS 'in words';
+COMMENT ON COLUMN decisions.failed IS 'JSON list of conditions that did not hold';
+COMMENT ON COLUMN decisions.task_id IS 'the task, when it has an id';
+COMMENT ON COLUMN decisions.policy_sha256 IS 'the policy that was in force';
+COMMENT ON COLUMN decisions.seq IS 'the row in audit';
+
+CREATE OR REPLACE VIEW denials AS
+SELECT ts, direction, peer, peer_id, principal, operation, rule, reason, failed, task_id, seq
+FROM decision_row WHERE effect = 'deny';
+COMMENT ON VIEW denials IS 'the decisions that denied';
+COMMENT ON COLUMN denials.ts IS 'when it was decided';
+COMMENT ON COLUMN denials.direction IS 'in = a peer asked here, out = this node asked a peer';
+COMMENT ON COLUMN denials.peer IS 'the other node, by the name it had then';
+COMMENT ON COLUMN denials.peer_id IS 'the other node, by its stable id';
+COMMENT ON COLUMN denials.principal IS 'who asked, by whois';
+COMMENT ON COLUMN denials.operation IS 'what was asked';
+COMMENT ON COLUMN denials.rule IS 'the rule that denied; NULL = no rule matched';
+COMMENT ON COLUMN denials.reason IS 'in words';
+COMMENT ON COLUMN denials.failed IS 'JSON list of conditions that did not hold';
+COMMENT ON COLUMN denials.task_id IS 'the task, when it has an id';
+COMMENT ON COLUMN denials.seq IS 'the row in audit';
+
+CREATE OR REPLACE VIEW results AS
+SELECT task_id, direction, state, witness, exit_code, text, error, code, output_bytes,
+  output_kept, output_sha256, truncated, TRY_CAST(cost_usd AS DECIMAL(18, 6)) AS cost_usd,
+  tokens_in, tokens_out, runner_version, profile_enforced, credential, processes_left, started_at,
+  ended_at, ts AS stored_at, worker_signature, caller_signature, seq
+FROM result_row;
+COMMENT ON VIEW results IS 'how tasks ended, and the evidence';
+COMMENT ON COLUMN results.task_id IS 'the task';
+COMMENT ON COLUMN results.direction IS 'out = told by a peer, in = a task run here';
+COMMENT ON COLUMN results.state IS 'how it ended';
+COMMENT ON COLUMN results.witness IS 'what that rests on';
+COMMENT ON COLUMN results.exit_code IS 'of the runner; negative = signal';
+COMMENT ON COLUMN results.text IS 'the runner''s final text; NULL when erased';
+COMMENT ON COLUMN results.error IS 'what went wrong, in words; NULL when erased';
+COMMENT ON COLUMN results.code IS 'error code when cmesh itself explains the end';
+COMMENT ON COLUMN results.output_bytes IS 'bytes the runner wrote';
+COMMENT ON COLUMN results.output_kept IS 'bytes kept of them';
+COMMENT ON COLUMN results.output_sha256 IS 'of the kept output';
+COMMENT ON COLUMN results.truncated IS 'the output was longer than the limit';
+COMMENT ON COLUMN results.cost_usd IS 'US dollars, as far as the runner reports them';
+COMMENT ON COLUMN results.tokens_in IS 'as far as the runner reports them';
+COMMENT ON COLUMN results.tokens_out IS 'as far as the runner reports them';
+COMMENT ON COLUMN results.runner_version IS 'of the agent program';
+COMMENT ON COLUMN results.profile_enforced IS 'the sandbox tier that held; none = self-attested';
+COMMENT ON COLUMN results.credential IS 'none, gateway, or exposed to the task';
+COMMENT ON COLUMN results.processes_left IS 'counted at the end';
+COMMENT ON COLUMN results.started_at IS 'when the runner started';
+COMMENT ON COLUMN results.ended_at IS 'when it ended';
+COMMENT ON COLUMN results.stored_at IS 'when this node stored the result';
+COMMENT ON COLUMN results.worker_signature IS 'Ed25519, base64url';
+COMMENT ON COLUMN results.caller_signature IS 'Ed25519, base64url; empty until known';
+COMMENT ON COLUMN results.seq IS 'the row in audit';
+
+CREATE OR REPLACE VIEW receipts AS
+SELECT ts, peer, peer_id, receipt_kind AS kind, task_id, head_seq, head_hash, signature, seq
+FROM receipt_row;
+COMMENT ON VIEW receipts IS 'what peers signed: heads of their logs, results they committed';
+COMMENT ON COLUMN receipts.ts IS 'when it came';
+COMMENT ON COLUMN receipts.peer IS 'the signer, by the name it had then';
+COMMENT ON COLUMN receipts.peer_id IS 'the signer, by its stable id';
+COMMENT ON COLUMN receipts.kind IS 'head or result_ack';
+COMMENT ON COLUMN receipts.task_id IS 'the task, for result_ack';
+COMMENT ON COLUMN receipts.head_seq IS 'last row of the signer''s log';
+COMMENT ON COLUMN receipts.head_hash IS 'that row''s hash, hex';
+COMMENT ON COLUMN receipts.signature IS 'Ed25519, base64url';
+COMMENT ON COLUMN receipts.seq IS 'the row in audit';
+
+CREATE OR REPLACE VIEW peers AS
+WITH seen AS (
+  SELECT peer_id, arg_max(peer, seq) AS peer, count(*) FILTER (direction = 'in') AS tasks_in,
+    count(*) FILTER (direction = 'out') AS tasks_out, max(ts) AS last_task_at
+  FROM task_row GROUP BY peer_id
+), trusting AS (
+  SELECT peer_id, arg_max(peer, seq) AS peer, arg_max(key, seq) AS key,
+    arg_max(trusted, seq) AS trusted, arg_max(decided_by, seq) AS decided_by,
+    max(ts) AS decided_at
+  FROM trust_row GROUP BY peer_id
+)
+SELECT peer_id, coalesce(t.peer, s.peer) AS peer, coalesce(trusted, false) AS trusted, key,
+  decided_by, decided_at, coalesce(tasks_in, 0) AS tasks_in, coalesce(tasks_out, 0) AS tasks_out,
+  last_task_at
+FROM trusting t FULL JOIN seen s USING (peer_id);
+COMMENT ON VIEW peers IS 'one row per node that was trusted or had tasks';
+COMMENT ON COLUMN peers.peer_id IS 'stable id';
+COMMENT ON COLUMN peers.peer IS 'the latest name';
+COMMENT ON COLUMN peers.trusted IS 'whether its cmesh key is trusted now';
+COMMENT ON COLUMN peers.key IS 'its cmesh key, Ed25519, base64url';
+COMMENT ON COLUMN peers.decided_by IS 'who decided that';
+COMMENT ON COLUMN peers.decided_at IS 'when';
+COMMENT ON COLUMN peers.tasks_in IS 'tasks it asked for here';
+COMMENT ON COLUMN peers.tasks_out IS 'tasks it was asked for';
+COMMENT ON COLUMN peers.last_task_at IS 'when the latest of them was stored';
+
+CREATE OR REPLACE VIEW audit AS
+SELECT l.seq, l.ts, l.kind, l.task_id, a.data, l.canon, lower(hex(l.h)) AS h
+FROM log l LEFT JOIN audit_row a USING (seq);
+COMMENT ON VIEW audit IS 'the log: one row per record of any kind, chained by hashes';
+COMMENT ON COLUMN audit.seq IS 'from 1, without holes';
+COMMENT ON COLUMN audit.ts IS 'when it was committed';
+COMMENT ON COLUMN audit.kind IS 'task, state, fact, event, decision, result, receipt, trust, or an audit word';
+COMMENT ON COLUMN audit.task_id IS 'the task it is about';
+COMMENT ON COLUMN audit.data IS 'details of an audit word; NULL for the other kinds';
+COMMENT ON COLUMN audit.canon IS 'canonical JSON; digests stand for texts';
+COMMENT ON COLUMN audit.h IS 'SHA-256 over the previous row''s hash and canon, hex';
+
+CREATE OR REPLACE VIEW chain_bad AS
+SELECT seq FROM (
+  SELECT seq, h, canon, lag(h, 1, unhex(repeat('00', 32))) OVER w AS previous,
+    lag(seq, 1, 0) OVER w AS before
+  FROM log WINDOW w AS (ORDER BY seq)
+) WHERE before + 1 IS DISTINCT FROM seq
+  OR h IS DISTINCT FROM unhex(sha256(previous || encode(canon)));
+COMMENT ON VIEW chain_bad IS 'rows of audit that do not fit the chain; empty when all is well';
+COMMENT ON COLUMN chain_bad.seq IS 'the row in audit';

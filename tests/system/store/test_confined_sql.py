@@ -1,0 +1,178 @@
+"""What SQL of a user or an agent can and cannot do."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from cmesh.errors import QueryRefused
+from cmesh.store.records import AuditRecord
+from cmesh.store.store import Store
+from tests.unit.store.support import task
+
+pytestmark = [pytest.mark.anyio, pytest.mark.system]
+
+
+async def test_an_answer_sees_everything_committed_before(store: Store) -> None:
+    for number in range(4):
+        await store.commit([task()])
+        rows = await store.sql("SELECT count(*) FROM tasks", [], 10)
+        assert rows.rows == [[number + 2]]
+        assert rows.head_seq == store.head[0]
+
+
+async def test_parameters_are_bound_and_values_are_json(store: Store) -> None:
+    rows = await store.sql(
+        "SELECT prompt, state, cost_usd, created_at, task_id, unhex('ff00') AS b, $2 AS n,"
+        " NULL AS nothing, [1, 2] AS l, {'a': 1.5} AS s, 'nan'::DOUBLE AS f"
+        " FROM tasks WHERE prompt = $1",
+        ["find the fault", 7],
+        10,
+    )
+    row = dict(zip(rows.columns, rows.rows[0], strict=True))
+    assert (row["prompt"], row["state"], row["cost_usd"]) == ("find the fault", "succeeded", 0.25)
+    assert (row["b"], row["n"], row["nothing"]) == ("ff00", 7, None)
+    assert (row["l"], row["s"], row["f"]) == ([1, 2], {"a": 1.5}, "nan")
+    assert str(row["created_at"]).endswith("+00:00")
+    assert len(str(row["task_id"])) == 36
+    assert (rows.types[0], rows.truncated) == ("VARCHAR", False)
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "hint"),
+    [
+        ("SELECT * FROM taskz", "taskz", "`tasks`"),
+        ("SELECT stat FROM tasks", "stat", "`state`"),
+        ("SELEC 1", "syntax error", "cmesh schema"),
+        ("SELECT 1; SELECT 2", "one statement", "cmesh schema"),
+        ("", "one statement", "cmesh schema"),
+        ("SELECT $1", "", "cmesh schema"),
+    ],
+)
+async def test_a_wrong_query_says_what_is_wrong(
+    store: Store, text: str, said: str, hint: str
+) -> None:
+    with pytest.raises(QueryRefused) as caught:
+        await store.sql(text, [], 10)
+    assert said in caught.value.message
+    assert "\n" not in caught.value.message
+    assert hint in caught.value.hint
+    assert (await store.sql("SELECT 1", [], 1)).rows == [[1]]
+
+
+ESCAPES = [
+    "COPY (SELECT 1) TO '{out}'",
+    "COPY (SELECT 'x') TO 'store.duckdb' (FORMAT csv, USE_TMP_FILE false)",
+    "WITH x AS (COPY (SELECT 'x') TO '{out}') SELECT 1",
+    "WITH x AS (COPY (SELECT 'x') TO 'store.duckdb' (FORMAT csv, USE_TMP_FILE false)) SELECT 1",
+    "WITH x AS (COPY (SELECT 'x') TO 'store.duckdb.wal' (FORMAT csv, USE_TMP_FILE false)) SELECT 1",
+    "WITH x AS (DELETE FROM log RETURNING *) SELECT * FROM x",
+    "EXPLAIN ANALYZE DELETE FROM log",
+    "EXPORT DATABASE '{out}'",
+    "SELECT * FROM read_csv('/etc/passwd')",
+    "SELECT * FROM read_text('/etc/passwd')",
+    "SELECT * FROM read_blob('store.duckdb')",
+    "SELECT * FROM '/etc/passwd'",
+    "SELECT * FROM glob('/*')",
+    "ATTACH '{out}' AS other",
+    "INSTALL httpfs",
+    "LOAD httpfs",
+    "SELECT getenv('HOME')",
+    "SELECT * FROM connection",
+    "SELECT * FROM requests",
+    "SET memory_limit = '9GB'",
+    "CREATE TABLE x (a INTEGER)",
+    "CALL enable_logging(storage = 'file')",
+    "SELECT * FROM query('COPY (SELECT 1) TO ''{out}''')",
+    "PRAGMA database_list",
+]
+
+
+@pytest.mark.parametrize("text", ESCAPES)
+async def test_nothing_but_reading_rows_works(store: Store, tmp_path: Path, text: str) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(QueryRefused):
+        await store.sql(text.replace("{out}", str(out)), [], 10)
+    assert not out.exists()
+    assert (await store.sql("SELECT count(*) FROM tasks", [], 1)).rows == [[1]]
+    await store.commit([task()])
+    assert (await store.sql("SELECT count(*) FROM tasks", [], 1)).rows == [[2]]
+
+
+BOMBS = [
+    "SELECT range(0, 2000000000)",
+    "SELECT repeat('x', 4000000000)",
+    "SELECT sleep_ms(60000)",
+    "SELECT count(*) FROM range(100000) a, range(100000) b WHERE hash(a.range * b.range) = 1",
+    "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT max(n) FROM t",
+    "SELECT list(a.range) FROM range(1000000000) a",
+]
+
+
+@pytest.mark.parametrize("text", BOMBS)
+async def test_a_query_that_takes_too_much_ends_and_the_store_goes_on(
+    store: Store, text: str
+) -> None:
+    refused = asyncio.ensure_future(store.sql(text, [], 10))
+    await store.commit([AuditRecord(kind="meanwhile")])
+    with pytest.raises(QueryRefused):
+        await refused
+    assert (await store.sql("SELECT count(*) FROM tasks", [], 1)).rows == [[1]]
+
+
+async def test_an_endless_answer_is_cut_at_rows_and_bytes(store: Store) -> None:
+    rows = await store.sql("SELECT * FROM range(1000000000)", [], 100)
+    assert (len(rows.rows), rows.truncated) == (100, True)
+    exact = await store.sql("SELECT * FROM range(100)", [], 100)
+    assert (len(exact.rows), exact.truncated) == (100, False)
+    wide = await store.sql("SELECT repeat('x', 1000) FROM range(1000000000)", [], 100_000)
+    assert wide.truncated
+    assert 900 < len(wide.rows) < 1000
+    tall = await store.sql("SELECT repeat('x', 10000000)", [], 1)
+    assert tall.truncated
+    assert tall.rows == []
+
+
+async def test_a_caller_that_goes_away_leaves_no_answer_for_the_next(store: Store) -> None:
+    waiting = asyncio.ensure_future(store.sql("SELECT sleep_ms(60000)", [], 1))
+    running = store._queries  # pyright: ignore[reportPrivateUsage]
+    async with asyncio.timeout(20):
+        while running._worker is None or running._snapshot is None:  # pyright: ignore[reportPrivateUsage]
+            await asyncio.sleep(0.01)
+    waiting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await waiting
+    assert (await store.sql("SELECT 5", [], 1)).rows == [[5]]
+
+
+async def test_the_query_process_has_no_environment_and_no_network(store: Store) -> None:
+    await store.sql("SELECT 1", [], 1)
+    worker = store._queries._worker  # pyright: ignore[reportPrivateUsage]
+    assert worker is not None
+    pid = worker._process.pid  # pyright: ignore[reportPrivateUsage]
+    names = {
+        part.partition(b"=")[0] for part in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    }
+    assert names <= {b"HOME", b"LC_ALL", b""}
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    assert "Max file size             0                    0" in limits
+    await store.close()
+    assert not Path(f"/proc/{pid}").exists()
+    assert not list((Path(store._options.directory) / "snapshots").glob("*"))  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_unused_query_processes_end(tmp_path: Path) -> None:
+    from cmesh.clock import SystemClock
+    from cmesh.store.sql import QueryLimits
+
+    store = await Store.open(
+        tmp_path / "s", clock=SystemClock(), node="n", query_limits=QueryLimits(idle_s=0)
+    )
+    await store.sql("SELECT 1", [], 1)
+    queries = store._queries  # pyright: ignore[reportPrivateUsage]
+    async with asyncio.timeout(10):
+        while queries._worker is not None or queries._spare is not None:  # pyright: ignore[reportPrivateUsage]
+            await asyncio.sleep(0.01)
+    assert (await store.sql("SELECT 2", [], 1)).rows == [[2]]
+    await store.close()
