@@ -1,0 +1,95 @@
+"""From a task and a manifest to what is started. Pure: no file, no environment, no clock.
+
+`start_argv` is where a sandbox will wrap the command. The prompt is never in an argv.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cmesh.errors import SandboxUnavailable, UsageError
+from cmesh.model import TaskSpec
+from cmesh.runner.launch import Launch
+from cmesh.runner.manifest import Manifest
+
+__all__ = ["Host", "build_launch", "start_argv"]
+
+DEFAULT_LANG = "C.UTF-8"
+_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """What this machine and its configuration add to a manifest.
+
+    Attributes:
+        program: absolute path.
+        arguments: the configuration's own, before the manifest's.
+        search_path: the agent's `PATH`.
+        env: further variables; may hold the credential.
+        home: the task's private home, absolute.
+        tmp: the task's private directory for temporary files, absolute.
+    """
+
+    program: str
+    arguments: tuple[str, ...] = ()
+    search_path: str
+    env: Mapping[str, str]
+    home: str
+    tmp: str
+    model: str = ""
+
+
+def build_launch(spec: TaskSpec, manifest: Manifest, host: Host) -> Launch:
+    """Return the complete launch of a task.
+
+    Raises:
+        SandboxUnavailable: the manifest does not have the task's profile.
+        UsageError: a text of the task holds a NUL, which no argv or environment can.
+    """
+    values = {
+        "task_id": spec.task_id,
+        "home": host.home,
+        "tmp": host.tmp,
+        "directory": spec.directory,
+        "model": host.model,
+        "cost_usd": "" if spec.limits.cost_usd is None else f"{spec.limits.cost_usd:g}",
+    }
+    env = {"PATH": host.search_path, "LANG": DEFAULT_LANG, "HOME": host.home, "TMPDIR": host.tmp}
+    env |= {name: _fill(text, values) for name, text in manifest.env.items()} | dict(host.env)
+    argv = start_argv(spec, manifest, host, values)
+    if any("\0" in text for text in (*argv, spec.directory, *env.values())):
+        raise UsageError("the task holds a NUL character")
+    return Launch(
+        argv=argv,
+        cwd=spec.directory,
+        env=env,
+        stdin=spec.prompt.encode("utf-8", "replace"),
+        runtime_s=spec.limits.runtime_s,
+        output_bytes=spec.limits.output_bytes,
+    )
+
+
+def start_argv(
+    spec: TaskSpec, manifest: Manifest, host: Host, values: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Return program and arguments, profile and limits included.
+
+    Raises:
+        SandboxUnavailable: the manifest does not have the task's profile.
+    """
+    if spec.profile not in manifest.profiles:
+        raise SandboxUnavailable(
+            f"runner `{spec.runner}` cannot run profile `{spec.profile}` on this machine"
+        )
+    options = manifest.options
+    parts = [*manifest.argv, *manifest.profiles[spec.profile]]
+    parts += options.model if host.model else ()
+    parts += options.cost_usd if spec.limits.cost_usd is not None else ()
+    # The configuration's arguments are the owner's own text: braces in them mean nothing.
+    return (host.program, *host.arguments, *(_fill(part, values) for part in parts))
+
+
+def _fill(text: str, values: Mapping[str, str]) -> str:
+    """Put values in; what a value holds is not read again."""
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], text)

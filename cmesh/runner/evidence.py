@@ -1,0 +1,117 @@
+"""What the worker finds about a task on disk: a look at it, and how its agent ended.
+
+Values only; `cmesh.runner.supervise` makes them.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as parsed
+
+__all__ = ["Exit", "Look", "read_exit"]
+
+
+@parsed(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """The shim's one result, as it wrote it.
+
+    Attributes:
+        verdict: `exited` by itself; ended because `cancelled` or `timed_out`; `spawn_failed`,
+            with the system's words in `error`; `damaged`: the result cannot be read.
+        exit_code: of the agent; negative = ended by that signal; None = never ran, or unkillable.
+        end_reason: why the worker asked for the end, for `cancelled`.
+        processes_left: live processes counted at the end; always 0 for `cancelled`.
+        leftovers_ended: processes besides the agent that had to be killed.
+        started_at: seconds since the epoch; for people.
+        runtime_s: by the clock that never goes back.
+        stdout_bytes: what the agent wrote in all; `stdout_kept` of them are in the spool.
+        spool_error: why output was dropped below the limit; empty = it was not.
+    """
+
+    verdict: Literal["exited", "cancelled", "timed_out", "spawn_failed", "damaged"]
+    exit_code: int | None = None
+    error: str = ""
+    end_reason: str = ""
+    processes_left: int = 0
+    leftovers_ended: int = 0
+    started_at: float = 0.0
+    ended_at: float = 0.0
+    runtime_s: float = 0.0
+    stdout_bytes: int = 0
+    stdout_kept: int = 0
+    stdout_sha256: str = ""
+    stderr_bytes: int = 0
+    stderr_kept: int = 0
+    stderr_sha256: str = ""
+    spool_error: str = ""
+
+    @property
+    def started(self) -> datetime:
+        """Return the start in UTC."""
+        return datetime.fromtimestamp(self.started_at, UTC)
+
+    @property
+    def ended(self) -> datetime:
+        """Return the end in UTC."""
+        return datetime.fromtimestamp(self.ended_at, UTC)
+
+    @property
+    def witness(self) -> str:
+        """Return what the end rests on, in words for people."""
+        if self.verdict == "spawn_failed":
+            return f"shim could not start the agent: {self.error}"
+        if self.verdict == "damaged":
+            return "the shim's result cannot be read"
+        if self.verdict == "exited":
+            return f"shim recorded {self._code()}"
+        why = "deadline passed" if self.verdict == "timed_out" else "end asked for"
+        return f"{why}, shim recorded {self._code()} and counted {self.processes_left} processes"
+
+    def _code(self) -> str:
+        if self.exit_code is None:
+            return "no exit"
+        if self.exit_code < 0:
+            return f"signal {-self.exit_code}"
+        return f"exit {self.exit_code}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """One look at a task's disk and processes; never older than the call that made it.
+
+    Attributes:
+        claim: nobody's, a shim's, or `burnt` by the worker itself.
+        owner_alive: the claim's shim lives; looked at before `exit`.
+        child_alive: a shim of this life, handed the task, may still claim it.
+        agent_pid: as the shim recorded it, after the start; None = not recorded.
+        spool_bytes: kept standard output so far.
+        exit: the shim's result; None = there is none.
+    """
+
+    claim: Literal["none", "shim", "burnt"]
+    owner_alive: bool
+    child_alive: bool
+    agent_pid: int | None
+    spool_bytes: int
+    exit: Exit | None
+
+    @property
+    def result(self) -> bool:
+        """Return whether the shim wrote its result."""
+        return self.exit is not None
+
+
+_EXIT: TypeAdapter[Exit] = TypeAdapter(Exit)
+
+
+def read_exit(path: Path) -> Exit | None:
+    """Read a shim's result; None when there is none, `damaged` when it makes no sense."""
+    try:
+        return _EXIT.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError:
+        return Exit(verdict="damaged")

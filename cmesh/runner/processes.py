@@ -1,0 +1,96 @@
+"""Which processes are a task's, and whether the owner of a claim lives. Linux: /proc and pidfds.
+
+The worker's view of what `cmesh.runner.shim` does inside a task. Never acts on a bare pid.
+"""
+
+import contextlib
+import fcntl
+import os
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as parsed
+
+from cmesh.runner import shim
+
+__all__ = [
+    "Owner",
+    "boot_id",
+    "is_alive",
+    "is_locked",
+    "own_record",
+    "read_owner",
+    "task_processes",
+]
+
+
+@parsed(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """The content of a claim: one process of one boot (proc_pid_stat(5), field 22)."""
+
+    who: Literal["shim", "worker"] = "shim"
+    boot_id: str
+    pid: int
+    start_time: int
+
+    @property
+    def process(self) -> shim.Process:
+        """Return what `shim.signal_process` takes."""
+        return (self.pid, self.start_time)
+
+
+# A claim whose content a loss of power took: somebody's, and nobody alive.
+UNREADABLE = Owner(boot_id="", pid=0, start_time=0)
+_OWNER: TypeAdapter[Owner] = TypeAdapter(Owner)
+
+
+@cache
+def boot_id() -> str:
+    """Return this boot's id (random(4)); pids and start times mean nothing across boots."""
+    return Path(shim.BOOT_ID_FILE).read_text(encoding="ascii").strip()
+
+
+def own_record() -> Owner:
+    """Return this process as the owner of a claim that no shim may take any more."""
+    stat = shim.stat_of(os.getpid())
+    assert stat is not None, "a process can read its own stat"
+    return Owner(who="worker", boot_id=boot_id(), pid=os.getpid(), start_time=stat[2])
+
+
+def read_owner(path: Path) -> Owner | None:
+    """Read a claim or an agent record; None when there is none.
+
+    One that cannot be read counts as a dead shim's: an agent may have started.
+    """
+    try:
+        return _OWNER.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError:
+        return UNREADABLE
+
+
+def is_alive(owner: Owner) -> bool:
+    """Return whether exactly this process lives (a zombie does not)."""
+    if owner.boot_id != boot_id():
+        return False
+    stat = shim.stat_of(owner.pid)
+    return stat is not None and stat[2] == owner.start_time and not shim.is_zombie(stat[0])
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether some process holds the claim's lock (flock(2)); False without the file."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def task_processes(task_id: str, claim: Owner | None) -> set[shim.Process]:
+    """Return the task's live processes: the marked ones and all below its living shim."""
+    root = claim.pid if claim is not None and claim.who == "shim" and is_alive(claim) else 0
+    return shim.task_processes(task_id, root)

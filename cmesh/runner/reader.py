@@ -1,0 +1,191 @@
+"""A runner's output as events and an outcome. Pure: bytes in, values out.
+
+INVARIANT: the events follow from the bytes alone, not from how they were cut into calls of
+`feed`. After a restart a new reader is fed from offset 0, and events whose `end` is not above
+the stored one are skipped.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from typing_extensions import override
+
+from cmesh.model import TaskState, Usage
+from cmesh.runner.evidence import Exit
+from cmesh.text import cut, scrub
+
+__all__ = ["EVENT_LIMIT", "Outcome", "OutputReader", "Reader", "RunnerEvent", "ended", "plain"]
+
+EVENT_LIMIT = 2000
+EVENT_CHARS = 8000
+FINAL_CHARS = 4000
+ERROR_CHARS = 1000
+LINE_LIMIT_BYTES = 32 * 1024
+
+# The first lines come one by one, so that a person sees progress; later ones in blocks.
+SINGLE_LINES = 200
+BLOCK_BYTES = 4000
+
+_FULL = "further output is kept but not shown as events"
+_STATES = {
+    "cancelled": TaskState.CANCELLED,
+    "timed_out": TaskState.TIMED_OUT,
+    "spawn_failed": TaskState.FAILED,
+    "damaged": TaskState.FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerEvent:
+    """One step of a run.
+
+    Attributes:
+        kind: see `cmesh.model.Event`.
+        text: scrubbed, at most 8,000 characters.
+        data: small, JSON only.
+        end: offset in the output after what this event tells; unique, rising.
+    """
+
+    kind: str
+    text: str = ""
+    data: Mapping[str, object] = field(default_factory=dict[str, object])
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a run ended, as far as its output and its shim tell.
+
+    Attributes:
+        events: the last ones, of output without a final line end.
+        state: succeeded, failed, cancelled or timed_out.
+        text: the runner's final text, scrubbed.
+        error: what went wrong, scrubbed; empty on success.
+        code: `runner_failed` where cmesh itself explains the failure; else empty.
+        session: the runner's own id of the conversation; empty = none.
+        denials: tool calls that the runner refused by itself.
+    """
+
+    events: tuple[RunnerEvent, ...] = ()
+    state: TaskState
+    text: str = ""
+    error: str = ""
+    code: str = ""
+    usage: Usage = field(default_factory=Usage)
+    session: str = ""
+    denials: tuple[str, ...] = ()
+
+
+class Reader(ABC):
+    """Cuts output into lines or blocks and counts events; subclasses give them meaning."""
+
+    line_limit = LINE_LIMIT_BYTES
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._offset = 0
+        self._events = 0
+
+    def feed(self, data: bytes) -> list[RunnerEvent]:
+        """Take the next bytes of standard output and return the events they complete."""
+        data = self._rest + data
+        start = 0
+        events: list[RunnerEvent] = []
+        while size := self._piece(data, start):
+            events += self._take(data[start : start + size])
+            start += size
+        self._rest = data[start:]
+        return events
+
+    def finish(self, exit_: Exit, stderr: bytes = b"") -> Outcome:
+        """Return the outcome, with the events of an unfinished last line.
+
+        `stderr` is the tail of standard error; it explains a failure that nothing else does.
+        """
+        events = tuple(self._take(self._rest)) if self._rest else ()
+        self._rest = b""
+        error = plain(stderr)[-ERROR_CHARS:].strip()
+        return self._outcome(exit_, events, error)
+
+    @abstractmethod
+    def _piece(self, data: bytes, start: int) -> int:
+        """Return the size of the first complete piece from `start`; 0 = there is none yet."""
+
+    @abstractmethod
+    def _events_of(self, piece: bytes, end: int) -> list[RunnerEvent]:
+        """Return the events of one piece that ends at offset `end`."""
+
+    @abstractmethod
+    def _outcome(self, exit_: Exit, events: tuple[RunnerEvent, ...], error: str) -> Outcome:
+        """Return the outcome; `error` is the tail of standard error."""
+
+    def _take(self, piece: bytes) -> list[RunnerEvent]:
+        self._offset += len(piece)
+        events: list[RunnerEvent] = []
+        for event in self._events_of(piece, self._offset):
+            self._events += 1
+            if self._events < EVENT_LIMIT:
+                events.append(event)
+            elif self._events == EVENT_LIMIT:
+                events.append(RunnerEvent(kind="warning", text=_FULL, end=event.end))
+        return events
+
+
+class OutputReader(Reader):
+    """Plain output of a command: events `output`, the final text is the tail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pieces = 0
+        self._tail = b""
+
+    @override
+    def _piece(self, data: bytes, start: int) -> int:
+        least = 0 if self._pieces < SINGLE_LINES else BLOCK_BYTES - 1
+        found = data.find(b"\n", start + least, start + self.line_limit)
+        if found >= 0:
+            return found + 1 - start
+        # One byte more than the limit must be there, or the cut would depend on the feeding.
+        long = len(data) - start > self.line_limit
+        return _whole_characters(data, start, self.line_limit) if long else 0
+
+    @override
+    def _events_of(self, piece: bytes, end: int) -> list[RunnerEvent]:
+        self._pieces += 1
+        # Four bytes a character at most, and room for what the scrubbing takes out.
+        self._tail = (self._tail + piece)[-8 * FINAL_CHARS :]
+        # Beyond the limit nobody sees the text, and scrubbing it costs time.
+        text = plain(piece).removesuffix("\n") if self._events < EVENT_LIMIT else ""
+        return [RunnerEvent(kind="output", text=cut(text, EVENT_CHARS), end=end)]
+
+    @override
+    def _outcome(self, exit_: Exit, events: tuple[RunnerEvent, ...], error: str) -> Outcome:
+        state, reason, code = ended(exit_)
+        if state is TaskState.FAILED and error and exit_.verdict == "exited":
+            reason = f"{reason}: {error}"
+        text = plain(self._tail)[-FINAL_CHARS:].strip()
+        return Outcome(events=events, state=state, text=text, error=reason, code=code)
+
+
+def ended(exit_: Exit) -> tuple[TaskState, str, str]:
+    """Return state, error and code of an end, going by the shim's word alone."""
+    if exit_.verdict == "exited":
+        if exit_.exit_code == 0:
+            return TaskState.SUCCEEDED, "", ""
+        return TaskState.FAILED, exit_.witness.removeprefix("shim recorded "), ""
+    code = "runner_failed" if exit_.verdict in {"spawn_failed", "damaged"} else ""
+    return _STATES[exit_.verdict], exit_.witness, code
+
+
+def plain(data: bytes) -> str:
+    """Return bytes as harmless text; what is not UTF-8 becomes a replacement character."""
+    return scrub(data.decode("utf-8", "replace"))
+
+
+def _whole_characters(data: bytes, start: int, limit: int) -> int:
+    """Return how many of the next `limit` bytes end on a whole UTF-8 character (RFC 3629)."""
+    size = limit
+    while size > limit - 4 and data[start + size] & 0xC0 == 0x80:
+        size -= 1
+    return size

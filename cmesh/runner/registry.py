@@ -1,0 +1,230 @@
+"""The runners of this worker: manifests joined with the configuration and the machine.
+
+Says why a runner cannot run. Reads keys, and hands them on only in an agent's environment.
+"""
+
+import asyncio
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cmesh.config import CommandConfig, RunnerConfig
+from cmesh.errors import ConfigError, RunnerUnavailable
+from cmesh.model import TaskSpec
+from cmesh.paths import require_private_file
+from cmesh.runner.claude_stream import ClaudeReader
+from cmesh.runner.command import Host, build_launch
+from cmesh.runner.launch import Launch
+from cmesh.runner.manifest import Manifest, load_manifests
+from cmesh.runner.programs import Programs
+from cmesh.runner.reader import OutputReader, Reader
+
+__all__ = ["Runner", "RunnerStatus", "Runners"]
+
+_COMMAND = "command"
+_PREFIX = f"{_COMMAND}:"
+_READERS: Mapping[str, type[Reader]] = {
+    "claude-stream-json": ClaudeReader,
+    "output": OutputReader,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerStatus:
+    """One line of the runners list; `reason` and `hint` say why it is not available."""
+
+    name: str
+    available: bool
+    version: str = ""
+    credential: str = ""
+    reason: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runner:
+    """A runner that can start now.
+
+    Attributes:
+        version: what the program says; empty for commands.
+        credential: `exposed` when the agent's environment holds the key.
+    """
+
+    name: str
+    version: str
+    credential: Literal["none", "exposed"]
+    reports_cost: bool
+    manifest: Manifest
+    program: str
+    arguments: tuple[str, ...]
+    search_path: str
+    model: str = ""
+    env: Mapping[str, str]
+    key_file: Path | None = None
+
+    def launch(self, spec: TaskSpec, directory: Path, home: Path) -> Launch:
+        """Return what to start for `spec`; reads the key file, if there is one.
+
+        `directory` is the task's own, `home` the agent's private home inside it.
+
+        Raises:
+            RunnerUnavailable: the key cannot be read.
+            SandboxUnavailable: the runner does not have the profile here.
+            UsageError: the task holds a NUL character.
+        """
+        env = dict(self.env)
+        if self.manifest.credential is not None and self.key_file is not None:
+            env[self.manifest.credential.variable] = _read_key(self.name, self.key_file)
+        host = Host(
+            program=self.program,
+            arguments=self.arguments,
+            search_path=self.search_path,
+            env=env,
+            home=str(home),
+            tmp=str(directory / "tmp"),
+            model=self.model,
+        )
+        return build_launch(spec, self.manifest, host)
+
+    def reader(self) -> Reader:
+        """Return a new reader for one run's output."""
+        return _READERS[self.manifest.parser]()
+
+
+class Runners:
+    """All runners by name: `claude` and one `command:NAME` for each configured command.
+
+    `environment` is the daemon's; only variables a command names in `env_pass` are taken.
+    """
+
+    def __init__(
+        self,
+        config_runners: Mapping[str, RunnerConfig],
+        config_commands: Mapping[str, CommandConfig],
+        *,
+        environment: Mapping[str, str] | None = None,
+        programs: Programs | None = None,
+    ) -> None:
+        self._runners = config_runners
+        self._commands = config_commands
+        self._environment = environment or {}
+        self._programs = programs or Programs()
+        self._manifests = load_manifests()
+
+    def names(self) -> tuple[str, ...]:
+        """Return every known name, available or not."""
+        agents = [name for name in self._manifests if name != _COMMAND]
+        return (*sorted(agents), *(f"{_PREFIX}{name}" for name in sorted(self._commands)))
+
+    def resolve(self, name: str) -> Runner:
+        """Return a runner that can start now.
+
+        The first call may ask the machine for programs and versions, which blocks; after
+        `refresh` it does not.
+
+        Raises:
+            RunnerUnavailable: there is none of this name, or it cannot run here; says why.
+        """
+        if name not in self.names():
+            near = difflib.get_close_matches(name, self.names(), n=3, cutoff=0.5)
+            raise RunnerUnavailable(
+                f"no runner `{name}` on this machine",
+                hint=f"known runners: {', '.join(near or self.names())}",
+            )
+        if name.startswith(_PREFIX):
+            return self._command(name, self._commands[name.removeprefix(_PREFIX)])
+        return self._agent(self._manifests[name], self._runners.get(name, RunnerConfig()))
+
+    def reader(self, name: str) -> Reader:
+        """Return a new reader for one run of `name`'s output, also when it cannot run here now."""
+        manifest = self._manifests.get(name, self._manifests[_COMMAND])
+        return _READERS[manifest.parser]()
+
+    def status(self) -> tuple[RunnerStatus, ...]:
+        """Return what can run here and why the rest cannot; may block like `resolve`."""
+        return tuple(self._status(name) for name in self.names())
+
+    async def refresh(self) -> tuple[RunnerStatus, ...]:
+        """Ask the machine in a thread, so that later calls answer at once."""
+        return await asyncio.to_thread(self.status)
+
+    def _status(self, name: str) -> RunnerStatus:
+        try:
+            runner = self.resolve(name)
+        except RunnerUnavailable as error:
+            return RunnerStatus(name=name, available=False, reason=str(error), hint=error.hint)
+        return RunnerStatus(
+            name=name, available=True, version=runner.version, credential=runner.credential
+        )
+
+    def _command(self, name: str, config: CommandConfig) -> Runner:
+        program = self._programs.find(config.argv[0])
+        if not program:
+            raise RunnerUnavailable(
+                f"runner `{name}`: program `{config.argv[0]}` is not on this machine",
+                hint=f"correct `argv` of [commands.{name.removeprefix(_PREFIX)}]",
+            )
+        passed = [key for key in config.env_pass if key in self._environment]
+        return Runner(
+            name=name,
+            version="",
+            credential="none",
+            reports_cost=False,
+            manifest=self._manifests[_COMMAND],
+            program=program,
+            arguments=config.argv[1:],
+            search_path=self._programs.search_path,
+            env={key: self._environment[key] for key in passed},
+        )
+
+    def _agent(self, manifest: Manifest, config: RunnerConfig) -> Runner:
+        name = manifest.name
+        wanted = config.program or manifest.program
+        program = self._programs.find(wanted)
+        if not program:
+            raise RunnerUnavailable(
+                f"runner `{name}`: program `{wanted}` is not on this machine",
+                hint=f"{manifest.install_hint}, or set `program` of [runners.{name}]",
+            )
+        env = dict(config.env)
+        if manifest.credential is not None:
+            if config.key_file is None:
+                raise RunnerUnavailable(
+                    f"runner `{name}` has no key",
+                    hint=f"put a key in a file of mode 0600 and set `key_file` of [runners.{name}]",
+                )
+            _read_key(name, config.key_file)
+            if config.base_url and manifest.credential.base_url_variable:
+                env[manifest.credential.base_url_variable] = config.base_url
+        return Runner(
+            name=name,
+            version=self._programs.version(program, manifest.version_argv),
+            credential="none" if manifest.credential is None else "exposed",
+            reports_cost=manifest.reports_cost,
+            manifest=manifest,
+            program=program,
+            arguments=(),
+            search_path=self._programs.search_path,
+            model=config.model,
+            env=env,
+            key_file=config.key_file,
+        )
+
+
+def _read_key(name: str, path: Path) -> str:
+    try:
+        require_private_file(path, secret=True)
+        key = path.read_text(encoding="ascii").strip()
+    except ConfigError as error:
+        raise RunnerUnavailable(f"runner `{name}`: {error.message}", hint=error.hint) from error
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not plain text"
+        raise RunnerUnavailable(
+            f"runner `{name}`: key file `{path}` cannot be read: {why}",
+            hint=f"correct `key_file` of [runners.{name}]",
+        ) from error
+    if not key:
+        raise RunnerUnavailable(f"runner `{name}`: key file `{path}` is empty")
+    return key

@@ -1,0 +1,110 @@
+"""What the supervision tests share: a worker with its supervisor, and bounded waits."""
+
+import asyncio
+import json
+import os
+import sys
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from cmesh.model import TaskId
+from cmesh.runner import processes
+from cmesh.runner.evidence import Exit, Look
+from cmesh.runner.launch import Launch
+from cmesh.runner.supervise import Supervisor
+
+__all__ = ["PYTHON", "SHIM", "WAIT_LIMIT_S", "Worker", "alive", "new_id", "python"]
+
+WAIT_LIMIT_S = 20.0
+POLL_S = 0.02
+GRACE_S = 0.3
+PYTHON = sys.executable
+SHIM = str(Path(__file__).parents[3] / "cmesh" / "runner" / "shim.py")
+
+
+def new_id() -> TaskId:
+    return TaskId(str(uuid.uuid4()))
+
+
+def python(code: str) -> tuple[str, ...]:
+    return (PYTHON, "-I", "-S", "-c", code)
+
+
+def alive(pid: int) -> bool:
+    stat = processes.shim.stat_of(pid)
+    return stat is not None and not processes.shim.is_zombie(stat[0])
+
+
+class Worker:
+    """A supervisor in this process, and what it was told."""
+
+    def __init__(self, tasks_dir: Path) -> None:
+        self.news = asyncio.Event()
+        self.told: list[TaskId] = []
+        self.supervisor = Supervisor(tasks_dir, on_change=self._tell, grace_s=GRACE_S)
+
+    def _tell(self, task_id: TaskId) -> None:
+        self.told.append(task_id)
+        self.news.set()
+
+    def prepare(
+        self,
+        argv: tuple[str, ...],
+        *,
+        stdin: bytes = b"",
+        cwd: str = "/",
+        env: Mapping[str, str] | None = None,
+        runtime_s: int = 60,
+        output_bytes: int = 1_000_000,
+    ) -> TaskId:
+        task_id = new_id()
+        launch = Launch(
+            argv=argv,
+            cwd=cwd,
+            env={"PATH": os.defpath, **(env or {})},
+            stdin=stdin,
+            runtime_s=runtime_s,
+            output_bytes=output_bytes,
+        )
+        self.supervisor.prepare(task_id, launch)
+        return task_id
+
+    async def run(self, argv: tuple[str, ...], **options: object) -> Exit:
+        task_id = self.prepare(argv, **options)  # pyright: ignore[reportArgumentType]
+        await self.supervisor.spawn(task_id)
+        return await self.result(task_id)
+
+    async def until(self, task_id: TaskId, check: Callable[[Look], bool]) -> Look:
+        """Look at each wake-up of the shim; a test that needs a poll uses `eventually`."""
+        async with asyncio.timeout(WAIT_LIMIT_S):
+            while True:
+                self.news.clear()
+                look = self.supervisor.look(task_id)
+                if check(look):
+                    return look
+                await self.news.wait()
+
+    async def result(self, task_id: TaskId) -> Exit:
+        look = await self.until(task_id, lambda look: look.result)
+        assert look.exit is not None
+        return look.exit
+
+    async def printed(self, task_id: TaskId, text: bytes) -> bytes:
+        """Wait until the agent printed `text`; return all it printed."""
+        await self.until(task_id, lambda _look: text in self.output(task_id))
+        return self.output(task_id)
+
+    async def eventually(self, check: Callable[[], bool]) -> None:
+        """Poll, for what announces nothing: other processes and their ends."""
+        async with asyncio.timeout(WAIT_LIMIT_S):
+            while not check():
+                await asyncio.sleep(POLL_S)
+
+    def output(self, task_id: TaskId) -> bytes:
+        return self.supervisor.read_spool(task_id, 0, 10_000_000)
+
+    def claim(self, task_id: TaskId) -> dict[str, object]:
+        path = self.supervisor.directory(task_id) / "claim"
+        claim: dict[str, object] = json.loads(path.read_bytes())
+        return claim

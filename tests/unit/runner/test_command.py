@@ -1,0 +1,88 @@
+"""From a task to an argv: pure, and complete."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from cmesh.errors import SandboxUnavailable, UsageError
+from cmesh.model import Limits, Profile, TaskId, TaskSpec
+from cmesh.runner.command import Host, build_launch
+from cmesh.runner.manifest import load_manifests
+
+TASK = TaskId("0198c0de-1111-7aaa-8bbb-0123456789ab")
+SPEC = TaskSpec(
+    task_id=TASK,
+    runner="claude",
+    profile=Profile.FULL,
+    directory="/srv/myapp",
+    prompt="why did the deploy fail?",
+    limits=Limits(runtime_s=60, output_bytes=1000),
+    not_after=datetime(2030, 1, 1, tzinfo=UTC),
+)
+HOST = Host(
+    program="/opt/claude",
+    search_path="/usr/bin",
+    env={"ANTHROPIC_API_KEY": "key-1"},
+    home="/tasks/t/home",
+    tmp="/tasks/t/tmp",
+)
+CLAUDE = load_manifests()["claude"]
+COMMAND = load_manifests()["command"]
+
+
+def test_claude_gets_its_flags_and_the_prompt_on_stdin_alone() -> None:
+    launch = build_launch(SPEC, CLAUDE, HOST)
+    assert launch.argv[0] == "/opt/claude"
+    assert launch.argv[launch.argv.index("--session-id") + 1] == TASK
+    assert "--dangerously-skip-permissions" in launch.argv
+    assert launch.stdin == b"why did the deploy fail?"
+    assert not any("deploy" in text for text in launch.argv)
+    assert (launch.cwd, launch.runtime_s, launch.output_bytes) == ("/srv/myapp", 60, 1000)
+
+
+def test_the_key_is_in_the_environment_and_never_in_the_argv() -> None:
+    launch = build_launch(SPEC, CLAUDE, HOST)
+    assert launch.env["ANTHROPIC_API_KEY"] == "key-1"
+    assert not any("key-1" in text for text in launch.argv)
+
+
+def test_the_environment_is_the_task_s_own() -> None:
+    launch = build_launch(SPEC, CLAUDE, HOST)
+    assert launch.env["CLAUDE_CONFIG_DIR"] == "/tasks/t/home/.claude"
+    assert launch.env["HOME"] == "/tasks/t/home"
+    assert launch.env["TMPDIR"] == "/tasks/t/tmp"
+    assert launch.env["PATH"] == "/usr/bin"
+
+
+def test_model_and_budget_are_arguments_only_when_set() -> None:
+    plain = build_launch(SPEC, CLAUDE, HOST).argv
+    assert "--model" not in plain
+    assert "--max-budget-usd" not in plain
+    spec = replace(SPEC, limits=Limits(cost_usd=2.5))
+    argv = build_launch(spec, CLAUDE, replace(HOST, model="m-1")).argv
+    assert argv[argv.index("--model") + 1] == "m-1"
+    assert argv[argv.index("--max-budget-usd") + 1] == "2.5"
+
+
+@pytest.mark.parametrize("profile", [Profile.QUERY, Profile.EDIT, Profile.BUILD])
+def test_a_profile_that_needs_a_sandbox_is_refused(profile: Profile) -> None:
+    with pytest.raises(SandboxUnavailable, match=profile.value):
+        build_launch(replace(SPEC, profile=profile), CLAUDE, HOST)
+
+
+def test_a_command_s_own_braces_and_the_task_s_are_left_alone() -> None:
+    host = replace(HOST, program="/usr/bin/awk", arguments=("{print $1} {home}",), env={})
+    spec = replace(SPEC, directory="/srv/{home}")
+    launch = build_launch(spec, COMMAND, host)
+    assert launch.argv == ("/usr/bin/awk", "{print $1} {home}")
+    assert launch.env["CMESH_DIRECTORY"] == "/srv/{home}"
+
+
+def test_a_nul_in_the_directory_is_refused() -> None:
+    with pytest.raises(UsageError, match="NUL"):
+        build_launch(replace(SPEC, directory="/srv\0"), COMMAND, HOST)
+
+
+def test_a_lone_surrogate_in_the_prompt_does_not_stop_the_task() -> None:
+    assert build_launch(replace(SPEC, prompt="a\ud800b"), COMMAND, HOST).stdin == b"a?b"

@@ -1,0 +1,147 @@
+"""Which runners there are, and why one is not available."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from cmesh.config import CommandConfig, RunnerConfig
+from cmesh.errors import RunnerUnavailable
+from cmesh.model import Limits, Profile, TaskId, TaskSpec
+from cmesh.runner.claude_stream import ClaudeReader
+from cmesh.runner.programs import Programs
+from cmesh.runner.reader import OutputReader
+from cmesh.runner.registry import Runners
+
+ECHO = {"echo": CommandConfig(argv=("echo", "hi"), env_pass=("COLOUR", "UNSET"))}
+
+
+@pytest.fixture
+def claude(tmp_path: Path) -> Path:
+    """Return a folder with a program that says a version and counts how often it is asked."""
+    program = tmp_path / "bin" / "claude"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/asked\necho 2.1.330 '(Claude)'\n")
+    program.chmod(0o755)
+    return program
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    path = tmp_path / "key"
+    path.write_text("sk-1\n")
+    path.chmod(0o600)
+    return path
+
+
+def runners(claude: Path, **config: object) -> Runners:
+    programs = Programs(f"{claude.parent}:/usr/bin:/bin")
+    configs = {"claude": RunnerConfig(**config)}  # pyright: ignore[reportArgumentType]
+    return Runners(configs, ECHO, programs=programs, environment={"COLOUR": "never", "X": "y"})
+
+
+def spec(runner: str) -> TaskSpec:
+    return TaskSpec(
+        task_id=TaskId("0198c0de-1111-7aaa-8bbb-0123456789ab"),
+        runner=runner,
+        profile=Profile.FULL,
+        directory="/srv/myapp",
+        prompt="hello",
+        limits=Limits(),
+        not_after=datetime(2030, 1, 1, tzinfo=UTC),
+    )
+
+
+def test_a_command_is_its_configured_argv_by_absolute_path(claude: Path, tmp_path: Path) -> None:
+    runner = runners(claude).resolve("command:echo")
+    launch = runner.launch(spec("command:echo"), tmp_path, tmp_path / "home")
+    assert Path(launch.argv[0]).is_absolute()
+    assert launch.argv[1:] == ("hi",)
+    assert isinstance(runner.reader(), OutputReader)
+    assert (runner.credential, runner.reports_cost) == ("none", False)
+
+
+def test_a_command_sees_only_the_variables_it_names(claude: Path, tmp_path: Path) -> None:
+    runner = runners(claude).resolve("command:echo")
+    env = runner.launch(spec("command:echo"), tmp_path, tmp_path / "home").env
+    assert env["COLOUR"] == "never"
+    assert "X" not in env
+    assert "UNSET" not in env
+
+
+def test_claude_takes_its_key_from_the_file_at_each_launch(
+    claude: Path, key: Path, tmp_path: Path
+) -> None:
+    runner = runners(claude, key_file=key, base_url="http://127.0.0.1:1").resolve("claude")
+    key.write_text("sk-2")
+    launch = runner.launch(spec("claude"), tmp_path, tmp_path / "home")
+    assert launch.env["ANTHROPIC_API_KEY"] == "sk-2"
+    assert launch.env["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:1"
+    assert runner.version == "2.1.330 (Claude)"
+    assert (runner.credential, runner.reports_cost) == ("exposed", True)
+    assert isinstance(runner.reader(), ClaudeReader)
+
+
+def test_the_version_is_asked_once(claude: Path, key: Path, tmp_path: Path) -> None:
+    known = runners(claude, key_file=key)
+    for _ in range(3):
+        known.resolve("claude")
+    assert (tmp_path / "asked").read_text() == "asked\n"
+
+
+def test_an_unknown_name_gets_the_nearest(claude: Path) -> None:
+    with pytest.raises(RunnerUnavailable) as caught:
+        runners(claude).resolve("command:ecko")
+    assert "command:echo" in caught.value.hint
+
+
+def test_a_missing_program_is_named(claude: Path) -> None:
+    with pytest.raises(RunnerUnavailable, match="program `klaude`"):
+        runners(claude, program="klaude").resolve("claude")
+
+
+def test_a_relative_program_is_never_taken(claude: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(claude.parent)
+    with pytest.raises(RunnerUnavailable, match=r"program `\./claude`"):
+        runners(claude, program="./claude").resolve("claude")
+
+
+def test_claude_without_a_key_says_where_to_put_one(claude: Path) -> None:
+    with pytest.raises(RunnerUnavailable, match="no key") as caught:
+        runners(claude).resolve("claude")
+    assert "key_file" in caught.value.hint
+
+
+def test_a_key_that_others_can_read_is_refused(claude: Path, key: Path) -> None:
+    key.chmod(0o644)
+    with pytest.raises(RunnerUnavailable, match="0644") as caught:
+        runners(claude, key_file=key).resolve("claude")
+    assert "chmod" in caught.value.hint
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe"])
+def test_a_key_file_without_a_key_is_refused(claude: Path, key: Path, content: bytes) -> None:
+    key.write_bytes(content)
+    with pytest.raises(RunnerUnavailable, match="key file"):
+        runners(claude, key_file=key).resolve("claude")
+
+
+def test_a_missing_key_file_is_named(claude: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunnerUnavailable, match="cannot be read"):
+        runners(claude, key_file=tmp_path / "none").resolve("claude")
+
+
+def test_the_list_says_why_a_runner_is_not_available(claude: Path) -> None:
+    by_name = {status.name: status for status in runners(claude).status()}
+    assert list(by_name) == ["claude", "command:echo"]
+    assert by_name["command:echo"].available
+    assert not by_name["claude"].available
+    assert "no key" in by_name["claude"].reason
+
+
+def test_the_login_shell_gives_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".profile").write_text("echo noise\nPATH=/opt/agents/bin:$PATH\n")
+    assert Programs().search_path.startswith("/opt/agents/bin:")
+    assert os.environ["HOME"] == str(tmp_path)
