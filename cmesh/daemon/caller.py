@@ -1,0 +1,328 @@
+"""The caller's side: what this node has asked of peers, one `Outbound` a task.
+
+Makes task ids, keeps what is unfinished moving when links come, and takes up
+what workers say.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from cmesh.daemon.fetch import Fetch
+from cmesh.daemon.outbound import Outbound, Word
+from cmesh.daemon.parts import Parts
+from cmesh.daemon.turns import Turns
+from cmesh.errors import RemoteProtocolError
+from cmesh.keys import verify
+from cmesh.link.link import Link
+from cmesh.model import Direction, NodeId, TaskId
+from cmesh.protocol.codec import Chunk
+from cmesh.protocol.convert import event_from, inline_output
+from cmesh.protocol.facts import (
+    QUEUED,
+    Connected,
+    Delegated,
+    Expired,
+    GotAccepted,
+    GotDenied,
+    GotEvent,
+    GotGap,
+    GotResult,
+    GotStillWanted,
+    GotWelcome,
+    LinkUp,
+    UserCancels,
+)
+from cmesh.protocol.messages import (
+    Accepted,
+    Cancelled,
+    Denied,
+    End,
+    EventMessage,
+    Failure,
+    Gap,
+    Message,
+    Receipt,
+    ResultMessage,
+    StillWanted,
+)
+from cmesh.protocol.receipts import head_bytes
+from cmesh.store.records import DecisionRecord, ReceiptRecord, TaskRecord, TaskSnapshot
+
+__all__ = ["Caller", "Note"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What keeps a task, as last heard; in memory only."""
+
+    code: str = ""
+    reason: str = ""
+
+
+class Caller:
+    """All outbound tasks of this node."""
+
+    def __init__(self, parts: Parts, link: Callable[[NodeId], Link | None]) -> None:
+        """Make it; `link` gives the open link to a node, if there is one."""
+        self._parts = parts
+        self._link = link
+        self._tasks: dict[TaskId, Outbound] = {}
+        self._worker: dict[TaskId, NodeId] = {}
+        self._notes: dict[TaskId, Note] = {}
+        self._heard: dict[TaskId, datetime] = {}
+        self._fetches: dict[TaskId, Fetch] = {}
+        self._turns = Turns()
+
+    async def recover(self) -> None:
+        """Take up every unfinished task of an earlier life."""
+        for task in await self._parts.store.unfinished():
+            if task.record.direction is Direction.OUT:
+                self._outbound(task.record.task_id, task.record.peer_id)
+
+    async def close(self) -> None:
+        """Finish what was told."""
+        await self._turns.close()
+        for fetch in self._fetches.values():
+            fetch.close()
+        for outbound in list(self._tasks.values()):
+            await outbound.close()
+
+    def owes(self, peer_id: NodeId) -> bool:
+        """Whether a link to a peer would bring something forward."""
+        return peer_id in self._worker.values()
+
+    def peers(self) -> set[NodeId]:
+        """Return the workers of unfinished tasks."""
+        return set(self._worker.values())
+
+    def of(self, peer_id: NodeId) -> list[TaskId]:
+        """Return the unfinished tasks of one worker."""
+        return [task_id for task_id, worker in self._worker.items() if worker == peer_id]
+
+    def note(self, task_id: TaskId) -> Note:
+        """Return what keeps a task, as far as this node was told."""
+        return self._notes.get(task_id, Note())
+
+    def heard(self, task_id: TaskId) -> datetime | None:
+        """Return when its worker last said anything of a task."""
+        return self._heard.get(task_id)
+
+    def elsewhere(self, task_id: TaskId) -> bool:
+        """Whether the worker's store is not the one the task was sent to."""
+        outbound = self._tasks.get(task_id)
+        return outbound is not None and outbound.elsewhere
+
+    async def delegate(self, record: TaskRecord, decision: DecisionRecord) -> None:
+        """Commit a new task, and send it in the same breath when a link is open.
+
+        Raises:
+            DiskFull: nothing was committed, nothing was sent.
+        """
+        outbound = self._outbound(record.task_id, record.peer_id)
+        words = [Word(happened=Delegated(), record=record, decision=decision)]
+        if self._link(record.peer_id) is not None:
+            words.append(Word(happened=LinkUp()))
+        try:
+            await outbound.done(*words)
+        except Exception:
+            self._drop(record.task_id)
+            raise
+
+    async def cancel(self, task: TaskSnapshot, reason: str) -> None:
+        """Store the wish, and pass it on when a link is open."""
+        outbound = self._outbound(task.record.task_id, task.record.peer_id)
+        await outbound.done(Word(happened=UserCancels(), code="cancelled", reason=reason))
+        await self._tidy(task.record.task_id)
+
+    async def expire(self) -> None:
+        """End, or ask to end, what was not started in time by this node's clock."""
+        now = self._parts.clock.now()
+        for task_id, outbound in list(self._tasks.items()):
+            task = await self._parts.store.task(task_id)
+            due = task is not None and task.record.spec.not_after <= now
+            if task is None or not due or {"expiry_wish", "cancel_wish"} & task.facts:
+                continue
+            why = "its time to start was over"
+            await outbound.done(Word(happened=Expired(), code="expired", reason=why))
+            await self._tidy(task_id)
+
+    async def connected(self, link: Link) -> None:
+        """A link opened: send what was never sent, follow what was."""
+        peer_id = link.identity.node_id
+        for task_id, outbound in list(self._tasks.items()):
+            if self._worker[task_id] != peer_id:
+                continue
+            self._notes.pop(task_id, None)
+            task = await self._parts.store.task(task_id)
+            queued = task is not None and task.state == QUEUED
+            outbound.tell(Word(happened=LinkUp() if queued else Connected()))
+        self.offered(link, link.opened.unacknowledged)
+
+    def offered(self, link: Link, task_ids: tuple[str, ...]) -> None:
+        """A worker lists ended tasks it has no receipt for."""
+        for text in task_ids:
+            self._turns.add(text, link, self._offered(link, TaskId(text)))
+
+    def disconnected(self, link: Link) -> None:
+        """A link ended; half-fetched outputs are asked for again at the next one."""
+        for task_id in [t for t in self._fetches if self._worker.get(t) == link.identity.node_id]:
+            self._fetches.pop(task_id).close()
+
+    def take(self, link: Link, message: Message) -> bool:
+        """Take a message; False when it is not the caller's."""
+        if isinstance(message, Receipt):
+            self._turns.add("receipt", link, self._receipt(link, message))
+            return True
+        if isinstance(message, Failure):
+            self._failed(message)
+            return True
+        if not isinstance(
+            message,
+            Accepted | Denied | EventMessage | Gap | End | ResultMessage | StillWanted | Cancelled,
+        ):
+            return False
+        task_id = TaskId(message.task_id)
+        outbound = self._tasks.get(task_id)
+        if outbound is None:
+            self._turns.add(task_id, link, self._late(link, task_id, message))
+        elif self._worker[task_id] != link.identity.node_id:
+            logger.warning("not_its_task", extra={"data": {"peer": link.identity.name}})
+        else:
+            self._heard[task_id] = self._parts.clock.now()
+            self._said(outbound, link, message)
+        return True
+
+    def take_chunk(self, link: Link, chunk: Chunk) -> None:
+        """Take a piece of an output that was asked for."""
+        fetch = self._fetches.get(chunk.task_id)
+        if fetch is not None:
+            self._turns.add(chunk.task_id, link, self._chunk(link, fetch, chunk))
+
+    def _said(self, outbound: Outbound, link: Link, message: Message) -> None:
+        match message:
+            case Accepted():
+                outbound.tell(Word(happened=GotAccepted(), link=link))
+            case Denied():
+                denied = GotDenied(code=message.code, reason=message.reason)
+                reason = f"{message.reason} {message.change}".strip()
+                word = Word(happened=denied, code=message.code, reason=reason, link=link)
+                outbound.tell(word)
+            case EventMessage():
+                happened = GotEvent(message.seq)
+                outbound.tell(Word(happened=happened, event=event_from(message), link=link))
+            case Gap():
+                outbound.tell(Word(happened=GotGap(message.through_seq), link=link))
+            case StillWanted():
+                outbound.tell(Word(happened=GotStillWanted(), link=link))
+            case ResultMessage():
+                self._turns.add(message.task_id, link, self._result(outbound, link, message))
+            case _:  # `end` and `cancelled` change nothing that is stored
+                pass
+
+    async def _result(self, outbound: Outbound, link: Link, message: ResultMessage) -> None:
+        """Take up an end; its output comes first, when it is not here yet."""
+        task_id, outcome = TaskId(message.task_id), message.outcome
+        store = self._parts.store
+        if outcome.output_sha256 and store.blob_path(outcome.output_sha256) is None:
+            data = inline_output(outcome)
+            if data is None:
+                await self._fetch(link, message)
+                return
+            await store.blob(data)
+        word = Word(
+            happened=GotResult(state=outcome.state, last_seq=message.last_seq),
+            result=message,
+            link=link,
+        )
+        await outbound.done(word)
+        self._notes.pop(task_id, None)
+        await self._tidy(task_id)
+
+    async def _fetch(self, link: Link, message: ResultMessage) -> None:
+        task_id = TaskId(message.task_id)
+        task = await self._parts.store.task(task_id)
+        if task is None or task_id in self._fetches:
+            return
+        fetch = Fetch(message, task.record.spec.limits.output_bytes)
+        self._fetches[task_id] = fetch
+        fetch.ask(link)
+
+    async def _chunk(self, link: Link, fetch: Fetch, chunk: Chunk) -> None:
+        try:
+            whole = fetch.add(chunk)
+            if not whole:
+                return
+            await fetch.store(self._parts.store)
+        except RemoteProtocolError:
+            self._fetches.pop(chunk.task_id, None)
+            fetch.close()
+            raise
+        self._fetches.pop(chunk.task_id, None)
+        fetch.close()
+        outbound = self._tasks.get(chunk.task_id)
+        if outbound is not None:
+            await self._result(outbound, link, fetch.message)
+
+    async def _offered(self, link: Link, task_id: TaskId) -> None:
+        task = await self._parts.store.task(task_id)
+        if task is None or task.record.peer_id != link.identity.node_id:
+            return
+        outbound = self._outbound(task_id, task.record.peer_id)
+        await outbound.done(Word(happened=GotWelcome(), link=link))
+        if task.terminal and task.result is not None:
+            self._drop(task_id)
+
+    async def _late(self, link: Link, task_id: TaskId, message: Message) -> None:
+        """Take a message about a task that has ended here."""
+        task = await self._parts.store.task(task_id)
+        if task is None or task.record.peer_id != link.identity.node_id:
+            return
+        outbound = self._outbound(task_id, task.record.peer_id)
+        self._said(outbound, link, message)
+        await outbound.close()
+        if not isinstance(message, ResultMessage):
+            await self._tidy(task_id)
+
+    def _failed(self, message: Failure) -> None:
+        task_id = TaskId(message.about)
+        if task_id in self._tasks:
+            self._notes[task_id] = Note(code=message.code, reason=message.reason)
+            self._parts.news.tell(task_id)
+
+    async def _receipt(self, link: Link, message: Receipt) -> None:
+        peer = link.identity
+        signed = head_bytes(peer.node_id, message.head_seq, message.head_hash)
+        if not verify(link.opened.key, signed, message.signature):
+            raise RemoteProtocolError("the peer's receipt is not signed by it")
+        record = ReceiptRecord(
+            peer_id=peer.node_id,
+            peer=peer.name,
+            kind="head",
+            task_id=None,
+            head_seq=message.head_seq,
+            head_hash=message.head_hash,
+            signature=message.signature,
+        )
+        await self._parts.store.commit([record])
+
+    async def _tidy(self, task_id: TaskId) -> None:
+        """Forget a task that needs nothing more from its worker."""
+        task = await self._parts.store.task(task_id)
+        if task is None or not task.unfinished:
+            self._drop(task_id)
+
+    def _outbound(self, task_id: TaskId, worker: NodeId) -> Outbound:
+        outbound = self._tasks.get(task_id)
+        if outbound is None:
+            outbound = Outbound(task_id, self._parts, lambda record: self._link(record.peer_id))
+            self._tasks[task_id] = outbound
+            self._worker[task_id] = worker
+        return outbound
+
+    def _drop(self, task_id: TaskId) -> None:
+        self._tasks.pop(task_id, None)
+        self._worker.pop(task_id, None)

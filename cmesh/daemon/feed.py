@@ -1,0 +1,159 @@
+"""What a caller subscribed to, on its way: stored events, then the end, at the link's pace.
+
+Reads committed rows only; nothing is told that a restart could take back.
+"""
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+
+from cmesh.daemon.parts import Parts
+from cmesh.errors import CmeshError, LinkError
+from cmesh.link.link import Link
+from cmesh.model import TaskId
+from cmesh.protocol import state as table
+from cmesh.protocol.codec import CHUNK_BYTES, encode_chunk
+from cmesh.protocol.convert import INLINE_BYTES, event_message, outcome_from
+from cmesh.protocol.facts import Flow, WorkerFacts
+from cmesh.protocol.messages import Artifact, End, Failure, Receipt, ResultMessage
+from cmesh.protocol.receipts import head_bytes
+from cmesh.protocol.state import Send
+from cmesh.store.records import TaskSnapshot
+
+__all__ = ["Feeds"]
+
+logger = logging.getLogger(__name__)
+
+PAGE_EVENTS = 200
+
+
+@dataclass(slots=True, eq=False)
+class _Feed:
+    link: Link
+    task_id: TaskId
+    cursor: int
+    told: bool = False
+
+
+class Feeds:
+    """All subscriptions of all links; one a link and task, a newer one replaces it."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._feeds: dict[tuple[int, TaskId], asyncio.Task[None]] = {}
+
+    def follow(self, link: Link, task_id: TaskId, after_seq: int) -> None:
+        """Send what comes after `after_seq`, until the result has been sent."""
+        key = (id(link), task_id)
+        before = self._feeds.pop(key, None)
+        if before is not None:
+            before.cancel()
+        task = asyncio.create_task(self._run(_Feed(link, task_id, after_seq)))
+        self._feeds[key] = task
+        task.add_done_callback(lambda done: self._forget(key, done))
+
+    def drop(self, link: Link) -> None:
+        """End a link's subscriptions."""
+        for (owner, _), task in list(self._feeds.items()):
+            if owner == id(link):
+                task.cancel()
+
+    async def close(self) -> None:
+        """End all."""
+        tasks = list(self._feeds.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def artifact(self, link: Link, message: Artifact) -> None:
+        """Send a kept output from an offset, in chunks.
+
+        Raises:
+            LinkError: the link ended.
+        """
+        task = await self._parts.store.task(TaskId(message.task_id))
+        mine = task is not None and task.record.peer_id == link.identity.node_id
+        result = task.result if task is not None and mine else None
+        if result is None or result.output_sha256 != message.sha256:
+            reason = "no such output of yours is kept here"
+            link.post(Failure(code="task_not_found", reason=reason, about=message.task_id))
+            return
+        offset, total = message.offset, result.output_kept
+        while True:
+            data = await self._parts.store.read_blob(message.sha256, offset, CHUNK_BYTES)
+            final = offset + len(data) >= total or not data
+            chunk = encode_chunk(TaskId(message.task_id), message.sha256, offset, data, final=final)
+            await link.send(chunk)
+            if final:
+                return
+            offset += len(data)
+
+    async def _run(self, feed: _Feed) -> None:
+        try:
+            while not feed.told:
+                changed = self._parts.news.next(feed.task_id)
+                try:
+                    if not await self._step(feed):
+                        await changed
+                finally:
+                    changed.cancel()
+        except LinkError:
+            return  # the next connect subscribes again
+        except CmeshError as error:
+            data = {"task": feed.task_id, "code": error.code}
+            logger.warning("feed_failed", extra={"data": data})
+
+    async def _step(self, feed: _Feed) -> bool:
+        """Send what is there; False when the feed has to wait."""
+        task = await self._parts.store.task(feed.task_id)
+        if task is None:
+            return False
+        facts = WorkerFacts(
+            state=task.state, last_seq=task.last_event, cursor=feed.cursor, told=feed.told
+        )
+        step = table.worker(Flow(), facts)
+        if Send.EVENT in step.sends:
+            await self._events(feed, task)
+            return True
+        if Send.RESULT in step.sends:
+            await self._result(feed, task)
+            return True
+        return False
+
+    async def _events(self, feed: _Feed, task: TaskSnapshot) -> None:
+        page = await self._parts.store.events(
+            task.record.task_id, after=feed.cursor, limit=PAGE_EVENTS
+        )
+        for event in page:
+            await feed.link.send(event_message(feed.task_id, event))
+            feed.cursor = event.seq
+
+    async def _result(self, feed: _Feed, task: TaskSnapshot) -> None:
+        assert task.result is not None
+        inline, result = b"", task.result
+        if result.output_sha256 and result.output_kept <= INLINE_BYTES:
+            inline = await self._parts.store.read_blob(result.output_sha256, 0, INLINE_BYTES)
+        feed.link.post(End(task_id=feed.task_id, last_seq=feed.cursor))
+        await feed.link.send(
+            ResultMessage(
+                task_id=feed.task_id,
+                last_seq=feed.cursor,
+                outcome=outcome_from(result, inline),
+                signature=task.worker_signature,
+            )
+        )
+        feed.told = True
+        feed.link.post(self._head())
+
+    def _head(self) -> Receipt:
+        """Return this log's signed head, so that the peer can say later what it was."""
+        seq, digest = self._parts.store.head
+        signature = self._parts.key.sign(head_bytes(self._parts.self_id(), seq, digest))
+        return Receipt(head_seq=seq, head_hash=digest, signature=signature)
+
+    def _forget(self, key: tuple[int, TaskId], done: asyncio.Task[None]) -> None:
+        if self._feeds.get(key) is done:
+            del self._feeds[key]
+        with contextlib.suppress(asyncio.CancelledError):
+            done.exception()

@@ -1,0 +1,231 @@
+"""One task this node has asked of a peer: the caller's table, carried out.
+
+What the worker says is taken in order and committed before it is shown or
+answered. A worker's word about the end counts only with its signature.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from cmesh.daemon.actor import Actor
+from cmesh.daemon.draft import SENT_TO, Draft
+from cmesh.daemon.parts import Parts
+from cmesh.errors import RemoteProtocolError
+from cmesh.keys import verify
+from cmesh.link.link import Link
+from cmesh.link.tailnet import REFUSED
+from cmesh.model import Direction, Event, Result, TaskId, TaskState
+from cmesh.protocol import state as table
+from cmesh.protocol.convert import result_from, submit
+from cmesh.protocol.facts import (
+    OPEN,
+    SENT,
+    CallerEvent,
+    GotAccepted,
+    GotDenied,
+    GotGap,
+    GotResult,
+    LinkUp,
+)
+from cmesh.protocol.messages import (
+    Cancel,
+    Message,
+    ResultAck,
+    ResultMessage,
+    Subscribe,
+    Wanted,
+)
+from cmesh.protocol.receipts import result_bytes
+from cmesh.protocol.state import Send, Step
+from cmesh.store.records import DecisionRecord, TaskRecord
+
+__all__ = ["Outbound", "Word"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """Something that happens to a task, and what came with it.
+
+    Attributes:
+        record, decision: of a new task.
+        event: with a `GotEvent`.
+        result: with a `GotResult`.
+        link: over which it came; None = this side's own.
+    """
+
+    happened: CallerEvent
+    record: TaskRecord | None = None
+    decision: DecisionRecord | None = None
+    event: Event | None = None
+    result: ResultMessage | None = None
+    code: str = ""
+    reason: str = ""
+    link: Link | None = None
+
+
+class Outbound:
+    """One outbound task.
+
+    Attributes:
+        elsewhere: the worker's store is not the one the task was sent to, so nobody
+            knows what became of it.
+    """
+
+    def __init__(
+        self, task_id: TaskId, parts: Parts, link: Callable[[TaskRecord], Link | None]
+    ) -> None:
+        """Make it; `link` gives the open link to a task's worker, if there is one."""
+        self.task_id = task_id
+        self.elsewhere = False
+        self._parts = parts
+        self._link = link
+        self._actor: Actor[Word] = Actor(task_id, self._handle)
+
+    def tell(self, *words: Word) -> None:
+        """Queue what happened, to be committed together."""
+        for word in words:
+            self._actor.tell(word)
+
+    async def done(self, *words: Word) -> None:
+        """Queue what happened and wait until it is committed.
+
+        Raises:
+            CmeshError: it could not be; nothing was changed.
+        """
+        futures = [self._actor.tell(word) for word in words]
+        for future in futures:
+            await future
+
+    async def close(self) -> None:
+        """Finish what was told."""
+        await self._actor.settle()
+
+    async def _handle(self, batch: list[Word]) -> None:
+        base = await self._parts.store.task(self.task_id)
+        draft = Draft(self.task_id, Direction.OUT, base)
+        sends: list[tuple[Send, Word]] = []
+        for word in batch:
+            try:
+                step = self._step(word, draft)
+            except RemoteProtocolError as error:
+                if word.link is None:
+                    raise
+                await self._broken(word.link, error)
+                continue
+            sends += [(send, word) for send in step.sends]
+        if draft.records:
+            await self._parts.store.commit(draft.records)
+            self._parts.news.tell(self.task_id)
+        for send, word in sends:
+            self._send(send, word, draft)
+
+    async def _broken(self, link: Link, error: RemoteProtocolError) -> None:
+        data = {"peer": link.identity.name, "task": self.task_id, "why": error.message}
+        logger.warning("peer_broke_protocol", extra={"data": data})
+        await link.close(REFUSED, error.code)
+
+    def _step(self, word: Word, draft: Draft) -> Step:
+        link = self._link(draft.record) if draft.record else None
+        sent_to = draft.sent_to()
+        other = link is not None and sent_to not in {"", link.opened.incarnation}
+        facts = draft.caller_facts(connected=link is not None, other_store=other)
+        step = table.caller(word.happened, facts)
+        if isinstance(word.happened, GotResult):
+            self._verify(word, draft)
+        self._write(step, word, draft)
+        if step.next == SENT and link is not None:
+            draft.add_fact(f"{SENT_TO}{link.opened.incarnation}")
+        self.elsewhere = other and step.next in OPEN
+        return step
+
+    def _verify(self, word: Word, draft: Draft) -> None:
+        assert word.result is not None
+        assert word.link is not None
+        key = word.link.opened.key
+        if not verify(key, self._signed(word.result, draft), word.result.signature):
+            raise RemoteProtocolError("the result is not signed by the worker")
+
+    def _signed(self, message: ResultMessage, draft: Draft) -> bytes:
+        assert draft.record is not None
+        return result_bytes(
+            self.task_id,
+            draft.record.payload_hash,
+            draft.record.peer_id,
+            self._parts.self_id(),
+            message.outcome,
+            message.last_seq,
+        )
+
+    def _write(self, step: Step, word: Word, draft: Draft) -> None:
+        for write in step.writes:
+            if write.kind == "task" and word.record is not None:
+                if word.decision is not None:
+                    draft.records.append(word.decision)
+                draft.add_task(word.record)
+            elif write.kind == "state":
+                self._write_state(step, word, draft)
+            elif write.kind == "fact" and isinstance(word.happened, GotGap):
+                draft.skip_events(word.happened.through)
+            elif write.kind == "fact":
+                draft.add_fact(write.name)
+            elif write.kind == "event" and word.event is not None:
+                draft.add_event(word.event)
+            elif write.kind == "result" and word.result is not None:
+                signature = self._parts.key.sign(self._signed(word.result, draft))
+                result = result_from(word.result.outcome)
+                draft.add_result(result, word.result.signature, signature)
+
+    def _write_state(self, step: Step, word: Word, draft: Draft) -> None:
+        result = result_from(word.result.outcome) if word.result else None
+        code, reason = word.code, word.reason
+        if result is not None:
+            code, reason = result.code, result.error
+        draft.add_state(step.next, self._witness(step, word, result), code, reason)
+
+    def _witness(self, step: Step, word: Word, result: Result | None) -> str:
+        if result is not None:
+            return f"worker: {result.witness}"
+        match word.happened:
+            case GotAccepted():
+                return "worker: committed the row"
+            case GotDenied():
+                return "worker: committed the refusal"
+            case LinkUp():
+                return "this node committed that it may have been sent"
+            case _ if step.next == TaskState.CANCELLED:
+                return "it was never sent"
+            case _ if step.next == TaskState.EXPIRED:
+                return "it was not sent before its time was over"
+            case _:
+                return "this node committed the row"
+
+    def _send(self, send: Send, word: Word, draft: Draft) -> None:
+        record = draft.record
+        link = self._link(record) if record else None
+        if record is None or link is None:
+            return
+        message: Message
+        match send:
+            case Send.SUBMIT:
+                message = submit(record.spec)
+            case Send.SUBSCRIBE:
+                message = Subscribe(task_id=self.task_id, after_seq=draft.last_event)
+            case Send.CANCEL_USER:
+                message = _cancel(record, "user")
+            case Send.CANCEL_EXPIRED:
+                message = _cancel(record, "expired")
+            case Send.WANTED:
+                message = Wanted(task_id=self.task_id)
+            case Send.RESULT_ACK:
+                message = ResultAck(task_id=self.task_id, signature=draft.caller_signature)
+            case _:
+                return
+        link.post(message)
+
+
+def _cancel(record: TaskRecord, reason: Literal["user", "expired"]) -> Cancel:
+    return Cancel(task_id=record.task_id, reason=reason, payload_hash=record.payload_hash)

@@ -1,0 +1,43 @@
+"""What the halves of the daemon share, joined once by `Daemon`."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmesh.clock import Clock
+from cmesh.daemon.actor import News
+from cmesh.daemon.rules import Rules
+from cmesh.keys import SigningKey
+from cmesh.model import Identity, NodeId, TaskId
+from cmesh.protocol.messages import Message
+from cmesh.runner.registry import Runners
+from cmesh.runner.supervise import Supervisor
+from cmesh.store.store import Store
+
+__all__ = ["Parts"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The joined parts.
+
+    Attributes:
+        post: queue a message for a peer; dropped when no link is open, because what is
+            owed is worked out anew at the next connect.
+        identify: ask whois who a node id is now; raises `IdentityUnknown`, `UnknownPeer`.
+        self_id: this node's stable id; empty before the node was up.
+        news: told after each commit that changed a task.
+    """
+
+    store: Store
+    supervisor: Supervisor
+    runners: Callable[[], Runners]
+    rules: Rules
+    clock: Clock
+    key: SigningKey
+    tasks_dir: Path
+    is_root: bool
+    post: Callable[[NodeId, Message], None]
+    identify: Callable[[NodeId], Awaitable[Identity]]
+    self_id: Callable[[], NodeId]
+    news: News[TaskId]

@@ -1,0 +1,238 @@
+"""The daemon's node on the tailnet: coming up, logging in, staying current.
+
+Owns the `Node`; tells the others when peers change. Who may do what is not
+decided here.
+"""
+
+import asyncio
+import contextlib
+import difflib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from cmesh.config import NodeConfig
+from cmesh.errors import CmeshError, KeyExpired, LoginRequired, NodeClosed, UnknownPeer
+from cmesh.model import NodeId
+from cmesh.node.node import Node, NodeOptions
+from cmesh.node.whois import NodeStatus, Peer
+from cmesh.paths import require_private_file
+
+__all__ = ["Phase", "Presence", "nearest"]
+
+logger = logging.getLogger(__name__)
+
+Phase = Literal["setup", "starting", "login", "up", "down", "failed"]
+
+LOGIN_URL_LIMIT_S = 15.0
+UP_AGAIN_AFTER_S = 5.0
+UP_PATIENCE_S = 24 * 3600.0  # a login URL waits for a person
+
+OnPeers = Callable[[Sequence[NodeId]], None]
+"""Told the node ids whose properties changed or that left."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    phase: Phase = "starting"
+    login_url: str = ""
+    error: CmeshError | None = None
+    status: NodeStatus | None = None
+    key_expiry: datetime | None = None
+
+
+class Presence:
+    """The node's life inside the daemon.
+
+    Attributes:
+        node: the node; calls before `up` raise `NodeClosed`.
+        changed: set again at each change of phase, for waiters.
+    """
+
+    def __init__(self, config: NodeConfig, state_dir: Path, on_peers: OnPeers) -> None:
+        self.node = Node(_options(config, state_dir))
+        self.changed = asyncio.Event()
+        self._seen = _Seen()
+        self._on_peers = on_peers
+        self._tasks: list[asyncio.Task[None]] = []
+        self._up = asyncio.Event()
+
+    @property
+    def phase(self) -> Phase:
+        """Where the node is on its way; `login` waits for a person at `login_url`."""
+        return self._seen.phase
+
+    @property
+    def login_url(self) -> str:
+        """Where a person logs this node in; empty when no login is pending."""
+        return self._seen.login_url
+
+    @property
+    def error(self) -> CmeshError | None:
+        """Why the node is not up, when that is known."""
+        return self._seen.error
+
+    @property
+    def status(self) -> NodeStatus | None:
+        """The node's own state as last seen; None before it was up."""
+        return self._seen.status
+
+    @property
+    def node_id(self) -> NodeId:
+        """This node's stable id; empty before it was up."""
+        return self._seen.status.node_id if self._seen.status else NodeId("")
+
+    async def start(self) -> None:
+        """Start the node; coming up goes on in the background.
+
+        Raises:
+            NodeError: the state directory is in use, or the node cannot start.
+        """
+        await self.node.start()
+        self._tasks = [asyncio.create_task(self._rise()), asyncio.create_task(self._watch())]
+
+    async def close(self) -> None:
+        """Leave the tailnet."""
+        self._set("down")
+        for task in self._tasks:
+            task.cancel()
+        await self.node.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def wait_up(self) -> None:
+        """Wait until the node has been up once; no limit of its own."""
+        await self._up.wait()
+
+    async def login(self) -> None:
+        """Begin a login and wait until its URL is known, or the node is up.
+
+        Raises:
+            LoginRequired: the control server gave no URL in time.
+        """
+        if self.phase == "up" and not (self.status and self.status.expired):
+            return
+        if not self.login_url:
+            await self.node.login()
+        try:
+            async with asyncio.timeout(LOGIN_URL_LIMIT_S):
+                while not self.login_url and self.phase != "up":
+                    self.changed.clear()
+                    await self.changed.wait()
+        except TimeoutError as error:
+            raise LoginRequired("the control server gave no login URL") from error
+
+    async def peer(self, name: str) -> Peer:
+        """Find a peer by host label, MagicDNS name, address or node id.
+
+        Raises:
+            UnknownPeer: nobody has that name; the hint has the nearest names.
+            KeyExpired: this node's own key has expired.
+            LoginRequired, NodeClosed: the node is not up.
+        """
+        self.require_up()
+        peers = await self.node.peers()
+        for peer in peers:
+            if name in _names(peer):
+                return peer
+        close = nearest(name, [_label(peer) for peer in peers])
+        hint = f"did you mean `{'` or `'.join(close)}`?" if close else "run `cmesh peers`"
+        raise UnknownPeer(f"no peer is named `{name}`", hint=hint)
+
+    def require_up(self) -> None:
+        """Raise what keeps the node from its work, if anything does."""
+        if self.phase == "up":
+            if self.status is not None and self.status.expired:
+                raise KeyExpired("this node's key has expired", hint="run `cmesh login`")
+            return
+        if self.phase == "login":
+            raise LoginRequired(f"this node must be logged in: open `{self.login_url}`")
+        if self.error is not None:
+            raise self.error
+        raise NodeClosed(f"the node is not on the tailnet yet ({self.phase})")
+
+    async def _rise(self) -> None:
+        while True:
+            try:
+                status = await self.node.up(timeout_s=UP_PATIENCE_S, on_login=self._on_login)
+            except NodeClosed:
+                return
+            except LoginRequired as error:
+                self._seen.error = error
+                self._set("login" if self.login_url else "failed")
+            except CmeshError as error:
+                self._seen.error = error
+                self._set("failed")
+                logger.warning("node_not_up", extra={"data": {"why": error.message}})
+            else:
+                self._now_up(status)
+                return
+            await asyncio.sleep(UP_AGAIN_AFTER_S)
+
+    async def _on_login(self, url: str) -> None:
+        self._seen.login_url = url
+        self._set("login")
+        logger.info("login_needed")
+
+    async def _watch(self) -> None:
+        with contextlib.suppress(NodeClosed):
+            async with contextlib.aclosing(self.node.notifications()) as news:
+                async for one in news:
+                    await self._look_again(one.state, one.login_url)
+                    changed = (*one.peers_changed, *one.peers_removed)
+                    if changed:
+                        self._on_peers(changed)
+
+    async def _look_again(self, state: str | None, login_url: str | None) -> None:
+        if login_url:
+            await self._on_login(login_url)
+        if not self._up.is_set():
+            return
+        self._seen.status = await self.node.status()
+        if state == "Running":
+            self._now_up(self._seen.status)
+        elif state == "NeedsLogin":
+            self._seen.error = KeyExpired("this node's key has expired", hint="run `cmesh login`")
+            self._set("login" if self.login_url else "failed")
+
+    def _now_up(self, status: NodeStatus) -> None:
+        self._seen = _Seen(phase="up", status=status)
+        self._up.set()
+        self._set("up")
+        logger.info("node_up", extra={"data": {"node": status.name, "id": status.node_id}})
+
+    def _set(self, phase: Phase) -> None:
+        self._seen.phase = phase
+        self.changed.set()
+
+
+def nearest(name: str, candidates: Sequence[str]) -> list[str]:
+    """Return up to three candidates that a typing error could have meant."""
+    return difflib.get_close_matches(name, candidates, n=3, cutoff=0.5)
+
+
+def _names(peer: Peer) -> set[str]:
+    identity = peer.identity
+    return {_label(peer), identity.name, str(identity.node_id), *identity.addresses}
+
+
+def _label(peer: Peer) -> str:
+    return peer.identity.name.partition(".")[0]
+
+
+def _options(config: NodeConfig, state_dir: Path) -> NodeOptions:
+    key = ""
+    if config.auth_key_file is not None and config.auth_key_file.exists():
+        require_private_file(config.auth_key_file, secret=True)
+        key = config.auth_key_file.read_text("utf-8").strip()
+    return NodeOptions(
+        state_dir=state_dir / "node",
+        hostname=config.hostname,
+        control_url=config.control_url,
+        auth_key=key,
+        tags=config.tags,
+        log_file=state_dir / "node.log",
+        allow_testnet=config.allow_testnet,
+    )

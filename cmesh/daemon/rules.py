@@ -1,0 +1,91 @@
+"""The configuration in force: read again when its file changes, refused as a whole when bad.
+
+A file that cannot be used allows nothing. What a rule means is decided in
+`cmesh.policy`, not here.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cmesh.config import Config, load_config
+from cmesh.errors import ConfigError
+from cmesh.policy.rules import Policy
+
+__all__ = ["Rules", "real_path"]
+
+logger = logging.getLogger(__name__)
+
+_NOTHING = Policy(inbound=(), outbound=(), sha256="")
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """What tells one version of a file from another without reading it."""
+
+    mtime_ns: int
+    size: int
+    inode: int
+
+
+class Rules:
+    """Hands out the current configuration.
+
+    Attributes:
+        error: why the file is not in force; None = it is.
+        on_change: told of each new version, once it is in force.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.error: ConfigError | None = None
+        self.on_change: Callable[[Config], None] | None = None
+        self._path = path
+        self._stamp = _stamp(path)
+        self._config = load_config(path)
+
+    def config(self) -> Config:
+        """Return the configuration as the file is now; blocks for one `stat`.
+
+        A changed file that is bad leaves everything but the policy as it was and
+        allows nothing, until it is mended.
+        """
+        stamp = _stamp(self._path)
+        if stamp != self._stamp:
+            self._stamp = stamp
+            self._load()
+        return self._config
+
+    def policy(self) -> Policy:
+        """Return the rules in force now."""
+        return self.config().policy
+
+    def _load(self) -> None:
+        before = self._config
+        try:
+            self._config = load_config(self._path)
+            self.error = None
+        except ConfigError as error:
+            self.error = error
+            self._config = replace(before, policy=_NOTHING)
+            logger.error("config_refused", extra={"data": {"why": error.message}})  # noqa: TRY400
+        if self._config.sha256 != before.sha256 or self.error is not None:
+            self._changed()
+
+    def _changed(self) -> None:
+        if self.on_change is not None:
+            self.on_change(self._config)
+
+
+def real_path(path: str) -> str:
+    """Return where a directory really is, links resolved; need not exist. Blocks on disk."""
+    return os.path.realpath(path)
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    try:
+        info = path.stat()
+    except OSError:
+        return None
+    return _Stamp(info.st_mtime_ns, info.st_size, info.st_ino)

@@ -1,0 +1,190 @@
+"""One open link to a peer: the session's state machine driven over a websocket.
+
+Frames go out in the order they were given. What messages mean is the daemon's;
+a link that breaks loses nothing, because what is owed is worked out anew.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from cmesh.errors import CmeshError, LinkError, by_code
+from cmesh.link.tailnet import REFUSED, Wire
+from cmesh.model import Identity
+from cmesh.protocol.codec import Chunk
+from cmesh.protocol.messages import Failure, May, Message
+from cmesh.protocol.session import Got, GotChunk, Introduced, Opened, Session, SessionEvent
+
+__all__ = ["Introduce", "Link", "Receiver"]
+
+HANDSHAKE_LIMIT_S = 10.0
+
+Introduce = Callable[[Identity, Introduced], Awaitable[tuple[May, Sequence[str]]]]
+"""Decides on a proven key: returns what the peer may ask and its unacknowledged results.
+
+Raises a `CmeshError` to refuse; its code and message are told to the peer.
+"""
+
+
+class Receiver(Protocol):
+    """Takes what comes over an open link; must return soon."""
+
+    def on_message(self, link: "Link", message: Message) -> None:
+        """Take a message."""
+        ...
+
+    def on_chunk(self, link: "Link", chunk: Chunk) -> None:
+        """Take a piece of a kept output."""
+        ...
+
+
+class Link:
+    """One link.
+
+    Attributes:
+        identity: who the peer is, from whois (accepted) or the netmap (dialled).
+        dialled: this side dialled.
+    """
+
+    def __init__(self, wire: Wire, session: Session, identity: Identity) -> None:
+        self.identity = identity
+        self.dialled = session.side == "dialler"
+        self._wire = wire
+        self._session = session
+        self._queue: asyncio.Queue[tuple[str | bytes, asyncio.Future[None] | None]] = (
+            asyncio.Queue()
+        )
+        self._closed = False
+
+    @property
+    def opened(self) -> Opened:
+        """What the handshake settled; only after `open`."""
+        assert self._session.opened is not None
+        return self._session.opened
+
+    async def open(self, introduce: Introduce) -> Opened:
+        """Do the handshake.
+
+        Raises:
+            LinkError: the peer broke it, went away, or was too slow.
+            CmeshError: the peer refused (its code), or `introduce` did.
+        """
+        try:
+            async with asyncio.timeout(HANDSHAKE_LIMIT_S):
+                return await self._handshake(introduce)
+        except TimeoutError as error:
+            raise LinkError("the peer did not finish the handshake in time") from error
+
+    async def run(self, receiver: Receiver) -> None:
+        """Carry messages until the link ends.
+
+        Raises:
+            LinkError: it did not end by a close of either side.
+        """
+        writer = asyncio.create_task(self._write())
+        try:
+            async for frame in self._wire.frames():
+                for event in await self._receive(frame):
+                    self._deliver(receiver, event)
+        finally:
+            self._closed = True
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+            self._drop_queue()
+
+    def post(self, message: Message) -> None:
+        """Queue a message; silently dropped when the link is ending."""
+        self._put(self._session.send(message), None)
+
+    def post_grants(self, may: May) -> None:
+        """Queue what the peer may ask from now on."""
+        self._put(self._session.grants(may), None)
+
+    async def send(self, frame: Message | bytes) -> None:
+        """Send a message or an encoded chunk, and wait until the network has taken it.
+
+        Raises:
+            LinkError: the link ended first.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._put(frame if isinstance(frame, bytes) else self._session.send(frame), done)
+        await done
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """End the link."""
+        await self._wire.close(code, reason)
+
+    async def _handshake(self, introduce: Introduce) -> Opened:
+        for frame in self._session.initial():
+            await self._wire.send(frame)
+        while True:
+            for event in await self._receive(await self._wire.receive(HANDSHAKE_LIMIT_S)):
+                if isinstance(event, Opened):
+                    return event
+                if isinstance(event, Introduced):
+                    await self._introduced(event, introduce)
+                    if self._session.opened is not None:
+                        return self._session.opened
+                if isinstance(event, Got) and isinstance(event.message, Failure):
+                    raise _refused_by_peer(event.message)
+
+    async def _introduced(self, event: Introduced, introduce: Introduce) -> None:
+        try:
+            may, unacknowledged = await introduce(self.identity, event)
+        except CmeshError as error:
+            await self._wire.send(self._session.refuse(error.code, error.message))
+            await self._wire.close(REFUSED, error.code)
+            raise
+        answer = self._session.grants if self.dialled else self._session.welcome
+        await self._wire.send(answer(may, unacknowledged))
+
+    async def _receive(self, frame: str | bytes) -> list[SessionEvent]:
+        try:
+            if isinstance(frame, bytes):
+                return self._session.receive_binary(frame)
+            return self._session.receive_text(frame)
+        except LinkError as error:
+            await self._flush()
+            await self._wire.close(REFUSED, error.code)
+            raise
+        finally:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        for frame in self._session.outgoing():
+            await self._wire.send(frame)
+
+    def _deliver(self, receiver: Receiver, event: SessionEvent) -> None:
+        if isinstance(event, Got):
+            receiver.on_message(self, event.message)
+        elif isinstance(event, GotChunk):
+            receiver.on_chunk(self, event.chunk)
+
+    async def _write(self) -> None:
+        while True:
+            frame, done = await self._queue.get()
+            try:
+                await self._wire.send(frame)
+            except LinkError as error:
+                self._closed = True
+                if done is not None and not done.done():
+                    done.set_exception(error)
+                return
+            if done is not None and not done.done():
+                done.set_result(None)
+
+    def _put(self, frame: str | bytes, done: asyncio.Future[None] | None) -> None:
+        if not self._closed:
+            self._queue.put_nowait((frame, done))
+        elif done is not None:
+            done.set_exception(LinkError("the link has ended"))
+
+    def _drop_queue(self) -> None:
+        while not self._queue.empty():
+            _, done = self._queue.get_nowait()
+            if done is not None and not done.done():
+                done.set_exception(LinkError("the link has ended"))
+
+
+def _refused_by_peer(failure: Failure) -> CmeshError:
+    return by_code(failure.code)(failure.reason)

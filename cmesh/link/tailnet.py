@@ -1,0 +1,254 @@
+"""Websockets over the embedded node: accept, dial, frames in and out.
+
+The one importer of websockets. Who a connection belongs to is asked before a
+byte of it is read; what its frames mean is not known here.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, cast
+
+from websockets.asyncio.client import connect
+from websockets.asyncio.connection import Connection as Websocket
+from websockets.asyncio.server import Server, ServerConnection
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+from cmesh.errors import CmeshError, LinkError, NotCmesh, PeerUnreachable, RemoteProtocolError
+from cmesh.model import Identity
+from cmesh.node.listener import Connection, Listener
+from cmesh.node.node import Node
+from cmesh.protocol.messages import FRAME_BYTES, SUBPROTOCOL
+
+__all__ = ["GOING_AWAY", "PORT", "REFUSED", "RESTART", "LinkServer", "Wire", "dial"]
+
+logger = logging.getLogger(__name__)
+
+PORT = 7333
+"""The tailnet TCP port every cmesh node listens on."""
+
+GOING_AWAY, REFUSED, RESTART = 1001, 1008, 1012  # RFC 6455 section 7.4.1 and its registry
+
+UPGRADE_LIMIT_S = 10.0
+PING_EVERY_S = 5.0
+PING_LIMIT_S = 5.0
+CLOSE_LIMIT_S = 2.0
+_TOO_BIG = 1009
+
+
+class Wire:
+    """One websocket: whole frames, in order, with backpressure."""
+
+    def __init__(self, websocket: Websocket) -> None:
+        self._websocket = websocket
+
+    async def send(self, frame: str | bytes) -> None:
+        """Send one frame; waits while the peer reads slowly.
+
+        Raises:
+            LinkError: the connection is gone.
+        """
+        try:
+            await self._websocket.send(frame)
+        except ConnectionClosed as error:
+            raise _gone(error) from error
+
+    async def receive(self, limit_s: float) -> str | bytes:
+        """Return the next frame.
+
+        Raises:
+            LinkError: the connection is gone, or nothing came within `limit_s`.
+        """
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._websocket.recv()
+        except ConnectionClosed as error:
+            raise _gone(error) from error
+        except TimeoutError as error:
+            raise LinkError(f"the peer sent nothing for {limit_s:g} s") from error
+
+    async def frames(self) -> AsyncIterator[str | bytes]:
+        """Yield frames until the connection ends.
+
+        Raises:
+            LinkError: it did not end by a close of either side.
+        """
+        try:
+            async for frame in self._websocket:
+                yield frame
+        except ConnectionClosed as error:
+            raise _gone(error) from error
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close it, waiting at most `CLOSE_LIMIT_S` for the peer's part."""
+        await self._websocket.close(code, reason[:120])
+
+
+Admit = Callable[[str], Awaitable[Identity]]
+"""Says who has a remote address; raises to refuse. Called before a byte is read."""
+
+Handle = Callable[[Wire, Identity], Awaitable[None]]
+"""Runs one accepted connection to its end."""
+
+
+class LinkServer:
+    """Accepts links on a listener of the node."""
+
+    def __init__(self, listener: Listener, admit: Admit, handle: Handle) -> None:
+        self._admit = admit
+        self._handle = handle
+        self._accepting = _Accepting(listener, self._accept)
+        self._server = Server(self._create_server, self._run)
+
+    async def start(self) -> None:
+        """Begin to accept."""
+        await self._server
+
+    async def close(self, code: int = GOING_AWAY, reason: str = "") -> None:
+        """Stop accepting and close every connection."""
+        self._server.close(code=code, reason=reason)
+        await self._server.wait_closed()
+
+    async def _create_server(self) -> asyncio.Server:
+        # websockets needs an asyncio.Server's few methods, not its sockets.
+        return cast("asyncio.Server", self._accepting)
+
+    async def _accept(self, connection: Connection) -> None:
+        # INVARIANT: whois comes before the first byte is parsed; a refusal closes the socket.
+        try:
+            identity = await self._admit(connection.remote)
+        except CmeshError as error:
+            logger.warning(
+                "link_refused",
+                extra={"data": {"remote": connection.remote, "code": error.code}},
+            )
+            connection.sock.close()
+            return
+        protocol = ServerProtocol(
+            max_size=FRAME_BYTES, subprotocols=[Subprotocol(SUBPROTOCOL)], extensions=None
+        )
+        websocket = ServerConnection(
+            protocol,
+            self._server,
+            ping_interval=PING_EVERY_S,
+            ping_timeout=PING_LIMIT_S,
+            close_timeout=CLOSE_LIMIT_S,
+        )
+        self._accepting.identities[websocket] = identity
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(lambda: websocket, connection.sock)
+
+    async def _run(self, websocket: ServerConnection) -> None:
+        identity = self._accepting.identities.pop(websocket)
+        try:
+            async with asyncio.timeout(UPGRADE_LIMIT_S):
+                await websocket.handshake()
+            if websocket.protocol.state is not OPEN or websocket.subprotocol != SUBPROTOCOL:
+                websocket.transport.abort()
+                return
+            self._server.all_connections.add(websocket)
+            websocket.start_keepalive()
+            try:
+                async with websocket:
+                    await self._handle(Wire(websocket), identity)
+            finally:
+                self._server.all_connections.discard(websocket)
+        except (TimeoutError, OSError, EOFError, CmeshError, ConnectionClosed, InvalidHandshake):
+            websocket.transport.abort()
+        except Exception:  # the edge of one connection: it must not end the others
+            logger.exception("link_failed", extra={"data": {"peer": identity.name}})
+            websocket.transport.abort()
+        finally:
+            self._server.handler_tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+
+
+class _Accepting:
+    """What websockets uses of an `asyncio.Server`, over a tailnet listener."""
+
+    sockets = ()
+
+    def __init__(self, listener: Listener, accept: Callable[[Connection], Awaitable[None]]) -> None:
+        self.identities: dict[Any, Identity] = {}
+        self._listener = listener
+        self._accept = accept
+        self._loop = asyncio.get_running_loop()
+        self._open: set[asyncio.Task[None]] = set()
+        self._task = self._loop.create_task(self._forever())
+
+    async def _forever(self) -> None:
+        async for connection in self._listener:
+            task = self._loop.create_task(self._one(connection))
+            self._open.add(task)
+            task.add_done_callback(self._open.discard)
+
+    async def _one(self, connection: Connection) -> None:
+        try:
+            await self._accept(connection)
+        except Exception:  # the edge of one connection: it must not end the accepting
+            logger.exception("accept_failed", extra={"data": {"remote": connection.remote}})
+            connection.sock.close()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def is_serving(self) -> bool:
+        return self._listener.fileno() >= 0
+
+    async def wait_closed(self) -> None:
+        await asyncio.wait({self._task, *self._open})
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+
+async def dial(node: Node, peer: str, *, port: int = PORT, limit_s: float) -> Wire:
+    """Open a websocket to a peer's cmesh. The caller closes it.
+
+    Raises:
+        UnknownPeer, KeyExpired, PeerUnreachable: as `Node.dial`.
+        NotCmesh: the peer answers, but not as cmesh.
+    """
+    sock = await node.dial(peer, port, timeout_s=limit_s)
+    try:
+        websocket = await connect(
+            f"ws://{_host(peer)}/",
+            sock=sock,
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            compression=None,
+            max_size=FRAME_BYTES,
+            proxy=None,
+            open_timeout=limit_s,
+            ping_interval=PING_EVERY_S,
+            ping_timeout=PING_LIMIT_S,
+            close_timeout=CLOSE_LIMIT_S,
+        )
+    except (InvalidHandshake, InvalidMessage, ValueError) as error:
+        raise NotCmesh(f"`{peer}` answers on tailnet port {port}, but not as cmesh") from error
+    except TimeoutError as error:
+        raise PeerUnreachable(f"`{peer}` accepted the connection, then said nothing") from error
+    except (OSError, EOFError) as error:
+        raise PeerUnreachable(
+            f"`{peer}` closed the connection before cmesh could speak",
+            hint="it may not allow this node: on that machine look at `cmesh peers`",
+        ) from error
+    if websocket.subprotocol != SUBPROTOCOL:
+        await websocket.close()
+        raise NotCmesh(f"`{peer}` does not speak `{SUBPROTOCOL}`")
+    return Wire(websocket)
+
+
+def _host(peer: str) -> str:
+    return f"[{peer}]" if ":" in peer else peer
+
+
+def _gone(error: ConnectionClosed) -> LinkError:
+    if error.sent is not None and error.sent.code == _TOO_BIG and not error.rcvd_then_sent:
+        return RemoteProtocolError(f"the peer sent a frame of more than {FRAME_BYTES} bytes")
+    received = error.rcvd
+    why = (
+        f"the peer closed the link ({received.code} {received.reason})".rstrip() if received else ""
+    )
+    return LinkError(why or "the link broke")
