@@ -1,0 +1,33 @@
+"""The `cmesh` command: sends `mcp` and `daemon` on before anything slow is imported.
+
+An agent waits for `cmesh mcp`, so that path must load neither typer nor pydantic.
+"""
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> int:
+    """Run the command of `sys.argv`; return its exit status."""
+    arguments = sys.argv[1:]
+    first = arguments[0] if arguments else ""
+    if first == "mcp" and "--help" not in arguments:
+        from cmesh.interfaces.mcp.relay import main as relay
+
+        return relay()
+    if first == "daemon":
+        from cmesh.interfaces.serve import main as serve
+
+        return serve()
+    if first == "autostart":
+        from cmesh.interfaces.autostart import main as autostart
+
+        return autostart()
+    from cmesh.interfaces.cli.app import main as cli
+
+    return cli(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""The command line: one program, its commands, and the one place where errors become statuses.
+
+Commands raise; only `main` prints errors. Usage errors are 2, Ctrl-C is 130,
+all others are the exit status of their class.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmesh.errors import CmeshError, UsageError
+from cmesh.interfaces.cli import daemon, output, peers, policy, query, tasks
+from cmesh.interfaces.cli.exits import DETACHED_EXIT
+from cmesh.interfaces.cli.options import JsonOption
+from cmesh.paths import state_dir
+
+__all__ = ["app", "main"]
+
+_logger = logging.getLogger(__name__)
+
+app = typer.Typer(
+    name="cmesh",
+    help="Hand a policy-gated task to a coding agent on another machine you own.",
+    pretty_exceptions_enable=False,
+    # Help is read in pipes and by agents too, and texts with brackets are no markup.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command()
+def demo(
+    *,
+    runner: Annotated[
+        str, typer.Option(help="Agent that does the work; default: a script that really looks.")
+    ] = "",
+    key_file: Annotated[
+        str, typer.Option(metavar="FILE", help="The agent's API key, in a file of mode 0600.")
+    ] = "",
+    base_url: Annotated[
+        str, typer.Option(metavar="URL", help="The agent's model API, when not its default.")
+    ] = "",
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave it running, say how to register it.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Watch a delegation between two nodes on this machine. Needs no account."""
+    from cmesh.interfaces.demo import DemoOptions
+    from cmesh.interfaces.demo import main as run_demo
+
+    options = DemoOptions(
+        as_json=as_json, keep=keep, runner=runner, key_file=key_file, base_url=base_url
+    )
+    raise typer.Exit(run_demo(options))
+
+
+@app.command()
+def mcp() -> None:
+    """Serve MCP on stdin and stdout; agents start this, people do not."""
+    from cmesh.interfaces.mcp.relay import main as relay
+
+    raise typer.Exit(relay())
+
+
+daemon.register(app)
+peers.register(app)
+tasks.register(app)
+query.register(app)
+policy.register(app)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command line; return its exit status. Blocks."""
+    # A locale that lacks a character must not turn an answer into a failure.
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+    as_json = "--json" in arguments
+    try:
+        command = typer.main.get_command(app)
+        words = list(arguments) or ["--help"]
+        status: object = command.main(words, prog_name="cmesh", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except CmeshError as error:
+        failure = error
+    except typer.Abort:
+        return DETACHED_EXIT
+    except KeyboardInterrupt:
+        return DETACHED_EXIT
+    except typer.TyperException as error:
+        failure = _usage(error)
+    except Exception as error:
+        _keep_details()
+        _logger.exception("command_failed")
+        failure = _unexpected(error)
+    output.print_error(failure, as_json=as_json)
+    return failure.exit_status
+
+
+def _usage(error: typer.TyperException) -> UsageError:
+    context: typer.Context | None = getattr(error, "ctx", None)
+    path = context.command_path if context else "cmesh"
+    message = str(getattr(error, "message", "")) or str(error)
+    formatted = getattr(error, "format_message", None)
+    text = str(formatted()) if formatted else message
+    return UsageError(f"{text[:1].lower()}{text[1:]}".rstrip("."), hint=f"see `{path} --help`")
+
+
+def _keep_details() -> None:
+    """Send the traceback to a file; people get one line."""
+    _logger.propagate = False
+    _logger.addHandler(logging.NullHandler())
+    try:
+        handler = logging.FileHandler(_details(), encoding="utf-8")
+    except OSError:
+        # Without a state directory there is no place for details.
+        return
+    _details().chmod(0o600)
+    _logger.addHandler(handler)
+
+
+def _unexpected(error: Exception) -> CmeshError:
+    kept = _details().exists()
+    return CmeshError(
+        f"internal error: {type(error).__name__}: {error}",
+        hint=f"the details are in {_details()}" if kept else "",
+    )
+
+
+def _details() -> Path:
+    return state_dir() / "cli.log"

@@ -1,0 +1,166 @@
+"""The commands about this machine's daemon: up, down, status, login, version."""
+
+import asyncio
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from cmesh import __version__
+from cmesh.clock import SystemClock
+from cmesh.daemon.operations import StatusView
+from cmesh.errors import DaemonNotRunning, DaemonRestarted, DaemonTimeout, LoginRequired
+from cmesh.interfaces.cli import output
+from cmesh.interfaces.cli.options import JsonOption
+from cmesh.interfaces.cli.session import call
+from cmesh.interfaces.client import ControlClient
+from cmesh.interfaces.start import clear_down, mark_down, start_daemon, wait_gone
+from cmesh.interfaces.wire import CONTROL_VERSION
+from cmesh.paths import config_dir, state_dir
+
+__all__ = ["register"]
+
+DOWN_LIMIT_S = 30.0
+LOGIN_LIMIT_S = 600.0
+LOGIN_POLL_S = 1.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    for command in (up, down, status, login, version):
+        app.command()(command)
+
+
+def up(*, as_json: JsonOption = False) -> None:
+    """Start the daemon unless it runs. Undoes `cmesh down`."""
+    state = state_dir()
+    clear_down(state)
+    running = start_daemon(state, config_dir())
+    view = call(lambda client: client.status())
+    if as_json:
+        output.print_json(view)
+        return
+    if running.pid:
+        output.say(f"started the daemon, process {running.pid}")
+    _print_status(view)
+
+
+def down(*, as_json: JsonOption = False) -> None:
+    """Stop the daemon; only `cmesh up` starts it again. Running tasks go on."""
+    # The mark comes first, so that no agent's relay starts a new daemon in between.
+    mark_down(state_dir())
+    try:
+        view = call(_stop, start=False)
+    except DaemonNotRunning:
+        view = StatusView(version=__version__, phase="down", state_dir=str(state_dir()))
+        output.say("no daemon ran")
+    if as_json:
+        output.print_json(view)
+    else:
+        output.data("down")
+
+
+def status(*, as_json: JsonOption = False) -> None:
+    """Show what the daemon does and what keeps it from its work. Starts nothing."""
+    view = call(lambda client: client.status(), start=False)
+    if as_json:
+        output.print_json(view)
+        return
+    _print_status(view)
+
+
+def login(
+    *,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait until the login is done.")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Log this machine in to the tailnet. Prints the page to open."""
+    view = call(lambda client: client.login())
+    if not as_json and view.login_url:
+        output.data(_web_address(view.login_url))
+    if wait and view.phase in ("login", "starting"):
+        output.say("waiting for the login; Ctrl-C stops the waiting only")
+        view = call(_until_up)
+    if as_json:
+        output.print_json(view)
+    elif view.phase == "up":
+        output.say(f"logged in as {view.user or view.node}, {', '.join(view.addresses)}")
+    if wait and view.phase == "login":
+        raise typer.Exit(LoginRequired.exit_status)
+
+
+def version(*, as_json: JsonOption = False) -> None:
+    """Print the versions of cmesh, Tailscale and the protocols."""
+    from cmesh.node import ffi
+    from cmesh.protocol.messages import MINOR, SUBPROTOCOL
+
+    versions = {
+        "cmesh": __version__,
+        "tailscale": ffi.version(),
+        "link": f"{SUBPROTOCOL}.{MINOR}",
+        "control": str(CONTROL_VERSION),
+    }
+    if as_json:
+        output.print_json(versions)
+        return
+    output.pairs(list(versions.items()))
+
+
+async def _stop(client: ControlClient) -> StatusView:
+    before = await client.status()
+    try:
+        view = await client.down()
+    except DaemonRestarted:
+        # It went away before its answer arrived, which is what was asked for.
+        view = before.model_copy(update={"phase": "down"})
+    await client.close()
+    if before.pid and not await asyncio.to_thread(wait_gone, before.pid, DOWN_LIMIT_S):
+        raise DaemonTimeout(
+            f"the daemon (process {before.pid}) does not end within {DOWN_LIMIT_S:g} s"
+        )
+    return view
+
+
+async def _until_up(client: ControlClient) -> StatusView:
+    clock = SystemClock()
+    deadline = clock.monotonic() + LOGIN_LIMIT_S
+    while True:
+        view = await client.status()
+        if view.phase not in ("login", "starting") or clock.monotonic() > deadline:
+            return view
+        await asyncio.sleep(LOGIN_POLL_S)
+
+
+def _web_address(url: str) -> str:
+    # The control server chose it; anything but a web page has no place in a terminal.
+    return url if urlsplit(url).scheme in ("http", "https") else "(the login URL is no web page)"
+
+
+def _print_status(view: StatusView) -> None:
+    expiry = output.moment(view.key_expiry)
+    output.pairs(
+        [
+            ("phase", view.phase),
+            ("node", f"{view.node} ({view.node_id})" if view.node_id else view.node),
+            ("user", view.user),
+            ("addresses", ", ".join(view.addresses)),
+            ("tailnet", f"{view.tailnet}{' (local test tailnet)' if view.testnet else ''}"),
+            ("login", _web_address(view.login_url) if view.login_url else ""),
+            ("key expires", expiry),
+            ("fingerprint", view.fingerprint),
+            ("links", str(view.links)),
+            ("tasks", f"{view.running} running, {view.waiting} waiting"),
+            ("worker", "yes" if view.worker else "no"),
+            ("profiles", ", ".join(view.profiles)),
+            ("runners", ", ".join(view.runners)),
+            ("state", view.state_dir),
+            ("config", view.config_file),
+            ("process", f"{view.pid}, up {output.duration(view.uptime_s)}"),
+            ("version", view.version),
+        ]
+    )
+    for problem in view.problems:
+        output.say(f"problem: {problem.what} [{problem.code}]")
+        output.hint(problem.next)

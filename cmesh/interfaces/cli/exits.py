@@ -1,0 +1,32 @@
+"""Exit statuses of commands that wait for a task; errors have theirs in `cmesh.errors`.
+
+A task that did not succeed is no error of the command, so these are no error
+classes; their numbers are free in the tree of errors.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from cmesh.errors import PolicyDenied, TaskError
+from cmesh.model import TaskState
+
+__all__ = ["DENIED_EXIT", "DETACHED_EXIT", "TASK_EXITS"]
+
+DETACHED_EXIT = 130
+"""Ctrl-C while waiting (128 + SIGINT): the command ends, the task goes on."""
+
+DENIED_EXIT = PolicyDenied.exit_status
+
+TASK_EXITS: Mapping[TaskState, int] = MappingProxyType(
+    {
+        TaskState.SUCCEEDED: 0,
+        TaskState.FAILED: 45,
+        TaskState.CANCELLED: 46,
+        TaskState.TIMED_OUT: 47,
+        TaskState.INTERRUPTED: 48,
+        TaskState.DENIED: DENIED_EXIT,
+        TaskState.EXPIRED: 49,
+        TaskState.UNKNOWN: TaskError.exit_status,
+    }
+)
+"""What `delegate` and `wait` exit with, by the state they ended on."""

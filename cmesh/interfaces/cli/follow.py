@@ -1,0 +1,202 @@
+"""Waiting for a task's end with something to look at meanwhile.
+
+Progress goes to stderr: a live line on a terminal, plain lines in a pipe. The
+daemon may restart meanwhile; nothing here ends a task.
+"""
+
+import asyncio
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+from typing_extensions import override
+
+from cmesh.clock import Clock, SystemClock
+from cmesh.daemon.operations import EventView, TaskArguments, TaskView
+from cmesh.errors import DaemonRestarted
+from cmesh.interfaces.cli.output import duration, is_terminal, say, stderr
+from cmesh.interfaces.cli.session import call
+from cmesh.interfaces.client import ControlClient
+from cmesh.model import TERMINAL, TaskState
+from cmesh.text import one_line
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+__all__ = ["Progress", "follow", "make_progress", "wait_for"]
+
+POLL_WAIT_S = 20.0
+"""How long one call waits for news; the next one follows at once."""
+
+IDLE_PAUSE_S = 0.2
+RECONNECTS = 20
+EVENTS = 200
+_EVENT_CHARACTERS = 160
+
+ENDS = TERMINAL | {TaskState.UNKNOWN}
+"""States after which waiting longer is not promised to bring news."""
+
+
+class Progress(Protocol):
+    """Shows a waiting person what is known; a context manager.
+
+    Attributes:
+        view: the newest view of the task; None before the first.
+        seen: number of the newest event shown, so that a reconnect repeats none.
+    """
+
+    view: TaskView | None
+    seen: int
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def show(self, view: TaskView) -> None:
+        """Take a newer view, with the events since the last one."""
+        ...
+
+
+def make_progress(*, quiet: bool) -> Progress:
+    """Return the progress that fits where stderr goes; `quiet` leaves pipes silent."""
+    if is_terminal():
+        return _Live(SystemClock())
+    return _Silent() if quiet else _Lines()
+
+
+def wait_for(task_id: str, progress: Progress) -> TaskView:
+    """Return the task's last view once it ended. Blocks; reconnects when the daemon restarts.
+
+    Raises:
+        TaskNotFound: no such task.
+        DaemonRestarted: the daemon keeps going away.
+        KeyboardInterrupt: Ctrl-C; the task goes on.
+    """
+    for _attempt in range(RECONNECTS):
+        try:
+            return call(lambda client: follow(client, task_id, progress))
+        except DaemonRestarted:
+            say("the daemon restarted; asking again")
+    raise DaemonRestarted(f"the daemon went away {RECONNECTS} times while waiting")
+
+
+async def follow(client: ControlClient, task_id: str, progress: Progress) -> TaskView:
+    """Show the task's news until it ended; return its last view."""
+    state = progress.view.state if progress.view else None
+    wait_s = 0.0
+    while True:
+        arguments = TaskArguments(
+            task_id=task_id,
+            wait_s=wait_s,
+            after_event=progress.seen,
+            events=EVENTS,
+            known_state=state,
+        )
+        view = await client.get_task(arguments)
+        news = view.state != state or bool(view.events)
+        progress.show(view)
+        if view.state in ENDS and progress.seen >= view.last_event:
+            return view
+        if wait_s and not news:
+            # An early answer without news must not become a busy loop.
+            await asyncio.sleep(IDLE_PAUSE_S)
+        state, wait_s = view.state, POLL_WAIT_S
+
+
+def _event_line(event: EventView) -> str:
+    return f"{event.kind}: {one_line(event.text, _EVENT_CHARACTERS)}"
+
+
+def _state_line(view: TaskView) -> str:
+    reason = f" ({one_line(view.reason)})" if view.reason else ""
+    return f"{view.state.replace('_', ' ')} on {one_line(view.peer, 63)}{reason}"
+
+
+class _Silent(Progress):
+    def __init__(self) -> None:
+        self.view = None
+        self.seen = 0
+
+    @override
+    def __enter__(self) -> Self:
+        return self
+
+    @override
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+    @override
+    def show(self, view: TaskView) -> None:
+        self.view = view
+        # No events in the answer means that there are none left to show.
+        self.seen = view.events[-1].seq if view.events else max(self.seen, view.last_event)
+
+
+class _Lines(_Silent):
+    @override
+    def show(self, view: TaskView) -> None:
+        known = self.view.state if self.view else None
+        super().show(view)
+        if view.state != known:
+            say(_state_line(view))
+        for event in view.events:
+            say(_event_line(event))
+
+
+class _Live(_Silent):
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+        self._since = clock.monotonic()
+        self._last = ""
+        from rich.status import Status
+
+        # Rendered anew with each turn of the spinner, so that the seconds run.
+        self._status = Status(_Rendered(self), console=stderr())
+
+    @override
+    def __enter__(self) -> Self:
+        self._status.start()
+        return self
+
+    @override
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._status.stop()
+
+    @override
+    def show(self, view: TaskView) -> None:
+        if view.events:
+            self._last = _event_line(view.events[-1])
+        super().show(view)
+        self._since = self._clock.monotonic() - view.elapsed_s
+
+    def text(self) -> "Text":
+        """Return the line to draw now."""
+        from rich.text import Text
+
+        elapsed = duration(self._clock.monotonic() - self._since)
+        state = _state_line(self.view) if self.view else "asking the daemon"
+        tail = f"  {self._last}" if self._last else ""
+        return Text(f"{state}  {elapsed}{tail}", overflow="ellipsis", no_wrap=True)
+
+
+class _Rendered:
+    def __init__(self, live: _Live) -> None:
+        self._live = live
+
+    def __rich__(self) -> "Text":
+        return self._live.text()

@@ -1,0 +1,107 @@
+"""Options and arguments that several commands share, and the parsing of their texts.
+
+Completions ask a running daemon only, for a short time, and never start one.
+"""
+
+import asyncio
+import re
+import shlex
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeAlias
+
+import typer
+
+from cmesh.daemon.operations import TasksArguments
+from cmesh.errors import CmeshError, UsageError
+from cmesh.interfaces.client import ControlClient
+from cmesh.paths import control_socket, state_dir
+
+__all__ = [
+    "JsonOption",
+    "PeerArgument",
+    "ProfileOption",
+    "RunnerOption",
+    "TaskArgument",
+    "accept_argv",
+    "seconds",
+]
+
+COMPLETION_LIMIT_S = 0.5
+
+_DURATION = re.compile(r"(\d{1,6})([smhd]?)")
+_UNIT_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def seconds(text: str) -> int:
+    """Return the seconds of `90`, `90s`, `15m`, `2h` or `1d`.
+
+    Raises:
+        UsageError: the text has another form.
+    """
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise UsageError(f"`{text}` is no duration", hint="write 90, 90s, 15m or 2h")
+    return int(found[1]) * _UNIT_S[found[2]]
+
+
+def accept_argv(text: str) -> list[str]:
+    """Return the argv of an acceptance command; no shell will see it.
+
+    Raises:
+        UsageError: a quote is not closed.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"the acceptance command cannot be split: {error}") from error
+
+
+def _complete_peer(incomplete: str) -> list[str]:
+    async def names(client: ControlClient) -> list[str]:
+        return [peer.name for peer in (await client.list_peers()).peers]
+
+    return _matching(names, incomplete)
+
+
+def _complete_task(incomplete: str) -> list[str]:
+    async def ids(client: ControlClient) -> list[str]:
+        return [task.task_id for task in (await client.list_tasks(TasksArguments())).tasks]
+
+    return _matching(ids, incomplete)
+
+
+def _matching(ask: Callable[[ControlClient], Awaitable[list[str]]], incomplete: str) -> list[str]:
+    async def asked() -> list[str]:
+        async with (
+            asyncio.timeout(COMPLETION_LIMIT_S),
+            ControlClient(control_socket(state_dir())) as client,
+        ):
+            return await ask(client)
+
+    try:
+        return [word for word in asyncio.run(asked()) if word.startswith(incomplete)]
+    except (CmeshError, TimeoutError):
+        return []
+
+
+JsonOption: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout, errors too.")
+]
+PeerArgument: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="PEER", help="Name or node id, see `cmesh peers`.", autocompletion=_complete_peer
+    ),
+]
+TaskArgument: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", help="Task id, or its unique beginning.", autocompletion=_complete_task
+    ),
+]
+ProfileOption: TypeAlias = Annotated[
+    str, typer.Option("--profile", help="What it may do: query, edit, build or full.")
+]
+RunnerOption: TypeAlias = Annotated[
+    str, typer.Option("--runner", help="Agent on the worker: claude, or command:NAME.")
+]

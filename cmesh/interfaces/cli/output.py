@@ -1,0 +1,141 @@
+"""What the commands print: data on stdout, all else on stderr, remote text scrubbed.
+
+On a terminal tables are drawn; in a pipe they are tab-separated lines. Colour
+is an ornament only (`NO_COLOR` is rich's to obey). Rich is loaded only where a
+terminal will show it: it costs a fifth of a command's start.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+from cmesh.errors import CmeshError
+from cmesh.text import one_line, scrub
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = [
+    "data",
+    "duration",
+    "hint",
+    "is_terminal",
+    "moment",
+    "pairs",
+    "print_error",
+    "print_json",
+    "say",
+    "stderr",
+    "table",
+]
+
+_MINUTE_S = 60
+_HOUR_S = 3600
+_DAY_S = 86_400
+
+
+def data(text: str) -> None:
+    """Print text that the command was asked for."""
+    clean = scrub(text)
+    sys.stdout.write(clean if clean.endswith("\n") or not clean else clean + "\n")
+
+
+def print_json(value: BaseModel | Mapping[str, object] | Sequence[object]) -> None:
+    """Print the one JSON document of `--json`."""
+    if isinstance(value, BaseModel):
+        text = value.model_dump_json(indent=2)
+    else:
+        text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    sys.stdout.write(text + "\n")
+
+
+def say(text: str) -> None:
+    """Tell the person something beside the data."""
+    sys.stderr.write(scrub(text) + "\n")
+
+
+def hint(text: str) -> None:
+    """Tell the person the next step."""
+    _labelled("hint", "cyan", text)
+
+
+def print_error(error: CmeshError, *, as_json: bool) -> None:
+    """Print an error in its one form: JSON on stdout, or two lines on stderr."""
+    if as_json:
+        body = {"code": error.code, "message": error.message, "hint": error.hint}
+        print_json({"error": body})
+        return
+    _labelled("error", "bold red", error.message)
+    if error.hint:
+        hint(error.hint)
+
+
+def stderr() -> "Console":
+    """Return a console on stderr that interprets nothing in what it prints."""
+    from rich.console import Console
+
+    return Console(stderr=True, markup=False, highlight=False, emoji=False)
+
+
+def is_terminal() -> bool:
+    """Return whether progress can be drawn."""
+    return sys.stderr.isatty() and not stderr().is_dumb_terminal
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of possibly remote text."""
+    if not sys.stdout.isatty():
+        for row in [columns, *rows]:
+            sys.stdout.write("\t".join(one_line(cell, 10_000) for cell in row) + "\n")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        drawn.add_column(column, overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(one_line(cell, 200)) for cell in row))
+    Console(markup=False, highlight=False, emoji=False).print(drawn)
+
+
+def pairs(rows: Sequence[tuple[str, str]]) -> None:
+    """Print names and values, one a line; empty values are left out."""
+    shown = [(name, value) for name, value in rows if value]
+    width = max((len(name) for name, _value in shown), default=0)
+    for name, value in shown:
+        lines = scrub(value).splitlines() or [""]
+        sys.stdout.write(f"{name:<{width}}  {lines[0]}\n")
+        for line in lines[1:]:
+            sys.stdout.write(f"{'':<{width}}  {line}\n")
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people read them."""
+    whole = int(seconds)
+    if whole < _MINUTE_S:
+        return f"{whole}s"
+    if whole < _HOUR_S:
+        return f"{whole // _MINUTE_S}m {whole % _MINUTE_S:02d}s"
+    if whole < _DAY_S:
+        return f"{whole // _HOUR_S}h {whole % _HOUR_S // _MINUTE_S:02d}m"
+    return f"{whole // _DAY_S}d {whole % _DAY_S // _HOUR_S}h"
+
+
+def moment(value: datetime | None) -> str:
+    """Return a time in the local zone; empty for none."""
+    return "" if value is None else value.astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+
+
+def _labelled(label: str, style: str, text: str) -> None:
+    if not sys.stderr.isatty():
+        say(f"{label}: {text}")
+        return
+    from rich.text import Text
+
+    stderr().print(Text.assemble((label, style), ": ", scrub(text)), soft_wrap=True)

@@ -1,0 +1,123 @@
+"""The commands about policy: what would be decided and why, and the rules as read."""
+
+import shlex
+from dataclasses import asdict
+from typing import Annotated, cast
+
+import typer
+
+from cmesh.daemon.operations import DecisionView, ExplainArguments
+from cmesh.interfaces.cli import output
+from cmesh.interfaces.cli.exits import DENIED_EXIT
+from cmesh.interfaces.cli.options import (
+    JsonOption,
+    PeerArgument,
+    ProfileOption,
+    RunnerOption,
+    accept_argv,
+    seconds,
+)
+from cmesh.interfaces.cli.session import call, checked
+from cmesh.paths import config_file
+
+__all__ = ["register"]
+
+_group = typer.Typer(help="Explain policy decisions, show the rules.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command group to the program."""
+    app.add_typer(_group, name="policy")
+
+
+@_group.command()
+def explain(  # noqa: PLR0913 - typer reads the options from the signature
+    *,
+    peer: PeerArgument,
+    inbound: Annotated[
+        bool,
+        typer.Option("--inbound/--outbound", help="What the peer may ask here, or I may there."),
+    ] = False,
+    operation: Annotated[str, typer.Option(help="task, follow_up, accept, sql_own …")] = "task",
+    profile: ProfileOption = "query",
+    runner: RunnerOption = "claude",
+    directory: Annotated[
+        str, typer.Option("--directory", "-C", help="Directory on the worker.")
+    ] = "",
+    accept: Annotated[str, typer.Option(metavar="COMMAND", help="Acceptance command.")] = "",
+    timeout: Annotated[str, typer.Option(metavar="TIME", help="Run time asked for.")] = "15m",
+    prompt_bytes: Annotated[int, typer.Option(help="Size of the prompt.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what policy would decide and why.
+
+    Names the rule, what failed, and the smallest change that would allow it. Nothing is sent or stored. Ends with status 30 when the answer is deny.
+    """
+    arguments = checked(
+        ExplainArguments,
+        direction="inbound" if inbound else "outbound",
+        peer=peer,
+        operation=operation,
+        profile=profile,
+        runner=runner,
+        directory=directory,
+        accept=accept_argv(accept),
+        timeout_s=seconds(timeout),
+        prompt_bytes=prompt_bytes,
+    )
+    view = call(lambda client: client.explain(arguments))
+    if as_json:
+        output.print_json(view)
+    else:
+        _print_decision(view)
+    if view.effect == "deny":
+        raise typer.Exit(DENIED_EXIT)
+
+
+@_group.command()
+def show(*, as_json: JsonOption = False) -> None:
+    """Show the rules of the configuration as cmesh reads them. Needs no daemon."""
+    from cmesh.config import load_config
+
+    path = config_file()
+    policy = asdict(load_config(path).policy)
+    if as_json:
+        output.print_json({"file": str(path), **policy})
+        return
+    output.pairs([("file", str(path)), ("sha256", str(policy["sha256"]))])
+    for direction in ("inbound", "outbound"):
+        rules: list[dict[str, object]] = list(policy[direction])
+        if not rules:
+            output.data(f"\n{direction}: no rule, so everything is denied")
+        for rule in rules:
+            output.data(f"\n{direction} {rule['effect']}: {rule['name']}")
+            rest = [(name, _value(value)) for name, value in rule.items()]
+            output.pairs([row for row in rest if row[0] not in ("effect", "name")])
+
+
+def _print_decision(view: DecisionView) -> None:
+    by = f", by rule `{view.rule}`" if view.rule else ", since no rule allows it"
+    output.data(f"{view.effect}{by}")
+    for failed in view.failed:
+        output.data(
+            f"rule `{failed.rule}`: {failed.condition} wants {failed.wanted}, got {failed.got}"
+        )
+    if view.change:
+        output.hint(view.change)
+
+
+def _value(value: object) -> str:
+    """Return a rule's field as text; empty for what is not set."""
+    if isinstance(value, dict):
+        fields = cast("dict[str, object]", value)
+        if set(fields) == {"kind", "value"}:
+            return f"{fields['kind']}:{fields['value']}" if fields["value"] else "*"
+        return ", ".join(f"{name} {item}" for name, item in fields.items() if item is not None)
+    if isinstance(value, list | tuple):
+        return ", ".join(_element(item) for item in cast("list[object]", value))
+    return "" if value is None or value is False else str(value)
+
+
+def _element(item: object) -> str:
+    # A list in a list is an acceptance command's argv.
+    return shlex.join(cast("list[str]", item)) if isinstance(item, list | tuple) else _value(item)

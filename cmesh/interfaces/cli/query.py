@@ -1,0 +1,84 @@
+"""The commands about the audit store: sql and schema."""
+
+import csv
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from cmesh.daemon.operations import SqlArguments, SqlView
+from cmesh.errors import UsageError
+from cmesh.interfaces.cli import output
+from cmesh.interfaces.cli.options import JsonOption
+from cmesh.interfaces.cli.session import call, checked
+from cmesh.text import scrub
+
+__all__ = ["register"]
+
+# Catalogue functions answer in the confined query process too; they read no file.
+_SCHEMA = """
+SELECT table_name AS "view", column_name AS "column", data_type AS "type"
+FROM duckdb_columns() WHERE NOT internal ORDER BY table_name, column_index
+"""
+_SCHEMA_ROWS = 10_000
+FORMATS = ("table", "json", "csv")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    app.command()(sql)
+    app.command()(schema)
+
+
+def sql(
+    *,
+    query: Annotated[str, typer.Argument(metavar="SELECT", help="One SELECT; see `cmesh schema`.")],
+    form: Annotated[str, typer.Option("--format", help="table, json (rows) or csv.")] = "table",
+    limit: Annotated[int, typer.Option(help="Most rows to return.")] = 1_000,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask this node's audit store in SQL. Read-only, in a process of its own."""
+    if form not in FORMATS:
+        raise UsageError(f"`{form}` is no format", hint=f"use one of {', '.join(FORMATS)}")
+    arguments = checked(SqlArguments, sql=query, limit=limit)
+    view = call(lambda client: client.sql(arguments))
+    if as_json:
+        output.print_json(view)
+        return
+    _print_rows(view, form)
+    if view.truncated:
+        output.say(f"only the first {len(view.rows)} rows; raise --limit for more")
+
+
+def schema(*, as_json: JsonOption = False) -> None:
+    """List the views that `cmesh sql` can ask. With their columns and types."""
+    arguments = checked(SqlArguments, sql=_SCHEMA, limit=_SCHEMA_ROWS)
+    view = call(lambda client: client.sql(arguments))
+    if as_json:
+        columns: dict[str, dict[str, str]] = {}
+        for name, column, kind in view.rows:
+            columns.setdefault(str(name), {})[str(column)] = str(kind)
+        output.print_json({"views": columns})
+        return
+    _print_rows(view, "table")
+
+
+def _print_rows(view: SqlView, form: str) -> None:
+    if form == "json":
+        output.print_json([dict(zip(view.columns, row, strict=True)) for row in view.rows])
+    elif form == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(view.columns)
+        writer.writerows([_cell(value) for value in row] for row in view.rows)
+    else:
+        output.table(view.columns, [[_cell(value) for value in row] for row in view.rows])
+
+
+def _cell(value: object) -> str:
+    """Return a value as text; NULL is empty."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return scrub(value)
+    return scrub(json.dumps(value, ensure_ascii=False))

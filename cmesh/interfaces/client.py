@@ -1,0 +1,284 @@
+"""The control socket's client: the daemon's operations as typed calls.
+
+One connection, several calls at once. It starts no daemon; a call that is
+cancelled here is cancelled in the daemon, its task never is.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Self, TypeVar, cast
+
+from pydantic import ValidationError
+
+from cmesh.daemon.operations import (
+    ApproveArguments,
+    Arguments,
+    CancelArguments,
+    DecisionView,
+    DelegateArguments,
+    ExplainArguments,
+    NoArguments,
+    PeersView,
+    PeerView,
+    ResultArguments,
+    ResultView,
+    SqlArguments,
+    SqlView,
+    StatusView,
+    TaskArguments,
+    TasksArguments,
+    TasksView,
+    TaskView,
+    TrustArguments,
+    View,
+)
+from cmesh.errors import (
+    CmeshError,
+    DaemonError,
+    DaemonNotRunning,
+    DaemonRestarted,
+    DaemonTimeout,
+    VersionMismatch,
+)
+from cmesh.interfaces.wire import ANSWER_BYTES, CONTROL_VERSION, error_from
+
+__all__ = ["CALL_LIMIT_S", "CONNECT_LIMIT_S", "ControlClient", "run"]
+
+CONNECT_LIMIT_S = 5.0
+
+CALL_LIMIT_S = 90.0
+"""How long any call may take; above the longest wait an operation allows."""
+
+_V = TypeVar("_V", bound=View)
+_T = TypeVar("_T")
+
+
+class ControlClient:
+    """A connection to the daemon; an async context manager that connects on entry.
+
+    Attributes:
+        daemon_version: cmesh version of the daemon; empty before the connection.
+    """
+
+    def __init__(self, path: Path, *, session: str = "cli", cwd: str = "", agent: str = "") -> None:
+        self.daemon_version = ""
+        self._path = path
+        self._hello = {"session": session, "cwd": cwd, "agent": agent}
+        self._writer: asyncio.StreamWriter | None = None
+        self._receiver: asyncio.Task[None] | None = None
+        self._open: dict[int, asyncio.Future[dict[str, object]]] = {}
+        self._last = 0
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+    async def connect(self, timeout_s: float = CONNECT_LIMIT_S) -> None:
+        """Connect and say hello.
+
+        Raises:
+            DaemonNotRunning: there is no socket, or nobody listens on it.
+            DaemonTimeout: the daemon does not answer in time.
+            CmeshError: the daemon refuses us, and says why.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                reader, self._writer = await asyncio.open_unix_connection(
+                    os.fspath(self._path), limit=ANSWER_BYTES
+                )
+                line = await self._greet(reader)
+        except TimeoutError as error:
+            await self.close()
+            raise DaemonTimeout(f"the daemon does not answer within {timeout_s:g} s") from error
+        except PermissionError as error:
+            raise DaemonError(
+                f"the control socket `{self._path}` is not yours to use",
+                hint="run as the user whose daemon this is",
+            ) from error
+        except OSError as error:
+            await self.close()
+            raise DaemonNotRunning("no daemon runs for this state directory") from error
+        except ValueError as error:
+            await self.close()
+            raise DaemonError("what answers on the control socket is no cmesh daemon") from error
+        if line.get("ok") is not True:
+            await self.close()
+            raise error_from(line.get("error"))
+        self.daemon_version = str(line.get("version", ""))
+        self._receiver = asyncio.create_task(self._receive(reader))
+
+    async def close(self) -> None:
+        """Close the connection; open calls raise `DaemonRestarted`."""
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.cancel()
+            await asyncio.wait([receiver])
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def status(self) -> StatusView:
+        """Return what the daemon is and does."""
+        return await self.call("status", NoArguments(), StatusView)
+
+    async def list_peers(self) -> PeersView:
+        """Return the tailnet's nodes."""
+        return await self.call("list_peers", NoArguments(), PeersView)
+
+    async def trust_peer(self, arguments: TrustArguments) -> PeerView:
+        """Pin the cmesh key a peer has shown."""
+        return await self.call("trust_peer", arguments, PeerView)
+
+    async def delegate(self, arguments: DelegateArguments) -> TaskView:
+        """Hand a task to a peer."""
+        return await self.call("delegate", arguments, TaskView)
+
+    async def get_task(self, arguments: TaskArguments) -> TaskView:
+        """Return a task, waiting for news as long as the arguments say."""
+        return await self.call("get_task", arguments, TaskView)
+
+    async def list_tasks(self, arguments: TasksArguments) -> TasksView:
+        """Return tasks, newest first."""
+        return await self.call("list_tasks", arguments, TasksView)
+
+    async def get_result(self, arguments: ResultArguments) -> ResultView:
+        """Return a slice of a finished task's result."""
+        return await self.call("get_result", arguments, ResultView)
+
+    async def cancel_task(self, arguments: CancelArguments) -> TaskView:
+        """Ask for a task's end."""
+        return await self.call("cancel_task", arguments, TaskView)
+
+    async def approve_task(self, arguments: ApproveArguments) -> TaskView:
+        """Let a waiting inbound task run, or refuse it."""
+        return await self.call("approve_task", arguments, TaskView)
+
+    async def sql(self, arguments: SqlArguments) -> SqlView:
+        """Run one SELECT over the audit views."""
+        return await self.call("sql", arguments, SqlView)
+
+    async def explain(self, arguments: ExplainArguments) -> DecisionView:
+        """Decide a hypothetical request."""
+        return await self.call("explain", arguments, DecisionView)
+
+    async def login(self) -> StatusView:
+        """Start a login."""
+        return await self.call("login", NoArguments(), StatusView)
+
+    async def down(self) -> StatusView:
+        """Stop the daemon."""
+        return await self.call("down", NoArguments(), StatusView)
+
+    async def call(self, operation: str, arguments: Arguments, view: type[_V]) -> _V:
+        """Call one operation by name.
+
+        Raises:
+            DaemonRestarted: the connection ended before the answer came.
+            DaemonTimeout: no answer within `CALL_LIMIT_S`.
+            VersionMismatch: the answer is not of the expected form.
+            CmeshError: what the operation raised.
+        """
+        if self._writer is None or self._receiver is None or self._receiver.done():
+            raise DaemonRestarted("the connection to the daemon is closed")
+        self._last += 1
+        number = self._last
+        future = self._open[number] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(CALL_LIMIT_S):
+                body = arguments.model_dump(mode="json", exclude_unset=True)
+                await self._write({"id": number, "op": operation, "arguments": body})
+                answer = await future
+        except TimeoutError as error:
+            await self._cancel(number)
+            raise DaemonTimeout(f"no answer to `{operation}` within {CALL_LIMIT_S:g} s") from error
+        except asyncio.CancelledError:
+            await self._cancel(number)
+            raise
+        finally:
+            self._open.pop(number, None)
+            if future.done() and not future.cancelled():
+                # Seen, also when it came in the moment of a cancel.
+                future.exception()
+        if "error" in answer:
+            raise error_from(answer["error"])
+        try:
+            return view.model_validate(answer.get("result"))
+        except ValidationError as error:
+            raise VersionMismatch(
+                f"the daemon ({self.daemon_version}) answers `{operation}` in another form",
+                hint="restart the daemon with the installed version: `cmesh down`, then `cmesh up`",
+            ) from error
+
+    async def _greet(self, reader: asyncio.StreamReader) -> dict[str, object]:
+        assert self._writer is not None
+        hello = {"v": CONTROL_VERSION, "kind": "cli", "pid": os.getpid(), **self._hello}
+        self._writer.write(json.dumps(hello).encode() + b"\n")
+        line = await reader.readline()
+        if not line:
+            raise ConnectionResetError("the daemon closed the connection")
+        return _object(line)
+
+    async def _write(self, message: dict[str, object]) -> None:
+        assert self._writer is not None
+        try:
+            self._writer.write(json.dumps(message).encode() + b"\n")
+            await self._writer.drain()
+        except ConnectionError as error:
+            raise DaemonRestarted("the daemon went away during the call") from error
+
+    async def _cancel(self, number: int) -> None:
+        with contextlib.suppress(DaemonRestarted):
+            await self._write({"cancel": number})
+
+    async def _receive(self, reader: asyncio.StreamReader) -> None:
+        failure: CmeshError = DaemonRestarted("the daemon went away during the call")
+        try:
+            while line := await reader.readline():
+                answer = _object(line)
+                number = answer.get("id")
+                if number is None:
+                    failure = error_from(answer.get("error"))
+                    return
+                future = self._open.get(cast("int", number))
+                if future is not None and not future.done():
+                    future.set_result(answer)
+        except OSError:
+            return
+        except ValueError:
+            failure = DaemonError("the daemon sent a line that cannot be read")
+        finally:
+            for future in self._open.values():
+                if not future.done():
+                    future.set_exception(failure)
+
+
+def run(
+    path: Path, work: Callable[[ControlClient], Awaitable[_T]], *, cwd: str = "", agent: str = ""
+) -> _T:
+    """Connect, do `work` with the client, close; for callers without an event loop. Blocks.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; the open call was cancelled, its task goes on.
+    """
+
+    async def connected() -> _T:
+        async with ControlClient(path, cwd=cwd, agent=agent) as client:
+            return await work(client)
+
+    return asyncio.run(connected())
+
+
+def _object(line: bytes) -> dict[str, object]:
+    value: object = json.loads(line)
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return cast("dict[str, object]", value)

@@ -1,0 +1,301 @@
+"""Starting the daemon clean, and the mark by which a person keeps it from starting.
+
+Quick to import. One starter wins by lock; the others wait and use its daemon.
+Nothing here configures a machine: a daemon without a configuration stays in
+its `setup` phase.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO, cast
+
+from cmesh.clock import Clock, SystemClock
+from cmesh.errors import (
+    CmeshError,
+    DaemonError,
+    DaemonNotRunning,
+    DaemonTimeout,
+    UnsafePermissions,
+    by_code,
+)
+from cmesh.paths import control_socket, daemon_environment, ensure_private_dir
+
+__all__ = [
+    "Running",
+    "clear_down",
+    "ensure_daemon",
+    "is_marked_down",
+    "log_file",
+    "mark_down",
+    "probe",
+    "report_failure",
+    "serve_argv",
+    "start_daemon",
+    "wait_gone",
+]
+
+START_LIMIT_S = 30.0
+"""From the start of the process to its first answer on the control socket."""
+
+PROBE_LIMIT_S = 5.0
+POLL_S = 0.02
+LOG_LIMIT_BYTES = 10 * 1024 * 1024
+LOG_TAIL_BYTES = 64 * 1024
+
+_FAILURE = "cmesh-failure "
+_HELLO = json.dumps({"v": 1, "kind": "cli", "session": "probe"}).encode() + b"\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A daemon that answers; `pid` is known for the one who started it, else 0."""
+
+    version: str
+    pid: int = 0
+
+
+def serve_argv(state_dir: Path, config_dir: Path) -> list[str]:
+    """Return the daemon's command line; its directories come by environment."""
+    del state_dir, config_dir
+    return [sys.executable, "-I", "-m", "cmesh", "daemon"]
+
+
+def ensure_daemon(state: Path, config: Path) -> Running:
+    """Return the running daemon; start one unless `cmesh down` asked for quiet. Blocks.
+
+    Raises:
+        DaemonNotRunning: none runs and the mark of `cmesh down` is there.
+        DaemonError: it does not start; the message is the daemon's own.
+    """
+    running = probe(state)
+    if running is not None:
+        return running
+    if is_marked_down(state):
+        raise DaemonNotRunning("the daemon was stopped by `cmesh down`")
+    return start_daemon(state, config)
+
+
+def start_daemon(state: Path, config: Path, *, clock: Clock | None = None) -> Running:
+    """Start the daemon unless one answers; return when it answers. Blocks.
+
+    Raises:
+        UnsafePermissions: the state directory is open to others.
+        DaemonTimeout: it does not answer within `START_LIMIT_S`.
+        DaemonError: it ends before it answers; an error it reported is raised as such.
+    """
+    clock = clock or SystemClock()
+    deadline = clock.monotonic() + START_LIMIT_S
+    ensure_private_dir(state)
+    with _start_lock(state, clock, deadline):
+        running = probe(state)
+        if running is not None:
+            return running
+        log = _open_log(state)
+        try:
+            begin = os.fstat(log).st_size
+            process = _spawn(state, config, log)
+        finally:
+            os.close(log)
+        return _await_answer(process, state, begin, clock=clock, deadline=deadline)
+
+
+def probe(state: Path) -> Running | None:
+    """Return the daemon that answers on the control socket; None when there is none. Blocks.
+
+    Raises:
+        DaemonTimeout: something accepts the connection but does not answer.
+        DaemonError: the daemon refuses to serve us.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(PROBE_LIMIT_S)
+        try:
+            connection.connect(os.fspath(control_socket(state)))
+            connection.sendall(_HELLO)
+            line = connection.makefile("rb").readline(64 * 1024)
+        except TimeoutError as error:
+            raise DaemonTimeout(
+                f"the daemon does not answer within {PROBE_LIMIT_S:g} s",
+                hint=f"see {log_file(state)}; stop the process, then `cmesh up`",
+            ) from error
+        except OSError:
+            return None
+    return _answer(line)
+
+
+def mark_down(state: Path) -> None:
+    """Keep every later command but `cmesh up` from starting a daemon."""
+    ensure_private_dir(state)
+    _mark(state).touch(mode=0o600)
+
+
+def clear_down(state: Path) -> None:
+    """Take the mark away."""
+    _mark(state).unlink(missing_ok=True)
+
+
+def is_marked_down(state: Path) -> bool:
+    """Return whether `cmesh down` was the last word."""
+    return _mark(state).exists()
+
+
+def log_file(state: Path) -> Path:
+    """Return the path of the daemon's log."""
+    return state / "daemon.log"
+
+
+def report_failure(error: CmeshError, stream: TextIO) -> None:
+    """Write why the daemon does not start, as the line that its starter looks for."""
+    body = {"code": error.code, "message": error.message, "hint": error.hint}
+    stream.write(f"{_FAILURE}{json.dumps(body)}\n")
+    stream.flush()
+
+
+def wait_gone(pid: int, limit_s: float, *, clock: Clock | None = None) -> bool:
+    """Return whether process `pid` ended within `limit_s`. Blocks."""
+    clock = clock or SystemClock()
+    deadline = clock.monotonic() + limit_s
+    opener = getattr(os, "pidfd_open", None)
+    if opener is not None:
+        try:
+            handle: int = opener(pid)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            handle = -1
+        if handle >= 0:
+            # Readable once the process ended, even when nobody reaps it (Linux pidfd_open(2)).
+            try:
+                return bool(select.select([handle], [], [], limit_s)[0])
+            finally:
+                os.close(handle)
+    while clock.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        _pause()
+    return False
+
+
+def _answer(line: bytes) -> Running | None:
+    try:
+        raw: object = json.loads(line)
+    except ValueError:
+        # It accepted and hung up: it is just stopping, so there is none to use.
+        return None
+    answer = cast("dict[str, object]", raw) if isinstance(raw, dict) else {}
+    if answer.get("ok") is True:
+        return Running(version=str(answer.get("version", "")))
+    error = cast("dict[str, object]", answer.get("error") or {})
+    message = str(error.get("message", "the daemon refuses local connections"))
+    raise by_code(str(error.get("code", "daemon_failed")))(message, hint=str(error.get("hint", "")))
+
+
+@contextlib.contextmanager
+def _start_lock(state: Path, clock: Clock, deadline: float) -> Generator[None]:
+    handle = os.open(state / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if clock.monotonic() > deadline:
+                    raise DaemonTimeout(
+                        f"another process starts the daemon since {START_LIMIT_S:g} s",
+                        hint=f"see {log_file(state)}",
+                    ) from error
+                _pause()
+        yield
+    finally:
+        os.close(handle)
+
+
+def _open_log(state: Path) -> int:
+    path = log_file(state)
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size > LOG_LIMIT_BYTES:
+            path.replace(path.with_suffix(".log.1"))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    handle = os.open(path, flags, 0o600)
+    if stat.S_IMODE(os.fstat(handle).st_mode) & 0o077:
+        os.close(handle)
+        raise UnsafePermissions(
+            f"`{path}` lets other users in", hint=f"chmod 0600 {path}, or remove it"
+        )
+    return handle
+
+
+def _spawn(state: Path, config: Path, log: int) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(  # noqa: S603 - our own interpreter, fixed arguments
+        serve_argv(state, config),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        cwd="/",
+        env=daemon_environment(state, config),
+        start_new_session=True,
+        umask=0o077,
+    )
+
+
+def _await_answer(
+    process: "subprocess.Popen[bytes]", state: Path, begin: int, *, clock: Clock, deadline: float
+) -> Running:
+    while clock.monotonic() < deadline:
+        ended = process.poll() is not None
+        try:
+            running = probe(state)
+        except DaemonTimeout:
+            running = None
+        if running is not None:
+            # The daemon outlives us: without a code Popen would warn that it still runs.
+            process.returncode = process.returncode or 0
+            return Running(version=running.version, pid=process.pid)
+        if ended:
+            raise _failure(process.returncode, state, begin)
+        _pause()
+    process.terminate()
+    raise DaemonTimeout(
+        f"the daemon does not answer within {START_LIMIT_S:g} s of its start",
+        hint=f"see {log_file(state)}",
+    )
+
+
+def _failure(returncode: int, state: Path, begin: int) -> CmeshError:
+    """Return what the daemon said last: its report, else its last error line."""
+    lines = _log_lines(state, begin)
+    hint = f"see {log_file(state)}"
+    for line in reversed(lines):
+        if line.startswith(_FAILURE):
+            body: dict[str, str] = json.loads(line.removeprefix(_FAILURE))
+            return by_code(body["code"])(body["message"], hint=body["hint"] or hint)
+    errors = [line for line in lines if line.split(" ", 2)[1:2] in (["error"], ["critical"])]
+    last = (errors or lines or ["it wrote nothing"])[-1]
+    return DaemonError(f"the daemon ended with status {returncode}: {last[:500]}", hint=hint)
+
+
+def _log_lines(state: Path, begin: int) -> list[str]:
+    with log_file(state).open("rb") as log:
+        end = log.seek(0, os.SEEK_END)
+        log.seek(max(begin, end - LOG_TAIL_BYTES))
+        text = log.read().decode("utf-8", "replace")
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def _mark(state: Path) -> Path:
+    return state / "down"
+
+
+def _pause() -> None:
+    select.select([], [], [], POLL_S)

@@ -1,0 +1,583 @@
+"""The command line's promises: help, one JSON document, exit statuses, where text goes."""
+
+import csv
+import io
+import json
+import logging
+import os
+import pty
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import typer.main
+
+from cmesh import __version__
+from cmesh.errors import CmeshError, DiskFull
+from cmesh.interfaces import start
+from cmesh.interfaces.cli import session
+from cmesh.interfaces.cli.app import app, main
+from cmesh.interfaces.cli.exits import TASK_EXITS
+from cmesh.model import TERMINAL, TaskState
+from tests.fakes.daemon import DaemonProcess, DaemonThread
+from tests.fakes.operations import FIRST_TASK
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 20.0
+TASK = ["delegate", "worker", "look", "-C", "/srv/app", "--runner", "command:check"]
+CONFIG = """
+[[inbound.allow]]
+name = "looks"
+peers = ["node:nABC", "tag:laptop"]
+operations = ["task", "accept"]
+profiles = ["query"]
+runners = ["claude"]
+paths = ["/srv"]
+accept = ["make 'a b'"]
+limits = { runtime = "15m" }
+"""
+EVIL = "plain\x1b]0;title\x07 \x1b[31mred\u202e"
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    with tempfile.TemporaryDirectory(prefix="cm-") as directory:
+        for name in ("STATE", "CONFIG"):
+            monkeypatch.setenv(f"CMESH_{name}_DIR", f"{directory}/{name.lower()}")
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        monkeypatch.setenv("COLUMNS", "200")
+        yield dict(os.environ)
+
+
+@pytest.fixture
+def process(environment: dict[str, str]) -> Iterator[DaemonProcess]:
+    with DaemonProcess(environment) as running:
+        yield running
+
+
+@pytest.fixture
+def daemon(environment: dict[str, str]) -> Iterator[DaemonThread]:
+    del environment
+    with DaemonThread() as running:
+        yield running
+
+
+@pytest.fixture
+def no_start(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Record the starts that commands ask for, and refuse them."""
+    asked: list[Path] = []
+
+    def refuse(state: Path, _config: Path) -> None:
+        asked.append(state)
+        raise DiskFull("no room to start")
+
+    monkeypatch.setattr(session, "ensure_daemon", refuse)
+    return asked
+
+
+class Cli:
+    """A real `cmesh` process."""
+
+    def __init__(self, *arguments: str, stderr: int = subprocess.PIPE) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "cmesh", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+
+    def until(self, text: str) -> str:
+        """Return the next line on stderr that has `text` in it."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if text in line:
+                return line
+        raise AssertionError(f"stderr ended without {text!r}")
+
+    def end(self) -> tuple[int, str, str]:
+        out, err = self.process.communicate(timeout=LIMIT_S)
+        return self.process.returncode, out, err or ""
+
+
+def commands() -> list[tuple[str, Any]]:
+    def walk(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+        if command.callback is not None:
+            yield path, command
+        for name, child in getattr(command, "commands", {}).items():
+            yield from walk(child, f"{path} {name}".strip())
+
+    return list(walk(typer.main.get_command(app), ""))
+
+
+def test_the_commands_of_this_release_are_all_there():
+    names = {path.split()[0] for path, _command in commands()}
+    wanted = (
+        "demo up down status login peers delegate wait tasks show result cancel approve deny sql "
+        "policy schema mcp version"
+    )
+    assert names == set(wanted.split())
+
+
+@pytest.mark.parametrize("path", [path for path, _command in commands()])
+def test_every_command_has_a_help_page_and_json(path: str, capsys: pytest.CaptureFixture[str]):
+    command = dict(commands())[path]
+    assert main([*path.split(), "--help"]) == 0
+    page = capsys.readouterr().out
+    assert command.help
+    assert all(p.help for p in command.params)
+    assert "--json" in page or path == "mcp"
+
+
+def test_the_reference_page_is_current():
+    check = [sys.executable, "scripts/gen_docs.py", "--check"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(check, check=False, cwd=ROOT, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_every_end_of_a_task_has_its_own_exit_status():
+    statuses = [TASK_EXITS[state] for state in TERMINAL]
+    assert len(set(statuses)) == len(TERMINAL)
+    taken = {cls.exit_status: cls for cls in _errors(CmeshError)}
+    shared = {s for s in TASK_EXITS.values() if s in taken}
+    assert shared == {30, 40}
+
+
+def _errors(cls: type[CmeshError]) -> list[type[CmeshError]]:
+    return [cls, *(leaf for sub in cls.__subclasses__() for leaf in _errors(sub))]
+
+
+def test_a_finished_task_prints_its_result_on_stdout_and_the_rest_on_stderr(
+    process: DaemonProcess,
+):
+    cli = Cli(*TASK)
+    cli.until("queued on worker")
+    process.order("start", task_id=FIRST_TASK)
+    cli.until("running on worker")
+    process.order("emit", task_id=FIRST_TASK, kind="tool_call", text=f"grep {EVIL}")
+    line = cli.until("tool_call")
+    assert "\x1b" not in line
+    process.order("finish", task_id=FIRST_TASK, state="succeeded", text=f"found: {EVIL}")
+    status, out, err = cli.end()
+    assert (status, err.splitlines()) == (0, ["succeeded on worker"])
+    assert out == "found: plain]0;title [31mred\n"
+
+
+@pytest.mark.parametrize("state", sorted(TERMINAL - {TaskState.SUCCEEDED, TaskState.DENIED}))
+def test_wait_exits_with_how_the_task_ended(
+    daemon: DaemonThread, state: TaskState, capsys: pytest.CaptureFixture[str]
+):
+    assert main([*TASK, "--no-wait"]) == 0
+    assert capsys.readouterr().out == FIRST_TASK + "\n"
+    daemon.order("finish", task_id=FIRST_TASK, state=state.value, text="half")
+    assert main(["wait", FIRST_TASK]) == TASK_EXITS[state]
+    seen = capsys.readouterr()
+    assert seen.out == "half\n"
+    assert f"hint: cmesh show {FIRST_TASK}" in seen.err
+
+
+@pytest.mark.usefixtures("daemon")
+@pytest.mark.parametrize("waiting", ["--wait", "--no-wait"])
+def test_a_refused_task_is_an_answer_with_the_status_of_a_denial(
+    waiting: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["delegate", "worker", "look", "-C", "/etc", "--json", waiting]) == 30
+    view = json.loads(capsys.readouterr().out)
+    assert (view["state"], view["code"]) == ("denied", "policy_denied")
+
+
+def test_ctrl_c_leaves_the_task_alone_and_says_how_to_come_back(process: DaemonProcess):
+    cli = Cli(*TASK)
+    cli.until("queued on worker")
+    cli.process.send_signal(signal.SIGINT)
+    status, out, err = cli.end()
+    assert (status, out) == (130, "")
+    assert f"cmesh wait {FIRST_TASK}, or cmesh cancel {FIRST_TASK}" in err
+    assert "Traceback" not in err
+    process.order("finish", task_id=FIRST_TASK, state="succeeded", text="done anyway")
+    assert "cancel_task" not in process.order("calls")["calls"]
+    assert main(["wait", FIRST_TASK]) == 0
+
+
+def test_ctrl_c_with_json_still_prints_one_document(process: DaemonProcess):
+    cli = Cli(*TASK, "--json")
+    # Silent in a pipe, so the fake's log of calls tells when it waits.
+    while "get_task" not in process.order("calls")["calls"]:
+        pass
+    cli.process.send_signal(signal.SIGINT)
+    status, out, _err = cli.end()
+    assert (status, json.loads(out)["state"]) == (130, "queued")
+
+
+def test_on_a_terminal_progress_is_drawn_and_the_result_stays_clean(process: DaemonProcess):
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        cli = Cli(*TASK, stderr=theirs)
+        os.close(theirs)
+        seen = b""
+        while b"queued on worker" not in seen:
+            seen += screen.read(4096)
+        process.order("finish", task_id=FIRST_TASK, state="succeeded", text="all well")
+        assert cli.end()[:2] == (0, "all well\n")
+
+
+def test_a_daemon_that_went_away_is_started_and_asked_again(
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    with DaemonProcess(environment) as first, ExitStack() as later:
+
+        def start(_state: Path, _config: Path) -> None:
+            later.enter_context(DaemonProcess(environment))
+
+        def kill_when_asked() -> None:
+            while "get_task" not in first.order("calls")["calls"]:
+                pass
+            first.kill()
+
+        monkeypatch.setattr(session, "ensure_daemon", start)
+        killer = Thread(target=kill_when_asked)
+        killer.start()
+        # The fake forgets its tasks, so the second daemon's answer is told from the first's.
+        assert main(TASK) == 41
+        killer.join()
+    assert "the daemon restarted; asking again" in capsys.readouterr().err
+
+
+def test_equal_tasks_are_one_until_new_is_asked_for(
+    daemon: DaemonThread, capsys: pytest.CaptureFixture[str]
+):
+    for extra in ([], [], ["--new"]):
+        main([*TASK, "--no-wait", *extra])
+    seen = capsys.readouterr()
+    ids = seen.out.split()
+    assert ids[0] == ids[1] != ids[2]
+    assert f"this is {FIRST_TASK}" in seen.err
+    assert daemon.order("calls")["last"]["context"]["session"] == "cli"
+
+
+def test_options_of_delegate_arrive_as_the_operation_wants_them(daemon: DaemonThread):
+    options = ["--accept", "make 'a b'", "--timeout", "2h", "--key", "k1", "--profile", "full"]
+    main([*TASK, "--no-wait", *options])
+    arguments = daemon.order("calls")["last"]["arguments"]
+    assert arguments["accept"] == ["make", "a b"]
+    assert (arguments["timeout_s"], arguments["idempotency_key"]) == (7200, "k1")
+    assert arguments["profile"] == "full"
+
+
+@pytest.mark.usefixtures("daemon")
+@pytest.mark.parametrize(
+    ("words", "keys"),
+    [
+        (["status"], {"phase", "problems", "version"}),
+        (["peers"], {"peers"}),
+        (["peers", "trust", "worker", "--fingerprint", "cd34"], {"name", "trust"}),
+        (["tasks", "--state", "open", "--mine"], {"tasks", "more"}),
+        (["show", FIRST_TASK[:-1]], {"task_id", "witness", "rule", "known_s"}),
+        (["cancel", FIRST_TASK], {"task_id", "state"}),
+        (["sql", "SELECT 1"], {"columns", "rows", "truncated"}),
+        (["schema"], {"views"}),
+        (["policy", "explain", "worker", "-C", "/srv"], {"effect", "rule"}),
+        (["login"], {"phase"}),
+        (["version"], {"cmesh", "tailscale", "link", "control"}),
+    ],
+)
+def test_json_is_exactly_one_document_of_the_view(
+    words: list[str], keys: set[str], capsys: pytest.CaptureFixture[str]
+):
+    main([*TASK, "--no-wait"])
+    capsys.readouterr()
+    assert main([*words, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert keys <= set(document)
+
+
+@pytest.mark.usefixtures("daemon")
+@pytest.mark.parametrize(
+    ("words", "status", "code"),
+    [
+        (["delegate", "wroker", "look", "-C", "/srv"], 24, "unknown_peer"),
+        (["delegate", "gone", "look", "-C", "/srv"], 22, "peer_unreachable"),
+        (["show", "0123abcd"], 41, "task_not_found"),
+        (["show", "NOT AN ID"], 2, "bad_arguments"),
+        (["tasks", "--state", "asleep"], 2, "bad_arguments"),
+        (["tasks", "--limit", "many"], 2, "bad_arguments"),
+        (["sql", "SELECT 1", "--format", "xml"], 2, "bad_arguments"),
+        (["delegate", "worker"], 2, "bad_arguments"),
+        (["delegate", "worker", "x", "-C", "/srv", "--timeout", "soon"], 2, "bad_arguments"),
+        (["delegate", "worker", "x", "-C", "/srv", "--accept", "a 'b"], 2, "bad_arguments"),
+        (["nonsense"], 2, "bad_arguments"),
+        (["policy"], 2, "bad_arguments"),
+    ],
+)
+def test_an_error_is_two_lines_or_one_json_document(
+    words: list[str], status: int, code: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(words) == status
+    seen = capsys.readouterr()
+    lines = seen.err.splitlines()
+    assert seen.out == ""
+    assert [line.split(":")[0] for line in lines] == ["error", "hint"]
+    assert not lines[0].endswith(".")
+    assert main([*words, "--json"]) == status
+    seen = capsys.readouterr()
+    document = json.loads(seen.out)
+    assert set(document["error"]) == {"code", "message", "hint"}
+    assert document["error"]["code"] == code
+
+
+@pytest.mark.usefixtures("environment")
+def test_commands_start_the_daemon_but_looking_and_stopping_do_not(
+    no_start: list[Path], capsys: pytest.CaptureFixture[str]
+):
+    assert main(["status"]) == 81
+    assert "cmesh up" in capsys.readouterr().err
+    assert main(["down"]) == 0
+    assert no_start == []
+    assert main(["peers"]) == 74
+    assert len(no_start) == 1
+
+
+def test_down_stops_the_daemon_and_later_commands_leave_it_so(
+    process: DaemonProcess, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["down", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["phase"] == "down"
+    assert main(["tasks", "--json"]) == 81
+    assert json.loads(capsys.readouterr().out)["error"]["hint"] == "run `cmesh up`"
+    process.kill()
+
+
+def test_problems_are_shown_with_their_next_step(
+    daemon: DaemonThread, capsys: pytest.CaptureFixture[str]
+):
+    problem = {"code": "login_required", "what": "no login", "next": "run `cmesh login`"}
+    daemon.order("status", problems=[problem], login_url="javascript:alert(1)")
+    assert main(["status"]) == 0
+    seen = capsys.readouterr()
+    assert seen.err.splitlines() == [
+        "problem: no login [login_required]",
+        "hint: run `cmesh login`",
+    ]
+    assert "javascript" not in seen.out
+
+
+def test_results_are_read_by_part_and_offset_or_whole(
+    daemon: DaemonThread, capsys: pytest.CaptureFixture[str]
+):
+    main([*TASK, "--no-wait"])
+    text = "".join(f"{n:06d}\n" for n in range(4_000))
+    daemon.order("finish", task_id=FIRST_TASK, state="succeeded", text="short", output=text)
+    capsys.readouterr()
+    read = ["result", FIRST_TASK, "--part", "output"]
+    assert main(read) == 0
+    seen = capsys.readouterr()
+    assert seen.out.rstrip("\n") == text[:8_000].rstrip("\n")
+    assert f"cmesh result {FIRST_TASK} --part output --offset 8000" in seen.err
+    assert main([*read, "--all"]) == 0
+    assert capsys.readouterr().out == text
+    assert main([*read, "--all", "--offset", "7", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["text"], document["next_offset"]) == (text[7:], None)
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_task_that_still_runs_has_no_result(capsys: pytest.CaptureFixture[str]):
+    main([*TASK, "--no-wait"])
+    assert main(["result", FIRST_TASK]) == 43
+    assert "error: " in capsys.readouterr().err
+
+
+def test_what_is_shown_of_a_task_names_witness_rule_and_age(
+    daemon: DaemonThread, capsys: pytest.CaptureFixture[str]
+):
+    main([*TASK, "--no-wait"])
+    daemon.order("emit", task_id=FIRST_TASK, kind="text", text=EVIL)
+    capsys.readouterr()
+    assert main(["show", FIRST_TASK]) == 0
+    page = capsys.readouterr().out
+    for words in ("the worker committed the row", "ask the build box", "0s ago, link connected"):
+        assert words in page
+    assert "\x1b" not in page
+    assert "\u202e" not in page
+
+
+@pytest.mark.parametrize(("word", "state"), [("approve", "queued"), ("deny", "denied")])
+def test_the_owner_answers_a_task_that_waits_once(
+    word: str, state: str, daemon: DaemonThread, capsys: pytest.CaptureFixture[str]
+):
+    main([*TASK, "--no-wait"])
+    daemon.order("hold", task_id=FIRST_TASK)
+    capsys.readouterr()
+    assert main([word, FIRST_TASK]) == 0
+    assert capsys.readouterr().out == f"{FIRST_TASK} {state}\n"
+    assert main([word, FIRST_TASK]) == 43
+
+
+@pytest.mark.usefixtures("daemon")
+def test_rows_come_as_lines_json_or_csv(capsys: pytest.CaptureFixture[str]):
+    main([*TASK, "--no-wait"])
+    capsys.readouterr()
+    main(["sql", "SELECT 1"])
+    assert capsys.readouterr().out.splitlines() == ["task_id\tstate", f"{FIRST_TASK}\tqueued"]
+    main(["sql", "SELECT 1", "--format", "json"])
+    rows = json.loads(capsys.readouterr().out)
+    assert rows == [{"task_id": FIRST_TASK, "state": "queued"}]
+    main(["sql", "SELECT 1", "--format", "csv"])
+    parsed = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+    assert parsed == [["task_id", "state"], [FIRST_TASK, "queued"]]
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_denial_is_explained_with_the_smallest_change(capsys: pytest.CaptureFixture[str]):
+    assert main(["policy", "explain", "worker", "-C", "/etc"]) == 30
+    seen = capsys.readouterr()
+    assert "path wants /srv, got /etc" in seen.out
+    assert seen.err.startswith("hint: add `/etc` to paths")
+
+
+@pytest.mark.usefixtures("daemon")
+def test_without_a_terminal_trust_needs_the_fingerprint(capsys: pytest.CaptureFixture[str]):
+    assert main(["peers", "trust", "worker"]) == 2
+    assert "--fingerprint" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("environment")
+def test_an_unexpected_failure_is_one_line_and_its_details_are_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    state = Path(os.environ["CMESH_STATE_DIR"])
+    state.mkdir(mode=0o700)
+
+    def broken(*_arguments: object, **_options: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(session, "run", broken)
+    assert main(["status"]) == 1
+    err = capsys.readouterr().err
+    assert "error: internal error: ZeroDivisionError: oops" in err
+    assert "Traceback" not in err
+    assert "Traceback" in (state / "cli.log").read_text()
+    logger = logging.getLogger("cmesh.interfaces.cli.app")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def test_up_undoes_down_and_starts_a_daemon(
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    source = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+    source += "from tests.fakes.daemon import main; sys.exit(main())"
+
+    def serve_argv(_state: Path, _config: Path) -> list[str]:
+        return [sys.executable, "-c", source]
+
+    monkeypatch.setattr(start, "serve_argv", serve_argv)
+    main(["down"])
+    assert main(["tasks"]) == 81
+    capsys.readouterr()
+    assert main(["up", "--json"]) == 0
+    pid = json.loads(capsys.readouterr().out)["pid"]
+    assert main(["up"]) == 0
+    assert "started" not in capsys.readouterr().err
+    assert main(["down"]) == 0
+    assert not Path(environment["CMESH_STATE_DIR"], "control.sock").exists()
+    assert start.wait_gone(pid, 0)
+
+
+@pytest.mark.usefixtures("daemon")
+def test_at_a_terminal_the_fingerprint_is_shown_and_confirmed(environment: dict[str, str]):
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "r+b", buffering=0) as screen:
+        cli = subprocess.Popen(
+            [sys.executable, "-m", "cmesh", "peers", "trust", "worker"],
+            env=environment,
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        seen = b""
+        while b"trust it?" not in seen:
+            seen += screen.read(4096)
+        assert b"cd34" in seen
+        screen.write(b"y\n")
+        out, _err = cli.communicate(timeout=LIMIT_S)
+    assert (cli.returncode, out) == (0, b"worker trusted cd34\n")
+
+
+@pytest.mark.usefixtures("environment")
+def test_the_rules_are_shown_as_read_without_a_daemon(
+    environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+):
+    assert main(["policy", "show"]) == 0
+    assert "inbound: no rule, so everything is denied" in capsys.readouterr().out
+    config = Path(environment["CMESH_CONFIG_DIR"], "config.toml")
+    config.parent.mkdir()
+    config.write_text(CONFIG, "utf-8")
+    config.chmod(0o600)
+    assert main(["policy", "show"]) == 0
+    page = capsys.readouterr().out
+    for words in ("inbound allow: looks", "node:nABC, tag:laptop", "make 'a b'", "runtime_s 900"):
+        assert words in page
+    assert main(["policy", "show", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["inbound"][0]["name"] == "looks"
+    config.write_text(CONFIG.replace("query", "dream"), "utf-8")
+    assert main(["policy", "show", "--json"]) == 10
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "bad_config"
+
+
+def test_the_way_to_the_relay_loads_neither_typer_nor_pydantic(environment: dict[str, str]):
+    look = "import sys; sys.argv = ['cmesh', 'mcp']; from cmesh.__main__ import main; main()\n"
+    look += "print([name for name in ('typer', 'pydantic', 'asyncio') if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", look],
+        check=True,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_real_processes_answer_the_same(process: DaemonProcess):
+    status, out, err = Cli("status", "--json").end()
+    assert (status, json.loads(out)["version"], err) == (0, __version__, "")
+    status, out, _err = Cli("--help").end()
+    assert status == 0
+    assert "delegate" in out
+    status, out, err = Cli("show", "00000000").end()
+    assert (status, out) == (41, "")
+    assert err.startswith("error: ")
+
+
+def test_peers_and_tasks_complete_from_a_running_daemon_only(
+    process: DaemonProcess, environment: dict[str, str]
+):
+    def complete(words: str) -> str:
+        asked = {"_CMESH_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "2"}
+        done = subprocess.run(
+            [sys.executable, "-m", "cmesh"],
+            check=True,
+            env=environment | asked,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout.strip()
+
+    assert complete("cmesh delegate wor") == "worker"
+    process.kill()
+    assert complete("cmesh delegate wor") == ""

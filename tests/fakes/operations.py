@@ -1,0 +1,358 @@
+"""An in-memory daemon for interface tests: two peers, tasks that the test drives.
+
+`worker` takes tasks below `/srv`; `gone` is known but never answers. Ids and
+times are the same in every run. Only waits use the loop's real time.
+"""
+
+import asyncio
+import difflib
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+
+from typing_extensions import override
+
+from cmesh.daemon.operations import (
+    ApproveArguments,
+    Arguments,
+    CancelArguments,
+    ConditionView,
+    Context,
+    DecisionView,
+    DelegateArguments,
+    EventView,
+    ExplainArguments,
+    NoArguments,
+    Operations,
+    PeersView,
+    PeerView,
+    ResultArguments,
+    ResultView,
+    SqlArguments,
+    SqlView,
+    StatusView,
+    TaskArguments,
+    TasksArguments,
+    TasksView,
+    TaskView,
+    TrustArguments,
+)
+from cmesh.errors import PeerUnreachable, TaskConflict, TaskNotFound, TaskRefused, UnknownPeer
+from cmesh.model import TERMINAL, Direction, TaskState
+
+__all__ = ["FIRST_TASK", "FakeOperations"]
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+FIRST_TASK = "01900000-0000-7000-8000-000000000001"
+RULE = "ask the build box"
+WITNESSES = {
+    TaskState.QUEUED: "the worker committed the row",
+    TaskState.RUNNING: "the shim recorded the child",
+    TaskState.CANCELLED: "zero processes counted",
+    TaskState.DENIED: "the worker's answer",
+}
+VIEWS: list[list[object]] = [
+    ["tasks", "task_id", "VARCHAR"],
+    ["tasks", "state", "VARCHAR"],
+    ["decisions", "effect", "VARCHAR"],
+]
+
+
+class FakeOperations(Operations):
+    """Implements `Operations`; drive tasks with `hold`, `start`, `emit`, `finish`.
+
+    Attributes:
+        calls: every call so far: name, context, arguments.
+        failures: name of an operation -> the error its next calls raise.
+        stopped: set by `down`.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Context, Arguments]] = []
+        self.failures: dict[str, Exception] = {}
+        self.stopped = asyncio.Event()
+        self.status_view = StatusView(
+            version="0.1.0", phase="up", node="laptop", node_id="nLAPTOP", user="me@example.com",
+            addresses=["100.64.0.1"], tailnet="example.com", fingerprint="ab12", links=1,
+            profiles=["full"], runners=["command:check"], pid=1, store_seq=1,
+        )  # fmt: skip
+        self.peers = {
+            "worker": PeerView(
+                name="worker", node_id="nWORKER", user="me@example.com", addresses=["100.64.0.2"],
+                online=True, link="connected", trust="trusted", fingerprint="cd34",
+                version="0.1.0", may_ask=["query", "full"], runners=["command:check", "claude"],
+                paths=["/srv"], last_contact_s=0.5,
+            ),
+            "gone": PeerView(name="gone", node_id="nGONE", user="me@example.com", link="down"),
+        }  # fmt: skip
+        self._tasks: dict[str, TaskView] = {}
+        self._events: dict[str, list[EventView]] = {}
+        self._sessions: dict[str, str] = {}
+        self._keys: dict[str, tuple[str, DelegateArguments]] = {}
+        self._texts: dict[str, dict[str, str]] = {}
+        self._ticks = 0
+        self._changed = asyncio.Event()
+
+    # What a test does to a task.
+
+    def start(self, task_id: str) -> TaskView:
+        """Let a queued task run."""
+        return self._move(task_id, TaskState.RUNNING, {"started_at": self._now()})
+
+    def hold(self, task_id: str) -> TaskView:
+        """Let a task wait for its worker's owner."""
+        return self._move(task_id, TaskState.WAITING_APPROVAL, {})
+
+    def emit(
+        self, task_id: str, kind: str, text: str, data: Mapping[str, object] | None = None
+    ) -> EventView:
+        """Add an event; wakes those who wait for it."""
+        events = self._events[task_id]
+        event = EventView(
+            seq=len(events) + 1, ts=self._now(), kind=kind, text=text, data=dict(data or {})
+        )
+        events.append(event)
+        self._update(task_id, {"last_event": event.seq})
+        return event
+
+    def finish(
+        self,
+        task_id: str,
+        state: TaskState = TaskState.SUCCEEDED,
+        *,
+        text: str = "",
+        output: str = "",
+        errors: str = "",
+    ) -> TaskView:
+        """End a task; `text` becomes its summary, the rest the other parts of its result."""
+        self._texts[task_id] = {"summary": text, "output": output or text, "errors": errors}
+        exit_code = {TaskState.SUCCEEDED: 0, TaskState.FAILED: 1}.get(state)
+        fields = {"summary": text, "exit_code": exit_code, "ended_at": self._now()}
+        ended = {"profile_enforced": "none", "credential": "none", "receipt": "complete"}
+        return self._move(task_id, state, {**fields, **ended})
+
+    # What an interface calls.
+
+    @override
+    async def status(self, context: Context, arguments: NoArguments) -> StatusView:
+        self._called("status", context, arguments)
+        return self.status_view
+
+    @override
+    async def list_peers(self, context: Context, arguments: NoArguments) -> PeersView:
+        self._called("list_peers", context, arguments)
+        return PeersView(peers=list(self.peers.values()))
+
+    @override
+    async def trust_peer(self, context: Context, arguments: TrustArguments) -> PeerView:
+        self._called("trust_peer", context, arguments)
+        peer = self._peer(arguments.peer)
+        self.peers[peer.name] = peer.model_copy(update={"trust": "trusted"})
+        return self.peers[peer.name]
+
+    @override
+    async def delegate(self, context: Context, arguments: DelegateArguments) -> TaskView:
+        self._called("delegate", context, arguments)
+        peer = self._peer(arguments.peer)
+        known = self._duplicate(context, arguments)
+        if known:
+            view = self._tasks[known]
+            return view.model_copy(update={"duplicate_of": known, "events": []})
+        if not peer.online:
+            raise PeerUnreachable(f"peer `{peer.name}` does not answer")
+        task_id = f"{FIRST_TASK[:-12]}{len(self._tasks) + 1:012d}"
+        self._tasks[task_id] = self._new_task(task_id, peer, arguments)
+        self._events[task_id] = []
+        self._sessions[task_id] = context.session
+        if arguments.idempotency_key:
+            self._keys[arguments.idempotency_key] = (task_id, arguments)
+        self._wake()
+        await self._until(arguments.wait_s, lambda: self._tasks[task_id].state in TERMINAL)
+        return self._tasks[task_id]
+
+    @override
+    async def get_task(self, context: Context, arguments: TaskArguments) -> TaskView:
+        self._called("get_task", context, arguments)
+        task_id = self._find(arguments.task_id)
+        seen = arguments.known_state or self._tasks[task_id].state
+        after = arguments.after_event
+
+        def news() -> bool:
+            view = self._tasks[task_id]
+            return view.state in TERMINAL or view.state != seen or view.last_event > after
+
+        await self._until(arguments.wait_s, news)
+        fresh = [event for event in self._events[task_id] if event.seq > after]
+        page = fresh[: arguments.events]
+        return self._tasks[task_id].model_copy(update={"events": page})
+
+    @override
+    async def list_tasks(self, context: Context, arguments: TasksArguments) -> TasksView:
+        self._called("list_tasks", context, arguments)
+        wanted = [
+            view
+            for task_id, view in reversed(self._tasks.items())
+            if _in_state(view, arguments.state)
+            and arguments.direction in ("any", view.direction)
+            and (not arguments.mine or self._sessions[task_id] == context.session)
+        ]
+        return TasksView(tasks=wanted[: arguments.limit], more=len(wanted) > arguments.limit)
+
+    @override
+    async def get_result(self, context: Context, arguments: ResultArguments) -> ResultView:
+        self._called("get_result", context, arguments)
+        view = self._tasks[self._find(arguments.task_id)]
+        if view.state not in TERMINAL:
+            raise TaskRefused(f"task `{view.task_id}` is {view.state}; it has no result yet")
+        text = self._texts.get(view.task_id, {}).get(arguments.part, "")
+        end = arguments.offset + arguments.limit
+        return ResultView(
+            task_id=view.task_id, peer=view.peer, state=view.state, part=arguments.part,
+            text=text[arguments.offset : end], offset=arguments.offset, total=len(text),
+            next_offset=end if end < len(text) else None,
+        )  # fmt: skip
+
+    @override
+    async def cancel_task(self, context: Context, arguments: CancelArguments) -> TaskView:
+        self._called("cancel_task", context, arguments)
+        view = self._tasks[self._find(arguments.task_id)]
+        if view.state in TERMINAL:
+            return view
+        return self._move(view.task_id, TaskState.CANCELLING, {"cancel_requested": True})
+
+    @override
+    async def approve_task(self, context: Context, arguments: ApproveArguments) -> TaskView:
+        self._called("approve_task", context, arguments)
+        view = self._tasks[self._find(arguments.task_id)]
+        if view.state != TaskState.WAITING_APPROVAL:
+            raise TaskRefused(f"task `{view.task_id}` is {view.state}; it waits for nobody")
+        state = TaskState.QUEUED if arguments.approve else TaskState.DENIED
+        return self._move(view.task_id, state, {"reason": arguments.reason})
+
+    @override
+    async def sql(self, context: Context, arguments: SqlArguments) -> SqlView:
+        self._called("sql", context, arguments)
+        if "duckdb_columns" in arguments.sql or "information_schema" in arguments.sql:
+            return SqlView(columns=["view", "column", "type"], types=["VARCHAR"] * 3, rows=VIEWS)
+        rows: list[list[object]] = [[t.task_id, t.state] for t in self._tasks.values()]
+        return SqlView(
+            columns=["task_id", "state"], types=["VARCHAR", "VARCHAR"],
+            rows=rows[: arguments.limit], truncated=len(rows) > arguments.limit, head_seq=1,
+        )  # fmt: skip
+
+    @override
+    async def explain(self, context: Context, arguments: ExplainArguments) -> DecisionView:
+        self._called("explain", context, arguments)
+        self._peer(arguments.peer)
+        if _allowed(arguments.directory):
+            return DecisionView(effect="allow", rule=RULE)
+        return DecisionView(
+            effect="deny",
+            failed=[
+                ConditionView(rule=RULE, condition="path", wanted="/srv", got=arguments.directory)
+            ],
+            change=f"add `{arguments.directory}` to paths of rule `{RULE}`",
+        )
+
+    @override
+    async def login(self, context: Context, arguments: NoArguments) -> StatusView:
+        self._called("login", context, arguments)
+        return self.status_view
+
+    @override
+    async def down(self, context: Context, arguments: NoArguments) -> StatusView:
+        self._called("down", context, arguments)
+        self.stopped.set()
+        return self.status_view.model_copy(update={"phase": "down"})
+
+    def _called(self, name: str, context: Context, arguments: Arguments) -> None:
+        self.calls.append((name, context, arguments))
+        if name in self.failures:
+            raise self.failures[name]
+
+    def _peer(self, name: str) -> PeerView:
+        for peer in self.peers.values():
+            if name in (peer.name, peer.node_id):
+                return peer
+        near = difflib.get_close_matches(name, self.peers) or sorted(self.peers)
+        raise UnknownPeer(f"no peer is called `{name}`; there is {', '.join(near)}")
+
+    def _duplicate(self, context: Context, arguments: DelegateArguments) -> str:
+        keyed = self._keys.get(arguments.idempotency_key)
+        if keyed:
+            task_id, first = keyed
+            if first.model_copy(update={"wait_s": arguments.wait_s}) != arguments:
+                raise TaskConflict("this idempotency key was used for another task")
+            return task_id
+        if arguments.new:
+            return ""
+        wanted = (arguments.peer, arguments.directory, arguments.prompt)
+        for task_id, view in self._tasks.items():
+            same = (view.peer, view.directory, view.prompt) == wanted
+            unfinished = view.state not in TERMINAL
+            if same and unfinished and self._sessions[task_id] == context.session:
+                return task_id
+        return ""
+
+    def _new_task(self, task_id: str, peer: PeerView, arguments: DelegateArguments) -> TaskView:
+        allowed = _allowed(arguments.directory)
+        state = TaskState.QUEUED if allowed else TaskState.DENIED
+        return TaskView(
+            task_id=task_id,
+            direction=Direction.OUT,
+            peer=peer.name,
+            node_id=peer.node_id,
+            state=state,
+            witness=WITNESSES[state],
+            known_s=0,
+            link=peer.link,
+            runner=arguments.runner,
+            profile=arguments.profile,
+            directory=arguments.directory,
+            prompt=arguments.prompt,
+            created_at=self._now(),
+            rule=RULE if allowed else None,
+            code="" if allowed else "policy_denied",
+            reason="" if allowed else f"no rule allows path `{arguments.directory}`",
+        )
+
+    def _find(self, reference: str) -> str:
+        found = [task_id for task_id in self._tasks if task_id.startswith(reference)]
+        if len(found) != 1:
+            raise TaskNotFound(f"no task is called `{reference}`")
+        return found[0]
+
+    def _move(self, task_id: str, state: TaskState, fields: Mapping[str, object]) -> TaskView:
+        witness = WITNESSES.get(state, "the shim recorded the exit")
+        return self._update(task_id, {"state": state, "witness": witness, **fields})
+
+    def _update(self, task_id: str, fields: Mapping[str, object]) -> TaskView:
+        view = self._tasks[task_id].model_copy(update=dict(fields))
+        self._tasks[task_id] = view
+        self._wake()
+        return view
+
+    def _now(self) -> datetime:
+        self._ticks += 1
+        return EPOCH + timedelta(seconds=self._ticks)
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def _until(self, wait_s: float, reached: Callable[[], bool]) -> None:
+        try:
+            async with asyncio.timeout(wait_s):
+                while not reached():
+                    await self._changed.wait()
+        except TimeoutError:
+            return
+
+
+def _allowed(directory: str) -> bool:
+    return directory == "/srv" or directory.startswith("/srv/")
+
+
+def _in_state(view: TaskView, state: TaskState | str) -> bool:
+    if state == "any":
+        return True
+    return view.state not in TERMINAL if state == "open" else view.state == state
