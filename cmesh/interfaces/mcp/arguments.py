@@ -1,0 +1,140 @@
+"""Arguments of the tools, and their schemas in the subset that every client takes.
+
+Field names are those of the operations. Unknown arguments are errors.
+"""
+
+from typing import Annotated, Any, cast
+
+from pydantic import Field
+
+from cmesh.daemon.operations import (
+    WAIT_S,
+    Arguments,
+    DelegateArguments,
+    ResultArguments,
+    TaskArguments,
+    TaskRef,
+    TasksArguments,
+)
+
+__all__ = ["Delegate", "GetResult", "GetTask", "ListTasks", "Query", "portable_schema"]
+
+DEFAULT_WAIT_S = 20
+SQL_ROWS = 200
+RESULT_LIMIT = 9_000
+
+
+class Delegate(DelegateArguments):
+    """Arguments of the tool `delegate`."""
+
+    peer: Annotated[
+        str, Field(min_length=1, max_length=253, description="a name or node_id from list_peers")
+    ]
+    prompt: str = Field(
+        min_length=1,
+        max_length=20_000,
+        description="the whole task: goal, context, what to report; the worker sees nothing else",
+    )
+    directory: str = Field(
+        min_length=1,
+        max_length=4096,
+        description="absolute directory on the worker, inside one of the peer's paths",
+    )
+    runner: str = Field(
+        default="claude",
+        max_length=80,
+        pattern=r"^[a-z0-9_-]+(:[A-Za-z0-9._-]+)?$",
+        description="one of the peer's runners: `claude`, or `command:NAME`",
+    )
+    accept: list[str] = Field(
+        default_factory=list[str],
+        max_length=64,
+        description="acceptance command as an argv, run after the task; empty = none",
+    )
+    timeout_s: int = Field(
+        default=900, ge=1, le=14_400, description="seconds the task may run on the worker"
+    )
+    wait_s: float = Field(
+        default=DEFAULT_WAIT_S, ge=0, le=WAIT_S, description="seconds to wait here for its end"
+    )
+    idempotency_key: str = Field(
+        default="", max_length=200, description="repeat a call with the same key to get its task"
+    )
+
+
+class GetTask(TaskArguments):
+    """Arguments of the tool `get_task`."""
+
+    task_id: Annotated[TaskRef, Field(description="the id, or the beginning of it")]
+    wait_s: float = Field(
+        default=DEFAULT_WAIT_S, ge=0, le=WAIT_S, description="seconds to wait for news"
+    )
+    after_event: int = Field(default=0, ge=0, description="events up to this number are known")
+
+
+class ListTasks(TasksArguments):
+    """Arguments of the tool `list_tasks`."""
+
+    mine: bool = Field(default=True, description="only tasks of this agent session")
+    limit: int = Field(default=20, ge=1, le=50)
+
+
+class GetResult(ResultArguments):
+    """Arguments of the tool `get_result`."""
+
+    task_id: Annotated[TaskRef, Field(description="the id, or the beginning of it")]
+    offset: int = Field(default=0, ge=0, description="character to begin at")
+    limit: int = Field(default=8_000, ge=1, le=RESULT_LIMIT, description="characters at most")
+
+
+class Query(Arguments):
+    """Arguments of the tool `query`; parameters are text, as mixed types are not portable."""
+
+    sql: str = Field(min_length=1, max_length=65_536, description="one SELECT (DuckDB dialect)")
+    parameters: list[str] = Field(
+        default_factory=list[str], max_length=100, description="values for `?`, in order, as text"
+    )
+    limit: int = Field(default=50, ge=1, le=SQL_ROWS, description="rows at most")
+
+
+def portable_schema(model: type[Arguments]) -> dict[str, Any]:
+    """Return the model's JSON Schema in the subset that every client takes.
+
+    No references, no unions with null, one enum for a union of enums, no titles.
+    """
+    schema = model.model_json_schema()
+    definitions = cast("dict[str, dict[str, Any]]", schema.pop("$defs", {}))
+    schema.pop("description", None)
+    schema["properties"] = {
+        name: _portable(field, definitions) for name, field in schema.get("properties", {}).items()
+    }
+    schema.pop("title", None)
+    return schema
+
+
+def _portable(field: dict[str, Any], definitions: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    field = _resolved(field, definitions)
+    options = [_resolved(option, definitions) for option in field.pop("anyOf", [])]
+    options = [option for option in options if option.get("type") != "null"]
+    if options:
+        values = [value for option in options for value in _values(option)]
+        field = {"type": "string", "enum": values} | field
+    if field.get("default", ...) is None:
+        del field["default"]
+    if isinstance(field.get("items"), dict):
+        field["items"] = _portable(field["items"], definitions)
+    field.pop("title", None)
+    return field
+
+
+def _resolved(field: dict[str, Any], definitions: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    reference = cast("str | None", field.get("$ref"))
+    if reference is None:
+        return dict(field)
+    target = definitions[reference.rsplit("/", 1)[-1]]
+    rest = {key: value for key, value in field.items() if key != "$ref"}
+    return {key: value for key, value in target.items() if key != "description"} | rest
+
+
+def _values(option: dict[str, Any]) -> list[str]:
+    return cast("list[str]", option["enum"] if "enum" in option else [option["const"]])

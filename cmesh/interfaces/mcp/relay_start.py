@@ -1,0 +1,132 @@
+"""Where the daemon is, and the one way the relay starts one; standard library only."""
+
+import os
+
+from cmesh.interfaces.mcp.relay_wire import as_object, parse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Sequence
+else:
+    import _signal  # built in; `signal` would load `enum`
+
+__all__ = ["Starter", "control_socket", "down_mark", "state_dir"]
+
+READ_BYTES = 64 * 1024
+START_LIMIT_S = 18.0
+START_AGAIN_S = 10.0
+SOCKET_PATH_BYTES = 100
+
+
+def state_dir() -> str:
+    """Return the state directory; equal to `cmesh.paths.state_dir` (a test compares them)."""
+    named = os.environ.get("CMESH_STATE_DIR")
+    if named:
+        return os.path.normpath(os.path.join(os.getcwd(), named))
+    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return os.path.join(base, "cmesh")
+
+
+def control_socket(state: str) -> str:
+    """Return the control socket's path; equal to `cmesh.paths.control_socket`."""
+    path = os.path.join(state, "control.sock")
+    if len(os.fsencode(path)) <= SOCKET_PATH_BYTES:
+        return path
+    import hashlib
+
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/cmesh-{os.getuid()}"
+    return os.path.join(runtime, f"cmesh-{digest}.sock")
+
+
+def down_mark(state: str) -> str:
+    """Return the mark `cmesh down` leaves; only `cmesh up` clears it."""
+    return os.path.join(state, "down")
+
+
+class Starter:
+    """Runs the command that starts a daemon: detached, one at a time, bounded."""
+
+    def __init__(self, command: "Sequence[str]", mark: str) -> None:
+        self.running = False
+        self.reason = ""
+        self._command = command
+        self._mark = mark
+        self._pid = 0
+        self._output = -1
+        self._deadline = 0.0
+        self._again = 0.0
+
+    def refuses(self, now: float) -> bool:
+        """Return whether no start may be tried now; `reason` says why."""
+        if os.path.lexists(self._mark):
+            self.reason = "cmesh was stopped with `cmesh down`"
+            return True
+        self.reason = self.reason or "the daemon was started, but does not answer"
+        return now < self._again
+
+    def start(self, now: float) -> None:
+        """Start the command; `poll` tells how it ends."""
+        self._output, output = os.pipe()
+        os.set_blocking(self._output, False)
+        try:
+            self._pid = os.posix_spawn(
+                self._command[0],
+                list(self._command),
+                os.environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, output, 1),
+                    (os.POSIX_SPAWN_DUP2, output, 2),
+                ],
+                setsid=True,
+            )
+        except OSError as error:
+            os.close(self._output)
+            self._failed(now, f"cannot run `{self._command[0]}`: {error.strerror}")
+            return
+        finally:
+            os.close(output)
+        self.running = True
+        self._deadline = now + START_LIMIT_S
+
+    def poll(self, now: float) -> bool:
+        """Return whether the command has just ended; `reason` is empty when it ended well."""
+        pid, status = os.waitpid(self._pid, os.WNOHANG)
+        if pid == 0 and now < self._deadline:
+            return False
+        self.running = False
+        if pid == 0:
+            os.kill(self._pid, _signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+            self._failed(now, f"the daemon did not start within {START_LIMIT_S:.0f} s")
+        elif status:
+            self._failed(now, self._explain())
+        else:
+            # When it is not there after all, the next calls say so instead of starting in a loop.
+            self._failed(now, "")
+        os.close(self._output)
+        return True
+
+    def answered(self) -> None:
+        """Note that a daemon has answered: should it end, it may be started at once."""
+        self._again = 0.0
+
+    def _failed(self, now: float, reason: str) -> None:
+        self.reason = reason
+        self._again = now + START_AGAIN_S
+
+    def _explain(self) -> str:
+        # A daemon it leaves behind may hold the pipe open, so read what is there, not to the end.
+        try:
+            text = os.read(self._output, READ_BYTES).decode(errors="replace").strip()
+        except BlockingIOError:
+            text = ""
+        last = text.splitlines()[-1] if text else ""
+        try:
+            error = as_object(as_object(parse(last.encode())).get("error"))
+        except ValueError:
+            error = {}
+        said = str(error.get("message") or last)[:300]
+        return f"starting the daemon failed: {said or 'it said nothing'}"

@@ -1,0 +1,41 @@
+"""The relay finds the daemon where everything else finds it."""
+
+from pathlib import Path
+
+import pytest
+
+from cmesh import paths
+from cmesh.interfaces import start
+from cmesh.interfaces.mcp import relay_start
+
+LONG = "/tmp/" + "d" * 120
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"CMESH_STATE_DIR": "/srv/state"},
+        {"CMESH_STATE_DIR": "relative/state"},
+        {"CMESH_STATE_DIR": LONG, "XDG_RUNTIME_DIR": "/run/user/1"},
+        {"CMESH_STATE_DIR": LONG},
+        {"XDG_STATE_HOME": "/srv/xdg"},
+        {},
+    ],
+)
+def test_the_socket_is_where_cmesh_paths_puts_it(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CMESH_STATE_DIR", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    state = relay_start.state_dir()
+    assert Path(state) == paths.state_dir()
+    assert Path(relay_start.control_socket(state)) == paths.control_socket(Path(state))
+
+
+def test_the_mark_is_the_one_that_down_leaves(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    start.mark_down(tmp_path)
+    assert Path(relay_start.down_mark(str(tmp_path))).exists()
