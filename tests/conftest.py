@@ -1,0 +1,87 @@
+"""For every test: a home of its own, a clean environment; for a run: what it ran on.
+
+Under CI a skip that tests/expected_skips.txt does not list fails the run.
+"""
+
+import os
+import platform
+import re
+from collections.abc import Generator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from cmesh import __version__
+from cmesh.node import ffi
+
+EXPECTED_SKIPS = Path(__file__).with_name("expected_skips.txt")
+OWN_PREFIXES = ("CMESH_", "XDG_")
+CLEARED = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+
+_unexpected = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def private_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Point HOME at an empty directory, so that no test can touch real state."""
+    for name in list(os.environ):
+        if name.startswith(OWN_PREFIXES) or name in CLEARED:
+            monkeypatch.delenv(name)
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    return home
+
+
+def pytest_report_header() -> str:
+    parts = {
+        "cmesh": __version__,
+        "tailnet code": ffi.version(),
+        "duckdb": version("duckdb"),
+        "python": platform.python_version(),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "uid": str(os.getuid()),
+        "processors": str(os.cpu_count()),
+    }
+    return ", ".join(f"{name} {value}" for name, value in parts.items())
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_unexpected] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        line = f"{item.nodeid}: {reason.removeprefix('Skipped: ')}"
+        if not any(re.search(pattern, line) for pattern in expected_skips(EXPECTED_SKIPS)):
+            item.config.stash[_unexpected].append(line)
+    return report
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    for line in config.stash[_unexpected]:
+        terminalreporter.write_line(f"UNEXPECTED SKIP {line}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    unexpected = session.config.stash[_unexpected]
+    if unexpected and os.environ.get("CI") == "true" and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def expected_skips(path: Path) -> list[str]:
+    """Return the patterns of a list: one regular expression a line, after ` # ` its reason."""
+    lines = path.read_text("utf-8").splitlines()
+    return [line.partition(" # ")[0].rstrip() for line in lines if line and line[0] != "#"]
