@@ -162,7 +162,7 @@ class Relay:
         if self._starter.running and self._starter.poll(now):
             self._attempt_at = now
             if self._starter.reason:
-                self.session.fail(NOT_RUNNING, self._starter.reason, NEXT_UP)
+                self._not_started()
         if self._socket is not None and not self.session.live and now >= self._greeting_until:
             self._close()
         if self._socket is None and self._attempt_at is not None and now >= self._attempt_at:
@@ -192,7 +192,7 @@ class Relay:
         if self._starter.running:
             return
         if self._starter.refuses(now):
-            self.session.fail(NOT_RUNNING, self._starter.reason, NEXT_UP)
+            self._not_started()
             return
         if self._start_at is None:
             self._start_at = now + START_DELAY_S
@@ -200,9 +200,13 @@ class Relay:
             self._start_at = None
             self._starter.start(now)
             if not self._starter.running:
-                self.session.fail(NOT_RUNNING, self._starter.reason, NEXT_UP)
+                self._not_started()
         else:
             self._attempt_at = self._start_at
+
+    def _not_started(self) -> None:
+        code, step = self._starter.code or NOT_RUNNING, self._starter.hint or NEXT_UP
+        self.session.fail(code, self._starter.reason, step)
 
     def _retry(self, now: float) -> None:
         jitter = 0.5 + os.urandom(1)[0] / 255

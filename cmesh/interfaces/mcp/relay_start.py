@@ -51,6 +51,7 @@ class Starter:
     def __init__(self, command: "Sequence[str]", mark: str) -> None:
         self.running = False
         self.reason = ""
+        self.code = self.hint = ""  # of the daemon's own error, when it said one
         self._command = command
         self._mark = mark
         self._pid = 0
@@ -62,12 +63,14 @@ class Starter:
         """Return whether no start may be tried now; `reason` says why."""
         if os.path.lexists(self._mark):
             self.reason = "cmesh was stopped with `cmesh down`"
+            self.code = self.hint = ""
             return True
         self.reason = self.reason or "the daemon was started, but does not answer"
         return now < self._again
 
     def start(self, now: float) -> None:
         """Start the command; `poll` tells how it ends."""
+        self.code = self.hint = ""
         self._output, output = os.pipe()
         os.set_blocking(self._output, False)
         try:
@@ -129,4 +132,6 @@ class Starter:
         except ValueError:
             error = {}
         said = str(error.get("message") or last)[:300]
+        self.code = str(error.get("code") or "")[:40]
+        self.hint = str(error.get("hint") or "")[:300]
         return f"starting the daemon failed: {said or 'it said nothing'}"
