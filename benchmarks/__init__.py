@@ -1,0 +1,1 @@
+"""What cmesh costs, measured beside the same machine's own figures; see `benchmarks/run`."""
