@@ -6,7 +6,7 @@ Frozen, without behaviour that needs I/O or a clock. Nothing here decides.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NewType
@@ -172,11 +172,11 @@ class TaskSpec:
         Equal values hash alike in any form: 5 and 5.0 dollars, a moment in any time zone.
         """
         cost = self.limits.cost_usd
-        fields = asdict(self) | {
-            "limits": asdict(self.limits) | {"cost_usd": None if cost is None else float(cost)},
+        values = _shallow(self) | {
+            "limits": _shallow(self.limits) | {"cost_usd": None if cost is None else float(cost)},
             "not_after": self.not_after.astimezone(UTC).isoformat(),
         }
-        text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -243,3 +243,8 @@ class Result:
     processes_left: int = 0
     started_at: datetime | None = None
     ended_at: datetime | None = None
+
+
+def _shallow(value: "TaskSpec | Limits") -> dict[str, object]:
+    """Return the fields as they are; `dataclasses.asdict` would copy each one deeply."""
+    return {item.name: getattr(value, item.name) for item in fields(value)}

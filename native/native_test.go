@@ -4,6 +4,7 @@ import (
 	"slices"
 	"testing"
 
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"tailscale.com/ipn"
 	"tailscale.com/ipn/ipnstate"
 	"tailscale.com/tailcfg"
@@ -98,5 +99,28 @@ func TestWhereAPeerIsIsNoNews(t *testing.T) {
 	moved.Online = &online
 	if out := w.translate(&ipn.Notify{PeerChangedPatch: []*tailcfg.PeerChange{moved}}); out.empty() {
 		t.Error("a peer that came online is no news")
+	}
+}
+
+func TestThePrivateFieldsAreThere(t *testing.T) {
+	sd := tailscale_new()
+	defer tailscale_close(sd)
+	n := nodeByHandle(sd)
+	n.ts.Dir, n.ts.ControlURL = t.TempDir(), "http://127.0.0.1:1"
+	if err := n.start(); err != nil {
+		t.Fatal(err)
+	}
+	impl, err := n.netstack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if reach[*stack.Stack](impl, "ipstack") == nil {
+		t.Error("no network stack")
+	}
+	if cap(reach[chan *stack.PacketBuffer](impl, "linkEP", "q", "c")) == 0 {
+		t.Error("no outbound queue")
+	}
+	if reach[*stack.Stack](impl, "gone") != nil || reach[*stack.Stack](impl, "linkEP", "gone", "x") != nil {
+		t.Error("a field that is not there was found")
 	}
 }

@@ -6,7 +6,7 @@ each task's changes go through its actor. Nothing is decided here.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Generic, TypeVar
 
 from cmesh.errors import CmeshError
@@ -22,11 +22,14 @@ K = TypeVar("K")
 class Actor(Generic[E]):
     """Feeds events to `handle`, as many at once as have come meanwhile.
 
-    `handle` is never called again before it has returned. When it raises a
-    `CmeshError`, the tellers of that batch get it; the actor goes on.
+    `handle` is never called again before it has returned. It returns the events it
+    refused, by their place in the batch; one bad event spoils no other. When it
+    raises, all tellers of that batch get the error; the actor goes on.
     """
 
-    def __init__(self, name: str, handle: Callable[[list[E]], Awaitable[None]]) -> None:
+    def __init__(
+        self, name: str, handle: Callable[[list[E]], Awaitable[Mapping[int, CmeshError]]]
+    ) -> None:
         self._name = name
         self._handle = handle
         self._inbox: list[tuple[E, asyncio.Future[None]]] = []
@@ -61,8 +64,9 @@ class Actor(Generic[E]):
 
     async def _one(self, batch: list[tuple[E, asyncio.Future[None]]]) -> None:
         failure: Exception | None = None
+        refused: Mapping[int, CmeshError] = {}
         try:
-            await self._handle([event for event, _ in batch])
+            refused = await self._handle([event for event, _ in batch])
         except CmeshError as error:
             logger.warning(
                 "task_step_failed",
@@ -72,13 +76,14 @@ class Actor(Generic[E]):
         except Exception as error:  # the edge of one task: it must not end the others
             logger.exception("task_step_failed", extra={"data": {"task": self._name}})
             failure = error
-        for _, done in batch:
+        for place, (_, done) in enumerate(batch):
+            why = failure or refused.get(place)
             if done.done():
                 continue
-            if failure is None:
+            if why is None:
                 done.set_result(None)
             else:
-                done.set_exception(failure)
+                done.set_exception(why)
 
 
 class News(Generic[K]):

@@ -61,10 +61,12 @@ class Count:
     Attributes:
         of_peer: the asking peer's tasks that run or wait, without this one.
         unfinished: everybody's tasks that run or wait, without this one.
+        counted: this one is in the store already, and so among today's.
     """
 
     of_peer: int
     unfinished: int
+    counted: bool = False
 
 
 async def admit(parts: Parts, identity: Identity, spec: TaskSpec, count: Count) -> Admission:
@@ -77,7 +79,7 @@ async def admit(parts: Parts, identity: Identity, spec: TaskSpec, count: Count) 
         runner = await asyncio.to_thread(parts.runners().resolve, spec.runner)
     except CmeshError as error:
         missing = error
-    since = parts.clock.now() - DAY
+    today = await parts.store.counts(identity.node_id, parts.clock.now() - DAY)
     request = InboundRequest(
         identity=identity,
         operation=Operation.TASK,
@@ -89,7 +91,7 @@ async def admit(parts: Parts, identity: Identity, spec: TaskSpec, count: Count) 
         output_bytes=spec.limits.output_bytes,
         cost_usd=spec.limits.cost_usd,
         running=count.of_peer,
-        today=await parts.store.counts(identity.node_id, since),
+        today=max(0, today - count.counted),
         reports_cost=runner is not None and runner.reports_cost,
         chain=spec.origin,
         self_id=parts.self_id(),

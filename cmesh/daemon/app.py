@@ -42,6 +42,7 @@ from cmesh.daemon.results_text import read_result
 from cmesh.daemon.views import event_view, state_of, task_view
 from cmesh.errors import (
     KeyExpired,
+    LocalProtocolError,
     NotCmesh,
     PolicyDenied,
     TaskConflict,
@@ -119,7 +120,14 @@ class App(Operations):
             await daemon.store.commit([audit])
             change = decision.change.splitlines()
             raise PolicyDenied(decision.reason, hint=" ".join(line.strip() for line in change))
-        await daemon.caller.delegate(record, audit)
+        try:
+            await daemon.caller.delegate(record, audit)
+        except TaskConflict:
+            # Another call with this key came in between: this one is its repetition.
+            retried = await self._retried(arguments, peer)
+            if retried is None:
+                raise
+            return await self._waited(retried, arguments.wait_s)
         if daemon.links.get(record.peer_id) is None:
             await daemon.links.attempt(record.peer_id, CONTACT_LIMIT_S)
             await self._give_up_if_hopeless(record)
@@ -130,10 +138,10 @@ class App(Operations):
         task = await self._task(arguments.task_id)
         task_id = task.record.task_id
         follows = arguments.known_state is not None or arguments.after_event > 0
-        known = arguments.known_state or state_of(task)
+        known = arguments.known_state or self._state(task)
 
         def has_news(now: TaskSnapshot) -> bool:
-            if state_of(now) != known or now.terminal:
+            if self._state(now) != known or now.terminal:
                 return True
             return follows and now.last_event > arguments.after_event
 
@@ -188,7 +196,12 @@ class App(Operations):
         ):
             raise TaskRefused("the task does not wait for approval here", hint="run `cmesh tasks`")
         approved = arguments.approve
-        await self._daemon.worker.approve(task, yes=approved, reason=arguments.reason)
+        try:
+            await self._daemon.worker.approve(task, yes=approved, reason=arguments.reason)
+        except LocalProtocolError as error:
+            raise TaskRefused("the task does not wait for approval any more") from error
+        # Its caller is asked whether it still wants it, so it is called if it is away.
+        self._daemon.links.want(task.record.peer_id)
         return self._view(await self._task(task.record.task_id))
 
     @override
@@ -354,6 +367,10 @@ class App(Operations):
         if task is None:
             raise TaskNotFound(f"no task `{reference}` is known here")
         return task
+
+    def _state(self, task: TaskSnapshot) -> TaskState:
+        elsewhere = self._daemon.caller.elsewhere(task.record.task_id)
+        return state_of(task, elsewhere=elsewhere)
 
     def _view(self, task: TaskSnapshot) -> TaskView:
         now = self._daemon.settings.clock.now()

@@ -4,23 +4,23 @@ Makes task ids, keeps what is unfinished moving when links come, and takes up
 what workers say.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from cmesh.daemon.fetch import Fetch
+from cmesh.daemon.fetch import Outputs
 from cmesh.daemon.outbound import Outbound, Word
 from cmesh.daemon.parts import Parts
 from cmesh.daemon.turns import Turns
-from cmesh.errors import RemoteProtocolError
+from cmesh.errors import CmeshError, DiskFull, RemoteProtocolError, TaskNotFound
 from cmesh.keys import verify
 from cmesh.link.link import Link
 from cmesh.model import Direction, NodeId, TaskId
 from cmesh.protocol.codec import Chunk
-from cmesh.protocol.convert import event_from, inline_output
+from cmesh.protocol.convert import event_from
 from cmesh.protocol.facts import (
-    QUEUED,
     Connected,
     Delegated,
     Expired,
@@ -74,7 +74,7 @@ class Caller:
         self._worker: dict[TaskId, NodeId] = {}
         self._notes: dict[TaskId, Note] = {}
         self._heard: dict[TaskId, datetime] = {}
-        self._fetches: dict[TaskId, Fetch] = {}
+        self._outputs = Outputs(parts.store)
         self._turns = Turns()
 
     async def recover(self) -> None:
@@ -86,8 +86,7 @@ class Caller:
     async def close(self) -> None:
         """Finish what was told."""
         await self._turns.close()
-        for fetch in self._fetches.values():
-            fetch.close()
+        self._outputs.close()
         for outbound in list(self._tasks.values()):
             await outbound.close()
 
@@ -126,6 +125,8 @@ class Caller:
         words = [Word(happened=Delegated(), record=record, decision=decision)]
         if self._link(record.peer_id) is not None:
             words.append(Word(happened=LinkUp()))
+        # Before the wait: whoever asked may go away meanwhile, and the task must not lie.
+        self._parts.want(record.peer_id)
         try:
             await outbound.done(*words)
         except Exception:
@@ -147,19 +148,26 @@ class Caller:
             if task is None or not due or {"expiry_wish", "cancel_wish"} & task.facts:
                 continue
             why = "its time to start was over"
-            await outbound.done(Word(happened=Expired(), code="expired", reason=why))
+            with contextlib.suppress(CmeshError):  # logged; asked again at the next tick
+                await outbound.done(Word(happened=Expired(), code="expired", reason=why))
             await self._tidy(task_id)
 
-    async def connected(self, link: Link) -> None:
-        """A link opened: send what was never sent, follow what was."""
-        peer_id = link.identity.node_id
+    async def retry(self) -> None:
+        """Ask anew for what could not be stored here, or not be taken there, for want of room."""
+        if not self._parts.store.has_room():
+            return
         for task_id, outbound in list(self._tasks.items()):
-            if self._worker[task_id] != peer_id:
-                continue
+            open_link = self._link(self._worker[task_id]) is not None
+            refused = self._notes.get(task_id, Note()).code == DiskFull.code
+            if open_link and (outbound.stalled or refused):
+                self._outputs.drop(task_id)
+                outbound.tell(Word(happened=Connected()))
+
+    def connected(self, link: Link) -> None:
+        """A link opened: send what was never sent, follow what was."""
+        for task_id in self.of(link.identity.node_id):
             self._notes.pop(task_id, None)
-            task = await self._parts.store.task(task_id)
-            queued = task is not None and task.state == QUEUED
-            outbound.tell(Word(happened=LinkUp() if queued else Connected()))
+            self._tasks[task_id].tell(Word(happened=Connected()))
         self.offered(link, link.opened.unacknowledged)
 
     def offered(self, link: Link, task_ids: tuple[str, ...]) -> None:
@@ -169,8 +177,8 @@ class Caller:
 
     def disconnected(self, link: Link) -> None:
         """A link ended; half-fetched outputs are asked for again at the next one."""
-        for task_id in [t for t in self._fetches if self._worker.get(t) == link.identity.node_id]:
-            self._fetches.pop(task_id).close()
+        for task_id in self.of(link.identity.node_id):
+            self._outputs.drop(task_id)
 
     def take(self, link: Link, message: Message) -> bool:
         """Take a message; False when it is not the caller's."""
@@ -178,7 +186,7 @@ class Caller:
             self._turns.add("receipt", link, self._receipt(link, message))
             return True
         if isinstance(message, Failure):
-            self._failed(message)
+            self._failed(link, message)
             return True
         if not isinstance(
             message,
@@ -198,19 +206,16 @@ class Caller:
 
     def take_chunk(self, link: Link, chunk: Chunk) -> None:
         """Take a piece of an output that was asked for."""
-        fetch = self._fetches.get(chunk.task_id)
-        if fetch is not None:
-            self._turns.add(chunk.task_id, link, self._chunk(link, fetch, chunk))
+        if self._worker.get(chunk.task_id) == link.identity.node_id:
+            self._turns.add(chunk.task_id, link, self._chunk(link, chunk))
 
     def _said(self, outbound: Outbound, link: Link, message: Message) -> None:
         match message:
             case Accepted():
-                outbound.tell(Word(happened=GotAccepted(), link=link))
+                waits = message.waiting
+                outbound.tell(Word(happened=GotAccepted(), accepted_waiting=waits, link=link))
             case Denied():
-                denied = GotDenied(code=message.code, reason=message.reason)
-                reason = f"{message.reason} {message.change}".strip()
-                word = Word(happened=denied, code=message.code, reason=reason, link=link)
-                outbound.tell(word)
+                self._turns.add(message.task_id, link, self._denied(outbound, link, message))
             case EventMessage():
                 happened = GotEvent(message.seq)
                 outbound.tell(Word(happened=happened, event=event_from(message), link=link))
@@ -223,53 +228,59 @@ class Caller:
             case _:  # `end` and `cancelled` change nothing that is stored
                 pass
 
+    async def _denied(self, outbound: Outbound, link: Link, message: Denied) -> None:
+        denied = GotDenied(code=message.code, reason=message.reason)
+        reason = f"{message.reason} {message.change}".strip()
+        await outbound.done(Word(happened=denied, code=message.code, reason=reason, link=link))
+        await self._tidy(outbound.task_id)
+
     async def _result(self, outbound: Outbound, link: Link, message: ResultMessage) -> None:
         """Take up an end; its output comes first, when it is not here yet."""
         task_id, outcome = TaskId(message.task_id), message.outcome
-        store = self._parts.store
-        if outcome.output_sha256 and store.blob_path(outcome.output_sha256) is None:
-            data = inline_output(outcome)
-            if data is None:
-                await self._fetch(link, message)
+        task = await self._parts.store.task(task_id)
+        if outbound.stalled or task is None:
+            return
+        try:
+            limit_bytes = task.record.spec.limits.output_bytes
+            if not await self._outputs.ready(link, message, limit_bytes):
                 return
-            await store.blob(data)
+        except DiskFull:
+            outbound.stalled = True
+            raise
         word = Word(
             happened=GotResult(state=outcome.state, last_seq=message.last_seq),
             result=message,
+            refused=self._outputs.refused(task_id),
             link=link,
         )
         await outbound.done(word)
+        if outbound.stalled:
+            return
         self._notes.pop(task_id, None)
+        self._outputs.forget(task_id)
         await self._tidy(task_id)
 
-    async def _fetch(self, link: Link, message: ResultMessage) -> None:
-        task_id = TaskId(message.task_id)
-        task = await self._parts.store.task(task_id)
-        if task is None or task_id in self._fetches:
-            return
-        fetch = Fetch(message, task.record.spec.limits.output_bytes)
-        self._fetches[task_id] = fetch
-        fetch.ask(link)
-
-    async def _chunk(self, link: Link, fetch: Fetch, chunk: Chunk) -> None:
-        try:
-            whole = fetch.add(chunk)
-            if not whole:
-                return
-            await fetch.store(self._parts.store)
-        except RemoteProtocolError:
-            self._fetches.pop(chunk.task_id, None)
-            fetch.close()
-            raise
-        self._fetches.pop(chunk.task_id, None)
-        fetch.close()
+    async def _chunk(self, link: Link, chunk: Chunk) -> None:
         outbound = self._tasks.get(chunk.task_id)
-        if outbound is not None:
-            await self._result(outbound, link, fetch.message)
+        if outbound is None:
+            return
+        message = self._outputs.pending(chunk.task_id)
+        try:
+            message = await self._outputs.take(chunk)
+        except RemoteProtocolError:
+            # Without its output the end is taken all the same: it would never come whole.
+            if message is not None:
+                await self._result(outbound, link, message)
+            raise
+        except DiskFull:
+            outbound.stalled = True
+            raise
+        if message is not None:
+            await self._result(outbound, link, message)
 
     async def _offered(self, link: Link, task_id: TaskId) -> None:
         task = await self._parts.store.task(task_id)
-        if task is None or task.record.peer_id != link.identity.node_id:
+        if task is None or not _is_of(task, link):
             return
         outbound = self._outbound(task_id, task.record.peer_id)
         await outbound.done(Word(happened=GotWelcome(), link=link))
@@ -279,7 +290,7 @@ class Caller:
     async def _late(self, link: Link, task_id: TaskId, message: Message) -> None:
         """Take a message about a task that has ended here."""
         task = await self._parts.store.task(task_id)
-        if task is None or task.record.peer_id != link.identity.node_id:
+        if task is None or not _is_of(task, link):
             return
         outbound = self._outbound(task_id, task.record.peer_id)
         self._said(outbound, link, message)
@@ -287,9 +298,11 @@ class Caller:
         if not isinstance(message, ResultMessage):
             await self._tidy(task_id)
 
-    def _failed(self, message: Failure) -> None:
+    def _failed(self, link: Link, message: Failure) -> None:
         task_id = TaskId(message.about)
-        if task_id in self._tasks:
+        # That a task is not known follows from why it was not taken, which came before.
+        follows = message.code == TaskNotFound.code and task_id in self._notes
+        if self._worker.get(task_id) == link.identity.node_id and not follows:
             self._notes[task_id] = Note(code=message.code, reason=message.reason)
             self._parts.news.tell(task_id)
 
@@ -326,3 +339,12 @@ class Caller:
     def _drop(self, task_id: TaskId) -> None:
         self._tasks.pop(task_id, None)
         self._worker.pop(task_id, None)
+        self._notes.pop(task_id, None)
+        self._heard.pop(task_id, None)
+        self._outputs.forget(task_id)
+
+
+def _is_of(task: TaskSnapshot, link: Link) -> bool:
+    """Whether this node asked the link's peer for a task; one id is never both ways."""
+    asked = task.record.direction is Direction.OUT
+    return asked and task.record.peer_id == link.identity.node_id

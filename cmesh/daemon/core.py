@@ -75,7 +75,12 @@ class Daemon:
         self.runners = self._make_runners(rules.config())
         tasks_dir = settings.state_dir / "tasks"
         self.supervisor = Supervisor(tasks_dir, on_change=self._shim_news)
-        self.presence = Presence(rules.config().node, settings.state_dir, self._peers_changed)
+        self.presence = Presence(
+            rules.config().node,
+            settings.state_dir,
+            on_peers=self._peers_changed,
+            on_up=self._node_up,
+        )
         self.links = Links(
             self.presence,
             self,
@@ -88,6 +93,7 @@ class Daemon:
         self.caller = Caller(parts, self.links.get)
         self._node_id = _read_node_id(settings.state_dir)
         self._background: set[asyncio.Task[None]] = set()
+        self._closing = False
         self._whois_at = settings.clock.monotonic()
 
     @classmethod
@@ -121,18 +127,21 @@ class Daemon:
 
     async def close(self, *, restarting: bool = False) -> None:
         """Stop accepting, finish what is being committed, leave; tasks run on under shims."""
+        # INVARIANT: nothing new is begun from here on. A node that goes away looks like peers
+        # that left, and a task must not be ended because its worker's daemon was.
+        self._closing = True
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        await self.links.close(restarting=restarting)
-        await self.caller.close()
-        await self.worker.close()
-        await self.supervisor.close()
-        await self.presence.close()
         kind = "daemon_restarting" if restarting else "daemon_stopped"
-        with contextlib.suppress(CmeshError):
-            await self.store.commit([AuditRecord(kind=kind, data={"pid": os.getpid()})])
-        await self.store.close()
+        async with contextlib.AsyncExitStack() as stack:  # each part, whatever befalls another
+            stack.push_async_callback(self.store.close)
+            stack.push_async_callback(self._guarded, self._audit(_stopped(kind)))
+            stack.push_async_callback(self.presence.close)
+            stack.push_async_callback(self.supervisor.close)
+            stack.push_async_callback(self.worker.close)
+            stack.push_async_callback(self.caller.close)
+            await self.links.close(restarting=restarting)
 
     @property
     def configured(self) -> bool:
@@ -148,9 +157,11 @@ class Daemon:
 
         Raises:
             UnknownPeer, IdentityUnknown: nobody known.
+            NodeError: this node is not up, so it cannot tell.
         """
+        self.presence.require_up()
         for peer in await self.presence.node.peers():
-            if peer.identity.node_id == peer_id:
+            if peer.identity.node_id == peer_id and peer.identity.addresses:
                 return await self.presence.node.whois(peer.identity.addresses[0])
         raise UnknownPeer(f"node `{peer_id}` is not on the tailnet any more")
 
@@ -183,7 +194,7 @@ class Daemon:
     async def connected(self, link: Link) -> None:
         """A link is open."""
         self.worker.connected(link)
-        await self.caller.connected(link)
+        self.caller.connected(link)
 
     def disconnected(self, link: Link) -> None:
         """A link has ended."""
@@ -215,6 +226,7 @@ class Daemon:
             tasks_dir=tasks_dir,
             is_root=os.getuid() == 0,
             post=self.links.post,
+            want=self.links.want,
             identify=self.identify,
             self_id=self.self_id,
             news=self.news,
@@ -233,8 +245,7 @@ class Daemon:
             await self.worker.recover()
         self._spawn(self._refresh_runners())
         if config.configured:
-            await self.presence.start()
-            self._spawn(self._serve())
+            await self._join(config)
         self._spawn(self._tick())
 
     async def _refresh_runners(self) -> None:
@@ -246,7 +257,7 @@ class Daemon:
         await self.presence.wait_up()
         known = bool(self._node_id)
         self._node_id = self.presence.node_id
-        (self.settings.state_dir / "node_id").write_text(self._node_id, "utf-8")
+        _write_node_id(self.settings.state_dir, self._node_id)
         if not known:
             await self.worker.recover()
         await self.links.start()
@@ -259,12 +270,17 @@ class Daemon:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
+            self.rules.config()  # a changed file takes effect without anybody asking
+            for peer_id in self.caller.peers():
+                self.links.ensure(peer_id)
             await self._guarded(self.worker.expire())
             await self._guarded(self.caller.expire())
+            await self._guarded(self.caller.retry())
             now = self.settings.clock.monotonic()
             if now - self._whois_at >= WHOIS_AGAIN_S:
                 self._whois_at = now
-                self._peers_changed([link.identity.node_id for link in self.links.all()])
+                await self._guarded(self.presence.refresh())
+                self._peers_changed(self._concerned())
                 for peer_id in self.worker.peers():
                     self.links.want(peer_id)
 
@@ -284,6 +300,8 @@ class Daemon:
     async def _recheck(self, peer_ids: Sequence[NodeId]) -> None:
         """Ask whois again about peers, and act on the answer at once."""
         for peer_id in peer_ids:
+            # Its tasks run on without a link, so they are looked at without one as well.
+            await self._guarded(self.worker.recheck(peer_id))
             link = self.links.get(peer_id)
             if link is None:
                 if self.caller.owes(peer_id):
@@ -294,12 +312,10 @@ class Daemon:
                 if identity.expired:
                     raise KeyExpired(f"the node key of `{identity.name}` has expired")
             except CmeshError as error:
-                await self._guarded(self.worker.recheck(peer_id))
                 await self.links.drop(peer_id, error)
                 continue
             link.identity = identity
             link.post_grants(self.may(identity))
-            await self._guarded(self.worker.recheck(peer_id))
 
     def _config_changed(self, config: Config) -> None:
         self.runners = self._make_runners(config)
@@ -314,7 +330,24 @@ class Daemon:
         }
         await self._guarded(self._audit(AuditRecord(kind="config_changed", data=data)))
         await self.runners.refresh()
-        await self._recheck([link.identity.node_id for link in self.links.all()])
+        self.worker.fill()
+        await self._recheck(self._concerned())
+        if config.configured and not self.presence.begun and not self._closing:
+            await self._join(config)
+
+    def _concerned(self) -> list[NodeId]:
+        """Return the peers whose rights matter now: linked ones, and those with tasks here."""
+        linked = {link.identity.node_id for link in self.links.all()}
+        return sorted(linked | self.worker.peers())
+
+    async def _join(self, config: Config) -> None:
+        await self.presence.start(config.node)
+        self._spawn(self._serve())
+
+    def _node_up(self) -> None:
+        """The node is on the tailnet, again perhaps: nobody waits out a pause."""
+        for peer_id in self.caller.peers() | self.worker.peers():
+            self.links.want(peer_id)
 
     async def _audit(self, record: AuditRecord) -> None:
         await self.store.commit([record])
@@ -324,6 +357,9 @@ class Daemon:
             self.news.tell(task_id)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        if self._closing:
+            work.close()
+            return
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._ended)
@@ -332,6 +368,16 @@ class Daemon:
         self._background.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error("background_failed", exc_info=task.exception())
+
+
+def _stopped(kind: str) -> AuditRecord:
+    return AuditRecord(kind=kind, data={"pid": os.getpid()})
+
+
+def _write_node_id(state_dir: Path, node_id: NodeId) -> None:
+    incoming = state_dir / "node_id.new"
+    incoming.write_text(node_id, "utf-8")
+    incoming.replace(state_dir / "node_id")
 
 
 def _read_node_id(state_dir: Path) -> NodeId:

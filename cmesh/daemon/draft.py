@@ -67,9 +67,17 @@ class Draft:
         )
 
     def sent_to(self) -> str:
-        """Return the worker store's incarnation the task may have been sent to; empty = none."""
-        marks = [fact for fact in self.facts if fact.startswith(SENT_TO)]
+        """Return the worker store's incarnation the task may have been sent to; empty = none.
+
+        INVARIANT: `mark_sent_to` makes at most one such mark, so there is nothing to choose.
+        """
+        marks = sorted(fact for fact in self.facts if fact.startswith(SENT_TO))
         return marks[0].removeprefix(SENT_TO) if marks else ""
+
+    def mark_sent_to(self, incarnation: str) -> None:
+        """Note which store a submit goes to; the first one stands for good."""
+        if not self.sent_to():
+            self.add_fact(f"{SENT_TO}{incarnation}")
 
     def add_task(self, record: TaskRecord) -> None:
         """Make the task known."""

@@ -9,14 +9,15 @@ import logging
 from dataclasses import dataclass
 
 from cmesh.daemon.parts import Parts
-from cmesh.errors import CmeshError, LinkError
+from cmesh.errors import LinkError
 from cmesh.link.link import Link
-from cmesh.model import TaskId
+from cmesh.link.tailnet import GOING_AWAY
+from cmesh.model import Direction, TaskId
 from cmesh.protocol import state as table
 from cmesh.protocol.codec import CHUNK_BYTES, encode_chunk
 from cmesh.protocol.convert import INLINE_BYTES, event_message, outcome_from
 from cmesh.protocol.facts import Flow, WorkerFacts
-from cmesh.protocol.messages import Artifact, End, Failure, Receipt, ResultMessage
+from cmesh.protocol.messages import Artifact, End, Failure, Gap, Receipt, ResultMessage
 from cmesh.protocol.receipts import head_bytes
 from cmesh.protocol.state import Send
 from cmesh.store.records import TaskSnapshot
@@ -73,8 +74,10 @@ class Feeds:
             LinkError: the link ended.
         """
         task = await self._parts.store.task(TaskId(message.task_id))
-        mine = task is not None and task.record.peer_id == link.identity.node_id
-        result = task.result if task is not None and mine else None
+        # What this node fetched from a worker of its own is not kept for anybody else.
+        mine = task is not None and task.record.direction is Direction.IN
+        peer_id = link.identity.node_id
+        result = task.result if task and mine and task.record.peer_id == peer_id else None
         if result is None or result.output_sha256 != message.sha256:
             reason = "no such output of yours is kept here"
             link.post(Failure(code="task_not_found", reason=reason, about=message.task_id))
@@ -100,9 +103,11 @@ class Feeds:
                     changed.cancel()
         except LinkError:
             return  # the next connect subscribes again
-        except CmeshError as error:
-            data = {"task": feed.task_id, "code": error.code}
-            logger.warning("feed_failed", extra={"data": data})
+        except Exception as error:  # the edge of one feed: silence would look like waiting
+            data = {"task": feed.task_id, "why": str(error)}
+            logger.exception("feed_failed", extra={"data": data})
+            # Nobody subscribes twice on a link, so the peer must make a new one.
+            await feed.link.close(GOING_AWAY, "feed_failed")
 
     async def _step(self, feed: _Feed) -> bool:
         """Send what is there; False when the feed has to wait."""
@@ -125,6 +130,10 @@ class Feeds:
         page = await self._parts.store.events(
             task.record.task_id, after=feed.cursor, limit=PAGE_EVENTS
         )
+        first = page[0].seq if page else task.last_event + 1
+        if first > feed.cursor + 1:  # events that are no longer kept
+            feed.cursor = first - 1
+            await feed.link.send(Gap(task_id=feed.task_id, through_seq=feed.cursor))
         for event in page:
             await feed.link.send(event_message(feed.task_id, event))
             feed.cursor = event.seq

@@ -6,9 +6,10 @@ steps out. What the shim's files say is read anew at every look.
 
 import asyncio
 import contextlib
+import errno
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from cmesh.daemon import results
@@ -16,14 +17,25 @@ from cmesh.daemon.actor import Actor
 from cmesh.daemon.admission import Admission, Grant
 from cmesh.daemon.draft import Draft
 from cmesh.daemon.parts import Parts
+from cmesh.daemon.results import RanWith
 from cmesh.daemon.spool import Spool
-from cmesh.errors import CmeshError
-from cmesh.model import Direction, NodeId, Result, TaskId
+from cmesh.errors import (
+    CmeshError,
+    DiskFull,
+    KeyExpired,
+    LinkError,
+    NodeError,
+    PolicyDenied,
+    RunnerError,
+)
+from cmesh.model import Direction, NodeId, Result, TaskId, TaskState
 from cmesh.protocol import state as table
 from cmesh.protocol.facts import (
     ACCEPTED,
+    RUNNING,
     STARTED,
     WAITING,
+    Expired,
     GotCancel,
     Looked,
     Slot,
@@ -40,6 +52,16 @@ logger = logging.getLogger(__name__)
 
 STEPS_PER_LOOK = 16
 LOOK_AGAIN_AFTER_S = 0.2
+PAUSE_FIRST_S = 0.2
+PAUSE_MOST_S = 30.0
+"""Between attempts that failed, of a shim that ended unclaimed or of a commit; doubled each."""
+
+ASK_AGAIN_AFTER_S = 1.0
+
+FIRST_EVENTS = 64
+"""The event that a task runs is among the first ones."""
+
+_TOO_LATE = "its time to start was over"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,11 +114,16 @@ class Inbound:
         self.task_id = task_id
         self.grant: Grant | None = None
         self.asked = False
+        self._closed = False
         self._parts = parts
         self._place = place
         self._wanted = False
         self._ending = False
+        self._why = ("", "")
         self._spool: Spool | None = None
+        self._spawn_pause_s = PAUSE_FIRST_S
+        self._spawn_at = 0.0
+        self._failure_pause_s = PAUSE_FIRST_S
         self._timer: asyncio.TimerHandle | None = None
         self._actor: Actor[Happening] = Actor(task_id, self._handle)
 
@@ -116,19 +143,41 @@ class Inbound:
     async def close(self) -> None:
         """Finish what was told, then stop; the shim runs on."""
         await self._actor.settle()
+        self.stop()
+
+    def stop(self) -> None:
+        """Plan no further look."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
 
-    async def _handle(self, batch: list[Happening]) -> None:
+    async def _handle(self, batch: list[Happening]) -> Mapping[int, CmeshError]:
+        try:
+            refused = await self._carry_out(batch)
+        except Exception:
+            # What was read of the spool is not stored, so it is read again, a while later.
+            self._spool = None
+            self._look_later(self._failure_pause_s)
+            self._failure_pause_s = min(2 * self._failure_pause_s, PAUSE_MOST_S)
+            raise
+        self._failure_pause_s = PAUSE_FIRST_S
+        return refused
+
+    async def _carry_out(self, batch: list[Happening]) -> Mapping[int, CmeshError]:
         base = await self._parts.store.task(self.task_id)
         draft = Draft(self.task_id, Direction.IN, base)
         replies: list[tuple[Send, Happening]] = []
+        refused: dict[int, CmeshError] = {}
         acts: list[Act] = []
-        for one in batch:
+        for place, one in enumerate(batch):
             if isinstance(one.event, Looked):
                 continue
-            step = self._step(one, draft)
-            await self._write(step, draft, one)
+            try:
+                step = self._step(one, draft)
+            except LinkError as error:
+                refused[place] = error
+                continue
+            self._write(step, draft, one)
             replies += [(send, one) for send in step.sends]
             acts += step.acts
         if draft.state == ACCEPTED:
@@ -140,15 +189,11 @@ class Inbound:
             self._answer(send, one, draft)
         for act in acts:
             await self._act(act, draft)
+        return refused
 
     async def _commit(self, draft: Draft) -> None:
         if draft.records:
-            try:
-                await self._parts.store.commit(draft.records)
-            except CmeshError:
-                self._spool = None  # its events were not stored: read them again
-                self._look_later()
-                raise
+            await self._parts.store.commit(draft.records)
             self._parts.news.tell(self.task_id)
         if draft.state is None or draft.terminal:
             self._place.leave(self.task_id)
@@ -172,7 +217,9 @@ class Inbound:
             asked=self.asked,
         )
 
-    async def _write(self, step: Step, draft: Draft, one: Happening) -> None:
+    def _write(self, step: Step, draft: Draft, one: Happening) -> None:
+        if isinstance(one.event, GotCancel) and step.writes:
+            self._why = (one.code, one.reason)
         if one.admission is not None and draft.state is None:
             self.grant = one.admission.grant
             draft.records.append(one.admission.record)
@@ -199,19 +246,27 @@ class Inbound:
 
     async def _take_place(self, draft: Draft, base: TaskSnapshot | None) -> None:
         """Commit to start it when there is room; decided anew when that was not just now."""
+        assert draft.record is not None
+        if draft.record.spec.not_after <= self._parts.clock.now():
+            # INVARIANT: asked before the slot, or a task that waited is started too late.
+            late = Happening(event=Expired(), code="expired", reason=_TOO_LATE)
+            self._write(self._step(late, draft), draft, late)
+            return
         step = table.worker(Slot(), self._facts(draft))
         if step.next == ACCEPTED or not self._place.take(self.task_id):
             return
         if self.grant is None and base is not None:
-            admission = await self._place.readmit(base)
+            admission = await self._readmitted(base)
+            if admission is None:
+                self._place.leave(self.task_id)
+                return
             draft.records.append(admission.record)
             self.grant = admission.grant
             if admission.effect == "deny":
-                self._place.leave(self.task_id)
                 why = Happening(
                     event=GotCancel("user"), code=admission.code, reason=admission.reason
                 )
-                await self._write(self._step(why, draft), draft, why)
+                self._write(self._step(why, draft), draft, why)
                 return
         draft.add_state(step.next, _WITNESS[step.next])
 
@@ -239,8 +294,10 @@ class Inbound:
         if look.claim == "shim":
             spool = await self._open_spool(draft)
             stored = spool.take(draft, look, self._parts.clock.now())
-            if not look.owner_alive and look.exit is None:
-                processes = supervisor.end_survivors(self.task_id)
+        # A run whose claim file was lost is counted as well: losing a file ends no process.
+        claimed = look.claim == "shim" or (look.claim == "none" and draft.state == RUNNING)
+        if claimed and not look.owner_alive and look.exit is None:
+            processes = supervisor.end_survivors(self.task_id)
         if processes:
             self._look_later()
         outcome = self._spool.outcome if self._spool else None
@@ -260,18 +317,35 @@ class Inbound:
         now = self._parts.clock.now()
         if not any(write.kind == "result" for write in step.writes):
             draft.add_state(step.next, _WITNESS[step.next])
-            draft.next_event(now, step.next)
+            draft.next_event(now, step.next, data=asdict(await self._ran_with()))
             return
         look = self._parts.supervisor.look(self.task_id)
+        code, reason = self._why
         if look.claim == "burnt":
-            result = results.refusal(step.next, "", "", now)
+            result = results.refusal(step.next, code, reason, now)
         else:
             outcome = self._spool.outcome if self._spool else None
-            result = results.run(step.next, look, outcome, self.grant, now)
+            result = results.run(step.next, look, outcome, await self._ran_with(), now)
+            if result.state is TaskState.CANCELLED:
+                # Why it was ended is known here alone; the shim only did as it was told.
+                result = replace(result, code=code, error=reason or result.error)
         if result.output_sha256:
             await self._parts.store.blob(self._parts.supervisor.spool_path(self.task_id))
         draft.add_state(step.next, result.witness, result.code, result.error)
         self._add_result(draft, result)
+
+    async def _ran_with(self) -> RanWith:
+        """Return what runs the task: as admitted, else as noted when it began to run."""
+        if self.grant is not None:
+            runner = self.grant.runner
+            return RanWith(runner_version=runner.version, credential=runner.credential)
+        for event in await self._parts.store.events(self.task_id, after=0, limit=FIRST_EVENTS):
+            if event.kind == RUNNING and "credential" in event.data:
+                return RanWith(
+                    runner_version=str(event.data.get("runner_version", "")),
+                    credential=str(event.data["credential"]),
+                )
+        return RanWith()
 
     async def _open_spool(self, draft: Draft) -> Spool:
         if self._spool is None:
@@ -285,11 +359,12 @@ class Inbound:
             )
         return self._spool
 
-    def _look_later(self) -> None:
+    def _look_later(self, pause_s: float = LOOK_AGAIN_AFTER_S) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(LOOK_AGAIN_AFTER_S, self.look)
+        if not self._closed:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(pause_s, self.look)
 
     def _answer(self, send: Send, one: Happening, draft: Draft) -> None:
         record, task_id = draft.record, self.task_id
@@ -327,7 +402,7 @@ class Inbound:
             supervisor.burn(self.task_id)
             self.look()
         elif act is Act.END:
-            supervisor.end(self.task_id, "cancelled")
+            supervisor.end(self.task_id, "revoked" if self._why[0] in _REVOKED else "cancelled")
             self._ending = True
         elif act is Act.DISCARD:
             with contextlib.suppress(OSError):
@@ -335,14 +410,15 @@ class Inbound:
 
     async def _spawn(self, draft: Draft) -> None:
         assert draft.record is not None
-        if self.grant is None:  # an earlier life committed to start it, and no shim has
-            stored = await self._parts.store.task(self.task_id)
-            admission = await self._place.readmit(stored) if stored else None
-            self.grant = admission.grant if admission else None
-        if self.grant is None:
-            self.tell(Happening(event=GotCancel("user"), code="policy_denied"))
+        wait_s = self._spawn_at - self._parts.clock.monotonic()
+        if wait_s > 0:  # the last shim ended without a claim, for want of room on the disk
+            self._look_later(wait_s)
             return
-        grant, supervisor = self.grant, self._parts.supervisor
+        grant, supervisor = await self._granted(draft.record), self._parts.supervisor
+        if grant is None:
+            return
+        self._spawn_at = self._parts.clock.monotonic() + self._spawn_pause_s
+        self._spawn_pause_s = min(2 * self._spawn_pause_s, PAUSE_MOST_S)
         spec = replace(draft.record.spec, directory=grant.directory, limits=grant.limits)
         try:
             directory = supervisor.directory(self.task_id)
@@ -350,11 +426,44 @@ class Inbound:
             supervisor.prepare(self.task_id, launch)
             await supervisor.spawn(self.task_id)
         except (CmeshError, OSError) as error:
-            code = error.code if isinstance(error, CmeshError) else "disk_full"
+            code = error.code if isinstance(error, CmeshError) else _code_of(error)
             data = {"task": self.task_id, "why": str(error)}
             logger.warning("spawn_failed", extra={"data": data})
             self.tell(Happening(event=GotCancel("user"), code=code, reason=str(error)))
 
+    async def _granted(self, record: TaskRecord) -> Grant | None:
+        """Return what the task may run with; None when it may not, and then it is ended."""
+        if self.grant is not None:
+            return self.grant
+        # An earlier life committed to start it, and no shim has.
+        if record.spec.not_after <= self._parts.clock.now():
+            self.tell(Happening(event=GotCancel("user"), code="expired", reason=_TOO_LATE))
+            return None
+        stored = await self._parts.store.task(self.task_id)
+        admission = await self._readmitted(stored) if stored else None
+        if admission is None:
+            return None
+        self.grant = admission.grant
+        if self.grant is None:
+            why = Happening(event=GotCancel("user"), code=admission.code, reason=admission.reason)
+            self.tell(why)
+        return self.grant
+
+    async def _readmitted(self, task: TaskSnapshot) -> Admission | None:
+        """Decide anew; None when nobody can say yet who asked, as right after a start."""
+        try:
+            return await self._place.readmit(task)
+        except NodeError:
+            self._look_later(ASK_AGAIN_AFTER_S)
+            return None
+
+
+def _code_of(error: OSError) -> str:
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+    return DiskFull.code if full else RunnerError.code
+
+
+_REVOKED = {PolicyDenied.code, KeyExpired.code}
 
 _WITNESS = {
     "accepted": "the worker committed the row",

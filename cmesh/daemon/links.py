@@ -9,7 +9,7 @@ import contextlib
 import logging
 import random
 import secrets
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -17,7 +17,7 @@ from typing import Protocol
 from cmesh import __version__
 from cmesh.clock import Clock
 from cmesh.daemon.presence import Presence
-from cmesh.errors import CmeshError, KeyExpired, LinkError
+from cmesh.errors import CmeshError, KeyExpired, PeerUnreachable
 from cmesh.keys import SigningKey, verify
 from cmesh.link.link import Link
 from cmesh.link.tailnet import GOING_AWAY, PORT, REFUSED, RESTART, LinkServer, Wire, dial
@@ -34,7 +34,14 @@ logger = logging.getLogger(__name__)
 DIAL_LIMIT_S = 3.0
 BACKOFF_FIRST_S = 0.3
 BACKOFF_MOST_S = 30.0
+BRIEF_MOST = 8
+STEADY_S = 5.0
+"""A link that lived shorter counts as a failed attempt, so that nobody redials in a loop."""
 NONCE_BYTES = 24
+CROSSING_S = 3.0
+"""Two links of opposite directions within this time were dialled past each other."""
+
+GOODBYE_LIMIT_S = 1.0
 
 
 class Side(Protocol):
@@ -73,12 +80,14 @@ class Contact:
         error: why the last attempt failed; None after a success.
         may: what the peer said this node may ask of it.
         at: when it was last heard.
+        brief: links in a row that ended before they were steady.
     """
 
     error: CmeshError | None = None
     may: May = field(default_factory=May)
     software: str = ""
     at: datetime | None = None
+    brief: int = 0
 
 
 class Links:
@@ -119,13 +128,9 @@ class Links:
         for task in self._dialling.values():
             task.cancel()
         await asyncio.gather(*self._dialling.values(), return_exceptions=True)
-        if restarting:
-            for link in self._open.values():
-                with contextlib.suppress(CmeshError):
-                    await link.send(Restarting())
         code = RESTART if restarting else GOING_AWAY
-        for link in list(self._open.values()):
-            await link.close(code)
+        links = list(self._open.values())
+        await asyncio.gather(*(_goodbye(link, code, restarting=restarting) for link in links))
         if self._server is not None:
             await self._server.close(code)
         for task in list(self._running):
@@ -153,6 +158,11 @@ class Links:
         if link is not None:
             link.post(message)
 
+    def ensure(self, peer_id: NodeId) -> None:
+        """Keep dialling a peer, as `want`, without cutting a pause short."""
+        if peer_id not in self._dialling:
+            self.want(peer_id)
+
     def want(self, peer_id: NodeId) -> None:
         """Keep dialling a peer while something is owed; at once if it was waiting."""
         if peer_id in self._open or self._closed:
@@ -169,6 +179,7 @@ class Links:
         """Wait until a link is open or an attempt has failed; at most `limit_s`."""
         tried = self._attempts.setdefault(peer_id, asyncio.Event())
         tried.clear()
+        self.contact(peer_id).brief = 0  # somebody asks now
         self.want(peer_id)
         if peer_id in self._open:
             return
@@ -208,29 +219,36 @@ class Links:
             await self._run(link)
 
     async def _dial(self, peer_id: NodeId) -> None:
-        pause = BACKOFF_FIRST_S
+        brief = self.contact(peer_id).brief
+        pause = min(BACKOFF_FIRST_S * 2**brief, BACKOFF_MOST_S)
+        if brief:
+            await self._pause(peer_id, pause)
         while self._side.owes(peer_id) and peer_id not in self._open:
             try:
                 link = await self._dial_once(peer_id)
             except CmeshError as error:
                 self._failed(peer_id, error)
+            except Exception as error:  # the edge of one attempt: the next one must come
+                logger.exception("dial_failed", extra={"data": {"peer": peer_id}})
+                self._failed(peer_id, PeerUnreachable(f"`{peer_id}`: {error}"))
             else:
                 if await self._opened(link):
-                    task = asyncio.create_task(self._run(link))
-                    self._running.add(task)
-                    task.add_done_callback(self._running.discard)
+                    self._keep(self._run(link))
                     return
             await self._pause(peer_id, pause)
             pause = min(pause * 2, BACKOFF_MOST_S)
 
     async def _dial_once(self, peer_id: NodeId) -> Link:
         peer = await self._presence.peer(peer_id)
+        if not peer.identity.addresses:
+            raise PeerUnreachable(f"`{peer.identity.name}` has no tailnet address")
         address = peer.identity.addresses[0]
         # The netmap's entry has no capabilities; whois has all there is to say.
         identity = await self._presence.node.whois(address)
         if identity.expired:
             raise KeyExpired(f"the node key of `{identity.name}` has expired")
-        wire = await dial(self._presence.node, address, limit_s=DIAL_LIMIT_S)
+        name = identity.name.partition(".")[0]
+        wire = await dial(self._presence.node, address, name=name, limit_s=DIAL_LIMIT_S)
         return Link(wire, self._session("dialler", identity), identity)
 
     async def _pause(self, peer_id: NodeId, seconds: float) -> None:
@@ -250,33 +268,65 @@ class Links:
             self._failed(peer_id, error)
             await link.close(REFUSED, error.code)
             return False
+        except BaseException:
+            link.abort()
+            raise
         replaced = self._open.get(peer_id)
+        if self._closed or (replaced is not None and self._stands(replaced, link)):
+            await link.close(GOING_AWAY, "crossed")
+            return False
         self._open[peer_id] = link
+        link.opened_at = self._clock.monotonic()
         contact = self.contact(peer_id)
         contact.error, contact.may, contact.at = None, opened.may, self._clock.now()
         contact.software = opened.software
         if replaced is not None:
             self._side.disconnected(replaced)
-            await replaced.close(GOING_AWAY, "replaced")
+            # Not waited for: what is replaced may be dead, and this one has work to do.
+            self._keep(replaced.close(GOING_AWAY, "replaced"))
         logger.info("link_up", extra={"data": {"peer": link.identity.name, "id": peer_id}})
         return True
 
     async def _run(self, link: Link) -> None:
         """Carry an open link to its end."""
         peer_id = link.identity.node_id
+        contact, began = self.contact(peer_id), self._clock.monotonic()
         try:
             await self._side.connected(link)
             self._tried(peer_id)
             await link.run(self)
-        except LinkError as error:
-            logger.info("link_lost", extra={"data": {"peer": peer_id, "why": error.message}})
-        finally:
+        except CmeshError as error:
             if self._open.get(peer_id) is link:
+                contact.error = error
+            data = {"peer": peer_id, "code": error.code, "why": error.message}
+            logger.warning("link_lost", extra={"data": data})
+        except Exception:  # the edge of one link: it must not end the others
+            logger.exception("link_failed", extra={"data": {"peer": peer_id}})
+        finally:
+            link.abort()
+            if self._open.get(peer_id) is link:
+                steady = self._clock.monotonic() - began >= STEADY_S
+                contact.brief = 0 if steady else min(contact.brief + 1, BRIEF_MOST)
                 del self._open[peer_id]
                 self._side.disconnected(link)
             logger.info("link_down", extra={"data": {"peer": peer_id}})
         if self._side.owes(peer_id) and not self._closed:
             self.want(peer_id)
+
+    def _stands(self, old: Link, new: Link) -> bool:
+        """Whether an open link stands against a new one, because both sides dialled at once.
+
+        Both keep the one that the smaller node id has dialled. Would each keep the newer
+        one, each would close what the other keeps.
+        """
+        crossing = self._clock.monotonic() - old.opened_at < CROSSING_S
+        mine_counts = self._presence.node_id < old.identity.node_id
+        return crossing and old.dialled != new.dialled and old.dialled == mine_counts
+
+    def _keep(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     def _failed(self, peer_id: NodeId, error: CmeshError) -> None:
         contact = self.contact(peer_id)
@@ -304,3 +354,12 @@ class Links:
             sign=self._key.sign,
             verify=verify,
         )
+
+
+async def _goodbye(link: Link, code: int, *, restarting: bool) -> None:
+    """End a link; a peer that does not read is not waited for long."""
+    with contextlib.suppress(CmeshError, TimeoutError):
+        async with asyncio.timeout(GOODBYE_LIMIT_S):
+            if restarting:
+                await link.send(Restarting())
+    await link.close(code)

@@ -5,24 +5,24 @@ answered. A worker's word about the end counts only with its signature.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from cmesh.daemon.actor import Actor
-from cmesh.daemon.draft import SENT_TO, Draft
+from cmesh.daemon.draft import Draft
 from cmesh.daemon.parts import Parts
-from cmesh.errors import RemoteProtocolError
+from cmesh.errors import CmeshError, LinkError, RemoteProtocolError
 from cmesh.keys import verify
 from cmesh.link.link import Link
-from cmesh.link.tailnet import REFUSED
 from cmesh.model import Direction, Event, Result, TaskId, TaskState
 from cmesh.protocol import state as table
 from cmesh.protocol.convert import result_from, submit
 from cmesh.protocol.facts import (
     OPEN,
-    SENT,
+    QUEUED,
     CallerEvent,
+    Connected,
     GotAccepted,
     GotDenied,
     GotGap,
@@ -39,6 +39,7 @@ from cmesh.protocol.messages import (
 )
 from cmesh.protocol.receipts import result_bytes
 from cmesh.protocol.state import Send, Step
+from cmesh.store.fold import WAITS
 from cmesh.store.records import DecisionRecord, TaskRecord
 
 __all__ = ["Outbound", "Word"]
@@ -54,6 +55,8 @@ class Word:
         record, decision: of a new task.
         event: with a `GotEvent`.
         result: with a `GotResult`.
+        accepted_waiting: with a `GotAccepted`: the worker's owner must approve it first.
+        refused: with a `GotResult`: why its output was not taken; empty = it was.
         link: over which it came; None = this side's own.
     """
 
@@ -64,6 +67,8 @@ class Word:
     result: ResultMessage | None = None
     code: str = ""
     reason: str = ""
+    accepted_waiting: bool = False
+    refused: str = ""
     link: Link | None = None
 
 
@@ -73,6 +78,8 @@ class Outbound:
     Attributes:
         elsewhere: the worker's store is not the one the task was sent to, so nobody
             knows what became of it.
+        stalled: what the worker said could not be stored; nothing more is heard until
+            a `Connected` asks for it anew.
     """
 
     def __init__(
@@ -81,14 +88,16 @@ class Outbound:
         """Make it; `link` gives the open link to a task's worker, if there is one."""
         self.task_id = task_id
         self.elsewhere = False
+        self.stalled = False
         self._parts = parts
         self._link = link
         self._actor: Actor[Word] = Actor(task_id, self._handle)
 
-    def tell(self, *words: Word) -> None:
-        """Queue what happened, to be committed together."""
-        for word in words:
-            self._actor.tell(word)
+    def tell(self, word: Word) -> None:
+        """Queue what happened; what a peer said counts as its link's work."""
+        future = self._actor.tell(word)
+        if word.link is not None:
+            word.link.hold(future)
 
     async def done(self, *words: Word) -> None:
         """Queue what happened and wait until it is committed.
@@ -104,41 +113,60 @@ class Outbound:
         """Finish what was told."""
         await self._actor.settle()
 
-    async def _handle(self, batch: list[Word]) -> None:
+    async def _handle(self, batch: list[Word]) -> Mapping[int, CmeshError]:
         base = await self._parts.store.task(self.task_id)
         draft = Draft(self.task_id, Direction.OUT, base)
         sends: list[tuple[Send, Word]] = []
-        for word in batch:
+        refused: dict[int, CmeshError] = {}
+        for place, word in enumerate(batch):
+            if isinstance(word.happened, Connected):
+                self.stalled = False
+            if self.stalled and word.link is not None:
+                continue
             try:
                 step = self._step(word, draft)
-            except RemoteProtocolError as error:
-                if word.link is None:
-                    raise
-                await self._broken(word.link, error)
+            except LinkError as error:
+                refused[place] = error
+                if word.link is not None:
+                    await self._broken(word.link, error)
                 continue
             sends += [(send, word) for send in step.sends]
         if draft.records:
-            await self._parts.store.commit(draft.records)
+            try:
+                await self._parts.store.commit(draft.records)
+            except CmeshError:
+                self.stalled = self.stalled or any(word.link for word in batch)
+                raise
             self._parts.news.tell(self.task_id)
         for send, word in sends:
             self._send(send, word, draft)
+        return refused
 
-    async def _broken(self, link: Link, error: RemoteProtocolError) -> None:
+    async def _broken(self, link: Link, error: LinkError) -> None:
         data = {"peer": link.identity.name, "task": self.task_id, "why": error.message}
         logger.warning("peer_broke_protocol", extra={"data": data})
-        await link.close(REFUSED, error.code)
+        await link.refuse(error)
 
     def _step(self, word: Word, draft: Draft) -> Step:
         link = self._link(draft.record) if draft.record else None
         sent_to = draft.sent_to()
         other = link is not None and sent_to not in {"", link.opened.incarnation}
         facts = draft.caller_facts(connected=link is not None, other_store=other)
-        step = table.caller(word.happened, facts)
+        happened = word.happened
+        if isinstance(happened, LinkUp | Connected):
+            # Told by who saw the link; only here it is certain what was sent before.
+            queued = draft.state == QUEUED and link is not None
+            happened = LinkUp() if queued else Connected()
+        step = table.caller(happened, facts)
         if isinstance(word.happened, GotResult):
             self._verify(word, draft)
         self._write(step, word, draft)
-        if step.next == SENT and link is not None:
-            draft.add_fact(f"{SENT_TO}{link.opened.incarnation}")
+        if Send.SUBMIT in step.sends and link is not None:
+            # INVARIANT: only what is really submitted is marked, and the first store it went
+            # to stands: another one would run the task a second time.
+            draft.mark_sent_to(link.opened.incarnation)
+        elif isinstance(happened, GotAccepted) and word.accepted_waiting:
+            draft.add_fact(WAITS)
         self.elsewhere = other and step.next in OPEN
         return step
 
@@ -178,12 +206,16 @@ class Outbound:
                 signature = self._parts.key.sign(self._signed(word.result, draft))
                 result = result_from(word.result.outcome)
                 draft.add_result(result, word.result.signature, signature)
+                if word.refused:
+                    draft.add_fact("output_refused", {"reason": word.refused})
 
     def _write_state(self, step: Step, word: Word, draft: Draft) -> None:
         result = result_from(word.result.outcome) if word.result else None
         code, reason = word.code, word.reason
         if result is not None:
             code, reason = result.code, result.error
+        if word.refused:
+            code, reason = code or RemoteProtocolError.code, word.refused
         draft.add_state(step.next, self._witness(step, word, result), code, reason)
 
     def _witness(self, step: Step, word: Word, result: Result | None) -> str:
@@ -194,7 +226,7 @@ class Outbound:
                 return "worker: committed the row"
             case GotDenied():
                 return "worker: committed the refusal"
-            case LinkUp():
+            case LinkUp() | Connected():
                 return "this node committed that it may have been sent"
             case _ if step.next == TaskState.CANCELLED:
                 return "it was never sent"

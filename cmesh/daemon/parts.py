@@ -24,6 +24,7 @@ class Parts:
     Attributes:
         post: queue a message for a peer; dropped when no link is open, because what is
             owed is worked out anew at the next connect.
+        want: keep dialling a peer as long as something is owed.
         identify: ask whois who a node id is now; raises `IdentityUnknown`, `UnknownPeer`.
         self_id: this node's stable id; empty before the node was up.
         news: told after each commit that changed a task.
@@ -38,6 +39,7 @@ class Parts:
     tasks_dir: Path
     is_root: bool
     post: Callable[[NodeId, Message], None]
+    want: Callable[[NodeId], None]
     identify: Callable[[NodeId], Awaitable[Identity]]
     self_id: Callable[[], NodeId]
     news: News[TaskId]

@@ -49,14 +49,26 @@ class Presence:
 
     Attributes:
         node: the node; calls before `up` raise `NodeClosed`.
+        begun: `start` was called.
         changed: set again at each change of phase, for waiters.
     """
 
-    def __init__(self, config: NodeConfig, state_dir: Path, on_peers: OnPeers) -> None:
+    def __init__(
+        self,
+        config: NodeConfig,
+        state_dir: Path,
+        *,
+        on_peers: OnPeers,
+        on_up: Callable[[], None],
+    ) -> None:
+        """Make it; `on_up` is told each time the node has come up."""
         self.node = Node(_options(config, state_dir))
+        self.begun = False
         self.changed = asyncio.Event()
+        self._state_dir = state_dir
         self._seen = _Seen()
         self._on_peers = on_peers
+        self._on_up = on_up
         self._tasks: list[asyncio.Task[None]] = []
         self._up = asyncio.Event()
 
@@ -85,12 +97,14 @@ class Presence:
         """This node's stable id; empty before it was up."""
         return self._seen.status.node_id if self._seen.status else NodeId("")
 
-    async def start(self) -> None:
-        """Start the node; coming up goes on in the background.
+    async def start(self, config: NodeConfig) -> None:
+        """Start the node as configured now; coming up goes on in the background.
 
         Raises:
             NodeError: the state directory is in use, or the node cannot start.
         """
+        self.begun = True
+        self.node = Node(_options(config, self._state_dir))
         await self.node.start()
         self._tasks = [asyncio.create_task(self._rise()), asyncio.create_task(self._watch())]
 
@@ -112,31 +126,40 @@ class Presence:
         Raises:
             LoginRequired: the control server gave no URL in time.
         """
-        if self.phase == "up" and not (self.status and self.status.expired):
+        if self._current():
             return
         if not self.login_url:
             await self.node.login()
         try:
             async with asyncio.timeout(LOGIN_URL_LIMIT_S):
-                while not self.login_url and self.phase != "up":
+                while not self.login_url and not self._current():
                     self.changed.clear()
                     await self.changed.wait()
         except TimeoutError as error:
             raise LoginRequired("the control server gave no login URL") from error
 
+    async def refresh(self) -> None:
+        """Ask the node for its own state: a key expires without a notice."""
+        if self._up.is_set() and self.phase != "down":
+            self._seen.status = await self.node.status()
+
     async def peer(self, name: str) -> Peer:
         """Find a peer by host label, MagicDNS name, address or node id.
 
         Raises:
-            UnknownPeer: nobody has that name; the hint has the nearest names.
+            UnknownPeer: nobody has that name, or several have; the hint has names.
             KeyExpired: this node's own key has expired.
             LoginRequired, NodeClosed: the node is not up.
         """
         self.require_up()
         peers = await self.node.peers()
-        for peer in peers:
-            if name in _names(peer):
-                return peer
+        found = [peer for peer in peers if name in _names(peer)]
+        exact = [peer for peer in found if name != _label(peer)]
+        if len(exact or found) > 1:  # a machine shared in from another tailnet, for example
+            names = "` or `".join(peer.identity.name for peer in found)
+            raise UnknownPeer(f"`{name}` means more than one peer", hint=f"name `{names}`")
+        if found:
+            return (exact or found)[0]
         close = nearest(name, [_label(peer) for peer in peers])
         hint = f"did you mean `{'` or `'.join(close)}`?" if close else "run `cmesh peers`"
         raise UnknownPeer(f"no peer is named `{name}`", hint=hint)
@@ -177,13 +200,22 @@ class Presence:
         logger.info("login_needed")
 
     async def _watch(self) -> None:
-        with contextlib.suppress(NodeClosed):
-            async with contextlib.aclosing(self.node.notifications()) as news:
-                async for one in news:
-                    await self._look_again(one.state, one.login_url)
-                    changed = (*one.peers_changed, *one.peers_removed)
-                    if changed:
-                        self._on_peers(changed)
+        while self.phase != "down":
+            try:
+                await self._watch_once()
+            except NodeClosed:
+                return
+            except Exception:  # who left must be noticed as long as the node runs
+                logger.exception("watch_failed")
+            await asyncio.sleep(UP_AGAIN_AFTER_S)
+
+    async def _watch_once(self) -> None:
+        async with contextlib.aclosing(self.node.notifications()) as news:
+            async for one in news:
+                await self._look_again(one.state, one.login_url)
+                changed = (*one.peers_changed, *one.peers_removed)
+                if changed:
+                    self._on_peers(changed)
 
     async def _look_again(self, state: str | None, login_url: str | None) -> None:
         if login_url:
@@ -198,10 +230,18 @@ class Presence:
             self._set("login" if self.login_url else "failed")
 
     def _now_up(self, status: NodeStatus) -> None:
+        again = self.phase == "up"
         self._seen = _Seen(phase="up", status=status)
         self._up.set()
         self._set("up")
+        if again:
+            return
+        self._on_up()
         logger.info("node_up", extra={"data": {"node": status.name, "id": status.node_id}})
+
+    def _current(self) -> bool:
+        """The node is up, and its key holds."""
+        return self.phase == "up" and not (self.status is not None and self.status.expired)
 
     def _set(self, phase: Phase) -> None:
         self._seen.phase = phase

@@ -1,17 +1,26 @@
 """How a task ended on this worker, as a signed value."""
 
+from dataclasses import dataclass
 from datetime import datetime
 
-from cmesh.daemon.admission import Grant
 from cmesh.keys import SigningKey
-from cmesh.model import NodeId, Result, TaskState, Usage
+from cmesh.model import NodeId, Result, TaskState
 from cmesh.protocol.convert import outcome_from
 from cmesh.protocol.receipts import result_bytes
 from cmesh.runner.evidence import Look
 from cmesh.runner.reader import Outcome
 from cmesh.store.records import TaskRecord
 
-__all__ = ["refusal", "run", "signed"]
+__all__ = ["RanWith", "refusal", "run", "signed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RanWith:
+    """What ran a task, as known when it started; `unknown` when no record of it is left."""
+
+    runner_version: str = ""
+    credential: str = "unknown"
+
 
 _NEVER_RAN = {
     TaskState.DENIED: "the worker committed the refusal",
@@ -27,7 +36,7 @@ def refusal(state: str, code: str, reason: str, now: datetime) -> Result:
 
 
 def run(
-    state: str, look: Look, outcome: Outcome | None, grant: Grant | None, now: datetime
+    state: str, look: Look, outcome: Outcome | None, ran_with: RanWith, now: datetime
 ) -> Result:
     """Return the result of a task that was started, or may have been.
 
@@ -41,6 +50,8 @@ def run(
             witness="the shim ended without a result; zero processes counted",
             error="the end of the task was not seen; it may have had effects",
             code="interrupted" if state == TaskState.INTERRUPTED else "",
+            runner_version=ran_with.runner_version,
+            credential=ran_with.credential,
             ended_at=now,
         )
     return Result(
@@ -54,10 +65,10 @@ def run(
         output_kept=exit_.stdout_kept,
         output_sha256=exit_.stdout_sha256 if exit_.stdout_kept else "",
         truncated=exit_.stdout_bytes > exit_.stdout_kept,
-        usage=outcome.usage if outcome else Usage(),
-        runner_version=grant.runner.version if grant else "",
+        usage=outcome.usage,
+        runner_version=ran_with.runner_version,
         profile_enforced="none",
-        credential=grant.runner.credential if grant else "none",
+        credential=ran_with.credential,
         processes_left=exit_.processes_left,
         started_at=exit_.started,
         ended_at=exit_.ended,

@@ -1,5 +1,7 @@
 """Slices of what a task left: its summary, its output, its errors, as scrubbed text."""
 
+import asyncio
+
 from cmesh.daemon.operations import ResultArguments, ResultView
 from cmesh.daemon.views import state_of
 from cmesh.errors import TaskRefused
@@ -18,7 +20,7 @@ async def read_result(store: Store, task: TaskSnapshot, arguments: ResultArgumen
     """Return a slice of one part.
 
     Raises:
-        TaskRefused: the task has not ended.
+        TaskRefused: the task has not ended, or its output was refused.
     """
     result = task.result
     task_id = task.record.task_id
@@ -26,6 +28,12 @@ async def read_result(store: Store, task: TaskSnapshot, arguments: ResultArgumen
         state = state_of(task).value.replace("_", " ")
         raise TaskRefused(
             f"task `{task_id}` has no result yet: it is {state}", hint=f"cmesh wait {task_id}"
+        )
+    if arguments.part == "output" and "output_refused" in task.facts:
+        raise TaskRefused(
+            f"the output of task `{task_id}` was not taken: what the worker offered is not"
+            " what it announced, or is more than was asked for",
+            hint=f"cmesh show {task_id} says more; its summary is there",
         )
     text = await _part(store, result, arguments.part)
     end = min(len(text), arguments.offset + arguments.limit)
@@ -52,4 +60,5 @@ async def _part(store: Store, result: Result, part: str) -> str:
     if not result.output_sha256 or store.blob_path(result.output_sha256) is None:
         return ""
     data = await store.read_blob(result.output_sha256, 0, OUTPUT_READ_BYTES)
-    return scrub(data.decode("utf-8", "replace"))
+    # Up to 16 MiB: nobody else waits for it.
+    return await asyncio.to_thread(lambda: scrub(data.decode("utf-8", "replace")))

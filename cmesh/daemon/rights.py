@@ -1,10 +1,15 @@
 """May a task that was admitted go on? Asked when the netmap or the policy changes."""
 
+import asyncio
+
 from cmesh.daemon.admission import Grant
 from cmesh.daemon.parts import Parts
-from cmesh.errors import CmeshError
+from cmesh.daemon.rules import real_path
+from cmesh.errors import CmeshError, IdentityUnknown, UnknownPeer
 from cmesh.model import Operation
 from cmesh.policy.decide import InboundRequest, decide_inbound
+from cmesh.policy.explain import for_remote
+from cmesh.policy.rules import Policy
 from cmesh.store.records import TaskRecord
 
 __all__ = ["lost"]
@@ -13,32 +18,47 @@ __all__ = ["lost"]
 async def lost(parts: Parts, record: TaskRecord, grant: Grant | None) -> tuple[str, str] | None:
     """Return code and reason when a task's caller has lost the right to it, else None.
 
-    A peer that whois no longer knows has lost every right (fail closed).
+    A peer that whois no longer knows has lost every right (fail closed). When this node
+    itself cannot ask, or cannot read its rules, nothing is known: no work is ended then,
+    and nothing new is admitted.
     """
-    if grant is not None and grant.on_revoke == "stay":
+    if parts.rules.error is not None or _stays(parts.rules.policy(), record, grant):
         return None
     try:
         identity = await parts.identify(record.peer_id)
-    except CmeshError as error:
+    except (UnknownPeer, IdentityUnknown) as error:
         return "policy_denied", f"the caller left the tailnet: {error.message}"
+    except CmeshError:
+        return None
     spec = record.spec
+    directory = grant.directory if grant else await asyncio.to_thread(real_path, spec.directory)
     request = InboundRequest(
         identity=identity,
         operation=Operation.TASK,
         profile=spec.profile,
         runner=spec.runner,
-        directory=grant.directory if grant else spec.directory,
+        directory=directory,
         accept=spec.accept,
         runtime_s=spec.limits.runtime_s,
         output_bytes=spec.limits.output_bytes,
         cost_usd=spec.limits.cost_usd,
         running=0,
         today=0,
-        reports_cost=grant is not None and grant.runner.reports_cost,
+        # The runner is this machine's own: what it reports is no right of the caller's.
+        reports_cost=grant is None or grant.runner.reports_cost,
         chain=spec.origin,
         self_id=parts.self_id(),
     )
     decision = decide_inbound(request, parts.rules.policy())
     if decision.effect != "deny":
         return None
-    return decision.code or "policy_denied", f"the right to it was lost: {decision.reason}"
+    told = for_remote(decision)
+    return told.code or "policy_denied", f"the right to it was lost: {told.reason}"
+
+
+def _stays(policy: Policy, record: TaskRecord, grant: Grant | None) -> bool:
+    """Whether the task was admitted by a rule that lets it end by itself."""
+    if grant is not None:
+        return grant.on_revoke == "stay"
+    rules = [rule for rule in policy.inbound if rule.name == record.rule]
+    return any(rule.effect == "allow" and rule.on_revoke == "stay" for rule in rules)

@@ -48,8 +48,8 @@ class Rules:
     def config(self) -> Config:
         """Return the configuration as the file is now; blocks for one `stat`.
 
-        A changed file that is bad leaves everything but the policy as it was and
-        allows nothing, until it is mended.
+        A changed file that is bad, or gone, leaves everything but the policy as it was
+        and allows nothing, until it is mended.
         """
         stamp = _stamp(self._path)
         if stamp != self._stamp:
@@ -62,15 +62,17 @@ class Rules:
         return self.config().policy
 
     def _load(self) -> None:
-        before = self._config
+        before, was_bad = self._config, self.error is not None
         try:
             self._config = load_config(self._path)
             self.error = None
+            if before.configured and not self._config.configured:
+                raise ConfigError(f"`{self._path}` is gone")
         except ConfigError as error:
             self.error = error
             self._config = replace(before, policy=_NOTHING)
             logger.error("config_refused", extra={"data": {"why": error.message}})  # noqa: TRY400
-        if self._config.sha256 != before.sha256 or self.error is not None:
+        if self._config.sha256 != before.sha256 or self.error is not None or was_bad:
             self._changed()
 
     def _changed(self) -> None:
@@ -79,7 +81,13 @@ class Rules:
 
 
 def real_path(path: str) -> str:
-    """Return where a directory really is, links resolved; need not exist. Blocks on disk."""
+    """Return where a directory really is, links resolved; need not exist. Blocks on disk.
+
+    What is no absolute path is returned as it is, for policy to refuse: where this
+    process happens to stand means nothing to the peer.
+    """
+    if not path.startswith("/") or "\0" in path:
+        return path
     return os.path.realpath(path)
 
 

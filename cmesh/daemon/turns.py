@@ -9,9 +9,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from cmesh.errors import CmeshError, LinkError
+from cmesh.errors import CmeshError, RemoteProtocolError
 from cmesh.link.link import Link
-from cmesh.link.tailnet import REFUSED
 
 __all__ = ["Turns"]
 
@@ -31,6 +30,7 @@ class Turns:
         before = self._last.get(key)
         task = asyncio.create_task(self._one(key, link, work, before))
         self._last[key] = task
+        link.hold(task)
         task.add_done_callback(lambda done: self._forget(key, done))
 
     async def close(self) -> None:
@@ -46,10 +46,10 @@ class Turns:
         peer = link.identity.name
         try:
             await work
-        except LinkError as error:
+        except RemoteProtocolError as error:
             data = {"peer": peer, "code": error.code, "about": key, "why": error.message}
             logger.warning("peer_broke_protocol", extra={"data": data})
-            await link.close(REFUSED, error.code)
+            await link.refuse(error)
         except CmeshError as error:
             data = {"peer": peer, "code": error.code, "about": key, "why": error.message}
             logger.warning("message_failed", extra={"data": data})

@@ -4,8 +4,11 @@ Routes messages, holds the places to run, offers ended tasks, and ends what has
 lost its right.
 """
 
+import asyncio
 import logging
+from collections.abc import Coroutine
 from dataclasses import replace
+from itertools import islice
 
 from cmesh.daemon import rights
 from cmesh.daemon.admission import Admission, Count, admit, principal
@@ -13,9 +16,19 @@ from cmesh.daemon.feed import Feeds
 from cmesh.daemon.inbound import Happening, Inbound, Place
 from cmesh.daemon.parts import Parts
 from cmesh.daemon.turns import Turns
-from cmesh.errors import CmeshError, RemoteProtocolError
+from cmesh.errors import (
+    CmeshError,
+    IdentityUnknown,
+    PolicyDenied,
+    QueueFull,
+    RemoteProtocolError,
+    StoreError,
+    TaskConflict,
+    UnknownPeer,
+)
 from cmesh.keys import verify
 from cmesh.link.link import Link
+from cmesh.link.tailnet import GOING_AWAY
 from cmesh.model import Direction, Identity, Limits, NodeId, Profile, TaskId, TaskSpec
 from cmesh.protocol.convert import outcome_from, spec_from
 from cmesh.protocol.facts import (
@@ -34,6 +47,7 @@ from cmesh.protocol.facts import (
 from cmesh.protocol.messages import (
     Artifact,
     Cancel,
+    Denied,
     Failure,
     Message,
     ResultAck,
@@ -47,6 +61,9 @@ from cmesh.store.records import ReceiptRecord, TaskRecord, TaskSnapshot
 __all__ = ["Worker"]
 
 logger = logging.getLogger(__name__)
+
+UNSETTLED_LIMIT = 1_000
+"""Tasks of one peer without its receipt, beyond which nothing new of it is written down."""
 
 
 class Worker:
@@ -83,6 +100,7 @@ class Worker:
                 self._running.add(task.record.task_id)
             inbound.tell(Happening(event=Restarted()))
             inbound.look()
+        await self._discard_left()
 
     async def close(self) -> None:
         """Finish what was told; running tasks go on under their shims."""
@@ -91,6 +109,13 @@ class Worker:
         await self._turns.close()
         for inbound in list(self._tasks.values()):
             await inbound.close()
+
+    def fill(self) -> None:
+        """Wake as many of those that wait for a place as there are free ones."""
+        if self._closed:
+            return
+        for task_id in list(islice(self._queue, max(0, self._free()))):
+            self._tasks[task_id].look()
 
     def changed(self, task_id: TaskId) -> None:
         """A shim has news of a task."""
@@ -144,7 +169,7 @@ class Worker:
                 return True
             case _:
                 return False
-        self._turns.add(message.task_id, link, work)
+        self._turns.add(message.task_id, link, self._stored(link, work))
         return True
 
     async def approve(self, task: TaskSnapshot, *, yes: bool, reason: str) -> None:
@@ -157,7 +182,9 @@ class Worker:
         event = Approved() if yes else Refused()
         why = reason or "the worker's owner refused it"
         await inbound.tell(
-            Happening(event=event) if yes else Happening(event=event, code=_DENIED, reason=why)
+            Happening(event=event)
+            if yes
+            else Happening(event=event, code=PolicyDenied.code, reason=why)
         )
         inbound.tell(Happening(event=Connected(), reply_to=task.record.peer_id))
 
@@ -188,11 +215,21 @@ class Worker:
                 why = "its time to start was over"
                 inbound.tell(Happening(event=Expired(), code="expired", reason=why))
 
+    async def _stored(self, link: Link, work: Coroutine[None, None, None]) -> None:
+        """Do `work`; what could not be stored is said again by the peer on a new link."""
+        try:
+            await work
+        except StoreError as error:
+            await link.close(GOING_AWAY, error.code)
+            raise
+
     async def _submitted(self, link: Link, message: Submit) -> None:
         spec, peer = spec_from(message), link.identity
         known = await self._parts.store.task(spec.task_id)
         if known is not None:
-            await self._known(known, message, peer)
+            await self._known(link, known, message)
+            return
+        if self._unsettled(link, spec.task_id):
             return
         count = self._count(spec.task_id, peer.node_id)
         admission = await admit(self._parts, peer, spec, count)
@@ -214,8 +251,12 @@ class Worker:
             reason = error.message[:2_000]
             link.post(Failure(code=error.code, reason=reason, about=spec.task_id))
 
-    async def _known(self, known: TaskSnapshot, message: Submit, peer: Identity) -> None:
-        record = known.record
+    async def _known(self, link: Link, known: TaskSnapshot, message: Submit) -> None:
+        record, peer = known.record, link.identity
+        if not _is_of(known, peer.node_id):  # nothing of another's task is told
+            reason = "this task id is in use"
+            link.post(Denied(task_id=record.task_id, code=TaskConflict.code, reason=reason))
+            return
         happening = Happening(
             event=GotSubmit("allow"),
             same_hash=record.payload_hash == message.payload_hash,
@@ -224,12 +265,15 @@ class Worker:
             reply_to=peer.node_id,
         )
         await self._inbound(record.task_id, record.peer_id).tell(happening)
+        await self._tidy(record.task_id)
 
     async def _cancelled(self, link: Link, message: Cancel) -> None:
         task_id, peer = TaskId(message.task_id), link.identity
         known = await self._parts.store.task(task_id)
-        if known is not None and known.record.peer_id != peer.node_id:
+        if known is not None and not _is_of(known, peer.node_id):
             _unknown(link, task_id)
+            return
+        if known is None and self._unsettled(link, task_id):
             return
         user = message.reason == "user"
         happening = Happening(
@@ -239,12 +283,15 @@ class Worker:
             reason="the caller cancelled it" if user else "its time to start was over",
             reply_to=peer.node_id,
         )
-        await self._inbound(task_id, peer.node_id).tell(happening)
+        try:
+            await self._inbound(task_id, peer.node_id).tell(happening)
+        finally:
+            await self._tidy(task_id)
 
     async def _subscribed(self, link: Link, message: Subscribe) -> None:
         task_id = TaskId(message.task_id)
         known = await self._parts.store.task(task_id)
-        if known is None or known.record.peer_id != link.identity.node_id:
+        if known is None or not _is_of(known, link.identity.node_id):
             _unknown(link, task_id)
         elif message.after_seq > known.last_event:
             raise RemoteProtocolError("the peer subscribed after an event that is not there yet")
@@ -260,7 +307,7 @@ class Worker:
     async def _acknowledged(self, link: Link, message: ResultAck) -> None:
         task_id, peer = TaskId(message.task_id), link.identity
         task = await self._parts.store.task(task_id)
-        if task is None or task.result is None or task.record.peer_id != peer.node_id:
+        if task is None or task.result is None or not _is_of(task, peer.node_id):
             _unknown(link, task_id)
             return
         signed = result_bytes(
@@ -284,8 +331,7 @@ class Worker:
         )
         inbound = self._inbound(task_id, peer.node_id)
         await inbound.tell(Happening(event=GotResultAck(), receipt=receipt))
-        await inbound.close()
-        self._drop(task_id)
+        await self._tidy(task_id)
 
     async def _output(self, link: Link, message: Artifact) -> None:
         await self._feeds.artifact(link, message)
@@ -294,10 +340,10 @@ class Worker:
         record = task.record
         try:
             identity = await self._parts.identify(record.peer_id)
-        except CmeshError:
-            # Nobody can say who asked, so nobody may.
+        except (UnknownPeer, IdentityUnknown):
+            # Nobody has that node id any more, so nobody may.
             identity = Identity(node_id=record.peer_id, name=record.peer, expired=True)
-        count = self._count(record.task_id, record.peer_id)
+        count = replace(self._count(record.task_id, record.peer_id), counted=True)
         return await admit(self._parts, identity, record.spec, count)
 
     def _count(self, task_id: TaskId, peer_id: NodeId) -> Count:
@@ -312,31 +358,60 @@ class Worker:
             self._owner[task_id] = peer_id
         return inbound
 
+    def _unsettled(self, link: Link, task_id: TaskId) -> bool:
+        """Refuse a new row to a peer that acknowledges nothing; True when it was refused."""
+        peer_id = link.identity.node_id
+        if sum(owner == peer_id for owner in self._owner.values()) < UNSETTLED_LIMIT:
+            return False
+        reason = f"{UNSETTLED_LIMIT} tasks of yours wait for your receipt"
+        link.post(Failure(code=QueueFull.code, reason=reason, about=task_id))
+        return True
+
+    async def _tidy(self, task_id: TaskId) -> None:
+        """Forget a task that nobody must act on any more."""
+        task = await self._parts.store.task(task_id)
+        inbound = self._tasks.get(task_id)
+        if inbound is not None and (task is None or not task.unfinished):
+            await inbound.close()
+            self._drop(task_id)
+
+    async def _discard_left(self) -> None:
+        """Remove the directories of settled tasks, which a crash has left."""
+        tasks_dir = self._parts.tasks_dir
+        names = await asyncio.to_thread(lambda: [entry.name for entry in tasks_dir.iterdir()])
+        for task_id in map(TaskId, names):
+            task = await self._parts.store.task(task_id)
+            if task is not None and not task.unfinished:
+                self._parts.supervisor.discard(task_id)
+
     def _drop(self, task_id: TaskId) -> None:
-        self._tasks.pop(task_id, None)
+        inbound = self._tasks.pop(task_id, None)
+        if inbound is not None:
+            inbound.stop()
         self._owner.pop(task_id, None)
+        # A row that could not be committed may have taken a place already.
+        self._leave(task_id)
+
+    def _free(self) -> int:
+        return self._parts.rules.config().worker.concurrent - len(self._running)
 
     def _take(self, task_id: TaskId) -> bool:
+        """Give a place to a task that is among the first in the queue for the free ones."""
         if task_id in self._running:
             return True
-        if len(self._running) >= self._parts.rules.config().worker.concurrent:
-            self._queue[task_id] = None
+        self._queue.setdefault(task_id)
+        if task_id not in islice(self._queue, max(0, self._free())):
             return False
-        self._queue.pop(task_id, None)
+        del self._queue[task_id]
         self._running.add(task_id)
         return True
 
     def _leave(self, task_id: TaskId) -> None:
-        self._queue.pop(task_id, None)
-        if task_id not in self._running:
+        if task_id not in self._running and task_id not in self._queue:
             return
+        self._queue.pop(task_id, None)
         self._running.discard(task_id)
-        following = next(iter(self._queue), None)
-        if following is not None and not self._closed:
-            self._tasks[following].look()
-
-
-_DENIED = "policy_denied"
+        self.fill()
 
 
 def _is_of(task: TaskSnapshot, peer_id: NodeId) -> bool:

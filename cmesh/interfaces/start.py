@@ -34,6 +34,7 @@ __all__ = [
     "Running",
     "clear_down",
     "ensure_daemon",
+    "failure",
     "is_marked_down",
     "log_file",
     "mark_down",
@@ -160,6 +161,22 @@ def report_failure(error: CmeshError, stream: TextIO) -> None:
     stream.flush()
 
 
+def failure(returncode: int, state: Path, begin: int = 0) -> CmeshError:
+    """Return what an ended daemon said last: its report, else its last error line.
+
+    Reads its log from byte `begin` on.
+    """
+    lines = _log_lines(state, begin)
+    hint = f"see {log_file(state)}"
+    for line in reversed(lines):
+        if line.startswith(_FAILURE):
+            body: dict[str, str] = json.loads(line.removeprefix(_FAILURE))
+            return by_code(body["code"])(body["message"], hint=body["hint"] or hint)
+    errors = [line for line in lines if line.split(" ", 2)[1:2] in (["error"], ["critical"])]
+    last = (errors or lines or ["it wrote nothing"])[-1]
+    return DaemonError(f"the daemon ended with status {returncode}: {last[:500]}", hint=hint)
+
+
 def wait_gone(pid: int, limit_s: float, *, clock: Clock | None = None) -> bool:
     """Return whether process `pid` ended within `limit_s`. Blocks."""
     clock = clock or SystemClock()
@@ -263,26 +280,13 @@ def _await_answer(
             process.returncode = process.returncode or 0
             return Running(version=running.version, pid=process.pid)
         if ended:
-            raise _failure(process.returncode, state, begin)
+            raise failure(process.returncode, state, begin)
         _pause()
     process.terminate()
     raise DaemonTimeout(
         f"the daemon does not answer within {START_LIMIT_S:g} s of its start",
         hint=f"see {log_file(state)}",
     )
-
-
-def _failure(returncode: int, state: Path, begin: int) -> CmeshError:
-    """Return what the daemon said last: its report, else its last error line."""
-    lines = _log_lines(state, begin)
-    hint = f"see {log_file(state)}"
-    for line in reversed(lines):
-        if line.startswith(_FAILURE):
-            body: dict[str, str] = json.loads(line.removeprefix(_FAILURE))
-            return by_code(body["code"])(body["message"], hint=body["hint"] or hint)
-    errors = [line for line in lines if line.split(" ", 2)[1:2] in (["error"], ["critical"])]
-    last = (errors or lines or ["it wrote nothing"])[-1]
-    return DaemonError(f"the daemon ended with status {returncode}: {last[:500]}", hint=hint)
 
 
 def _log_lines(state: Path, begin: int) -> list[str]:

@@ -5,6 +5,7 @@ a link that breaks loses nothing, because what is owed is worked out anew.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -18,6 +19,14 @@ from cmesh.protocol.session import Got, GotChunk, Introduced, Opened, Session, S
 __all__ = ["Introduce", "Link", "Receiver"]
 
 HANDSHAKE_LIMIT_S = 10.0
+QUEUE_LIMIT_FRAMES = 4096
+QUEUE_LIMIT_BYTES = 16 * 1024 * 1024
+"""What may wait for a peer that reads slowly; beyond it the link is given up."""
+
+WORK_LIMIT = 64
+"""Messages whose work is unfinished, beyond which nothing more is read."""
+
+_ENDED = "the link has ended"
 
 Introduce = Callable[[Identity, Introduced], Awaitable[tuple[May, Sequence[str]]]]
 """Decides on a proven key: returns what the peer may ask and its unacknowledged results.
@@ -44,6 +53,7 @@ class Link:
     Attributes:
         identity: who the peer is, from whois (accepted) or the netmap (dialled).
         dialled: this side dialled.
+        opened_at: when the handshake was done, by the monotonic clock of who keeps the link.
     """
 
     def __init__(self, wire: Wire, session: Session, identity: Identity) -> None:
@@ -54,7 +64,11 @@ class Link:
         self._queue: asyncio.Queue[tuple[str | bytes, asyncio.Future[None] | None]] = (
             asyncio.Queue()
         )
+        self.opened_at = 0.0
+        self._queued_bytes = 0
+        self._work: set[asyncio.Future[None]] = set()
         self._closed = False
+        self._failure: LinkError | None = None
 
     @property
     def opened(self) -> Opened:
@@ -79,26 +93,42 @@ class Link:
         """Carry messages until the link ends.
 
         Raises:
-            LinkError: it did not end by a close of either side.
+            LinkError: it did not end by a close of either side, or by `refuse`.
         """
         writer = asyncio.create_task(self._write())
         try:
             async for frame in self._wire.frames():
                 for event in await self._receive(frame):
                     self._deliver(receiver, event)
+                while len(self._work) >= WORK_LIMIT:
+                    await asyncio.wait(self._work, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._closed = True
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
             self._drop_queue()
+            if self._failure is not None:
+                raise self._failure
+
+    def hold(self, work: asyncio.Future[None]) -> None:
+        """Count work that a message has caused: a peer cannot send faster than it is done."""
+        self._work.add(work)
+        work.add_done_callback(self._work.discard)
+
+    def abort(self) -> None:
+        """End the link without a word; harmless when it has ended."""
+        self._closed = True
+        self._wire.abort()
 
     def post(self, message: Message) -> None:
         """Queue a message; silently dropped when the link is ending."""
-        self._put(self._session.send(message), None)
+        if not self._ending:
+            self._put(self._session.send(message), None)
 
     def post_grants(self, may: May) -> None:
         """Queue what the peer may ask from now on."""
-        self._put(self._session.grants(may), None)
+        if not self._ending:
+            self._put(self._session.grants(may), None)
 
     async def send(self, frame: Message | bytes) -> None:
         """Send a message or an encoded chunk, and wait until the network has taken it.
@@ -106,6 +136,8 @@ class Link:
         Raises:
             LinkError: the link ended first.
         """
+        if self._ending:
+            raise LinkError(_ENDED)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._put(frame if isinstance(frame, bytes) else self._session.send(frame), done)
         await done
@@ -113,6 +145,19 @@ class Link:
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """End the link."""
         await self._wire.close(code, reason)
+
+    async def refuse(self, error: LinkError) -> None:
+        """End the link over what the peer did; it is told, and `run` raises `error`."""
+        if self._failure is not None:
+            return
+        self._failure = error
+        with contextlib.suppress(LinkError):
+            await self._wire.send(self._session.refuse(error.code, error.message))
+        await self._wire.close(REFUSED, error.code)
+
+    @property
+    def _ending(self) -> bool:
+        return self._closed or self._session.closed
 
     async def _handshake(self, introduce: Introduce) -> Opened:
         for frame in self._session.initial():
@@ -163,27 +208,42 @@ class Link:
     async def _write(self) -> None:
         while True:
             frame, done = await self._queue.get()
+            self._queued_bytes -= len(frame)
             try:
                 await self._wire.send(frame)
             except LinkError as error:
                 self._closed = True
-                if done is not None and not done.done():
-                    done.set_exception(error)
+                _settle(done, error)
                 return
-            if done is not None and not done.done():
-                done.set_result(None)
+            except BaseException:  # cancelled: nobody else knows of this frame any more
+                _settle(done, LinkError(_ENDED))
+                raise
+            _settle(done, None)
 
     def _put(self, frame: str | bytes, done: asyncio.Future[None] | None) -> None:
-        if not self._closed:
-            self._queue.put_nowait((frame, done))
-        elif done is not None:
-            done.set_exception(LinkError("the link has ended"))
+        full = self._queue.qsize() >= QUEUE_LIMIT_FRAMES or self._queued_bytes > QUEUE_LIMIT_BYTES
+        if full:
+            self._failure = self._failure or LinkError("the peer reads too slowly")
+            self.abort()
+        if self._closed:
+            _settle(done, LinkError(_ENDED))
+            return
+        self._queued_bytes += len(frame)
+        self._queue.put_nowait((frame, done))
 
     def _drop_queue(self) -> None:
         while not self._queue.empty():
             _, done = self._queue.get_nowait()
-            if done is not None and not done.done():
-                done.set_exception(LinkError("the link has ended"))
+            _settle(done, LinkError(_ENDED))
+
+
+def _settle(done: asyncio.Future[None] | None, error: LinkError | None) -> None:
+    if done is None or done.done():
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)
 
 
 def _refused_by_peer(failure: Failure) -> CmeshError:

@@ -6,6 +6,7 @@ byte of it is read; what its frames mean is not known here.
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from websockets.typing import Subprotocol
 
 from cmesh.errors import CmeshError, LinkError, NotCmesh, PeerUnreachable, RemoteProtocolError
 from cmesh.model import Identity
+from cmesh.node.ffi import Refused
 from cmesh.node.listener import Connection, Listener
 from cmesh.node.node import Node
 from cmesh.protocol.messages import FRAME_BYTES, SUBPROTOCOL
@@ -36,6 +38,8 @@ UPGRADE_LIMIT_S = 10.0
 PING_EVERY_S = 5.0
 PING_LIMIT_S = 5.0
 CLOSE_LIMIT_S = 2.0
+REFUSED_TRIES = 3
+REFUSED_PAUSE_S = 0.3  # a daemon listens a moment after its node is up
 _TOO_BIG = 1009
 
 
@@ -85,6 +89,10 @@ class Wire:
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close it, waiting at most `CLOSE_LIMIT_S` for the peer's part."""
         await self._websocket.close(code, reason[:120])
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+        self._websocket.transport.abort()
 
 
 Admit = Callable[[str], Awaitable[Identity]]
@@ -204,17 +212,20 @@ class _Accepting:
         return self._loop
 
 
-async def dial(node: Node, peer: str, *, port: int = PORT, limit_s: float) -> Wire:
-    """Open a websocket to a peer's cmesh. The caller closes it.
+async def dial(
+    node: Node, address: str, *, name: str = "", port: int = PORT, limit_s: float
+) -> Wire:
+    """Open a websocket to a peer's cmesh, called `name` in errors. The caller closes it.
 
     Raises:
         UnknownPeer, KeyExpired, PeerUnreachable: as `Node.dial`.
         NotCmesh: the peer answers, but not as cmesh.
     """
-    sock = await node.dial(peer, port, timeout_s=limit_s)
+    peer = name or address
+    sock = await _connect(node, address, peer, port, limit_s)
     try:
         websocket = await connect(
-            f"ws://{_host(peer)}/",
+            f"ws://{_host(address)}/",
             sock=sock,
             subprotocols=[Subprotocol(SUBPROTOCOL)],
             compression=None,
@@ -240,8 +251,20 @@ async def dial(node: Node, peer: str, *, port: int = PORT, limit_s: float) -> Wi
     return Wire(websocket)
 
 
-def _host(peer: str) -> str:
-    return f"[{peer}]" if ":" in peer else peer
+async def _connect(node: Node, address: str, peer: str, port: int, limit_s: float) -> socket.socket:
+    for _ in range(REFUSED_TRIES - 1):
+        try:
+            return await node.dial(address, port, timeout_s=limit_s)
+        except Refused:
+            await asyncio.sleep(REFUSED_PAUSE_S)
+    try:
+        return await node.dial(address, port, timeout_s=limit_s)
+    except Refused as error:
+        raise NotCmesh(f"`{peer}` is on the tailnet, but runs no cmesh") from error
+
+
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
 
 
 def _gone(error: ConnectionClosed) -> LinkError:

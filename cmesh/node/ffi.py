@@ -24,6 +24,7 @@ __all__ = [
     "Cancelled",
     "Handle",
     "Operation",
+    "Refused",
     "accept",
     "allow_loopback_only",
     "counters",
@@ -35,11 +36,16 @@ _FIRST_BUFFER_BYTES = 16 * 1024
 _ADDRESS_BYTES = 64  # what cmesh_accept asks for
 _LONGEST_MS = 2**31 - 1  # a C int
 
+
+class Refused(PeerUnreachable):
+    """Raised when a peer is there, and nobody listens on the port."""
+
+
 _ERRORS: dict[int, type[NodeError]] = {
     errno.EBADF: NodeClosed,
     errno.ENOENT: UnknownPeer,
     errno.ETIMEDOUT: PeerUnreachable,
-    errno.ECONNREFUSED: PeerUnreachable,
+    errno.ECONNREFUSED: Refused,
     getattr(errno, "EKEYREJECTED", errno.EACCES): KeyExpired,
 }
 

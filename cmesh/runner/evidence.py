@@ -5,11 +5,12 @@ Values only; `cmesh.runner.supervise` makes them.
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as parsed
+
+from cmesh.runner.processes import read_small
 
 __all__ = ["Exit", "Look", "read_exit"]
 
@@ -107,10 +108,10 @@ class Look:
 _EXIT: TypeAdapter[Exit] = TypeAdapter(Exit)
 
 
-def read_exit(path: Path) -> Exit | None:
+def read_exit(path: str) -> Exit | None:
     """Read a shim's result; None when there is none, `damaged` when it makes no sense."""
     try:
-        return _EXIT.validate_json(path.read_bytes())
+        return _EXIT.validate_json(read_small(path))
     except FileNotFoundError:
         return None
     except ValidationError:

@@ -22,7 +22,7 @@ __all__ = ["Applier"]
 
 _log = logging.getLogger(__name__)
 
-_LINGER_S = 0.05  # how long rows nobody asks for may gather
+_LINGER_S = 1.0  # how long rows nobody asks for may gather: DuckDB plans per group, not per row
 _RETRY_S = 1.0
 _CHUNK_ROWS = 2_000
 _SEGMENTS = 3  # with more, a checkpoint frees the older ones
@@ -58,9 +58,12 @@ class Applier:
     def add(self, entries: Sequence[Entry]) -> None:
         """Take rows that are durable, in order."""
         with self._changed:
+            first = not self._pending
             self._pending.extend(entries)
             self._given = entries[-1].seq
-            self._changed.notify_all()
+            # Woken only for a reason: a thread that wakes takes turns with the event loop.
+            if first or self._urgent():
+                self._changed.notify_all()
 
     def wait(self, seq: int, timeout_s: float) -> None:
         """Block until DuckDB has row `seq`.

@@ -22,12 +22,12 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Blobs:
-    """The folder `blobs/` of a store; files are `ab/<sha256>`."""
+    """The folder `blobs/` of a store; files are `ab/<sha256>`, or `incoming-*` until whole."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory / "blobs"
-        ensure_private_dir(self._directory)
-        for left in self._directory.glob("incoming-*"):
+        self.directory = directory / "blobs"
+        ensure_private_dir(self.directory)
+        for left in self.directory.glob("incoming-*"):
             left.unlink()
 
     def add(self, data: bytes | Path) -> str:
@@ -36,7 +36,7 @@ class Blobs:
         Raises:
             OSError: the disk is full or failed; nothing is left behind.
         """
-        incoming = self._directory / f"incoming-{secrets.token_hex(8)}"
+        incoming = self.directory / f"incoming-{secrets.token_hex(8)}"
         try:
             sha256 = _write(incoming, data)
             path = self._path(sha256)
@@ -68,7 +68,7 @@ class Blobs:
             return file.read(limit)
 
     def _path(self, sha256: str) -> Path:
-        return self._directory / sha256[:2] / sha256
+        return self.directory / sha256[:2] / sha256
 
 
 class Prompts:

@@ -17,10 +17,16 @@ from cmesh.store.records import (
     TaskSnapshot,
 )
 
-__all__ = ["PROGRESS", "Draft"]
+__all__ = ["GAP", "PROGRESS", "WAITS", "Draft"]
 
-PROGRESS = frozenset({"running", "waiting_approval", "waiting_input", "cancelling"})
+PROGRESS = frozenset({"queued", "running", "waiting_approval", "waiting_input", "cancelling"})
 """Event kinds that are states of a task that goes on."""
+
+GAP = "gap"
+"""Fact of a caller: events up to its `through_seq` will never come."""
+
+WAITS = "waiting_approval"
+"""Fact of a caller: the worker took the task, and its owner must approve it first."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,12 +104,20 @@ class Draft:
 
     def _step(self, step: StepRecord, ts: datetime) -> None:
         if step.kind == "fact":
-            self.facts.add(step.name)
+            self._fact(step)
             return
         self.state, self.state_ts = step.name, ts
         self.witness, self.code, self.reason = step.witness, step.code, step.reason
         if step.name == "running" and self.ran_here is None:
             self.ran_here = ts
+
+    def _fact(self, step: StepRecord) -> None:
+        self.facts.add(step.name)
+        through = step.data.get("through_seq")
+        if step.name == GAP and isinstance(through, int):
+            self.last_event = max(self.last_event, through)
+        if step.name == WAITS and not self.progress:
+            self.progress = WAITS
 
     def _event(self, record: EventRecord) -> None:
         event = record.event

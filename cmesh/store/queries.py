@@ -250,10 +250,10 @@ def _add_events(cursor: Reader, made: dict[str, Draft]) -> None:
     )
     for row in rows:
         draft = made[row["task_id"]]
-        draft.last_event = row["n"]
+        draft.last_event = max(draft.last_event, row["n"])
         draft.last_event_ts = from_micros(row["ts"])
         draft.spool_end = row["spool_end"]
-        draft.progress = row["progress"] or ""
+        draft.progress = row["progress"] or draft.progress
         draft.ran_there = _moment(row["ran"])
 
 

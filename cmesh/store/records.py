@@ -10,6 +10,8 @@ from datetime import datetime
 from typing import Literal
 
 from cmesh.model import TERMINAL, Direction, Event, NodeId, Result, TaskId, TaskSpec, TaskState
+from cmesh.protocol.facts import CallerFacts, WorkerFacts
+from cmesh.protocol.state import public
 
 __all__ = [
     "AuditRecord",
@@ -206,15 +208,11 @@ class TaskSnapshot:
     @property
     def public_state(self) -> TaskState:
         """The state people see; the view `tasks` says the same."""
-        out = self.record.direction is Direction.OUT
-        shown = (_CALLER if out else _WORKER).get(self.state)
-        if shown is None:
-            shown = TaskState(self.state) if self.state in _SAME_NAME else TaskState.UNKNOWN
-        if out and self.state == "accepted" and self.progress:
-            shown = TaskState(self.progress)
-        if shown is TaskState.RUNNING and "cancel_wish" in self.facts:
-            shown = TaskState.CANCELLING
-        return shown
+        wish = "cancel_wish" in self.facts
+        if self.record.direction is Direction.IN:
+            return public("worker", self.state, WorkerFacts(state=self.state, cancel_wish=wish))
+        facts = CallerFacts(state=self.state, wish="user" if wish else "", progress=self.progress)
+        return public("caller", self.state, facts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,16 +240,3 @@ class Verification:
     rows: int
     bad_seq: int | None
     head_ok: bool
-
-
-_CALLER = {
-    "queued": TaskState.SUBMITTING,
-    "sent": TaskState.SUBMITTING,
-    "accepted": TaskState.QUEUED,
-}
-_WORKER = {
-    "accepted": TaskState.QUEUED,
-    "intent": TaskState.QUEUED,
-    "waiting": TaskState.WAITING_APPROVAL,
-}
-_SAME_NAME = TERMINAL | {TaskState.RUNNING, TaskState.WAITING_INPUT, TaskState.CANCELLING}

@@ -124,6 +124,18 @@ class Store:
         """The last acknowledged row: its number and its hash in hex."""
         return self._head.seq, self._head.hash.hex()
 
+    @property
+    def incoming(self) -> Path:
+        """Where a file to be given to `blob` may be written: the same disk, tidied at each start.
+
+        Its name must begin with `incoming-`.
+        """
+        return self._parts.blobs.directory
+
+    def has_room(self) -> bool:
+        """Say whether tasks that were taken already can be carried on."""
+        return self._free_bytes() >= self._options.floor_bytes // 2
+
     async def commit(self, records: Sequence[Record]) -> int:
         """Make the records durable, all or none, and return the number of the last one.
 
@@ -366,13 +378,16 @@ class Store:
             raise StoreError("the store is closed")
 
     def _require_room(self, floor_bytes: int) -> None:
-        disk = os.statvfs(self._options.directory)
-        free_bytes = disk.f_bavail * disk.f_frsize
+        free_bytes = self._free_bytes()
         if free_bytes < floor_bytes:
             raise DiskFull(
                 f"{free_bytes // 1024**2} MiB are free where the store is;"
                 f" this needs {floor_bytes // 1024**2} MiB"
             )
+
+    def _free_bytes(self) -> int:
+        disk = os.statvfs(self._options.directory)
+        return disk.f_bavail * disk.f_frsize
 
 
 def _retrieve(future: "asyncio.Future[int]") -> None:

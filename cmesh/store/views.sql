@@ -14,12 +14,13 @@ WITH step AS (
     arg_max(reason, seq) FILTER (kind = 'state') AS reason,
     arg_max(ts, seq) FILTER (kind = 'state') AS state_ts,
     min(ts) FILTER (kind = 'state' AND name = 'running') AS running_ts,
-    bool_or(kind = 'fact' AND name = 'cancel_wish') AS cancel_wish
+    bool_or(kind = 'fact' AND name = 'cancel_wish') AS cancel_wish,
+    bool_or(kind = 'fact' AND name = 'waiting_approval') AS waits
   FROM step GROUP BY task_id
 ), progress AS (
   SELECT task_id,
     arg_max(event_kind, n) FILTER (event_kind IN
-      ('running', 'waiting_approval', 'waiting_input', 'cancelling')) AS progress,
+      ('queued', 'running', 'waiting_approval', 'waiting_input', 'cancelling')) AS progress,
     min(event_ts) FILTER (event_kind = 'running') AS running_ts,
     max(n) AS events
   FROM event_row GROUP BY task_id
@@ -34,6 +35,13 @@ WITH step AS (
     coalesce(o.r.started_at, s.running_ts, p.running_ts) AS began_at,
     coalesce(nullif(o.r.caller_signature, ''), a.signature, '') AS caller_signature,
     CASE
+      WHEN t.direction = 'out' AND coalesce(s.state, 'queued') IN ('queued', 'sent', 'accepted')
+        AND s.cancel_wish
+        THEN 'cancelling'
+      WHEN t.direction = 'in' AND s.state IN ('intent', 'running') AND s.cancel_wish
+        THEN 'cancelling'
+      WHEN t.direction = 'out' AND s.state = 'accepted' AND s.waits
+        THEN coalesce(p.progress, 'waiting_approval')
       WHEN t.direction = 'out' AND s.state = 'accepted' THEN coalesce(p.progress, 'queued')
       WHEN t.direction = 'out' AND coalesce(s.state, 'queued') IN ('queued', 'sent')
         THEN 'submitting'
@@ -50,7 +58,7 @@ WITH step AS (
 ), named AS (
   SELECT *, told IN ('succeeded', 'failed', 'cancelled', 'timed_out', 'interrupted', 'denied',
     'expired') AS ended,
-    CASE WHEN told = 'running' AND cancel_wish THEN 'cancelling' ELSE told END AS state
+    told AS state
   FROM joined
 )
 SELECT task_id, direction, peer, peer_id, principal, runner, profile, directory, prompt, state,

@@ -1,6 +1,9 @@
 """The commands about this machine's daemon: up, down, status, login, version."""
 
 import asyncio
+import os
+import socket
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -8,6 +11,7 @@ import typer
 
 from cmesh import __version__
 from cmesh.clock import SystemClock
+from cmesh.config import starter_config
 from cmesh.daemon.operations import StatusView
 from cmesh.errors import DaemonNotRunning, DaemonRestarted, DaemonTimeout, LoginRequired
 from cmesh.interfaces.cli import output
@@ -16,13 +20,17 @@ from cmesh.interfaces.cli.session import call
 from cmesh.interfaces.client import ControlClient
 from cmesh.interfaces.start import clear_down, mark_down, start_daemon, wait_gone
 from cmesh.interfaces.wire import CONTROL_VERSION
-from cmesh.paths import config_dir, state_dir
+from cmesh.paths import config_dir, config_file, ensure_private_dir, state_dir
 
 __all__ = ["register"]
 
 DOWN_LIMIT_S = 30.0
 LOGIN_LIMIT_S = 600.0
 LOGIN_POLL_S = 1.0
+SETTLE_LIMIT_S = 8.0
+"""How long a command waits for a node that is just starting."""
+
+SETTLE_POLL_S = 0.1
 
 
 def register(app: typer.Typer) -> None:
@@ -32,17 +40,27 @@ def register(app: typer.Typer) -> None:
 
 
 def up(*, as_json: JsonOption = False) -> None:
-    """Start the daemon unless it runs. Undoes `cmesh down`."""
+    """Start the daemon unless it runs, and join the tailnet. Undoes `cmesh down`.
+
+    On a machine without a configuration it writes a first one, which allows nothing.
+    """
     state = state_dir()
     clear_down(state)
+    written = _write_starter(config_file())
     running = start_daemon(state, config_dir())
-    view = call(lambda client: client.status())
+    view = call(_settled)
+    if view.phase == "login" and not view.login_url:
+        view = call(lambda client: client.login())
     if as_json:
         output.print_json(view)
         return
+    if written:
+        output.say(f"wrote a first configuration, which allows nothing yet: {config_file()}")
     if running.pid:
         output.say(f"started the daemon, process {running.pid}")
     _print_status(view)
+    if view.login_url:
+        output.say("to log this machine in, open the login page above; `cmesh login` waits for it")
 
 
 def down(*, as_json: JsonOption = False) -> None:
@@ -77,6 +95,7 @@ def login(
     as_json: JsonOption = False,
 ) -> None:
     """Log this machine in to the tailnet. Prints the page to open."""
+    call(_settled)
     view = call(lambda client: client.login())
     if not as_json and view.login_url:
         output.data(_web_address(view.login_url))
@@ -121,6 +140,30 @@ async def _stop(client: ControlClient) -> StatusView:
             f"the daemon (process {before.pid}) does not end within {DOWN_LIMIT_S:g} s"
         )
     return view
+
+
+def _write_starter(path: Path) -> bool:
+    """Write a first configuration where there is none; say whether it was written."""
+    ensure_private_dir(path.parent)
+    try:
+        # Never over a file that another process has just written.
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return False
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(starter_config(socket.gethostname()))
+    return True
+
+
+async def _settled(client: ControlClient) -> StatusView:
+    """Return the status once the node is up, or known not to be."""
+    clock = SystemClock()
+    deadline = clock.monotonic() + SETTLE_LIMIT_S
+    while True:
+        view = await client.status()
+        if view.phase not in ("starting", "setup") or clock.monotonic() > deadline:
+            return view
+        await asyncio.sleep(SETTLE_POLL_S)
 
 
 async def _until_up(client: ControlClient) -> StatusView:

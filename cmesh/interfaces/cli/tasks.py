@@ -100,6 +100,7 @@ def delegate(  # noqa: PLR0913 - typer reads the options from the signature
         view = submitted()
         _note_duplicate(view)
         output.print_json(view) if as_json else output.data(view.task_id)
+        _explain_obstacle(view)
         raise typer.Exit(TASK_EXITS[view.state] if view.state == TaskState.DENIED else 0)
     _until_end(submitted, progress, as_json=as_json)
 
@@ -274,8 +275,17 @@ def _note_duplicate(view: TaskView) -> None:
         output.say(f"an equal task is unfinished: this is {view.duplicate_of}, no new one")
 
 
+def _explain_obstacle(view: TaskView) -> None:
+    """Say what keeps a task that has not ended, if anything does."""
+    if view.code:
+        output.say(
+            f"task {view.task_id} {view.state.replace('_', ' ')} [{view.code}]: {view.reason}"
+        )
+        output.hint(f"cmesh show {view.task_id}")
+
+
 def _explain_end(view: TaskView) -> None:
-    if view.state == TaskState.SUCCEEDED:
+    if view.state == TaskState.SUCCEEDED and not view.code:
         return
     code = f" [{view.code}]" if view.code else ""
     reason = f": {view.reason}" if view.reason else ""

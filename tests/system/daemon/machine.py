@@ -32,13 +32,14 @@ from cmesh.daemon.operations import (
 )
 from cmesh.errors import CmeshError
 from cmesh.interfaces.client import ControlClient
+from cmesh.interfaces.mcp.driver import AgentDriver
 from cmesh.interfaces.wire import error_from
 from cmesh.model import TERMINAL, Profile
 from cmesh.node.testnet import Testnet
 from cmesh.paths import control_socket
 from cmesh.policy.rules import FULL_CONSENT
 
-__all__ = ["ME", "READY_LIMIT_S", "Machine", "consent", "eventually", "worker_user"]
+__all__ = ["ME", "READY_LIMIT_S", "Machine", "consent", "eventually", "here", "worker_user"]
 
 ME = "me@example.com"
 READY_LIMIT_S = 40.0
@@ -46,6 +47,14 @@ END_LIMIT_S = 40.0
 POLL_S = 0.05
 TEST_USER = "cmesh-test"
 ROOT = Path(__file__).parents[3]
+_AS_USER = """
+import os, sys
+uid, gid, *command = sys.argv[1:]
+os.setgroups([])
+os.setgid(int(gid))
+os.setuid(int(uid))
+os.execv(command[0], command)
+"""
 _VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _OTHERS = tuple(f"{place}/{_VERSION}" for place in ("/usr/bin", "/usr/local/bin"))
 
@@ -66,6 +75,11 @@ def worker_user() -> pwd.struct_passwd:
         argv = ["useradd", "--system", "--no-create-home", "--shell", "/bin/sh", TEST_USER]
         subprocess.run(argv, check=True, capture_output=True)
         return pwd.getpwnam(TEST_USER)
+
+
+def here() -> pwd.struct_passwd:
+    """Return the user who runs the tests; for machines that run no tasks."""
+    return pwd.getpwuid(os.getuid())
 
 
 @functools.cache
@@ -269,6 +283,26 @@ class Machine:
             check=False,
             **_identity(self._user),
         )
+
+    @contextlib.asynccontextmanager
+    async def mcp(self) -> AsyncGenerator[AgentDriver]:
+        """Talk MCP to `cmesh mcp` over stdio, as an agent of the daemon's user does."""
+        command = [interpreter(self._user), "-m", "cmesh", "mcp"]
+        if self._user.pw_uid != os.getuid():
+            ids = (str(self._user.pw_uid), str(self._user.pw_gid))
+            command = [sys.executable, "-c", _AS_USER, *ids, *command]
+        with (self.base.parent / f"{self.name}.mcp").open("a+", encoding="utf-8") as errors:
+            driver = AgentDriver(
+                command, environment=self._environment(), directory=ROOT, errors=errors
+            )
+            async with driver:
+                yield driver
+
+    def log_text(self) -> str:
+        """Return all that the machine's programs have written so far, for people to read."""
+        files = [self.log, self.state / "daemon.log", self.state / "cli.log"]
+        files += [self.base.parent / f"{self.name}.mcp"]
+        return "\n".join(file.read_text("utf-8", "replace") for file in files if file.exists())
 
     def directory(self, name: str) -> Path:
         """Make a directory of the machine's user."""

@@ -8,14 +8,14 @@ from cmesh.runner.evidence import Exit, read_exit
 
 
 def test_no_file_is_no_result(tmp_path: Path) -> None:
-    assert read_exit(tmp_path / "result.json") is None
+    assert read_exit(str(tmp_path / "result.json")) is None
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"verdict": "won"}', "\ufffd"])
 def test_a_file_that_makes_no_sense_is_damaged(tmp_path: Path, content: str) -> None:
     path = tmp_path / "result.json"
     path.write_text(content)
-    exit_ = read_exit(path)
+    exit_ = read_exit(str(path))
     assert exit_ is not None
     assert exit_.verdict == "damaged"
 

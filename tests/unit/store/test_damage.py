@@ -11,6 +11,7 @@ import pytest
 
 from cmesh.errors import SchemaTooNew, StoreBusy, StoreDamaged, StoreError, UnsafePermissions
 from cmesh.model import Direction, TaskId
+from cmesh.protocol.facts import ACCEPTED, INTENT, QUEUED, RUNNING, SENT, TERMINALS, WAITING
 from cmesh.store import migrations
 from cmesh.store.migrations import describe
 from tests.unit.store.conftest import OpenStore
@@ -187,19 +188,29 @@ async def test_every_view_and_column_has_a_comment() -> None:
     assert [row for row in described if not row[3]] == []
 
 
+CALLER_STATES = (QUEUED, SENT, ACCEPTED, *TERMINALS)
+WORKER_STATES = (ACCEPTED, WAITING, INTENT, RUNNING, *TERMINALS)
+
+
 async def test_the_state_a_view_shows_is_the_snapshots(open_store: OpenStore) -> None:
     store = await open_store()
-    for direction in Direction:
-        for name in ("", "queued", "sent", "accepted", "intent", "waiting", "running", "denied"):
-            for wish in (False, True):
-                asked = task(direction=direction)
-                steps = [state(asked, name)] if name else []
-                steps += [fact(asked, "cancel_wish")] if wish else []
-                await store.commit([asked, *steps])
-                told = [event(asked, 1, "running")] if direction is Direction.OUT and wish else []
-                await store.commit(told)
-    rows = (await store.sql("SELECT task_id, state FROM tasks", [], 99)).rows
-    assert len(rows) == 32
+    facts = ((), ("cancel_wish",), ("waiting_approval",), ("expiry_wish", "gap"))
+    told = ((), ("running",), ("queued",), ("waiting_approval", "text", "running"))
+    cases = [
+        (direction, name, more, kinds)
+        for direction, names in ((Direction.OUT, CALLER_STATES), (Direction.IN, WORKER_STATES))
+        for name in ("", *names)
+        for more in facts
+        for kinds in told
+    ]
+    for direction, name, more, kinds in cases:
+        asked = task(direction=direction)
+        steps = [state(asked, name)] if name else []
+        steps += [fact(asked, one) for one in more]
+        steps += [event(asked, seq, kind) for seq, kind in enumerate(kinds, start=1)]
+        await store.commit([asked, *steps])
+    rows = (await store.sql("SELECT task_id, state FROM tasks", [], 999)).rows
+    assert len(rows) == len(cases)
     for task_id, shown in rows:
         found = await store.task(TaskId(str(task_id)))
         assert found is not None
