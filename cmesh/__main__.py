@@ -7,6 +7,9 @@ import sys
 
 __all__ = ["main"]
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C while the command line is still being loaded (128 + SIGINT)."""
+
 
 def main() -> int:
     """Run the command of `sys.argv`; return its exit status."""
@@ -24,8 +27,10 @@ def main() -> int:
         from cmesh.interfaces.autostart import main as autostart
 
         return autostart()
-    from cmesh.interfaces.cli.app import main as cli
-
+    try:
+        from cmesh.interfaces.cli.app import main as cli
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return cli(arguments)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cmesh.policy.parse import COMMAND_NAME_PATTERN
+from cmesh.policy.rules import FULL_CONSENT
 from cmesh.policy.tables import Location, PolicyTables, Table, TextForm
 
 __all__ = [
@@ -150,7 +151,7 @@ def starter_config(hostname: str) -> str:
     `hostname` is put into the form of a host name; what is left may be empty.
     """
     host = re.sub(r"[^a-z0-9-]+", "-", hostname.partition(".")[0].lower()).strip("-")[:63]
-    return _STARTER.replace("@HOST@", host.strip("-"))
+    return _STARTER.replace("@HOST@", host.strip("-")).replace("@CONSENT@", FULL_CONSENT)
 
 
 _NAME = r"""(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)"""
@@ -219,7 +220,8 @@ concurrent = 2
 # name = "laptop may ask about myapp"
 # peers = ["node:nABC123CNTRL"]
 # operations = ["task"]
-# profiles = ["query"]
+# profiles = ["full"]                                # no sandbox; the others are refused for now
+# consent = "@CONSENT@"
 # runners = ["claude"]
 # paths = ["/srv/myapp"]
 # limits = { runtime = "15m", concurrent = 2, per_day = 50 }
@@ -228,7 +230,7 @@ concurrent = 2
 # [[outbound.allow]]
 # name = "ask the build box"
 # peers = ["node:nXYZ789CNTRL"]
-# profiles = ["query"]
+# profiles = ["full"]
 # repos = ["~/src/myapp"]
 # prompt_bytes = 20000
 """

@@ -180,7 +180,9 @@ class PeerUntrusted(PolicyDenied):
 
     code = "peer_untrusted"
     exit_status = 31
-    default_hint = "the owner of the other machine runs `cmesh peers trust NAME` there"
+    default_hint = (
+        "on the other machine its owner compares `cmesh peers`, then trusts this node there"
+    )
 
 
 class TaskError(CmeshError):

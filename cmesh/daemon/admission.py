@@ -17,12 +17,15 @@ from cmesh.errors import CmeshError, QueueFull, RootRefused, SandboxUnavailable,
 from cmesh.model import Direction, Identity, Limits, Operation, Profile, TaskSpec
 from cmesh.policy.decide import Decision, InboundRequest, decide_inbound
 from cmesh.policy.explain import for_remote
-from cmesh.runner.registry import Runner
+from cmesh.runner.registry import Runner, Runners
 from cmesh.store.records import DecisionRecord
 
-__all__ = ["Admission", "Count", "Grant", "admit", "principal"]
+__all__ = ["RUNNABLE", "Admission", "Count", "Grant", "admit", "principal"]
 
 DAY = timedelta(days=1)
+
+RUNNABLE = (Profile.FULL,)
+"""Profiles that can run here; the others need a sandbox that this build lacks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,13 +75,7 @@ class Count:
 async def admit(parts: Parts, identity: Identity, spec: TaskSpec, count: Count) -> Admission:
     """Decide on a task. Blocks on the disk in a thread; never raises a denial."""
     config = parts.rules.config()
-    directory = await asyncio.to_thread(real_path, spec.directory)
-    runner: Runner | None = None
-    missing: CmeshError | None = None
-    try:
-        runner = await asyncio.to_thread(parts.runners().resolve, spec.runner)
-    except CmeshError as error:
-        missing = error
+    directory, runner, missing = await asyncio.to_thread(_find, parts.runners(), spec)
     today = await parts.store.counts(identity.node_id, parts.clock.now() - DAY)
     request = InboundRequest(
         identity=identity,
@@ -124,10 +121,19 @@ def principal(identity: Identity) -> str:
     return ",".join(identity.tags) or identity.user
 
 
+def _find(runners: Runners, spec: TaskSpec) -> tuple[str, Runner | None, CmeshError | None]:
+    """Return the real directory, and the runner or why there is none; in one thread's turn."""
+    directory = real_path(spec.directory)
+    try:
+        return directory, runners.resolve(spec.runner), None
+    except CmeshError as error:
+        return directory, None, error
+
+
 def _obstacle(parts: Parts, spec: TaskSpec, directory: str, count: Count) -> CmeshError | None:
     """Say what this machine lacks, after policy has allowed the task."""
     worker = parts.rules.config().worker
-    if spec.profile is not Profile.FULL:
+    if spec.profile not in RUNNABLE:
         return SandboxUnavailable(f"profile `{spec.profile}` needs a sandbox this build lacks")
     if parts.is_root and not worker.allow_root:
         return RootRefused(

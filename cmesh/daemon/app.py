@@ -41,6 +41,7 @@ from cmesh.daemon.operations import (
 from cmesh.daemon.results_text import read_result
 from cmesh.daemon.views import event_view, state_of, task_view
 from cmesh.errors import (
+    ConfigError,
     KeyExpired,
     LocalProtocolError,
     NotCmesh,
@@ -99,7 +100,7 @@ class App(Operations):
         peer = await self._daemon.presence.peer(arguments.peer)
         node_id = peer.identity.node_id
         await self._daemon.trust.pin(node_id, by="owner", expected=arguments.fingerprint)
-        self._daemon.links.want(node_id)
+        self._daemon.links.want(node_id, unasked=True)
         return overview.peer_view(self._daemon, peer)
 
     @override
@@ -224,6 +225,9 @@ class App(Operations):
 
     @override
     async def login(self, context: Context, arguments: NoArguments) -> StatusView:
+        if not self._daemon.configured:
+            file = self._daemon.settings.config_file
+            raise ConfigError(f"there is no configuration at `{file}`", hint="run `cmesh up`")
         await self._daemon.presence.login()
         return await overview.status(self._daemon)
 

@@ -218,7 +218,7 @@ class Caller:
                 self._turns.add(message.task_id, link, self._denied(outbound, link, message))
             case EventMessage():
                 happened = GotEvent(message.seq)
-                outbound.tell(Word(happened=happened, event=event_from(message), link=link))
+                outbound.gather(Word(happened=happened, event=event_from(message), link=link))
             case Gap():
                 outbound.tell(Word(happened=GotGap(message.through_seq), link=link))
             case StillWanted():
@@ -230,7 +230,7 @@ class Caller:
 
     async def _denied(self, outbound: Outbound, link: Link, message: Denied) -> None:
         denied = GotDenied(code=message.code, reason=message.reason)
-        reason = f"{message.reason} {message.change}".strip()
+        reason = "; ".join(part for part in (message.reason, message.change) if part)
         await outbound.done(Word(happened=denied, code=message.code, reason=reason, link=link))
         await self._tidy(outbound.task_id)
 

@@ -17,6 +17,7 @@ from cmesh import __version__
 from cmesh.clock import Clock
 from cmesh.config import Config
 from cmesh.daemon.actor import News
+from cmesh.daemon.admission import RUNNABLE
 from cmesh.daemon.caller import Caller
 from cmesh.daemon.links import Links
 from cmesh.daemon.parts import Parts
@@ -179,7 +180,7 @@ class Daemon:
         allowed = may(identity, config.policy)
         return May(
             operations=tuple(operation.value for operation in allowed.operations),
-            profiles=allowed.profiles,
+            profiles=tuple(profile for profile in allowed.profiles if profile in RUNNABLE),
             runners=allowed.runners,
             paths=allowed.paths,
             runtime_s=allowed.runtime_s,

@@ -134,9 +134,12 @@ class Feeds:
         if first > feed.cursor + 1:  # events that are no longer kept
             feed.cursor = first - 1
             await feed.link.send(Gap(task_id=feed.task_id, through_seq=feed.cursor))
-        for event in page:
+        for event in page[:-1]:
             await feed.link.send(event_message(feed.task_id, event))
-            feed.cursor = event.seq
+        if page:
+            # Not waited for: an end that is stored already follows right behind.
+            feed.link.post(event_message(feed.task_id, page[-1]))
+            feed.cursor = page[-1].seq
 
     async def _result(self, feed: _Feed, task: TaskSnapshot) -> None:
         assert task.result is not None
@@ -153,9 +156,8 @@ class Feeds:
             )
         )
         feed.told = True
-        feed.link.post(self._head())
 
-    def _head(self) -> Receipt:
+    def head(self) -> Receipt:
         """Return this log's signed head, so that the peer can say later what it was."""
         seq, digest = self._parts.store.head
         signature = self._parts.key.sign(head_bytes(self._parts.self_id(), seq, digest))

@@ -163,13 +163,16 @@ class Links:
         if peer_id not in self._dialling:
             self.want(peer_id)
 
-    def want(self, peer_id: NodeId) -> None:
-        """Keep dialling a peer while something is owed; at once if it was waiting."""
+    def want(self, peer_id: NodeId, *, unasked: bool = False) -> None:
+        """Keep dialling a peer while something is owed; at once if it was waiting.
+
+        With `unasked`, dial once although nothing is owed: the peer may wait for it.
+        """
         if peer_id in self._open or self._closed:
             return
         if peer_id not in self._dialling:
             self._nudges[peer_id] = asyncio.Event()
-            task = asyncio.create_task(self._dial(peer_id))
+            task = asyncio.create_task(self._dial(peer_id, unasked=unasked))
             self._dialling[peer_id] = task
             task.add_done_callback(lambda _: self._dialling.pop(peer_id, None))
         else:
@@ -218,12 +221,13 @@ class Links:
         if await self._opened(link):
             await self._run(link)
 
-    async def _dial(self, peer_id: NodeId) -> None:
+    async def _dial(self, peer_id: NodeId, *, unasked: bool) -> None:
         brief = self.contact(peer_id).brief
         pause = min(BACKOFF_FIRST_S * 2**brief, BACKOFF_MOST_S)
         if brief:
             await self._pause(peer_id, pause)
-        while self._side.owes(peer_id) and peer_id not in self._open:
+        while (unasked or self._side.owes(peer_id)) and peer_id not in self._open:
+            unasked = False
             try:
                 link = await self._dial_once(peer_id)
             except CmeshError as error:

@@ -174,7 +174,10 @@ class Presence:
             raise LoginRequired(f"this node must be logged in: open `{self.login_url}`")
         if self.error is not None:
             raise self.error
-        raise NodeClosed(f"the node is not on the tailnet yet ({self.phase})")
+        raise NodeClosed(
+            f"the node is not on the tailnet yet ({self.phase})",
+            hint="wait a moment, then `cmesh status`; without a configuration, `cmesh up`",
+        )
 
     async def _rise(self) -> None:
         while True:

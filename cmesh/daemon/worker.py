@@ -331,6 +331,8 @@ class Worker:
         )
         inbound = self._inbound(task_id, peer.node_id)
         await inbound.tell(Happening(event=GotResultAck(), receipt=receipt))
+        # Only now: before, it would stand between the caller and its task's end.
+        link.post(self._feeds.head())
         await self._tidy(task_id)
 
     async def _output(self, link: Link, message: Artifact) -> None:

@@ -144,6 +144,10 @@ async def _stop(client: ControlClient) -> StatusView:
 
 def _write_starter(path: Path) -> bool:
     """Write a first configuration where there is none; say whether it was written."""
+    if path.exists():
+        return False
+    if path.exists():
+        return False
     ensure_private_dir(path.parent)
     try:
         # Never over a file that another process has just written.

@@ -100,7 +100,11 @@ TaskArgument: TypeAlias = Annotated[
     ),
 ]
 ProfileOption: TypeAlias = Annotated[
-    str, typer.Option("--profile", help="What it may do: query, edit, build or full.")
+    str,
+    typer.Option(
+        "--profile",
+        help="What it may do: full; query, edit and build are refused until there is a sandbox.",
+    ),
 ]
 RunnerOption: TypeAlias = Annotated[
     str, typer.Option("--runner", help="Agent on the worker: claude, or command:NAME.")

@@ -223,8 +223,9 @@ _ALL = (
             "machines; returns a task_id at once or after wait_s. The task runs on whatever this "
             "call does: continue with get_task until it ends, then get_result. Write the prompt "
             "for a reader who knows nothing of this conversation. Never send secrets. "
-            "Profiles: query = read only; edit = works on a private copy, the result is a patch; "
-            "build = edit with network; full = no sandbox: ask the user first. "
+            "Profile: use one that list_peers names in may_ask. full = no sandbox, everything the "
+            "worker's user can do: ask the user first. query, edit and build are refused until "
+            "the worker has a sandbox for them. "
             "`denied` names the reason; do not work around it. An equal unfinished task is "
             "returned with duplicate_of instead of started again; new=true forces another."
         ),
