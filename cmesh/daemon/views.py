@@ -73,7 +73,7 @@ def task_view(
         peer=record.peer.partition(".")[0],
         node_id=record.peer_id,
         state=state,
-        witness=task.witness,
+        witness=_witness(task, state),
         known_s=0 if settled else round(max(0.0, (now - word).total_seconds()), 1),
         link="none" if state in TERMINAL else knowledge.link,
         runner=record.spec.runner,
@@ -123,6 +123,13 @@ def decision_view(decision: Decision) -> DecisionView:
         ],
         change=decision.change,
     )
+
+
+def _witness(task: TaskSnapshot, state: TaskState) -> str:
+    """Say what the shown state rests on; a caller may know it by the worker's event only."""
+    if task.record.direction is Direction.OUT and state == task.progress and not task.terminal:
+        return f"worker: its event says {state.value.replace('_', ' ')}"
+    return task.witness
 
 
 def _receipt(task: TaskSnapshot) -> Literal["none", "pending", "complete"]:

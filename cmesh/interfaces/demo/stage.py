@@ -20,13 +20,14 @@ from cmesh.config import TESTNET_VARIABLE
 from cmesh.daemon.operations import CancelArguments, StatusView, TaskArguments, TasksArguments
 from cmesh.errors import CmeshError, DaemonNotRunning, DaemonTimeout
 from cmesh.interfaces.client import ControlClient
+from cmesh.interfaces.demo.processes import Started, alive, descendants, processes_with
 from cmesh.interfaces.start import clear_down, failure, log_file, mark_down, serve_argv
 from cmesh.model import Direction
 from cmesh.node.testnet import Testnet
 from cmesh.paths import control_socket, daemon_environment, ensure_private_dir
 from cmesh.text import scrub
 
-__all__ = ["DemoNode", "Stage", "processes_with"]
+__all__ = ["DemoNode", "Stage"]
 
 UP_LIMIT_S = 40.0
 """From a daemon's start to its node on the tailnet; a slow machine imports for seconds."""
@@ -139,9 +140,10 @@ class Stage:
     async def close(self) -> list[int]:
         """End everything and remove the directory; return other processes that still use it.
 
-        Those are none of ours: an agent that was registered with a kept demo. Never raises
-        for what is already gone.
+        After a kept demo those may be an agent's, which was told to use it; else nothing
+        may be left. Never raises for what is already gone.
         """
+        family = descendants(node.pid for node in self.nodes if node.pid)
         for node in self.nodes:
             with contextlib.suppress(OSError, CmeshError):
                 # So that no relay of an agent starts the daemon again meanwhile.
@@ -150,7 +152,7 @@ class Stage:
         await asyncio.gather(*(self._stop(node) for node in self.nodes))
         await self.testnet.close()
         await self._sweep()
-        others = processes_with(self.base)
+        others = sorted({*processes_with(self.base), *await self._outlived(family)})
         await asyncio.to_thread(self._remove, keep_marks=bool(others))
         return others
 
@@ -195,30 +197,21 @@ class Stage:
                             os.kill(pid, signal.SIGKILL)
                     await asyncio.sleep(POLL_S)
 
+    async def _outlived(self, family: set[Started]) -> list[int]:
+        """Wait for the daemons' own children, idle shims above all; return who does not end."""
+        deadline = self._clock.monotonic() + SWEEP_LIMIT_S
+        while left := alive(family):
+            if self._clock.monotonic() > deadline:
+                break
+            await asyncio.sleep(POLL_S)
+        return left
+
     def _remove(self, *, keep_marks: bool) -> None:
         shutil.rmtree(self.base, ignore_errors=True)
         if keep_marks:
             # A relay that lives on would start a daemon in an empty directory otherwise.
             for node in self.nodes:
                 mark_down(node.state)
-
-
-def processes_with(path: Path) -> list[int]:
-    """Return this user's processes whose environment or arguments name `path`, but not ours.
-
-    Reads /proc; on systems without it the list is empty.
-    """
-    marker = os.fsencode(path)
-    found: list[int] = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        if int(entry.name) in (os.getpid(), os.getppid()):
-            continue
-        with contextlib.suppress(OSError):
-            if marker in entry.joinpath("environ").read_bytes() or (
-                marker in entry.joinpath("cmdline").read_bytes()
-            ):
-                found.append(int(entry.name))
-    return found
 
 
 async def _spawn(node: DemoNode) -> asyncio.subprocess.Process:

@@ -10,7 +10,9 @@ import random
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from ipaddress import ip_address
 from typing import TextIO, cast
+from urllib.parse import urlsplit
 
 from cmesh.clock import Clock
 from cmesh.daemon.operations import PeerView, TrustArguments
@@ -102,8 +104,12 @@ class Story:
         self._screen.waiting("starting the control server and relay")
         await self._stage.testnet.start()
         url = self._stage.testnet.control_url
-        self._fact("control server", f"{url}, with its own relay; loopback only")
-        return "it answers; nothing of it leaves this machine"
+        self._fact("control server", f"{url}, with its own relay")
+        host = urlsplit(url).hostname or ""
+        require(ip_address(host).is_loopback, "the control server is not on loopback", url)
+        known = await self._stage.testnet.nodes()
+        require(not known, "the tailnet is not a new one", known)
+        return "it answers, on a loopback address, and knows no node yet"
 
     async def _daemons(self) -> str:
         stage, testnet = self._stage, self._stage.testnet

@@ -50,10 +50,10 @@ def summary(report: Report) -> tuple[str, list[str]]:
     seconds = sum(step.seconds for step in report.steps)
     who = f"{report.model} found the cause" if report.model else "a script found the cause"
     return f"Shown and asserted, in {seconds:.1f} s", [
-        "who asked: the tailnet's whois named node and user before a byte was parsed",
+        "who asked: on builder the tailnet's whois named laptop and its user",
         (
             "what was allowed: builder's owner pinned laptop's key, and one rule named this "
-            "user, runner and directory; everything else is denied"
+            "user, runner and directory"
         ),
         f"what was done: {who} in files made for this run; each state has its witness",
         "what was refused: another directory, with the reason, before any process started",

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cmesh.interfaces.demo.stage import processes_with
+from cmesh.interfaces.demo.processes import processes_with
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
