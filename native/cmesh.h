@@ -80,8 +80,9 @@ extern int cmesh_counters(char* out, size_t outlen, size_t* needed);
 /* Soft limit of the Go heap, process-wide; 128 MiB unless set. */
 extern int cmesh_set_memory_limit(long long limit_bytes);
 
-/* Lets nodes start on a machine whose only interface is loopback; process-wide,
- * for demo and tests. EBUSY: a node exists already. */
+/* Lets nodes meet on loopback, also where it is the only interface and for users
+ * other than root; process-wide, for demo and tests, and harmless when it was
+ * called before. EBUSY: a node exists already. */
 extern int cmesh_allow_loopback_only(void);
 
 /* The version of the tailnet code inside. Static, never freed. */

@@ -216,7 +216,7 @@ def set_memory_limit(limit_bytes: int) -> None:
 
 
 def allow_loopback_only() -> None:
-    """Let nodes start where loopback is the only interface; before the first node.
+    """Let this process's nodes meet on loopback, for good; before the first node.
 
     Raises:
         NodeError: a node exists already.

@@ -94,6 +94,8 @@ class Testnet:
     async def start(self) -> None:
         """Start the program and wait until it serves. It ends with this process.
 
+        This process's nodes may use loopback from then on, unless one exists already.
+
         Raises:
             NodeError: the program is missing or does not start.
         """
@@ -101,6 +103,8 @@ class Testnet:
             raise NodeError(
                 "the test tailnet's program is missing", hint="python build_ext.py --inplace"
             )
+        with contextlib.suppress(NodeError):
+            allow_loopback_only()
         argv = [str(BINARY), "--exit-with-stdin", "--listen", self.listen]
         if self.state_dir is not None:
             argv += ["--state-dir", str(self.state_dir)]
