@@ -10,6 +10,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ class SshMissing(Exception):
 
 
 @contextlib.contextmanager
-def ssh_master(directory: Path) -> Generator[Sequence[str]]:
+def ssh_master() -> Generator[Sequence[str]]:
     """Yield the argv that runs `true` through a warm master connection.
 
     Raises:
@@ -37,11 +38,17 @@ def ssh_master(directory: Path) -> Generator[Sequence[str]]:
     sshd, ssh, keygen = programs
     if sshd is None or ssh is None or keygen is None:
         raise SshMissing("apt-get install openssh-server openssh-client")
-    base = directory / "ssh"
-    base.mkdir(mode=0o755)
     account = _account()
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd separates privileges there
+    with tempfile.TemporaryDirectory(prefix="cmesh-bench-ssh-") as name:
+        base = Path(name)
+        base.chmod(0o755)  # sshd reads the key's file as the account it logs in
+        yield from _serve((sshd, ssh, keygen), base, account)
+
+
+def _serve(programs: tuple[str, str, str], base: Path, account: str) -> Generator[Sequence[str]]:
+    sshd, ssh, keygen = programs
     for name in ("host", "user"):
         argv = [keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(base / name)]
         subprocess.run(argv, check=True)

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from importlib import import_module
 
 from cmesh.clock import SystemClock
 from cmesh.config import environment, on_testnet
@@ -17,7 +18,6 @@ from cmesh.daemon.core import Daemon, Settings
 from cmesh.daemon.operations import Context
 from cmesh.errors import CmeshError
 from cmesh.interfaces.control import ControlServer
-from cmesh.interfaces.mcp.server import serve_mcp
 from cmesh.interfaces.start import report_failure
 from cmesh.logs import configure
 from cmesh.node.testnet import allow_loopback_only
@@ -29,10 +29,18 @@ logger = logging.getLogger(__name__)
 
 CLOSE_LIMIT_S = 20.0
 
+THREAD_TURN_S = 0.0005
+"""How long a thread may keep the interpreter from the others.
+
+Python's own 5 ms is half a delegation: the event loop and the commit thread wait for each
+other several times in one.
+"""
+
 
 def main() -> int:
     """Serve until told to stop; return the exit status."""
     os.umask(0o077)
+    sys.setswitchinterval(THREAD_TURN_S)
     configure(sys.stderr)
     try:
         asyncio.run(_serve())
@@ -63,7 +71,10 @@ async def _serve() -> None:
         async def on_mcp(
             reader: asyncio.StreamReader, writer: asyncio.StreamWriter, context: Context
         ) -> None:
-            await serve_mcp(reader, writer, context, app)
+            # The SDK is half of a daemon's memory, and no agent may ever connect. The relay
+            # has answered the handshake and `tools/list` already, so nobody waits for it.
+            server = await asyncio.to_thread(import_module, "cmesh.interfaces.mcp.server")
+            await server.serve_mcp(reader, writer, context, app)
 
         socket = control_socket(settings.state_dir)
         async with ControlServer(socket, app, on_mcp=on_mcp):

@@ -29,6 +29,7 @@ GENESIS = bytes(32)
 """The hash before the first row."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def canonical(value: Mapping[str, object]) -> str:
@@ -41,7 +42,7 @@ def canonical(value: Mapping[str, object]) -> str:
         StoreError: a value has no JSON form.
     """
     tidy = plain(value, number=repr)
-    return json.dumps(tidy, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _JSON.encode(tidy)
 
 
 def stored_json(value: Mapping[str, object] | Sequence[object]) -> str:
@@ -51,7 +52,7 @@ def stored_json(value: Mapping[str, object] | Sequence[object]) -> str:
         StoreError: a value has no JSON form; NaN and infinity have none.
     """
     tidy = plain(value, number=_finite)
-    return json.dumps(tidy, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _JSON.encode(tidy)
 
 
 def link(previous: bytes, canon: str) -> bytes:
@@ -69,7 +70,7 @@ def digest(salt: str, name: str, text: str) -> str:
 
 def clean(text: str) -> str:
     """Return `text` without what UTF-8 or a text column cannot carry: surrogates and NUL."""
-    if "\0" not in text and _encodable(text):
+    if "\0" not in text and (text.isascii() or _encodable(text)):
         return text
     return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
@@ -94,6 +95,8 @@ def _encodable(text: str) -> bool:
 
 def plain(value: object, *, number: Callable[[float], object]) -> object:
     """Return `value` as JSON types with clean texts; `number` gives a float's form."""
+    if type(value) is str:  # nearly all there is, ahead of the slow look at abstract types
+        return clean(value)
     match value:
         case None | bool() | int():
             return value

@@ -1,0 +1,109 @@
+"""Resident memory: the idle daemon beside a process that is a node and nothing else.
+
+The parts are what one interpreter grows by as it imports one after another.
+"""
+
+import asyncio
+import contextlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+from benchmarks.stage import ROOT, USER, Stage
+from benchmarks.table import Row
+
+__all__ = ["measure", "peer_process", "rss_mib"]
+
+GOAL = 2.0
+SETTLE_S = 3.0
+END_LIMIT_S = 20.0
+
+_PARTS = (
+    ("interpreter", "sys"),
+    ("asyncio", "asyncio"),
+    ("the node's extension, not started", "cmesh.node.node"),
+    ("pydantic and our messages", "cmesh.protocol.codec"),
+    ("websockets", "cmesh.link.link"),
+    ("cryptography", "cmesh.keys"),
+    ("DuckDB, no file open", "duckdb"),
+    ("the rest of the daemon", "cmesh.daemon.app"),
+    ("control socket and composition", "cmesh.interfaces.serve"),
+    ("MCP SDK, loaded for the first agent", "cmesh.interfaces.mcp.server"),
+)
+
+
+async def measure(stage: Stage) -> list[Row]:
+    """Compare the caller's daemon, before any agent has connected, with a bare node."""
+    key = await stage.testnet.auth_key(USER)
+    with peer_process(stage, "idle", "bare", key) as (process, _):
+        await asyncio.sleep(SETTLE_S)
+        bare = rss_mib(process.pid)
+        daemon = rss_mib(stage.caller.pid)
+    ratio = daemon / bare
+    rows = [
+        Row(name="bare Python + node process", unit="MiB", figures={"value": bare}),
+        Row(name="idle daemon, one link", unit="MiB", figures={"value": daemon}),
+        Row(
+            name="idle daemon / bare node",
+            unit="x",
+            figures={"value": ratio},
+            goal=f"<= {GOAL:g} x",
+            met=ratio <= GOAL,
+        ),
+    ]
+    return rows + await asyncio.to_thread(_parts)
+
+
+def rss_mib(pid: int) -> float:
+    """Return a process's resident memory."""
+    status = Path(f"/proc/{pid}/status").read_text("utf-8")
+    found = re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+@contextlib.contextmanager
+def peer_process(
+    stage: Stage, mode: str, hostname: str, auth_key: str
+) -> Generator[tuple["subprocess.Popen[bytes]", dict[str, str]]]:
+    """Start `benchmarks.peer` and yield it, with what it says once its node is up."""
+    given = {
+        "state_dir": str(stage.base / hostname),
+        "hostname": hostname,
+        "control_url": stage.testnet.control_url,
+        "auth_key": auth_key,
+    }
+    argv = [sys.executable, "-m", "benchmarks.peer", mode]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, cwd=ROOT, stdin=pipe, stdout=pipe) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(given).encode() + b"\n")
+            process.stdin.flush()
+            yield process, json.loads(process.stdout.readline())
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            process.wait(END_LIMIT_S)
+
+
+def _parts() -> list[Row]:
+    program = [
+        "import sys, re, importlib",
+        "def rss(): return int(re.search(r'VmRSS:\\s+(\\d+)', open('/proc/self/status').read())[1])",
+        "before = 0",
+        "for name in sys.argv[1:]:",
+        "    importlib.import_module(name)",
+        "    now = rss(); print(now - before); before = now",
+    ]
+    argv = [sys.executable, "-c", "\n".join(program), *(module for _, module in _PARTS)]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, cwd=ROOT)
+    grown = [int(line) / 1024 for line in done.stdout.split()]
+    return [
+        Row(name=f"part: {name}", unit="MiB", figures={"value": value})
+        for (name, _), value in zip(_PARTS, grown, strict=True)
+    ]
