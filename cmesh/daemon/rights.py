@@ -22,7 +22,8 @@ async def lost(parts: Parts, record: TaskRecord, grant: Grant | None) -> tuple[s
     itself cannot ask, or cannot read its rules, nothing is known: no work is ended then,
     and nothing new is admitted.
     """
-    if parts.rules.error is not None or _stays(parts.rules.policy(), record, grant):
+    policy = parts.rules.policy()  # looks at the file first, so that `error` is of now
+    if parts.rules.error is not None or _stays(policy, record, grant):
         return None
     try:
         identity = await parts.identify(record.peer_id)
@@ -49,7 +50,7 @@ async def lost(parts: Parts, record: TaskRecord, grant: Grant | None) -> tuple[s
         chain=spec.origin,
         self_id=parts.self_id(),
     )
-    decision = decide_inbound(request, parts.rules.policy())
+    decision = decide_inbound(request, policy)
     if decision.effect != "deny":
         return None
     told = for_remote(decision)

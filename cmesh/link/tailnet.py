@@ -5,9 +5,10 @@ byte of it is read; what its frames mean is not known here.
 """
 
 import asyncio
+import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import Any, cast
 
 from websockets.asyncio.client import connect
@@ -56,9 +57,12 @@ class Wire:
             LinkError: the connection is gone.
         """
         try:
-            await self._websocket.send(frame)
+            with _tolerant():
+                await self._websocket.send(frame)
+                return
         except ConnectionClosed as error:
             raise _gone(error) from error
+        raise LinkError("the link broke")
 
     async def receive(self, limit_s: float) -> str | bytes:
         """Return the next frame.
@@ -88,11 +92,13 @@ class Wire:
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close it, waiting at most `CLOSE_LIMIT_S` for the peer's part."""
-        await self._websocket.close(code, reason[:120])
+        with _tolerant():
+            await self._websocket.close(code, reason[:120])
 
     def abort(self) -> None:
         """Drop the connection at once."""
-        self._websocket.transport.abort()
+        with _tolerant():
+            self._websocket.transport.abort()
 
 
 Admit = Callable[[str], Awaitable[Identity]]
@@ -159,16 +165,17 @@ class LinkServer:
                 return
             self._server.all_connections.add(websocket)
             websocket.start_keepalive()
+            wire = Wire(websocket)
             try:
-                async with websocket:
-                    await self._handle(Wire(websocket), identity)
+                await self._handle(wire, identity)
             finally:
+                await wire.close()
                 self._server.all_connections.discard(websocket)
         except (TimeoutError, OSError, EOFError, CmeshError, ConnectionClosed, InvalidHandshake):
-            websocket.transport.abort()
+            Wire(websocket).abort()
         except Exception:  # the edge of one connection: it must not end the others
             logger.exception("link_failed", extra={"data": {"peer": identity.name}})
-            websocket.transport.abort()
+            Wire(websocket).abort()
         finally:
             self._server.handler_tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
@@ -252,15 +259,31 @@ async def dial(
 
 
 async def _connect(node: Node, address: str, peer: str, port: int, limit_s: float) -> socket.socket:
-    for _ in range(REFUSED_TRIES - 1):
+    tries = 0
+    while True:
+        tries += 1
         try:
             return await node.dial(address, port, timeout_s=limit_s)
-        except Refused:
-            await asyncio.sleep(REFUSED_PAUSE_S)
+        except Refused as error:
+            if tries == REFUSED_TRIES:
+                raise NotCmesh(f"`{peer}` is on the tailnet, but runs no cmesh") from error
+        except PeerUnreachable as error:
+            raise PeerUnreachable(f"`{peer}` does not answer within {limit_s:g} s") from error
+        await asyncio.sleep(REFUSED_PAUSE_S)
+
+
+@contextlib.contextmanager
+def _tolerant() -> Generator[None]:
+    """Let the end of a connection that has ended already pass.
+
+    CPython before 3.12: a transport that was closed with bytes still to write has no loop
+    once they are out, and `abort`, which websockets calls then, raises `AttributeError`.
+    """
     try:
-        return await node.dial(address, port, timeout_s=limit_s)
-    except Refused as error:
-        raise NotCmesh(f"`{peer}` is on the tailnet, but runs no cmesh") from error
+        yield
+    except AttributeError as error:
+        if error.name != "call_soon":
+            raise
 
 
 def _host(address: str) -> str:

@@ -92,6 +92,8 @@ class LinkPeer:
     Attributes:
         minors: newest and oldest minor version it claims to speak.
         sign: makes its handshake signature; replace it to prove nothing.
+        sign_result: makes the signatures of its results.
+        sent: the frames of its handshakes, for replays.
         failures: how handshakes ended that did not open a link.
         links: how many opened.
     """
@@ -103,6 +105,8 @@ class LinkPeer:
         self.incarnation = secrets.token_hex(8)
         self.minors: tuple[int, int] = (MINOR, MINOR_MINIMUM)
         self.sign: Callable[[bytes], str] = self.key.sign
+        self.sign_result: Callable[[bytes], str] = self.key.sign
+        self.sent: list[str] = []
         self.failures: list[LinkError] = []
         self.links = 0
         self.script = script or _until_end
@@ -121,8 +125,11 @@ class LinkPeer:
     async def dial(self, address: str) -> Channel:
         """Open a link to a daemon; the caller closes its wire."""
         identity = await self.node.whois(address)
-        wire = await dial(self.node, address, limit_s=OPEN_LIMIT_S)
-        return await self._open(wire, identity, "dialler")
+        return await self._open(await self.connect(address), identity, "dialler")
+
+    async def connect(self, address: str) -> Wire:
+        """Open a websocket to a daemon, without the handshake of a link."""
+        return await dial(self.node, address, limit_s=OPEN_LIMIT_S)
 
     async def _accepted(self, wire: Wire, identity: Identity) -> None:
         try:
@@ -155,6 +162,7 @@ class LinkPeer:
                     events = session.receive_text(str(frame))
                 finally:
                     for answer in session.outgoing():
+                        self.sent.append(answer)
                         await wire.send(answer)
                 if any(isinstance(event, Introduced) for event in events):
                     answer = session.welcome if side == "acceptor" else session.grants
@@ -197,7 +205,7 @@ def result(
     caller = channel.identity.node_id
     signed = result_bytes(TaskId(task_id), payload_hash, peer.node_id, caller, outcome, 0)
     return ResultMessage(
-        task_id=task_id, last_seq=0, outcome=outcome, signature=peer.key.sign(signed)
+        task_id=task_id, last_seq=0, outcome=outcome, signature=peer.sign_result(signed)
     )
 
 

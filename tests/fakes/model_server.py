@@ -9,7 +9,8 @@ retries and resumed sessions need no state here.
 
 A turn: {"text": "..."}, {"tool": "$shell", "input": {...}}, {"tools": [...]}, {"error": 529,
 "times": 1, "kind": "overloaded_error"}, {"hang": true}, {"disconnect": true}, {"delay": 0.2}; "usage",
-"stop" and "{{last_tool_result}}" inside a text. Past the last turn the last one is repeated.
+"stop" and "{{last_tool_result}}" inside a text; "{{match:REGEX}}" as an argument of a tool is
+the first group of its newest match in a tool's result. Past the last turn the last one is repeated.
 """
 
 import argparse
@@ -46,12 +47,14 @@ class ModelServer:
 
     Attributes:
         url: base URL, for example `http://127.0.0.1:40123`.
-        requests: every request body so far, newest last; keys are not kept.
+        requests: every request body so far, newest last.
+        keys: the API key each of them came with; never in the log.
     """
 
     def __init__(self, *, port: int = 0, scripts: dict[str, list[Json]] | None = None) -> None:
         self.scripts = scripts or {}
         self.requests: list[Json] = []
+        self.keys: list[str] = []
         self.log: Path | None = None
         self.closing = threading.Event()
         self._errors: dict[str, int] = {}
@@ -76,10 +79,11 @@ class ModelServer:
         self._http.server_close()
         self._thread.join()
 
-    def note(self, body: Json) -> None:
+    def note(self, body: Json, key: str) -> None:
         """Keep a request, and write it to the log file if there is one."""
         with self._lock:
             self.requests.append(body)
+            self.keys.append(key)
             if self.log is not None:
                 with self.log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(body) + "\n")
@@ -94,6 +98,7 @@ class ModelServer:
         """Forget requests and how often errors were given."""
         with self._lock:
             self.requests.clear()
+            self.keys.clear()
             self._errors.clear()
 
     def _script(self, body: Json) -> tuple[list[Json], int]:
@@ -151,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/v1/messages/count_tokens":
             self._json(200, {"input_tokens": max(1, len(json.dumps(body)) // 4)})
         elif path == "/v1/messages":
-            self.fake.note(body)
+            self.fake.note(body, self.headers.get("x-api-key", ""))
             self._answer(body, self.fake.turn_for(body))
         else:
             self._json(
@@ -205,7 +210,9 @@ def _message(body: Json, turn: Json) -> Json:
     for index, call in enumerate(calls):
         name = TOOLS.get(call["tool"], call["tool"])
         made = {"type": "tool_use", "id": f"toolu_{depth:04d}{index:04d}", "name": name}
-        content.append(made | {"input": call.get("input", {})})
+        given: Json = call.get("input", {})
+        arguments = {k: _matched(v, body.get("messages", [])) for k, v in given.items()}
+        content.append(made | {"input": arguments})
     return {
         "id": f"msg_{depth:08d}",
         "type": "message",
@@ -260,6 +267,17 @@ def _last_tool_result(messages: list[Json]) -> str:
             if block["type"] == "tool_result":
                 return _flat(block.get("content", ""))
     return ""
+
+
+def _matched(value: Any, messages: list[Json]) -> Any:
+    if not isinstance(value, str) or not value.startswith("{{match:"):
+        return value
+    pattern = value.removeprefix("{{match:").removesuffix("}}")
+    for end in range(len(messages), 0, -1):
+        found = re.search(pattern, _last_tool_result(messages[:end]))
+        if found:
+            return found[1]
+    return value
 
 
 def _flat(content: Any) -> str:

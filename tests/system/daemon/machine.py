@@ -39,7 +39,16 @@ from cmesh.node.testnet import Testnet
 from cmesh.paths import control_socket
 from cmesh.policy.rules import FULL_CONSENT
 
-__all__ = ["ME", "READY_LIMIT_S", "Machine", "consent", "eventually", "here", "worker_user"]
+__all__ = [
+    "ME",
+    "READY_LIMIT_S",
+    "Machine",
+    "as_user",
+    "consent",
+    "eventually",
+    "here",
+    "worker_user",
+]
 
 ME = "me@example.com"
 READY_LIMIT_S = 40.0
@@ -91,7 +100,7 @@ def interpreter(user: pwd.struct_passwd) -> str:
     """
     for candidate in (sys.executable, *_OTHERS):
         try:
-            subprocess.run([candidate, "-c", ""], check=True, **_identity(user))
+            subprocess.run([candidate, "-c", ""], check=True, **as_user(user))
         except (PermissionError, FileNotFoundError):
             continue
         if candidate == sys.executable:
@@ -160,15 +169,15 @@ class Machine:
         self._own()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [interpreter(self._user), "-m", "cmesh", "daemon"],
+                self.command("daemon"),
                 cwd=ROOT,
-                env={**self._environment(), **(environment or {})},
+                env={**self.environment(), **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
                 umask=0o077,
-                **_identity(self._user),
+                **as_user(self._user),
             )
 
         async def answers() -> StatusView | None:
@@ -270,30 +279,34 @@ class Machine:
     async def sql(self, text: str) -> list[list[Any]]:
         return (await self.call("sql", SqlArguments(sql=text)))["rows"]
 
+    def command(self, *arguments: str) -> list[str]:
+        """Return a command line of `cmesh`, to be run as the machine's user."""
+        return [interpreter(self._user), "-m", "cmesh", *arguments]
+
     def cli(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run the command line as the daemon's user."""
         return subprocess.run(
-            [interpreter(self._user), "-m", "cmesh", *arguments],
+            self.command(*arguments),
             cwd=ROOT,
-            env=self._environment(),
+            env=self.environment(),
             capture_output=True,
             text=True,
             encoding="utf-8",
             timeout=END_LIMIT_S,
             check=False,
-            **_identity(self._user),
+            **as_user(self._user),
         )
 
     @contextlib.asynccontextmanager
     async def mcp(self) -> AsyncGenerator[AgentDriver]:
         """Talk MCP to `cmesh mcp` over stdio, as an agent of the daemon's user does."""
-        command = [interpreter(self._user), "-m", "cmesh", "mcp"]
+        command = self.command("mcp")
         if self._user.pw_uid != os.getuid():
             ids = (str(self._user.pw_uid), str(self._user.pw_gid))
             command = [sys.executable, "-c", _AS_USER, *ids, *command]
         with (self.base.parent / f"{self.name}.mcp").open("a+", encoding="utf-8") as errors:
             driver = AgentDriver(
-                command, environment=self._environment(), directory=ROOT, errors=errors
+                command, environment=self.environment(), directory=ROOT, errors=errors
             )
             async with driver:
                 yield driver
@@ -320,21 +333,22 @@ class Machine:
                 operation,
             ],
             cwd=ROOT,
-            env=self._environment() | {"PYTHONPATH": str(ROOT)},
+            env=self.environment() | {"PYTHONPATH": str(ROOT)},
             input=arguments.model_dump_json(),
             capture_output=True,
             text=True,
             encoding="utf-8",
             timeout=READY_LIMIT_S + END_LIMIT_S,
             check=True,
-            **_identity(self._user),
+            **as_user(self._user),
         )
         answer = json.loads(done.stdout)
         if "error" in answer:
             raise error_from(answer["error"])
         return answer["result"]
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """Return what the machine's programs are started with."""
         return {
             "PATH": os.environ["PATH"],
             "HOME": str(self.base),
@@ -358,8 +372,8 @@ class Machine:
             shutil.chown(path, self._user.pw_uid, self._user.pw_gid)
 
 
-def _identity(user: pwd.struct_passwd) -> dict[str, Any]:
-    """Return what makes a process `user`'s."""
+def as_user(user: pwd.struct_passwd) -> dict[str, Any]:
+    """Return what makes a process `user`'s, for `subprocess`."""
     if user.pw_uid == os.getuid():
         return {}
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}

@@ -140,6 +140,7 @@ async def test_a_configuration_broken_while_running_allows_nothing_until_it_is_m
 ) -> None:
     laptop, builder = pair
     sleeping = await laptop.delegate("builder", "command:sleep", place)
+    await started(laptop, sleeping.task_id)
     good = {machine: machine.config_file.read_text("utf-8") for machine in pair}
     try:
         for machine in pair:
@@ -259,6 +260,7 @@ async def test_an_unreachable_peer_keeps_the_task_and_says_so(
     async with laptop.mcp() as agent:
         answer = await agent.call("get_task", task_id=task_id)
     assert (answer.get("state"), answer.get("code")) == ("submitting", "peer_unreachable")
+    assert "`away` does not answer" in answer.get("reason")
     assert "check that the machine is on" in answer.get("reason")
     # It was only waiting: back on the tailnet, the machine gets it once its owner agrees.
     await away.up()
