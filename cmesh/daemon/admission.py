@@ -140,13 +140,21 @@ def _obstacle(parts: Parts, spec: TaskSpec, directory: str, count: Count) -> Cme
             "the worker's daemon runs as root and is not told to run tasks so",
             hint="run it as an ordinary user, or set `allow_root = true` under `[worker]`",
         )
-    if not Path(directory).is_dir():
+    if not _is_directory(directory):
         return TaskRefused(f"`{spec.directory}` is no directory on the worker", hint="")
     if spec.accept:
         return TaskRefused("acceptance commands need a sandbox this build lacks", hint="")
     if count.unfinished >= worker.queue:
         return QueueFull(f"{count.unfinished} tasks run or wait on the worker already")
     return None
+
+
+def _is_directory(path: str) -> bool:
+    """Say whether a task can start there; a place that may not be looked at is none."""
+    try:
+        return Path(path).is_dir()
+    except OSError:
+        return False
 
 
 def _refused(record: DecisionRecord, error: CmeshError | None) -> Admission:

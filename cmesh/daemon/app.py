@@ -72,6 +72,9 @@ OUTBOX_LIMIT = timedelta(hours=1)
 CONTACT_LIMIT_S = 4.0
 """How long `delegate` waits for the first attempt to reach a worker."""
 
+AMBIGUOUS_SHOWN = 5
+"""How many of the tasks are named that a part of an id stands for."""
+
 DERIVED_KEY = "auto-"
 """Prefix of idempotency keys that an interface derives from a client's request."""
 
@@ -119,8 +122,7 @@ class App(Operations):
         audit = _decision_record(record, decision, daemon.rules.policy().sha256)
         if decision.effect != "allow":
             await daemon.store.commit([audit])
-            change = decision.change.splitlines()
-            raise PolicyDenied(decision.reason, hint=" ".join(line.strip() for line in change))
+            raise PolicyDenied(decision.reason, hint=decision.change)
         try:
             await daemon.caller.delegate(record, audit)
         except TaskConflict:
@@ -357,15 +359,17 @@ class App(Operations):
         return await self._task(task_id)
 
     async def _task(self, reference: str) -> TaskSnapshot:
-        """Find a task by its id or an unambiguous start of it.
+        """Find a task by its id, or an unambiguous start or end of it.
 
         Raises:
             TaskNotFound: none, or more than one.
         """
         found = await self._daemon.store.find_by_prefix(reference)
         if len(found) > 1:
+            ids = ", ".join(found[:AMBIGUOUS_SHOWN])
             raise TaskNotFound(
-                f"`{reference}` is the start of {len(found)} task ids", hint="give more of it"
+                f"`{reference}` stands for {len(found)} tasks: {ids}",
+                hint="give more of the id; its end differs most",
             )
         task = await self._daemon.store.task(found[0]) if found else None
         if task is None:

@@ -54,13 +54,17 @@ __all__ = ["Caller", "Note"]
 
 logger = logging.getLogger(__name__)
 
+ASK_AGAIN_AFTER_S = 5.0
+"""How long a worker without room for a task is left alone."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """What keeps a task, as last heard; in memory only."""
+    """What keeps a task, as last heard, and when by the monotonic clock; in memory only."""
 
     code: str = ""
     reason: str = ""
+    at: float = 0.0
 
 
 class Caller:
@@ -156,9 +160,11 @@ class Caller:
         """Ask anew for what could not be stored here, or not be taken there, for want of room."""
         if not self._parts.store.has_room():
             return
+        now = self._parts.clock.monotonic()
         for task_id, outbound in list(self._tasks.items()):
             open_link = self._link(self._worker[task_id]) is not None
-            refused = self._notes.get(task_id, Note()).code == DiskFull.code
+            note = self._notes.get(task_id, Note())
+            refused = note.code == DiskFull.code and now - note.at >= ASK_AGAIN_AFTER_S
             if open_link and (outbound.stalled or refused):
                 self._outputs.drop(task_id)
                 outbound.tell(Word(happened=Connected()))
@@ -218,7 +224,7 @@ class Caller:
                 self._turns.add(message.task_id, link, self._denied(outbound, link, message))
             case EventMessage():
                 happened = GotEvent(message.seq)
-                outbound.gather(Word(happened=happened, event=event_from(message), link=link))
+                outbound.tell(Word(happened=happened, event=event_from(message), link=link))
             case Gap():
                 outbound.tell(Word(happened=GotGap(message.through_seq), link=link))
             case StillWanted():
@@ -303,7 +309,9 @@ class Caller:
         # That a task is not known follows from why it was not taken, which came before.
         follows = message.code == TaskNotFound.code and task_id in self._notes
         if self._worker.get(task_id) == link.identity.node_id and not follows:
-            self._notes[task_id] = Note(code=message.code, reason=message.reason)
+            self._notes[task_id] = Note(
+                code=message.code, reason=message.reason, at=self._parts.clock.monotonic()
+            )
             self._parts.news.tell(task_id)
 
     async def _receipt(self, link: Link, message: Receipt) -> None:

@@ -46,6 +46,8 @@ class Feeds:
 
     def follow(self, link: Link, task_id: TaskId, after_seq: int) -> None:
         """Send what comes after `after_seq`, until the result has been sent."""
+        if link.ended:  # the message outlived its link, and nobody would drop the feed
+            return
         key = (id(link), task_id)
         before = self._feeds.pop(key, None)
         if before is not None:
@@ -134,12 +136,9 @@ class Feeds:
         if first > feed.cursor + 1:  # events that are no longer kept
             feed.cursor = first - 1
             await feed.link.send(Gap(task_id=feed.task_id, through_seq=feed.cursor))
-        for event in page[:-1]:
+        for event in page:
             await feed.link.send(event_message(feed.task_id, event))
-        if page:
-            # Not waited for: an end that is stored already follows right behind.
-            feed.link.post(event_message(feed.task_id, page[-1]))
-            feed.cursor = page[-1].seq
+            feed.cursor = event.seq
 
     async def _result(self, feed: _Feed, task: TaskSnapshot) -> None:
         assert task.result is not None
@@ -156,8 +155,9 @@ class Feeds:
             )
         )
         feed.told = True
+        feed.link.post(self._head())
 
-    def head(self) -> Receipt:
+    def _head(self) -> Receipt:
         """Return this log's signed head, so that the peer can say later what it was."""
         seq, digest = self._parts.store.head
         signature = self._parts.key.sign(head_bytes(self._parts.self_id(), seq, digest))

@@ -4,7 +4,6 @@ What the worker says is taken in order and committed before it is shown or
 answered. A worker's word about the end counts only with its signature.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -46,8 +45,6 @@ from cmesh.store.records import DecisionRecord, TaskRecord
 __all__ = ["Outbound", "Word"]
 
 logger = logging.getLogger(__name__)
-
-GATHER_S = 0.002
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,22 +92,12 @@ class Outbound:
         self._parts = parts
         self._link = link
         self._actor: Actor[Word] = Actor(task_id, self._handle)
-        self._gathered: list[Word] = []
-        self._timer: asyncio.TimerHandle | None = None
 
     def tell(self, word: Word) -> None:
         """Queue what happened; what a peer said counts as its link's work."""
-        self._flush()
-        self._tell(word)
-
-    def gather(self, word: Word) -> None:
-        """Queue an event from the worker, to be committed with what follows at once.
-
-        A short task's events and its end are one commit then.
-        """
-        self._gathered.append(word)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(GATHER_S, self._flush)
+        future = self._actor.tell(word)
+        if word.link is not None:
+            word.link.hold(future)
 
     async def done(self, *words: Word) -> None:
         """Queue what happened and wait until it is committed.
@@ -118,28 +105,13 @@ class Outbound:
         Raises:
             CmeshError: it could not be; nothing was changed.
         """
-        self._flush()
         futures = [self._actor.tell(word) for word in words]
         for future in futures:
             await future
 
     async def close(self) -> None:
         """Finish what was told."""
-        self._flush()
         await self._actor.settle()
-
-    def _flush(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        words, self._gathered = self._gathered, []
-        for word in words:
-            self._tell(word)
-
-    def _tell(self, word: Word) -> None:
-        future = self._actor.tell(word)
-        if word.link is not None:
-            word.link.hold(future)
 
     async def _handle(self, batch: list[Word]) -> Mapping[int, CmeshError]:
         base = await self._parts.store.task(self.task_id)

@@ -5,7 +5,7 @@ import asyncio
 from cmesh.daemon.operations import ResultArguments, ResultView
 from cmesh.daemon.views import state_of
 from cmesh.errors import TaskRefused
-from cmesh.model import Result
+from cmesh.model import Direction, Result
 from cmesh.store.records import TaskSnapshot
 from cmesh.store.store import Store
 from cmesh.text import scrub
@@ -48,7 +48,8 @@ async def read_result(store: Store, task: TaskSnapshot, arguments: ResultArgumen
         next_offset=end if end < len(text) else None,
         sha256=result.output_sha256,
         truncated=result.truncated,
-        self_attested=result.profile_enforced == "none",
+        # Another machine's word about its own sandbox proves nothing.
+        self_attested=result.profile_enforced == "none" or task.record.direction is Direction.OUT,
     )
 
 

@@ -100,6 +100,9 @@ class Trust:
             WrongMachine: `expected` is another fingerprint than the shown key's.
         """
         shown = self._shown.get(node_id)
+        known = self.fingerprint(node_id)
+        if known and expected and expected.replace(" ", "") != known.replace(" ", ""):
+            raise WrongMachine(f"its fingerprint is `{known}`, not `{expected}`")
         if shown is None:
             if node_id in self._pins:
                 return
@@ -107,8 +110,6 @@ class Trust:
                 "that node has not shown a cmesh key yet",
                 hint="let it contact this machine once, for example by `cmesh delegate` there",
             )
-        if expected and expected.replace(" ", "") != fingerprint(shown.key).replace(" ", ""):
-            raise WrongMachine(f"its fingerprint is `{fingerprint(shown.key)}`, not `{expected}`")
         record = TrustRecord(peer_id=node_id, peer=shown.peer, key=shown.key, trusted=True, by=by)
         await self._store.commit([record])
         self._pins[node_id] = record

@@ -1,5 +1,6 @@
 """Stored tasks as the interfaces show them. Pure: snapshots and facts in, views out."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +19,7 @@ __all__ = ["Knowledge", "LinkState", "decision_view", "event_view", "state_of", 
 
 LinkState = Literal["connected", "connecting", "down", "none"]
 
+_CODE = re.compile("[a-z_]{1,64}")
 PROMPT_CHARACTERS = 500
 SUMMARY_CHARACTERS = 1_500
 EVENT_CHARACTERS = 1_000
@@ -86,7 +88,7 @@ def task_view(
         elapsed_s=round(((task.ended_at or now) - task.created_at).total_seconds(), 3),
         rule=record.rule,
         reason=one_line(reason, 500),
-        code=code or (result.code if result else ""),
+        code=_code(code or (result.code if result else "")),
         summary=cut(scrub(result.text or result.error), SUMMARY_CHARACTERS) if result else "",
         exit_code=result.exit_code if result else None,
         cost_usd=result.usage.cost_usd if result else None,
@@ -123,6 +125,11 @@ def decision_view(decision: Decision) -> DecisionView:
         ],
         change=decision.change,
     )
+
+
+def _code(code: str) -> str:
+    """Return a code of the form all codes have; another machine may have sent anything."""
+    return code if not code or _CODE.fullmatch(code) else "unknown_code"
 
 
 def _witness(task: TaskSnapshot, state: TaskState) -> str:

@@ -57,10 +57,14 @@ from cmesh.protocol.messages import (
 )
 from cmesh.protocol.receipts import result_bytes
 from cmesh.store.records import ReceiptRecord, TaskRecord, TaskSnapshot
+from cmesh.text import cut
 
 __all__ = ["Worker"]
 
 logger = logging.getLogger(__name__)
+
+DENIED_PROMPT_CHARACTERS = 500
+"""What is kept of a prompt that was refused: a peer without rights must not fill the disk."""
 
 UNSETTLED_LIMIT = 1_000
 """Tasks of one peer without its receipt, beyond which nothing new of it is written down."""
@@ -105,8 +109,8 @@ class Worker:
     async def close(self) -> None:
         """Finish what was told; running tasks go on under their shims."""
         self._closed = True
-        await self._feeds.close()
         await self._turns.close()
+        await self._feeds.close()  # after the turns, which begin some
         for inbound in list(self._tasks.values()):
             await inbound.close()
 
@@ -238,7 +242,7 @@ class Worker:
             admission = replace(admission, effect="deny", grant=None, code="expired", reason=why)
         happening = Happening(
             event=GotSubmit(admission.effect),
-            record=_task_record(spec, peer, admission.rule),
+            record=_submitted_record(spec, peer, admission),
             admission=admission,
             code=admission.code,
             reason=admission.reason,
@@ -331,8 +335,6 @@ class Worker:
         )
         inbound = self._inbound(task_id, peer.node_id)
         await inbound.tell(Happening(event=GotResultAck(), receipt=receipt))
-        # Only now: before, it would stand between the caller and its task's end.
-        link.post(self._feeds.head())
         await self._tidy(task_id)
 
     async def _output(self, link: Link, message: Artifact) -> None:
@@ -440,6 +442,14 @@ def _task_record(spec: TaskSpec, peer: Identity, rule: str | None) -> TaskRecord
         worker_incarnation="",
         rule=rule,
     )
+
+
+def _submitted_record(spec: TaskSpec, peer: Identity, admission: Admission) -> TaskRecord:
+    """Return a submit's row; of a denied one the hash tells the prompt, and little is kept."""
+    record = _task_record(spec, peer, admission.rule)
+    if admission.effect != "deny":
+        return record
+    return replace(record, spec=replace(spec, prompt=cut(spec.prompt, DENIED_PROMPT_CHARACTERS)))
 
 
 def _tombstone(message: Cancel, peer: Identity, parts: Parts) -> TaskRecord:

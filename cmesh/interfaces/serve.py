@@ -29,18 +29,10 @@ logger = logging.getLogger(__name__)
 
 CLOSE_LIMIT_S = 20.0
 
-THREAD_TURN_S = 0.0005
-"""How long a thread may keep the interpreter from the others.
-
-Python's own 5 ms is half a delegation: the event loop and the commit thread wait for each
-other several times in one.
-"""
-
 
 def main() -> int:
     """Serve until told to stop; return the exit status."""
     os.umask(0o077)
-    sys.setswitchinterval(THREAD_TURN_S)
     configure(sys.stderr)
     try:
         asyncio.run(_serve())

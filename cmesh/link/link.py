@@ -156,6 +156,11 @@ class Link:
         await self._wire.close(REFUSED, error.code)
 
     @property
+    def ended(self) -> bool:
+        """Nothing is sent any more."""
+        return self._closed
+
+    @property
     def _ending(self) -> bool:
         return self._closed or self._session.closed
 
@@ -247,4 +252,18 @@ def _settle(done: asyncio.Future[None] | None, error: LinkError | None) -> None:
 
 
 def _refused_by_peer(failure: Failure) -> CmeshError:
-    return by_code(failure.code)(failure.reason)
+    """Return a refusal in this node's own words: a peer's sentence would pass for them."""
+    known = _REFUSALS.get(failure.code)
+    if known is not None:
+        return by_code(failure.code)(known)
+    return LinkError("the peer refuses links with this node", hint="look at its log and policy")
+
+
+_REFUSALS = {
+    "peer_untrusted": "this node is a first contact there, or shows another cmesh key than before",
+    "key_expired": "the peer says that a node key has expired",
+    "identity_unknown": "the peer's whois does not know this node",
+    "policy_denied": "the peer's policy allows no link",
+    "remote_protocol_error": "the peer says that this node broke the link protocol",
+    "version_mismatch": "the peer shares no protocol version with this node",
+}

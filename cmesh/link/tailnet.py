@@ -253,7 +253,7 @@ async def dial(
             hint="it may not allow this node: on that machine look at `cmesh peers`",
         ) from error
     if websocket.subprotocol != SUBPROTOCOL:
-        await websocket.close()
+        Wire(websocket).abort()  # whatever it is, its goodbye is not worth a wait
         raise NotCmesh(f"`{peer}` does not speak `{SUBPROTOCOL}`")
     return Wire(websocket)
 

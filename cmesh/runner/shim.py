@@ -32,7 +32,6 @@ FIONREAD = 0x541B  # asm-generic/ioctls.h: bytes waiting in a pipe
 AGENT_UMASK = 0o022
 CHUNK_BYTES = 65536
 RESULT_ROOM_BYTES = 4096
-QUIET_S = 0.004
 KILL_PAUSE_S = 0.005
 KILL_LIMIT_S = 10.0
 STUBBORN_PAUSE_S = 0.25
@@ -167,7 +166,7 @@ class Shim:
         self.verdict = "exited"
         self.end_reason = ""
         self.error = ""
-        self.ending = self.quiet = False
+        self.ending = False
         self.killed: set[int] = set()
         self.leftovers = 0
         self.spools: list[Spool] = []
@@ -294,9 +293,9 @@ class Shim:
             os.rename(f"{self.directory}/.agent", f"{self.directory}/agent")
         except OSError as error:
             self.spools[0].error = _text(error)  # a full disk must not end a running agent
+        self._tell()
 
     def _watch(self) -> None:
-        self._start_quietly()
         while self.agent[0] and self.status is None:
             now = time.monotonic()
             if now >= self.deadline and self.verdict == "exited":
@@ -304,16 +303,6 @@ class Shim:
             if now >= self.kill_at:
                 return
             self._step(min(self.deadline, self.kill_at) - now)
-
-    def _start_quietly(self) -> None:
-        """Tell of an agent that ends at once only once: its start and its end are one commit."""
-        self.quiet = True
-        until = time.monotonic() + QUIET_S
-        while self.agent[0] and self.status is None and time.monotonic() < until:
-            self._step(until - time.monotonic())
-        self.quiet = False
-        if self.status is None:
-            self._tell()
 
     def _step(self, wait_s: float) -> None:
         """Handle what is ready, waiting at most so long; a deadline that is not set waits on."""
@@ -332,7 +321,7 @@ class Shim:
         before = spool.kept
         if spool.pump() == 0:
             self.poll.unregister(spool.source)
-        if spool.kept > before and not self.quiet:
+        if spool.kept > before:
             self._tell()
 
     def _see_end(self) -> None:

@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from itertools import islice
 
 import duckdb
@@ -24,8 +25,17 @@ _log = logging.getLogger(__name__)
 
 _LINGER_S = 1.0  # how long rows nobody asks for may gather: DuckDB plans per group, not per row
 _RETRY_S = 1.0
-_CHUNK_ROWS = 2_000
+_CHUNK_ROWS = 500  # at most so many long texts in one transaction
 _SEGMENTS = 3  # with more, a checkpoint frees the older ones
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """Work between transactions; `attempts` had been made to apply rows when it was asked for."""
+
+    run: Callable[[int], Snapshot]
+    future: "Future[Snapshot]"
+    attempts: int
 
 
 class Applier:
@@ -38,7 +48,7 @@ class Applier:
         self._given = applied
         self._wanted = 0
         self._pending: deque[Entry] = deque()
-        self._jobs: deque[tuple[Callable[[int], Snapshot], Future[Snapshot]]] = deque()
+        self._jobs: deque[_Job] = deque()
         self._problem: StoreError | None = None
         self._attempts = 0
         self._asked = False
@@ -93,7 +103,9 @@ class Applier:
         """
         future: Future[Snapshot] = Future()
         with self._changed:
-            self._jobs.append((job, future))
+            # As in `wait`: an old failure proves nothing.
+            self._asked = True
+            self._jobs.append(_Job(job, future, self._attempts))
             self._changed.notify_all()
         return future
 
@@ -114,13 +126,18 @@ class Applier:
                 self._apply(chunk)
                 self._tidy()
             with self._changed:
-                jobs = [] if self._pending and not self._problem else list(self._jobs)
-                self._jobs = deque() if jobs else self._jobs
+                jobs = [job for job in self._jobs if self._may_run(job)]
+                self._jobs = deque(job for job in self._jobs if job not in jobs)
                 ending = self._stopping and (not self._pending or self._problem is not None)
-            for job, future in jobs:
-                self._do(job, future)
+            for job in jobs:
+                self._do(job)
             if ending and not self._jobs:
                 return
+
+    def _may_run(self, job: "_Job") -> bool:
+        if not self._pending:
+            return True
+        return self._problem is not None and self._attempts > job.attempts
 
     def _urgent(self) -> bool:
         behind = self._wanted > self._applied
@@ -166,13 +183,14 @@ class Applier:
         else:
             self._journal.drop_through(self._applied)
 
-    def _do(self, job: Callable[[int], Snapshot], future: "Future[Snapshot]") -> None:
+    def _do(self, job: "_Job") -> None:
+        future = job.future
         if not future.set_running_or_notify_cancel():
             return
         if self._problem is not None:
             future.set_exception(self._problem)
             return
         try:
-            future.set_result(job(self._applied))
+            future.set_result(job.run(self._applied))
         except Exception as error:  # noqa: BLE001  # the asker gets it; the thread must go on
             future.set_exception(error)

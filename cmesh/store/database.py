@@ -30,7 +30,9 @@ Reader = duckdb.DuckDBPyConnection
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "threads": 1,
     "async_threads": 1,
-    "memory_limit": "256MB",
+    # A limit, not a reservation. A checkpoint at the start must never need more: a store that
+    # peers filled with long texts opened with 2 GB and not with 1 GB.
+    "memory_limit": "2GB",
     "checkpoint_threshold": "16MB",
     "python_enable_replacements": "false",
     "autoinstall_known_extensions": "false",

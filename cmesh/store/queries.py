@@ -149,18 +149,22 @@ def last_events(cursor: Reader, task_id: TaskId, limit: int) -> list[Event]:
 
 
 def prefixed(cursor: Reader, prefix: str, limit: int) -> list[TaskId]:
-    """Return ids that start with `prefix`, newest first."""
+    """Return ids that start or end with `prefix`, newest first.
+
+    Ids of one minute start alike (UUIDv7), so a person tells them apart by their ends.
+    """
     digits = prefix.replace("-", "").lower()
     if len(digits) > _UUID_HEX or any(digit not in "0123456789abcdef" for digit in digits):
         return []
     rows = _rows(
         cursor,
         "SELECT task_id::VARCHAR AS task_id FROM task_row"  # noqa: S608  # limit is a number
-        " WHERE task_id BETWEEN $1::UUID AND $2::UUID"
+        " WHERE task_id BETWEEN $1::UUID AND $2::UUID OR ends_with(task_id::VARCHAR, $3)"
         f" ORDER BY seq DESC LIMIT {int(limit)}",
-        [digits.ljust(_UUID_HEX, "0"), digits.ljust(_UUID_HEX, "f")],
+        [digits.ljust(_UUID_HEX, "0"), digits.ljust(_UUID_HEX, "f"), prefix.lower()],
     )
-    return [TaskId(row["task_id"]) for row in rows if row["task_id"].startswith(prefix.lower())]
+    ids = [str(row["task_id"]) for row in rows]
+    return [TaskId(i) for i in ids if i.startswith(prefix.lower()) or i.endswith(prefix.lower())]
 
 
 def idempotent(cursor: Reader, key: str) -> TaskId | None:

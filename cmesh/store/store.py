@@ -210,7 +210,7 @@ class Store:
         return await self._read(lambda cursor: queries.last_events(cursor, task_id, limit))
 
     async def find_by_prefix(self, prefix: str) -> list[TaskId]:
-        """Return ids that start with `prefix`, newest first, 20 at most."""
+        """Return ids that start or end with `prefix`, newest first, 20 at most."""
         if self._index.find(TaskId(prefix)) is not None:
             return [TaskId(prefix)]
         return await self._read(lambda cursor: queries.prefixed(cursor, prefix, _PREFIX_MATCHES))

@@ -66,6 +66,7 @@ class Half:
     Attributes:
         known: whois: who a node id is now; a missing one is unknown.
         whois_error: what whois answers instead.
+        mute: answers of the worker are lost.
     """
 
     def __init__(self, name: str, base: Path, clock: StillClock, *, rules: str = "") -> None:
@@ -82,6 +83,7 @@ class Half:
         self.whois_error: CmeshError | None = None
         self.link: Link | None = None
         self.wire: MemoryWire | None = None
+        self.mute = False
         self.wanted: list[NodeId] = []
         self.carrying: set[asyncio.Task[None]] = set()
         self.clock = clock
@@ -167,7 +169,7 @@ consent = "{FULL_CONSENT}"
 
     def post(self, peer_id: NodeId, message: Message) -> None:
         link = self.link_to(peer_id)
-        if link is not None:
+        if link is not None and not self.mute:
             link.post(message)
 
     async def greet(self, identity: Identity, introduced: Introduced) -> tuple[May, list[TaskId]]:

@@ -66,7 +66,9 @@ class MemoryWire:
         for end in (self, self._other):
             while end is not None and not end._inbox.empty():
                 end._inbox.get_nowait()
-        self.abort()
+            if end is not None:
+                end._broken = True
+                end._inbox.put_nowait(END)
 
 
 def wire_pair() -> tuple[MemoryWire, MemoryWire]:

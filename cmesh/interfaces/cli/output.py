@@ -6,6 +6,7 @@ terminal will show it: it costs a fifth of a command's start.
 """
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -33,6 +34,13 @@ __all__ = [
     "table",
 ]
 
+_CUT_COLUMNS = frozenset({"DIRECTORY", "PROMPT"})
+"""What may be cut to fit a terminal; ids, names and fingerprints may not."""
+
+_CUT_WIDTH = 12
+_COLUMN_GAP = 2
+# C1 controls, line separators and marks that turn the reading direction.
+_UNSAFE = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 _MINUTE_S = 60
 _HOUR_S = 3600
 _DAY_S = 86_400
@@ -42,6 +50,8 @@ def data(text: str) -> None:
     """Print text that the command was asked for."""
     clean = scrub(text)
     sys.stdout.write(clean if clean.endswith("\n") or not clean else clean + "\n")
+    # At once: a login URL in a pipe is of no use after the wait for the login.
+    sys.stdout.flush()
 
 
 def print_json(value: BaseModel | Mapping[str, object] | Sequence[object]) -> None:
@@ -50,11 +60,13 @@ def print_json(value: BaseModel | Mapping[str, object] | Sequence[object]) -> No
         text = value.model_dump_json(indent=2)
     else:
         text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
-    sys.stdout.write(text + "\n")
+    # In JSON such characters stand inside strings only, where an escape means the same.
+    sys.stdout.write(_UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def say(text: str) -> None:
     """Tell the person something beside the data."""
+    sys.stdout.flush()  # in the order it was said, also where both go to one file
     sys.stderr.write(scrub(text) + "\n")
 
 
@@ -96,12 +108,20 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(markup=False, highlight=False, emoji=False)
+    cells = [[one_line(cell, 200) for cell in row] for row in rows]
+    if _needed_width(columns, cells) > console.width:
+        _blocks(columns, cells)
+        return
     drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        drawn.add_column(column, overflow="fold")
-    for row in rows:
-        drawn.add_row(*(Text(one_line(cell, 200)) for cell in row))
-    Console(markup=False, highlight=False, emoji=False).print(drawn)
+    for at, column in enumerate(columns):
+        least = None
+        if column not in _CUT_COLUMNS:
+            least = max([len(column), *(len(row[at]) for row in cells)])
+        drawn.add_column(column, overflow="ellipsis", no_wrap=True, min_width=least)
+    for row in cells:
+        drawn.add_row(*(Text(cell) for cell in row))
+    console.print(drawn)
 
 
 def pairs(rows: Sequence[tuple[str, str]]) -> None:
@@ -113,6 +133,23 @@ def pairs(rows: Sequence[tuple[str, str]]) -> None:
         sys.stdout.write(f"{name:<{width}}  {lines[0]}\n")
         for line in lines[1:]:
             sys.stdout.write(f"{'':<{width}}  {line}\n")
+
+
+def _needed_width(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> int:
+    """Return the columns a table takes when nothing but `_CUT_COLUMNS` is cut."""
+    width = 0
+    for at, column in enumerate(columns):
+        longest = max([len(column), *(len(row[at]) for row in cells)])
+        width += min(longest, _CUT_WIDTH) if column in _CUT_COLUMNS else longest
+    return width + _COLUMN_GAP * (len(columns) - 1)
+
+
+def _blocks(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """Print one block a row: an id that was cut or folded could not be copied."""
+    for number, row in enumerate(cells):
+        if number:
+            sys.stdout.write("\n")
+        pairs([(column.lower(), cell) for column, cell in zip(columns, row, strict=True)])
 
 
 def duration(seconds: float) -> str:
@@ -129,7 +166,12 @@ def duration(seconds: float) -> str:
 
 def moment(value: datetime | None) -> str:
     """Return a time in the local zone; empty for none."""
-    return "" if value is None else value.astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+    if value is None:
+        return ""
+    try:
+        return value.astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+    except OverflowError:  # a peer may name the last day of time
+        return value.isoformat()
 
 
 def _labelled(label: str, style: str, text: str) -> None:

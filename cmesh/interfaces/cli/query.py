@@ -19,7 +19,9 @@ __all__ = ["register"]
 # Catalogue functions answer in the confined query process too; they read no file.
 _SCHEMA = """
 SELECT table_name AS "view", column_name AS "column", data_type AS "type"
-FROM duckdb_columns() WHERE NOT internal ORDER BY table_name, column_index
+FROM duckdb_columns()
+WHERE table_name IN (SELECT view_name FROM duckdb_views() WHERE NOT internal)
+ORDER BY table_name, column_index
 """
 _SCHEMA_ROWS = 10_000
 FORMATS = ("table", "json", "csv")

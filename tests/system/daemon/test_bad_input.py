@@ -258,7 +258,7 @@ async def test_an_unreachable_peer_keeps_the_task_and_says_so(
     assert "[peer_unreachable]" in done.stderr
     assert f"hint: cmesh show {task_id}" in done.stderr
     async with laptop.mcp() as agent:
-        answer = await agent.call("get_task", task_id=task_id)
+        answer = await agent.call("get_task", task_id=task_id, wait_s=0)
     assert (answer.get("state"), answer.get("code")) == ("submitting", "peer_unreachable")
     assert "`away` does not answer" in answer.get("reason")
     assert "check that the machine is on" in answer.get("reason")

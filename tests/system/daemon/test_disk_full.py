@@ -39,7 +39,7 @@ FOR_NOTHING = 8 * MEBI
 OUTPUT_BYTES = 300_000  # too large to come inside the result
 
 # Both print until the file `stop` is there; the second then prints a lot.
-TICK = "while [ ! -e stop ]; do echo tick; sleep 0.1; done; rm stop"
+TICK = "while [ ! -e stop ]; do echo tick; sleep 0.5; done; rm stop"
 LONG = f"{TICK}; yes | head -c {OUTPUT_BYTES}"
 Pair = tuple[Machine, Machine]
 
@@ -131,7 +131,7 @@ async def is_over(builder: Machine, task_id: str) -> None:
     """Wait until the shim has written how the task ended, whatever the daemon can do with it."""
 
     async def written() -> bool | None:
-        return (builder.state / "tasks" / task_id / "result").exists() or None
+        return (builder.state / "tasks" / task_id / "result.json").exists() or None
 
     await eventually(written)
 
@@ -150,7 +150,7 @@ async def test_a_worker_with_a_full_disk_takes_nothing_and_loses_nothing(pair: P
         assert "[disk_full]" in shown
         assert "MiB are free where the store is" in shown
         async with laptop.mcp() as agent:
-            answer = await agent.call("get_task", task_id=later)
+            answer = await agent.call("get_task", task_id=later, wait_s=0)
         assert (answer.get("state"), answer.get("code")) == ("submitting", "disk_full")
         assert answer.get("next").startswith("get_task")
 
