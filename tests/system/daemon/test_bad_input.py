@@ -23,6 +23,7 @@ from tests.system.daemon.machine import ME, Machine, eventually, here, worker_us
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
+NOTICED_WITHIN_S = 15.0
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 BROKEN_RULE = '\n[[outbound.allow]]\nname = "typo"\npeers = ["user:me@example.com"]\nprofile = 1\n'
 
@@ -175,7 +176,7 @@ async def test_a_rule_taken_away_ends_what_ran_by_it_without_anybody_asking(
     try:
         builder.config_file.write_text(good.partition("[[inbound.allow]]")[0], "utf-8")
         # Nobody calls the builder meanwhile: it sees by itself that the file changed.
-        ended = await laptop.ended(sleeping.task_id)
+        ended = await laptop.ended(sleeping.task_id, NOTICED_WITHIN_S)
     finally:
         builder.config_file.write_text(good, "utf-8")
     assert ended.state is TaskState.CANCELLED
