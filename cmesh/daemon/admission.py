@@ -20,7 +20,7 @@ from cmesh.policy.explain import for_remote
 from cmesh.runner.registry import Runner, Runners
 from cmesh.store.records import DecisionRecord
 
-__all__ = ["RUNNABLE", "Admission", "Count", "Grant", "admit", "principal"]
+__all__ = ["RUNNABLE", "Admission", "Count", "Grant", "admit", "principal", "task_request"]
 
 DAY = timedelta(days=1)
 
@@ -77,21 +77,12 @@ async def admit(parts: Parts, identity: Identity, spec: TaskSpec, count: Count) 
     config = parts.rules.config()
     directory, runner, missing = await asyncio.to_thread(_find, parts.runners(), spec)
     today = await parts.store.counts(identity.node_id, parts.clock.now() - DAY)
-    request = InboundRequest(
-        identity=identity,
-        operation=Operation.TASK,
-        profile=spec.profile,
-        runner=spec.runner,
-        directory=directory,
-        accept=spec.accept,
-        runtime_s=spec.limits.runtime_s,
-        output_bytes=spec.limits.output_bytes,
-        cost_usd=spec.limits.cost_usd,
+    asked = task_request(parts, identity, spec, directory)
+    request = replace(
+        asked,
         running=count.of_peer,
         today=max(0, today - count.counted),
         reports_cost=runner is not None and runner.reports_cost,
-        chain=spec.origin,
-        self_id=parts.self_id(),
     )
     decision = decide_inbound(request, config.policy)
     record = _record(identity, spec, decision, config.policy.sha256)
@@ -114,6 +105,31 @@ async def admit(parts: Parts, identity: Identity, spec: TaskSpec, count: Count) 
         on_revoke=decision.on_revoke,
     )
     return Admission(effect=decision.effect, record=record, grant=grant, rule=decision.rule)
+
+
+def task_request(
+    parts: Parts, identity: Identity, spec: TaskSpec, directory: str
+) -> InboundRequest:
+    """Return what policy is asked about a task in its real directory, on its own.
+
+    It counts no other task and takes for granted that the runner reports cost.
+    """
+    return InboundRequest(
+        identity=identity,
+        operation=Operation.TASK,
+        profile=spec.profile,
+        runner=spec.runner,
+        directory=directory,
+        accept=spec.accept,
+        runtime_s=spec.limits.runtime_s,
+        output_bytes=spec.limits.output_bytes,
+        cost_usd=spec.limits.cost_usd,
+        running=0,
+        today=0,
+        reports_cost=True,
+        chain=spec.origin,
+        self_id=parts.self_id(),
+    )
 
 
 def principal(identity: Identity) -> str:

@@ -1,13 +1,13 @@
 """May a task that was admitted go on? Asked when the netmap or the policy changes."""
 
 import asyncio
+from dataclasses import replace
 
-from cmesh.daemon.admission import Grant
+from cmesh.daemon.admission import Grant, task_request
 from cmesh.daemon.parts import Parts
 from cmesh.daemon.rules import real_path
 from cmesh.errors import CmeshError, IdentityUnknown, UnknownPeer
-from cmesh.model import Operation
-from cmesh.policy.decide import InboundRequest, decide_inbound
+from cmesh.policy.decide import decide_inbound
 from cmesh.policy.explain import for_remote
 from cmesh.policy.rules import Policy
 from cmesh.store.records import TaskRecord
@@ -33,23 +33,10 @@ async def lost(parts: Parts, record: TaskRecord, grant: Grant | None) -> tuple[s
         return None
     spec = record.spec
     directory = grant.directory if grant else await asyncio.to_thread(real_path, spec.directory)
-    request = InboundRequest(
-        identity=identity,
-        operation=Operation.TASK,
-        profile=spec.profile,
-        runner=spec.runner,
-        directory=directory,
-        accept=spec.accept,
-        runtime_s=spec.limits.runtime_s,
-        output_bytes=spec.limits.output_bytes,
-        cost_usd=spec.limits.cost_usd,
-        running=0,
-        today=0,
-        # The runner is this machine's own: what it reports is no right of the caller's.
-        reports_cost=grant is None or grant.runner.reports_cost,
-        chain=spec.origin,
-        self_id=parts.self_id(),
-    )
+    # The runner is this machine's own: what it reports is no right of the caller's.
+    reports_cost = grant is None or grant.runner.reports_cost
+    asked = task_request(parts, identity, spec, directory)
+    request = replace(asked, reports_cost=reports_cost)
     decision = decide_inbound(request, policy)
     if decision.effect != "deny":
         return None

@@ -4,13 +4,13 @@ A database that lost its tail looks whole from inside; only something outside it
 Nothing here knows what the log holds.
 """
 
-import fcntl
 import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from cmesh.errors import StoreBusy, StoreDamaged
+from cmesh.locks import FileLock, Held
 from cmesh.store.chain import GENESIS
 
 __all__ = ["Head", "HeadFile", "StoreLock"]
@@ -81,8 +81,7 @@ class StoreLock:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.path = directory / "store.lock"
-        self._fd = -1
+        self._lock = FileLock(directory / "store.lock")
 
     def acquire(self) -> None:
         """Take the lock at once or not at all.
@@ -90,23 +89,14 @@ class StoreLock:
         Raises:
             StoreBusy: another process, or another store object of this one, holds it.
         """
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
-            os.close(fd)
-            who = f"process {holder}" if holder.isdigit() else "another process"
-            raise StoreBusy(f"`{self.path.parent}` is in use by {who}") from error
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
-        self._fd = fd
+            self._lock.acquire()
+        except Held as error:
+            raise StoreBusy(f"`{self._lock.path.parent}` is in use by {error}") from error
 
     def release(self) -> None:
         """Give the lock back; harmless without it."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._lock.release()
 
 
 def _parse(slot: bytes) -> Head | None:
