@@ -12,7 +12,8 @@
     │   ├── NodeClosed 25        │   └── RootRefused 53      │   ├── StoreDamaged 73
     │   ├── KeyExpired 26        ├── PolicyDenied 30         │   ├── DiskFull 74
     │   └── WrongMachine 27      │   └── PeerUntrusted 31    │   └── QueryRefused 75
-    └── DaemonError 80: DaemonNotRunning 81, DaemonRestarted 82, DaemonTimeout 83
+    ├── DaemonError 80: DaemonNotRunning 81, DaemonRestarted 82, DaemonTimeout 83
+    └── DemoFailed 1
 
 The code is on the wire, in MCP results, in `--json` and in audit rows; its
 meaning never changes. Nothing here does I/O.
@@ -27,6 +28,7 @@ __all__ = [
     "DaemonNotRunning",
     "DaemonRestarted",
     "DaemonTimeout",
+    "DemoFailed",
     "DiskFull",
     "IdentityUnknown",
     "KeyExpired",
@@ -367,6 +369,13 @@ class DaemonTimeout(DaemonError):
 
     code = "daemon_timeout"
     exit_status = 83
+
+
+class DemoFailed(CmeshError):
+    """Raised when something that the demo shows did not happen."""
+
+    code = "demo_failed"
+    default_hint = "this is a bug of cmesh or of this machine's set-up; the logs say more"
 
 
 def by_code(code: str) -> type[CmeshError]:

@@ -14,9 +14,6 @@ import typer.main
 from cmesh.errors import CmeshError
 from cmesh.interfaces.cli.app import app
 from cmesh.interfaces.cli.exits import DETACHED_EXIT, TASK_EXITS
-from cmesh.interfaces.demo import report  # its error has a code too
-
-__all__ = ["main", "page", "report"]
 
 TARGET = Path(__file__).parents[1] / "docs" / "commands.md"
 

@@ -274,7 +274,11 @@ def run(
         async with ControlClient(path, cwd=cwd, agent=agent) as client:
             return await work(client)
 
-    return asyncio.run(connected())
+    call = connected()
+    try:
+        return asyncio.run(call)
+    finally:
+        call.close()  # Ctrl-C may come before it was begun
 
 
 def _object(line: bytes) -> dict[str, object]:

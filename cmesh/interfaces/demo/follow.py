@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
+from cmesh.errors import DemoFailed
 from cmesh.interfaces.demo import audit
 from cmesh.interfaces.demo.plan import INBOUND_RULE, USER
-from cmesh.interfaces.demo.report import DemoFailed, require
+from cmesh.interfaces.demo.report import require
 from cmesh.interfaces.demo.stage import Stage
 from cmesh.interfaces.mcp.driver import AgentDriver, Answer
 from cmesh.model import TERMINAL, TaskState

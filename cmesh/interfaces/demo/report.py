@@ -4,16 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cmesh.errors import CmeshError
+from cmesh.errors import CmeshError, DemoFailed
 
-__all__ = ["DemoFailed", "Report", "StepReport", "require"]
-
-
-class DemoFailed(CmeshError):
-    """Raised when something the demo shows did not happen."""
-
-    code = "demo_failed"
-    default_hint = "this is a bug of cmesh or of this machine's set-up; the logs say more"
+__all__ = ["Report", "StepReport", "require"]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,10 +8,10 @@ import signal
 import sys
 
 from cmesh.clock import Clock
-from cmesh.errors import CmeshError
+from cmesh.errors import CmeshError, DemoFailed
 from cmesh.interfaces.demo import words
 from cmesh.interfaces.demo.plan import Plan
-from cmesh.interfaces.demo.report import DemoFailed, Report, StepReport, require
+from cmesh.interfaces.demo.report import Report, StepReport, require
 from cmesh.interfaces.demo.screen import Screen
 from cmesh.interfaces.demo.stage import Stage
 

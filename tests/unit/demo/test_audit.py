@@ -6,9 +6,9 @@ from typing import Any, cast
 import pytest
 
 from cmesh.daemon.operations import SqlArguments, SqlView
+from cmesh.errors import DemoFailed
 from cmesh.interfaces.client import ControlClient
 from cmesh.interfaces.demo import audit
-from cmesh.interfaces.demo.report import DemoFailed
 
 pytestmark = pytest.mark.anyio
 
