@@ -134,8 +134,19 @@ def find_go() -> str:
 
 
 def go_environment() -> dict[str, str]:
-    """Return the environment of every Go command: no setting of the user's changes a build."""
+    """Return the environment of every Go command: no setting of the user's changes a build.
+
+    Go counts its use in files under the user's configuration directory, and no variable
+    turns that off: so it is given a directory of the tree, where a file says `off`.
+    """
     own = {"CGO_ENABLED": "1", "GOTOOLCHAIN": "local", "GOFLAGS": "-modcacherw", "GOWORK": "off"}
+    settings = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "go" / "env"
+    # Where modules come from is the user's to say: `go env -w GOPROXY=…` still holds.
+    own["GOENV"] = os.environ.get("GOENV") or str(settings)
+    mode = BUILD.parent / "go-config" / "go" / "telemetry" / "mode"
+    mode.parent.mkdir(parents=True, exist_ok=True)
+    mode.write_text("off", "utf-8")
+    own["XDG_CONFIG_HOME"] = str(BUILD.parent / "go-config")
     return os.environ | own
 
 
@@ -163,7 +174,7 @@ def _go_version(path: str) -> tuple[int, ...]:
             text=True,
             timeout=60,
             check=False,
-            env=os.environ | {"GOTOOLCHAIN": "local"},
+            env=go_environment(),
             encoding="utf-8",
         )
     except OSError:

@@ -18,7 +18,7 @@ from benchmarks.ssh import SshMissing, ssh_master
 from benchmarks.stage import Stage
 from benchmarks.table import Row, timing
 
-__all__ = ["measure"]
+__all__ = ["measure", "open_relay"]
 
 GOAL = 0.5
 WARM_UP = 10
@@ -33,7 +33,7 @@ def measure(stage: Stage, count: int) -> list[Row]:
     ssh: list[float] = []
     why = ""
     with contextlib.ExitStack() as stack:
-        relay = stack.enter_context(_relay(stage))
+        relay = stack.enter_context(open_relay(stage))
         direct = stack.enter_context(stage.caller.connect("bench-control"))
         argv = None
         try:
@@ -63,7 +63,8 @@ def _ratio(delegation: Row, ssh: Row) -> Row:
 
 
 @contextlib.contextmanager
-def _relay(stage: Stage) -> Generator[LineClient]:
+def open_relay(stage: Stage) -> Generator[LineClient]:
+    """Start `cmesh mcp` of the caller, greeted; it ends with the block."""
     pipe = subprocess.PIPE
     argv = [SCRIPT, "mcp"]
     with subprocess.Popen(argv, env=stage.caller.environment(), stdin=pipe, stdout=pipe) as process:

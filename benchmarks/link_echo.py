@@ -21,8 +21,11 @@ from cmesh.link.tailnet import LinkServer, Wire, dial
 from cmesh.model import Identity, NodeId
 from cmesh.node.node import Node, NodeOptions
 from cmesh.protocol.codec import Chunk
-from cmesh.protocol.messages import SUBPROTOCOL, May, Message, Ping
-from cmesh.protocol.session import Introduced, Local, Session
+from cmesh.protocol.handshake import Local
+from cmesh.protocol.link_messages import May, Ping
+from cmesh.protocol.messages import SUBPROTOCOL, Message
+from cmesh.protocol.session import Session
+from cmesh.protocol.session_events import Introduced
 
 __all__ = ["measure", "serve"]
 

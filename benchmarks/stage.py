@@ -22,7 +22,7 @@ from cmesh.node.testnet import Testnet
 from cmesh.paths import control_socket
 from cmesh.policy.rules import FULL_CONSENT
 
-__all__ = ["COMMAND", "PEER", "BenchDaemon", "Stage", "stage"]
+__all__ = ["COMMAND", "PEER", "TREES", "BenchDaemon", "Stage", "stage"]
 
 ROOT = Path(__file__).resolve().parents[1]
 USER = "me@example.com"
@@ -31,6 +31,14 @@ PEER = "worker"
 UP_LIMIT_S = 60.0
 STOP_LIMIT_S = 20.0
 POLL_S = 0.05
+
+TREES = {
+    "cooperative": "sleep 300 & sleep 300 & echo ready; wait",
+    "stubborn": "trap '' TERM; setsid sleep 300 & (setsid sleep 300 &) ; echo ready; "
+    "while :; do sleep 1; done",
+    "finishes": "trap 'sleep 0.3; exit 0' TERM; echo ready; while :; do sleep 0.01; done",
+}
+"""Commands that are cancelled, by name; each says `ready`."""
 
 _OUTBOUND = f"""
 [[outbound.allow]]
@@ -169,16 +177,21 @@ class Stage:
         # Root may be all there is in a container; the daemon refuses it unless it is told.
         root = "[worker]\nallow_root = true\n" if os.getuid() == 0 else ""
         true = shutil.which("true") or "/bin/true"
+        trees = "".join(
+            f'[commands.{name}]\nargv = [\'/bin/sh\', \'-c\', """{script}"""]\n'
+            for name, script in TREES.items()
+        )
+        runners = ", ".join(f'"command:{name}"' for name in ("true", *TREES))
         return f"""{root}
 [commands.true]
 argv = ["{true}"]
-
+{trees}
 [[inbound.allow]]
 name = "benchmark"
 peers = ["user:{USER}"]
 operations = ["task"]
 profiles = ["full"]
-runners = ["{COMMAND}"]
+runners = [{runners}]
 paths = ["{self.place}"]
 consent = "{FULL_CONSENT}"
 """

@@ -22,7 +22,7 @@ def main() -> int:
     if first == "daemon":
         from cmesh.interfaces.serve import main as serve
 
-        return serve()
+        return serve(arguments[1:])
     if first == "autostart":
         from cmesh.interfaces.autostart import main as autostart
 

@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from cmesh.configfile import FileTable, RunnerTable, config_schema, line_of, starter_config
 from cmesh.errors import ConfigError
 from cmesh.paths import require_private_file
-from cmesh.policy.parse import PolicyError, build_policy, describe
+from cmesh.policy.mistakes import Location, PolicyError, key_of, problems
+from cmesh.policy.parse import build_policy, describe
 from cmesh.policy.rules import Policy
-from cmesh.policy.tables import Location, key_of, problems
 
 __all__ = [
     "TESTNET_VARIABLE",
@@ -29,13 +29,16 @@ __all__ = [
     "ConfigFileError",
     "NodeConfig",
     "RunnerConfig",
+    "SandboxConfig",
     "StoreConfig",
+    "WakeConfig",
     "WorkerConfig",
     "config_schema",
     "environment",
     "load_config",
     "on_testnet",
     "starter_config",
+    "under_service_manager",
 ]
 
 TESTNET_VARIABLE = "CMESH_TESTNET"
@@ -85,11 +88,20 @@ class NodeConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
-    """How this machine works for others. `concurrent` and `queue` count tasks."""
+    """How this machine works for others; what is not said otherwise counts tasks.
+
+    Attributes:
+        concurrent, concurrent_per_peer: running at once; None = as many as there are places.
+        queue, queue_per_peer: running or waiting.
+        submits_per_minute: requests of one peer, refused ones counted.
+    """
 
     allow_root: bool = False
     concurrent: int = 2
+    concurrent_per_peer: int | None = None
     queue: int = 50
+    queue_per_peer: int = 25
+    submits_per_minute: int = 600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,15 +129,40 @@ class CommandConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxConfig:
+    """What the owner accepts of a sandbox, and opens to every task.
+
+    Attributes:
+        accept_tier2_edit: tasks may change files below tier 3.
+        accept_tier2_network: tasks may run without a network namespace.
+        read: absolute paths, links resolved, that tasks may read and execute.
+    """
+
+    accept_tier2_edit: bool = False
+    accept_tier2_network: bool = False
+    read: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoreConfig:
     """What is kept of tasks.
 
     Attributes:
         keep_text_days: days that prompts and outputs are kept; None = for ever.
+        disk_floor_mib: free MiB below which no new task is taken.
     """
 
     keep_text_days: int | None = None
     store_prompts: Literal["text", "digest"] = "text"
+    disk_floor_mib: int = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WakeConfig:
+    """How this machine's owner hears of ends that nobody waits for; neither by default."""
+
+    hook: tuple[str, ...] = ()
+    desktop: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +183,9 @@ class Config:
     worker: WorkerConfig
     runners: Mapping[str, RunnerConfig]
     commands: Mapping[str, CommandConfig]
+    sandbox: SandboxConfig
     store: StoreConfig
+    wake: WakeConfig
     policy: Policy
     sha256: str
 
@@ -176,6 +215,11 @@ def load_config(path: Path) -> Config:
 def environment() -> dict[str, str]:
     """Return this process's environment, for runners that are given variables by name."""
     return dict(os.environ)
+
+
+def under_service_manager() -> bool:
+    """Say whether systemd started this process as a service (systemd.exec(5))."""
+    return os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
 
 
 def on_testnet() -> bool:
@@ -217,7 +261,7 @@ def _toml(path: Path, text: str) -> dict[str, object]:
 def _config(path: Path, table: FileTable, data: bytes, *, configured: bool) -> Config:
     base = path.parent
     try:
-        policy = build_policy(table.inbound, table.outbound, real_path=_real_path)
+        policy = build_policy(table, real_path=_real_path)
     except PolicyError as error:
         raise _at(path, data.decode(), error.where, error.expected) from None
     return Config(
@@ -236,9 +280,17 @@ def _config(path: Path, table: FileTable, data: bytes, *, configured: bool) -> C
             name: CommandConfig(argv=tuple(command.argv), env_pass=tuple(command.env_pass))
             for name, command in table.commands.items()
         },
-        store=StoreConfig(
-            keep_text_days=_days(table.store.keep_text), store_prompts=table.store.store_prompts
+        sandbox=SandboxConfig(
+            accept_tier2_edit=table.sandbox.accept_tier2_edit,
+            accept_tier2_network=table.sandbox.accept_tier2_network,
+            read=tuple(_real_path(path) for path in table.sandbox.read),
         ),
+        store=StoreConfig(
+            keep_text_days=_days(table.store.keep_text),
+            store_prompts=table.store.store_prompts,
+            disk_floor_mib=table.store.disk_floor_mib,
+        ),
+        wake=WakeConfig(hook=tuple(table.wake.hook), desktop=table.wake.desktop),
         policy=policy,
         sha256=hashlib.sha256(data).hexdigest(),
     )

@@ -9,16 +9,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from cmesh.policy.mistakes import Location
 from cmesh.policy.parse import COMMAND_NAME_PATTERN
 from cmesh.policy.rules import FULL_CONSENT
-from cmesh.policy.tables import Location, PolicyTables, Table, TextForm
+from cmesh.policy.tables import PolicyTables, Table, TextForm
 
 __all__ = [
     "CommandTable",
     "FileTable",
     "NodeTable",
     "RunnerTable",
+    "SandboxTable",
     "StoreTable",
+    "WakeTable",
     "WorkerTable",
     "config_schema",
     "line_of",
@@ -48,6 +51,11 @@ _CommandName = Annotated[
 _Text = Annotated[
     str, Field(max_length=4096), TextForm(r"[^\x00]*", "a text without null characters")
 ]
+_Place = Annotated[
+    str,
+    Field(max_length=4096),
+    TextForm(r"(/|~/)[^\x00]*", "an absolute path, or one that begins with `~/`"),
+]
 _Days = Annotated[str, TextForm(r"[1-9][0-9]{0,4}d", 'whole days such as "30d"')]
 _Agent = Literal["claude", "codex", "gemini", "opencode"]
 
@@ -72,8 +80,14 @@ class WorkerTable(Table):
     """Run tasks although the daemon runs as root. Leave it off."""
     concurrent: Annotated[int, Field(ge=1, le=64)] = 2
     """Tasks that run at the same time, of all peers together."""
-    queue: Annotated[int, Field(ge=0, le=1_000)] = 50
-    """Tasks that may wait; more are refused with `busy`."""
+    concurrent_per_peer: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Tasks of one peer that run at the same time; left out: as many as there are places."""
+    queue: Annotated[int, Field(ge=0, le=100_000)] = 50
+    """Tasks that may run or wait, of all peers; more are refused with `busy`."""
+    queue_per_peer: Annotated[int, Field(ge=1, le=1_000)] = 25
+    """Tasks that may run or wait of one peer; more are refused with `busy`."""
+    submits_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] = 600
+    """Requests of one peer in a minute, refused ones counted; more are refused with `busy`."""
 
 
 class RunnerTable(Table):
@@ -100,6 +114,17 @@ class CommandTable(Table):
     """Variables of the daemon's environment that the command sees."""
 
 
+class SandboxTable(Table):
+    """What holds tasks of every profile but `full`, and what you accept where less is there."""
+
+    accept_tier2_edit: bool = False
+    """Let tasks change files where bubblewrap, or Landlock, is missing."""
+    accept_tier2_network: bool = False
+    """Let tasks run without a network namespace of their own."""
+    read: list[_Place] = Field(default_factory=list[str])
+    """Files and directories that every task may read and execute, besides the system's own."""
+
+
 class StoreTable(Table):
     """What is kept of tasks."""
 
@@ -107,6 +132,17 @@ class StoreTable(Table):
     """How long prompts and outputs are kept, such as `30d`; left out: for ever."""
     store_prompts: Literal["text", "digest"] = "text"
     """Whether a prompt's text is stored or only its digest."""
+    disk_floor_mib: Annotated[int, Field(ge=1, le=2**20)] = 128
+    """Free MiB on the disk of the state directory below which no new task is taken."""
+
+
+class WakeTable(Table):
+    """How you hear of a task's end that nobody waits for."""
+
+    hook: Annotated[list[_Text], Field(max_length=64)] = Field(default_factory=list[str])
+    """Program and arguments, no shell; gets one JSON line with `task_id` and `state`."""
+    desktop: bool = False
+    """Show a desktop notification, by `notify-send`."""
 
 
 class FileTable(PolicyTables):
@@ -120,8 +156,12 @@ class FileTable(PolicyTables):
     """Agents, by name."""
     commands: dict[_CommandName, CommandTable] = Field(default_factory=dict[str, CommandTable])
     """Fixed commands, by name."""
+    sandbox: SandboxTable = Field(default_factory=SandboxTable)
+    """What holds tasks."""
     store: StoreTable = Field(default_factory=StoreTable)
     """What is kept of tasks."""
+    wake: WakeTable = Field(default_factory=WakeTable)
+    """How you hear of a task's end that nobody waits for."""
 
 
 def config_schema() -> dict[str, object]:
@@ -220,7 +260,7 @@ concurrent = 2
 # name = "laptop may ask about myapp"
 # peers = ["node:nABC123CNTRL"]
 # operations = ["task"]
-# profiles = ["full"]                                # no sandbox; the others are refused for now
+# profiles = ["full"]                                # no sandbox; "query" is held by one
 # consent = "@CONSENT@"
 # runners = ["claude"]
 # paths = ["/srv/myapp"]

@@ -5,13 +5,14 @@
     ├── ConfigError 10           │   ├── TaskNotFound 41     │   ├── LocalProtocolError 61
     │   └── UnsafePermissions 11 │   ├── TaskConflict 42     │   ├── RemoteProtocolError 62
     ├── NodeError 20             │   ├── TaskRefused 43      │   ├── VersionMismatch 63
-    │   ├── LoginRequired 21     │   └── QueueFull 44        │   └── NotCmesh 64
-    │   ├── PeerUnreachable 22   ├── RunnerError 50          ├── StoreError 70
-    │   ├── IdentityUnknown 23   │   ├── RunnerUnavailable 51│   ├── StoreBusy 71
-    │   ├── UnknownPeer 24       │   ├── SandboxUnavailable 52   ├── SchemaTooNew 72
-    │   ├── NodeClosed 25        │   └── RootRefused 53      │   ├── StoreDamaged 73
-    │   ├── KeyExpired 26        ├── PolicyDenied 30         │   ├── DiskFull 74
-    │   └── WrongMachine 27      │   └── PeerUntrusted 31    │   └── QueryRefused 75
+    │   ├── LoginRequired 21     │   │   └── SecretFound 56  │   └── NotCmesh 64
+    │   ├── PeerUnreachable 22   │   └── QueueFull 44        ├── StoreError 70
+    │   ├── IdentityUnknown 23   ├── RunnerError 50          │   ├── StoreBusy 71
+    │   ├── UnknownPeer 24       │   ├── RunnerUnavailable 51│   ├── SchemaTooNew 72
+    │   ├── NodeClosed 25        │   ├── SandboxUnavailable 52   ├── StoreDamaged 73
+    │   ├── KeyExpired 26        │   └── RootRefused 53      │   ├── DiskFull 74
+    │   ├── WrongMachine 27      ├── PolicyDenied 30         │   ├── QueryRefused 75
+    │   └── ControlUnreachable 28│   └── PeerUntrusted 31    │   └── AuditBroken 76
     ├── DaemonError 80: DaemonNotRunning 81, DaemonRestarted 82, DaemonTimeout 83
     └── DemoFailed 1
 
@@ -22,11 +23,14 @@ meaning never changes. Nothing here does I/O.
 from typing import ClassVar
 
 __all__ = [
+    "AuditBroken",
     "CmeshError",
     "ConfigError",
+    "ControlUnreachable",
     "DaemonError",
     "DaemonNotRunning",
     "DaemonRestarted",
+    "DaemonRestarting",
     "DaemonTimeout",
     "DemoFailed",
     "DiskFull",
@@ -44,11 +48,15 @@ __all__ = [
     "QueryRefused",
     "QueueFull",
     "RemoteProtocolError",
+    "ReplaceFailed",
     "RootRefused",
+    "RunnerCannot",
     "RunnerError",
     "RunnerUnavailable",
     "SandboxUnavailable",
     "SchemaTooNew",
+    "SecretFound",
+    "SessionGone",
     "StoreBusy",
     "StoreDamaged",
     "StoreError",
@@ -56,6 +64,7 @@ __all__ = [
     "TaskError",
     "TaskNotFound",
     "TaskRefused",
+    "TaskUnfinished",
     "UnknownPeer",
     "UnsafePermissions",
     "UsageError",
@@ -72,16 +81,21 @@ class CmeshError(Exception):
         code: stable snake_case name; on the wire, in `--json`, in audit rows.
         exit_status: what the CLI exits with.
         hint: the default next step, one literal command or sentence.
+        retry_after_s: seconds after which the same may be asked again; None = not known,
+            or time alone does not help.
     """
 
     code: ClassVar[str] = "internal"
     exit_status: ClassVar[int] = 1
     default_hint: ClassVar[str] = "run `cmesh status`; the daemon's log has the details"
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, hint: str | None = None, retry_after_s: int | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = self.default_hint if hint is None else hint
+        self.retry_after_s = retry_after_s
 
 
 class UsageError(CmeshError):
@@ -128,7 +142,10 @@ class PeerUnreachable(NodeError):
 
     code = "peer_unreachable"
     exit_status = 22
-    default_hint = "check that the machine is on and `cmesh status` there says up; then retry"
+    first_step = "check that the machine is on and `cmesh status` there says up"
+    default_hint = (
+        f"{first_step}; then retry, or let the task wait for it with `--if-offline queue`"
+    )
 
 
 class IdentityUnknown(NodeError):
@@ -167,6 +184,14 @@ class WrongMachine(NodeError):
     code = "wrong_machine"
     exit_status = 27
     default_hint = "compare `cmesh peers`; if the change is yours, `cmesh peers trust NAME`"
+
+
+class ControlUnreachable(NodeError):
+    """Raised when the tailnet's control server does not answer, or not as one."""
+
+    code = "control_unreachable"
+    exit_status = 28
+    default_hint = "check `control_url` in config.toml and the network; the node keeps trying"
 
 
 class PolicyDenied(CmeshError):
@@ -217,12 +242,27 @@ class TaskRefused(TaskError):
     exit_status = 43
 
 
+class SecretFound(TaskRefused):
+    """Raised when a patch is withheld because a secret was found in it."""
+
+    code = "secret_found"
+    exit_status = 56
+    default_hint = "the worker's owner has it: `cmesh result ID --patch FILE` there"
+
+
 class QueueFull(TaskError):
     """Raised when a limit on waiting or running tasks is reached."""
 
     code = "busy"
     exit_status = 44
     default_hint = "wait for a running task to end, then retry"
+
+
+class TaskUnfinished(TaskRefused):
+    """Raised when a task must have ended first, as before a follow-up turn."""
+
+    code = "task_unfinished"
+    default_hint = "wait for its end (`cmesh wait ID`), then retry"
 
 
 class RunnerError(CmeshError):
@@ -241,11 +281,11 @@ class RunnerUnavailable(RunnerError):
 
 
 class SandboxUnavailable(RunnerError):
-    """Raised when a profile needs a sandbox that this build or machine lacks."""
+    """Raised when a profile needs a sandbox, or a part of one, that this machine lacks."""
 
     code = "sandbox_unavailable"
     exit_status = 52
-    default_hint = "only profile `full` runs here; it needs its own rule on the worker"
+    default_hint = "use `query`, or `full` with its own rule on the worker"
 
 
 class RootRefused(RunnerError):
@@ -254,6 +294,22 @@ class RootRefused(RunnerError):
     code = "root_refused"
     exit_status = 53
     default_hint = "run the worker's daemon as an ordinary user"
+
+
+class RunnerCannot(RunnerError):
+    """Raised when a runner keeps no conversation that a follow-up turn could continue."""
+
+    code = "runner_cannot"
+    exit_status = 54
+    default_hint = "delegate a new task that says all it needs"
+
+
+class SessionGone(RunnerError):
+    """Raised when the worker no longer has the conversation a follow-up turn would continue."""
+
+    code = "session_gone"
+    exit_status = 55
+    default_hint = "delegate a new task that says all it needs"
 
 
 class LinkError(CmeshError):
@@ -333,6 +389,14 @@ class DiskFull(StoreError):
     default_hint = "free space on the disk of the state directory, then retry"
 
 
+class AuditBroken(StoreError):
+    """Raised when a row, a receipt or an output of the audit is not as it was written."""
+
+    code = "audit_broken"
+    exit_status = 76
+    default_hint = "keep the files as they are; compare with what peers hold of this log"
+
+
 class QueryRefused(StoreError):
     """Raised when a user's SQL fails, or breaks a limit of the confined query process."""
 
@@ -369,6 +433,21 @@ class DaemonTimeout(DaemonError):
 
     code = "daemon_timeout"
     exit_status = 83
+
+
+class DaemonRestarting(DaemonError):
+    """Raised when the daemon takes no call any more because another takes its place."""
+
+    code = "daemon_restarting"
+    exit_status = 84
+    default_hint = "repeat the call in a moment"
+
+
+class ReplaceFailed(DaemonError):
+    """Raised when `cmesh up --replace` did not bring up the new daemon; says which one runs."""
+
+    code = "replace_failed"
+    exit_status = 85
 
 
 class DemoFailed(CmeshError):

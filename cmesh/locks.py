@@ -4,17 +4,70 @@ The lock is flock(2)'s, so it ends with the process, however that ends. What it
 protects, and what its absence means, is the caller's.
 """
 
+import contextlib
 import fcntl
 import os
+from collections.abc import Generator
 from pathlib import Path
 
-__all__ = ["FileLock", "Held"]
+__all__ = ["FileLock", "Held", "holder", "is_locked", "shared"]
 
 _HOLDER_BYTES = 32
 
 
 class Held(Exception):
     """Raised when another holder has the lock; the message says who."""
+
+
+def is_locked(path: str) -> bool:
+    """Say whether some process holds a lock on the file (flock(2)); False without the file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def holder(path: Path) -> int | None:
+    """Return the process that has a `FileLock` on the file now; None = none, or not known.
+
+    What the file says counts while the lock is held only: a pid that was left there may be
+    another process's by now.
+    """
+    try:
+        with shared(path):
+            return None
+    except Held as held:
+        pid = str(held).rpartition(" ")[2]
+        return int(pid) if pid.isdigit() else None
+
+
+@contextlib.contextmanager
+def shared(path: Path) -> Generator[None]:
+    """Keep a lock file from being locked meanwhile; without the file there is nothing to keep.
+
+    Raises:
+        Held: somebody has locked it.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Held(_holder(fd)) from error
+        yield
+    finally:
+        os.close(fd)
 
 
 class FileLock:
@@ -34,9 +87,9 @@ class FileLock:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = os.pread(fd, _HOLDER_BYTES, 0).decode("ascii", "replace").strip()
+            holder = _holder(fd)
             os.close(fd)
-            raise Held(f"process {holder}" if holder.isdigit() else "another process") from error
+            raise Held(holder) from error
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
         self._fd = fd
@@ -46,3 +99,8 @@ class FileLock:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _holder(fd: int) -> str:
+    holder = os.pread(fd, _HOLDER_BYTES, 0).decode("ascii", "replace").strip()
+    return f"process {holder}" if holder.isdigit() else "another process"

@@ -5,16 +5,28 @@ they describe.
 """
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TextIO
 
 from typing_extensions import override
 
+from cmesh.redact import Redactor
+
 __all__ = ["LineFormatter", "configure"]
 
 
 class LineFormatter(logging.Formatter):
-    """Formats `logger.info("event", extra={"data": {...}})` as `time level name event k=v`."""
+    """Formats `logger.info("event", extra={"data": {...}})` as `time level name event k=v`.
+
+    Attributes:
+        redactor: what takes secrets out of each line; of known forms only, until somebody
+            knows more.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.redactor: Callable[[], Redactor] = Redactor
 
     @override
     def format(self, record: logging.LogRecord) -> str:
@@ -24,16 +36,17 @@ class LineFormatter(logging.Formatter):
         line = f"{ts} {record.levelname.lower()} {record.name} {record.getMessage()}{pairs}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
-        return line
+        return self.redactor().text(line)[0]
 
 
-def configure(stream: TextIO, level: int = logging.INFO) -> None:
+def configure(stream: TextIO, level: int = logging.INFO) -> LineFormatter:
     """Send every log record of this process to `stream`, replacing earlier handlers."""
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(LineFormatter())
+    handler, formatter = logging.StreamHandler(stream), LineFormatter()
+    handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # websockets logs every connection at INFO; the link writes its own summary line.
     logging.getLogger("websockets").setLevel(logging.WARNING)
+    return formatter
 
 
 def _value(value: object) -> str:

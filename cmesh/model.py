@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import NewType
 
 __all__ = [
+    "NEVER_RAN",
     "TERMINAL",
     "Direction",
     "Event",
@@ -71,6 +72,10 @@ TERMINAL = frozenset(
         TaskState.EXPIRED,
     }
 )
+
+
+NEVER_RAN = frozenset({TaskState.DENIED, TaskState.EXPIRED})
+"""Ends that say for certain that nothing was started; `cancelled` alone does not."""
 
 
 class Profile(StrEnum):
@@ -147,12 +152,13 @@ class TaskSpec:
     """What a caller asks for. Its hash is bound to the task id on the worker.
 
     Attributes:
-        runner: `claude`, or `command:NAME` for an allow-listed argv of the worker.
+        runner: `claude`, `codex`, or `command:NAME` for an allow-listed argv of the worker.
         directory: absolute POSIX path on the worker.
         accept: an acceptance command, exact argv; empty = none.
         origin: node ids of the chain that led here, first caller first.
         not_after: the worker never starts the task later than this.
         traceparent: W3C Trace Context header, or empty.
+        follows: the task whose conversation this one continues; None = a first turn.
     """
 
     task_id: TaskId
@@ -165,17 +171,20 @@ class TaskSpec:
     origin: tuple[NodeId, ...] = ()
     not_after: datetime
     traceparent: str = ""
+    follows: TaskId | None = None
 
     def payload_hash(self) -> str:
         """Return the SHA-256 (hex) over the canonical JSON of every field.
 
-        Equal values hash alike in any form: 5 and 5.0 dollars, a moment in any time zone.
+        A first turn's is made without `follows`: that field came later. Equal values hash alike in any form: 5 and 5.0 dollars, a moment in any time zone.
         """
         cost = self.limits.cost_usd
         values = _shallow(self) | {
             "limits": _shallow(self.limits) | {"cost_usd": None if cost is None else float(cost)},
             "not_after": self.not_after.astimezone(UTC).isoformat(),
         }
+        if self.follows is None:
+            del values["follows"]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -224,6 +233,15 @@ class Result:
         profile_enforced: sandbox tier, `none` means the result is self-attested.
         credential: `none`, `gateway` or `exposed`.
         processes_left: counted when the task ended; 0 for `cancelled`.
+        follow_up: `possible`, or why the conversation cannot go on: `runner_cannot`,
+            `session_gone`; empty = the worker says nothing of it.
+        follow_up_until: how long the worker keeps the conversation; None = it has none.
+        redacted: secrets that the worker took out of texts and output before anything was kept.
+        basis: what the worker says the run was allowed by, for its signature to cover: see
+            `cmesh.protocol.messages.Basis`; empty = an older worker, or none yet.
+        patch: what the task changed of its copy: see `cmesh.protocol.messages.Patch`; empty = it
+            had none.
+        extra: what a newer worker signed besides, as it came.
     """
 
     state: TaskState
@@ -243,6 +261,12 @@ class Result:
     processes_left: int = 0
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    follow_up: str = ""
+    follow_up_until: datetime | None = None
+    redacted: int = 0
+    basis: Mapping[str, object] = field(default_factory=dict[str, object])
+    patch: Mapping[str, object] = field(default_factory=dict[str, object])
+    extra: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 def _shallow(value: "TaskSpec | Limits") -> dict[str, object]:

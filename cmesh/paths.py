@@ -21,6 +21,7 @@ __all__ = [
     "ensure_private_dir",
     "require_private_file",
     "state_dir",
+    "sync",
 ]
 
 CONFIG_DIR_VARIABLE = "CMESH_CONFIG_DIR"
@@ -106,6 +107,15 @@ def require_private_file(path: Path, *, secret: bool = False) -> None:
         UnsafePermissions: the file is a link, another user's, or its mode is too wide.
     """
     _require(path, stat.S_IFREG, 0o077 if secret else 0o022)
+
+
+def sync(path: Path) -> None:
+    """Make a file's content, or a directory's entries, durable (fsync(2)). Blocks on the disk."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _directory(variable: str, xdg: str, fallback: str) -> Path:

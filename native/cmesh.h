@@ -35,6 +35,10 @@ extern int cmesh_op_close(int op);
 /* Sets the ACL tags the node asks for, comma separated ("tag:a,tag:b"). Before start. */
 extern int cmesh_set_tags(tailscale sd, const char* tags);
 
+/* Sets the UDP port of WireGuard; another one is taken when it is not free. 0 = any.
+ * Before start. */
+extern int cmesh_set_port(tailscale sd, int port);
+
 /* Starts an interactive login: its URL arrives as a notification. */
 extern int cmesh_login(tailscale sd, char* out, size_t outlen, size_t* needed);
 
@@ -42,7 +46,7 @@ extern int cmesh_login(tailscale sd, char* out, size_t outlen, size_t* needed);
 extern int cmesh_logout(tailscale sd, char* out, size_t outlen, size_t* needed);
 
 /* {state, login_url, node_id, name, user, tags, addresses, key_expiry, expired,
- *  health, tailnet, testnet}. No peers, so it is cheap. */
+ *  health, tailnet, testnet, port}. No peers, so it is cheap. */
 extern int cmesh_status(tailscale sd, char* out, size_t outlen, size_t* needed);
 
 /* [{identity fields as cmesh_whois, online, direct, relay, os, last_seen}], by name. */

@@ -62,6 +62,14 @@ func cmesh_set_tags(sd C.int, tags *C.cchar) C.int {
 	})
 }
 
+//export cmesh_set_port
+func cmesh_set_port(sd C.int, port C.int) C.int {
+	if port < 0 || port > 65535 {
+		return C.EINVAL
+	}
+	return configure(sd, func(n *node) { n.ts.Port = uint16(port) })
+}
+
 //export tailscale_set_logfd
 func tailscale_set_logfd(sd C.int, fd C.int) C.int {
 	var err error

@@ -32,6 +32,7 @@ type status struct {
 	Health    []string   `json:"health"`
 	Tailnet   string     `json:"tailnet"`
 	Testnet   bool       `json:"testnet"`
+	Port      uint16     `json:"port"`
 }
 
 //export cmesh_status
@@ -46,7 +47,9 @@ func cmesh_status(sd C.int, out *C.char, outlen C.size_t, needed *C.size_t) (cod
 	if err != nil {
 		return a.fail(n.orClosed(err))
 	}
-	return a.json(newStatus(st))
+	s := newStatus(st)
+	s.Port = n.ts.Sys().MagicSock.Get().LocalPort()
+	return a.json(s)
 }
 
 func newStatus(st *ipnstate.Status) status {

@@ -18,7 +18,8 @@ sys.path.insert(0, str(ROOT))  # the registry is that of this tree, installed or
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS  # noqa: E402
 
 from cmesh import __version__  # noqa: E402
-from cmesh.daemon.operations import Context, Operations  # noqa: E402
+from cmesh.daemon.arguments import Context  # noqa: E402
+from cmesh.daemon.operations import Operations  # noqa: E402
 from cmesh.interfaces.mcp.server import serve_mcp  # noqa: E402
 from cmesh.interfaces.mcp.tools import TOOLS, listed  # noqa: E402
 

@@ -7,35 +7,50 @@ that stands against a task is found before its row is written.
 import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
-from pathlib import Path
+from datetime import datetime, timedelta
 from typing import Literal
 
+from cmesh.beneath import Judged
 from cmesh.daemon.parts import Parts
-from cmesh.daemon.rules import real_path
-from cmesh.errors import CmeshError, QueueFull, RootRefused, SandboxUnavailable, TaskRefused
+from cmesh.daemon.roots import Found, Roots
+from cmesh.errors import (
+    CmeshError,
+    QueueFull,
+    RootRefused,
+    RunnerUnavailable,
+    SandboxUnavailable,
+    TaskRefused,
+)
 from cmesh.model import Direction, Identity, Limits, Operation, Profile, TaskSpec
-from cmesh.policy.decide import Decision, InboundRequest, decide_inbound
+from cmesh.policy.decide import Decision, InboundRequest, decide_inbound, may_delegate
 from cmesh.policy.explain import for_remote
+from cmesh.policy.profiles import NamedProfile
 from cmesh.runner.registry import Runner, Runners
 from cmesh.store.records import DecisionRecord
 
-__all__ = ["RUNNABLE", "Admission", "Count", "Grant", "admit", "principal", "task_request"]
+__all__ = ["Admission", "Count", "Grant", "admit", "principal", "task_request"]
 
-DAY = timedelta(days=1)
-
-RUNNABLE = (Profile.FULL,)
-"""Profiles that can run here; the others need a sandbox that this build lacks."""
+BUSY_RETRY_S = 60
+"""When a peer may ask again while places are taken: nobody knows when the next one ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """What an admitted task runs with: already narrowed by the rule."""
+    """What an admitted task runs with: already narrowed by the rule.
+
+    Attributes:
+        directory: the name of the directory that policy allowed.
+        judged: that directory itself, for whoever starts the task.
+        delegates: it may ask for tasks itself.
+    """
 
     runner: Runner
+    profile: NamedProfile
     directory: str
+    judged: Judged
     limits: Limits
     on_revoke: Literal["end", "stay"]
+    delegates: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +60,7 @@ class Admission:
     Attributes:
         grant: None unless allowed or asked.
         code, reason, change: why not, as much as the caller may know.
+        retry_after_s: when a like task may be taken; None = time alone does not help.
         record: the decision for the audit; holds all of it.
     """
 
@@ -55,6 +71,7 @@ class Admission:
     code: str = ""
     reason: str = ""
     change: str = ""
+    retry_after_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,16 +92,19 @@ class Count:
 async def admit(parts: Parts, identity: Identity, spec: TaskSpec, count: Count) -> Admission:
     """Decide on a task. Blocks on the disk in a thread; never raises a denial."""
     config = parts.rules.config()
-    directory, runner, missing = await asyncio.to_thread(_find, parts.runners(), spec)
-    today = await parts.store.counts(identity.node_id, parts.clock.now() - DAY)
-    asked = task_request(parts, identity, spec, directory)
+    found, runner, missing = await asyncio.to_thread(
+        _find, parts.rules.roots, parts.runners(), spec
+    )
+    now = parts.clock.now()
+    today = await parts.store.counts(identity.node_id, _midnight(now))
+    asked = task_request(parts, identity, spec, found.path)
     request = replace(
         asked,
         running=count.of_peer,
         today=max(0, today - count.counted),
         reports_cost=runner is not None and runner.reports_cost,
     )
-    decision = decide_inbound(request, config.policy)
+    decision = parts.rules.honest(decide_inbound(request, config.policy))
     record = _record(identity, spec, decision, config.policy.sha256)
     if decision.effect == "deny" or decision.limits is None:
         told = for_remote(decision)
@@ -94,15 +114,20 @@ async def admit(parts: Parts, identity: Identity, spec: TaskSpec, count: Count) 
             code=decision.code or "policy_denied",
             reason=told.reason,
             change=told.change,
+            retry_after_s=_retry_after_s(decision, now),
         )
-    obstacle = missing or _obstacle(parts, spec, directory, count)
-    if obstacle is not None or runner is None:
-        return _refused(record, obstacle)
+    obstacle = missing or await _obstacle(parts, spec, found, count)
+    obstacle = obstacle or _unfit(parts, runner, spec, decision.profile)
+    if obstacle or runner is None or decision.profile is None or found.judged is None:
+        return _refused(record, spec.runner, obstacle)
     grant = Grant(
         runner=runner,
-        directory=directory,
+        profile=decision.profile,
+        directory=found.path,
+        judged=found.judged,
         limits=decision.limits,
         on_revoke=decision.on_revoke,
+        delegates=may_delegate(asked, decision.rule, config.policy),
     )
     return Admission(effect=decision.effect, record=record, grant=grant, rule=decision.rule)
 
@@ -116,7 +141,7 @@ def task_request(
     """
     return InboundRequest(
         identity=identity,
-        operation=Operation.TASK,
+        operation=_operation(spec),
         profile=spec.profile,
         runner=spec.runner,
         directory=directory,
@@ -137,50 +162,112 @@ def principal(identity: Identity) -> str:
     return ",".join(identity.tags) or identity.user
 
 
-def _find(runners: Runners, spec: TaskSpec) -> tuple[str, Runner | None, CmeshError | None]:
-    """Return the real directory, and the runner or why there is none; in one thread's turn."""
-    directory = real_path(spec.directory)
+def _operation(spec: TaskSpec) -> Operation:
+    return Operation.TASK if spec.follows is None else Operation.FOLLOW_UP
+
+
+def _find(
+    roots: Roots, runners: Runners, spec: TaskSpec
+) -> tuple[Found, Runner | None, CmeshError | None]:
+    """Return the directory, and the runner or why there is none; in one thread's turn."""
+    found = roots.find(spec.directory)
     try:
-        return directory, runners.resolve(spec.runner), None
+        return found, runners.resolve(spec.runner), None
     except CmeshError as error:
-        return directory, None, error
+        return found, None, error
 
 
-def _obstacle(parts: Parts, spec: TaskSpec, directory: str, count: Count) -> CmeshError | None:
+def _unfit(
+    parts: Parts, runner: Runner | None, spec: TaskSpec, profile: NamedProfile | None
+) -> CmeshError | None:
+    """Say why the runner cannot run in the profile, which this machine can hold."""
+    if profile is not None and (profile.read or profile.write):
+        part = "shows" if profile.read else "lets change"
+        return SandboxUnavailable(
+            f"`{spec.profile}` {part} a part of the directory there, which no sandbox here can do"
+        )
+    if runner is None:
+        return None
+    if spec.profile not in runner.manifest.profiles:
+        return SandboxUnavailable(
+            f"runner `{spec.runner}` has no profile `{spec.profile}` in this build",
+            hint=f"it has {', '.join(runner.manifest.profiles)}",
+        )
+    if spec.profile is Profile.FULL:
+        return None
+    if (untested := runner.untested()) is not None:
+        return untested
+    try:
+        if not runner.network(profile.hosts if profile else ()).empty:
+            parts.sandboxes.require_network()
+    except CmeshError as error:
+        return error
+    return None
+
+
+async def _obstacle(parts: Parts, spec: TaskSpec, found: Found, count: Count) -> CmeshError | None:
     """Say what this machine lacks, after policy has allowed the task."""
-    worker = parts.rules.config().worker
-    if spec.profile not in RUNNABLE:
-        return SandboxUnavailable(f"profile `{spec.profile}` needs a sandbox this build lacks")
+    config = parts.rules.config()
+    worker = config.worker
+    try:
+        await parts.sandboxes.require(spec.profile, found.path, config.sandbox)
+    except SandboxUnavailable as error:
+        return error
     if parts.is_root and not worker.allow_root:
         return RootRefused(
             "the worker's daemon runs as root and is not told to run tasks so",
             hint="run it as an ordinary user, or set `allow_root = true` under `[worker]`",
         )
-    if not _is_directory(directory):
-        return TaskRefused(f"`{spec.directory}` is no directory on the worker", hint="")
+    if found.obstacle is not None:
+        return found.obstacle
     if spec.accept:
         return TaskRefused("acceptance commands need a sandbox this build lacks", hint="")
     if count.unfinished >= worker.queue:
-        return QueueFull(f"{count.unfinished} tasks run or wait on the worker already")
+        return QueueFull(
+            f"{count.unfinished} tasks run or wait on the worker already",
+            retry_after_s=BUSY_RETRY_S,
+        )
+    if count.of_peer >= worker.queue_per_peer:
+        return QueueFull(
+            f"{count.of_peer} tasks of yours run or wait on the worker already",
+            retry_after_s=BUSY_RETRY_S,
+        )
     return None
 
 
-def _is_directory(path: str) -> bool:
-    """Say whether a task can start there; a place that may not be looked at is none."""
-    try:
-        return Path(path).is_dir()
-    except OSError:
-        return False
+def _midnight(now: datetime) -> datetime:
+    """Return the beginning of the UTC day: what counts as today, for everybody alike."""
+    return now.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def _refused(record: DecisionRecord, error: CmeshError | None) -> Admission:
-    error = error or CmeshError("the runner is missing")
+def _retry_after_s(decision: Decision, now: datetime) -> int | None:
+    """Return when time alone may have mended it: a new day, or the end of another task."""
+    if decision.code != QueueFull.code:
+        return None
+    nearest = decision.failed[0].rule if decision.failed else ""
+    kinds = {item.condition for item in decision.failed if item.rule == nearest}
+    if "per_day" not in kinds:
+        return BUSY_RETRY_S
+    return int((_midnight(now) + timedelta(days=1) - now).total_seconds()) + 1
+
+
+def _refused(record: DecisionRecord, runner: str, error: CmeshError | None) -> Admission:
+    error = error or CmeshError("the runner or the directory is missing")
+    record = replace(record, effect="deny", reason=error.message)
+    if isinstance(error, RunnerUnavailable):
+        # INVARIANT: why it cannot start names programs, key files and other runners, which are
+        # its owner's to know; the decision's record has it all.
+        error = RunnerUnavailable(
+            f"runner `{runner}` cannot start on the worker",
+            hint="its owner sees why with `cmesh status` there",
+        )
     return Admission(
         effect="deny",
-        record=replace(record, effect="deny", reason=error.message),
+        record=record,
         code=error.code,
         reason=error.message,
         change=error.hint,
+        retry_after_s=error.retry_after_s,
     )
 
 
@@ -194,7 +281,7 @@ def _record(
         peer_id=identity.node_id,
         peer=identity.name,
         principal=principal(identity),
-        operation=Operation.TASK.value,
+        operation=_operation(spec).value,
         effect=decision.effect,
         rule=decision.rule,
         reason=decision.reason,

@@ -7,20 +7,20 @@ what workers say.
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
 
+from cmesh.daemon.deadlines import Deadlines
 from cmesh.daemon.fetch import Outputs
+from cmesh.daemon.hearsay import Hearsay
 from cmesh.daemon.outbound import Outbound, Word
 from cmesh.daemon.parts import Parts
+from cmesh.daemon.receipts import Receipts
 from cmesh.daemon.turns import Turns
-from cmesh.errors import CmeshError, DiskFull, RemoteProtocolError, TaskNotFound
-from cmesh.keys import verify
+from cmesh.errors import CmeshError, DiskFull, RemoteProtocolError
 from cmesh.link.link import Link
 from cmesh.model import Direction, NodeId, TaskId
 from cmesh.protocol.codec import Chunk
 from cmesh.protocol.convert import event_from
-from cmesh.protocol.facts import (
+from cmesh.protocol.happenings import (
     Connected,
     Delegated,
     Expired,
@@ -34,41 +34,34 @@ from cmesh.protocol.facts import (
     LinkUp,
     UserCancels,
 )
+from cmesh.protocol.link_messages import Failure, Receipt
 from cmesh.protocol.messages import (
     Accepted,
     Cancelled,
     Denied,
     End,
     EventMessage,
-    Failure,
     Gap,
     Message,
-    Receipt,
     ResultMessage,
     StillWanted,
 )
-from cmesh.protocol.receipts import head_bytes
-from cmesh.store.records import DecisionRecord, ReceiptRecord, TaskRecord, TaskSnapshot
+from cmesh.store.records import DecisionRecord, TaskRecord, TaskSnapshot
 
-__all__ = ["Caller", "Note"]
+__all__ = ["Caller"]
 
 logger = logging.getLogger(__name__)
 
 ASK_AGAIN_AFTER_S = 5.0
-"""How long a worker without room for a task is left alone."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
-    """What keeps a task, as last heard, and when by the monotonic clock; in memory only."""
-
-    code: str = ""
-    reason: str = ""
-    at: float = 0.0
+"""How long a worker without room for a task is left alone, when it names no time."""
 
 
 class Caller:
-    """All outbound tasks of this node."""
+    """All outbound tasks of this node.
+
+    Attributes:
+        hearsay: what workers said that is not stored.
+    """
 
     def __init__(self, parts: Parts, link: Callable[[NodeId], Link | None]) -> None:
         """Make it; `link` gives the open link to a node, if there is one."""
@@ -76,8 +69,10 @@ class Caller:
         self._link = link
         self._tasks: dict[TaskId, Outbound] = {}
         self._worker: dict[TaskId, NodeId] = {}
-        self._notes: dict[TaskId, Note] = {}
-        self._heard: dict[TaskId, datetime] = {}
+        self._of: dict[NodeId, dict[TaskId, None]] = {}
+        self._deadlines = Deadlines(lambda task_id: task_id in self._tasks)
+        self._receipts = Receipts(parts)
+        self.hearsay = Hearsay(parts.clock)
         self._outputs = Outputs(parts.store)
         self._turns = Turns()
 
@@ -86,6 +81,7 @@ class Caller:
         for task in await self._parts.store.unfinished():
             if task.record.direction is Direction.OUT:
                 self._outbound(task.record.task_id, task.record.peer_id)
+                self._deadlines.add(task.record.task_id, task.record.spec.not_after)
 
     async def close(self) -> None:
         """Finish what was told."""
@@ -96,23 +92,15 @@ class Caller:
 
     def owes(self, peer_id: NodeId) -> bool:
         """Whether a link to a peer would bring something forward."""
-        return peer_id in self._worker.values()
+        return peer_id in self._of
 
     def peers(self) -> set[NodeId]:
         """Return the workers of unfinished tasks."""
-        return set(self._worker.values())
+        return set(self._of)
 
     def of(self, peer_id: NodeId) -> list[TaskId]:
         """Return the unfinished tasks of one worker."""
-        return [task_id for task_id, worker in self._worker.items() if worker == peer_id]
-
-    def note(self, task_id: TaskId) -> Note:
-        """Return what keeps a task, as far as this node was told."""
-        return self._notes.get(task_id, Note())
-
-    def heard(self, task_id: TaskId) -> datetime | None:
-        """Return when its worker last said anything of a task."""
-        return self._heard.get(task_id)
+        return list(self._of.get(peer_id, ()))
 
     def elsewhere(self, task_id: TaskId) -> bool:
         """Whether the worker's store is not the one the task was sent to."""
@@ -126,6 +114,7 @@ class Caller:
             DiskFull: nothing was committed, nothing was sent.
         """
         outbound = self._outbound(record.task_id, record.peer_id)
+        self._deadlines.add(record.task_id, record.spec.not_after)
         words = [Word(happened=Delegated(), record=record, decision=decision)]
         if self._link(record.peer_id) is not None:
             words.append(Word(happened=LinkUp()))
@@ -137,24 +126,25 @@ class Caller:
             self._drop(record.task_id)
             raise
 
-    async def cancel(self, task: TaskSnapshot, reason: str) -> None:
+    async def cancel(self, task: TaskSnapshot, reason: str, code: str = "cancelled") -> None:
         """Store the wish, and pass it on when a link is open."""
         outbound = self._outbound(task.record.task_id, task.record.peer_id)
-        await outbound.done(Word(happened=UserCancels(), code="cancelled", reason=reason))
-        await self._tidy(task.record.task_id)
+        await outbound.done(Word(happened=UserCancels(), code=code, reason=reason))
+        self._tidy(task.record.task_id)
 
     async def expire(self) -> None:
         """End, or ask to end, what was not started in time by this node's clock."""
         now = self._parts.clock.now()
-        for task_id, outbound in list(self._tasks.items()):
+        for task_id in self._deadlines.due(now):
             task = await self._parts.store.task(task_id)
-            due = task is not None and task.record.spec.not_after <= now
-            if task is None or not due or {"expiry_wish", "cancel_wish"} & task.facts:
+            outbound = self._tasks.get(task_id)
+            if task is None or outbound is None or {"expiry_wish", "cancel_wish"} & task.facts:
                 continue
+            self._deadlines.add(task_id, now)  # looked at again, until it is stored
             why = "its time to start was over"
             with contextlib.suppress(CmeshError):  # logged; asked again at the next tick
                 await outbound.done(Word(happened=Expired(), code="expired", reason=why))
-            await self._tidy(task_id)
+            self._tidy(task_id)
 
     async def retry(self) -> None:
         """Ask anew for what could not be stored here, or not be taken there, for want of room."""
@@ -163,16 +153,20 @@ class Caller:
         now = self._parts.clock.monotonic()
         for task_id, outbound in list(self._tasks.items()):
             open_link = self._link(self._worker[task_id]) is not None
-            note = self._notes.get(task_id, Note())
-            refused = note.code == DiskFull.code and now - note.at >= ASK_AGAIN_AFTER_S
+            note = self.hearsay.note(task_id)
+            after_s = note.retry_after_s
+            if after_s is None and note.code == DiskFull.code:
+                after_s = ASK_AGAIN_AFTER_S
+            refused = after_s is not None and now - note.at >= after_s
             if open_link and (outbound.stalled or refused):
+                self.hearsay.settle(task_id)
                 self._outputs.drop(task_id)
                 outbound.tell(Word(happened=Connected()))
 
     def connected(self, link: Link) -> None:
         """A link opened: send what was never sent, follow what was."""
         for task_id in self.of(link.identity.node_id):
-            self._notes.pop(task_id, None)
+            self.hearsay.settle(task_id)
             self._tasks[task_id].tell(Word(happened=Connected()))
         self.offered(link, link.opened.unacknowledged)
 
@@ -189,7 +183,7 @@ class Caller:
     def take(self, link: Link, message: Message) -> bool:
         """Take a message; False when it is not the caller's."""
         if isinstance(message, Receipt):
-            self._turns.add("receipt", link, self._receipt(link, message))
+            self._turns.add("receipt", link, self._receipts.take(link, message))
             return True
         if isinstance(message, Failure):
             self._failed(link, message)
@@ -206,7 +200,7 @@ class Caller:
         elif self._worker[task_id] != link.identity.node_id:
             logger.warning("not_its_task", extra={"data": {"peer": link.identity.name}})
         else:
-            self._heard[task_id] = self._parts.clock.now()
+            self.hearsay.hear(task_id)
             self._said(outbound, link, message)
         return True
 
@@ -231,14 +225,23 @@ class Caller:
                 outbound.tell(Word(happened=GotStillWanted(), link=link))
             case ResultMessage():
                 self._turns.add(message.task_id, link, self._result(outbound, link, message))
-            case _:  # `end` and `cancelled` change nothing that is stored
+            case Cancelled():
+                self.hearsay.count(outbound.task_id, message.processes_left)
+            case _:  # `end` changes nothing that is stored
                 pass
 
     async def _denied(self, outbound: Outbound, link: Link, message: Denied) -> None:
         denied = GotDenied(code=message.code, reason=message.reason)
         reason = "; ".join(part for part in (message.reason, message.change) if part)
-        await outbound.done(Word(happened=denied, code=message.code, reason=reason, link=link))
-        await self._tidy(outbound.task_id)
+        word = Word(
+            happened=denied,
+            code=message.code,
+            reason=reason,
+            retry_after_s=message.retry_after_s,
+            link=link,
+        )
+        await outbound.done(word)
+        self._tidy(outbound.task_id)
 
     async def _result(self, outbound: Outbound, link: Link, message: ResultMessage) -> None:
         """Take up an end; its output comes first, when it is not here yet."""
@@ -257,14 +260,15 @@ class Caller:
             happened=GotResult(state=outcome.state, last_seq=message.last_seq),
             result=message,
             refused=self._outputs.refused(task_id),
+            patch_refused=self._outputs.refused(task_id, "patch"),
             link=link,
         )
         await outbound.done(word)
         if outbound.stalled:
             return
-        self._notes.pop(task_id, None)
+        self.hearsay.settle(task_id)
         self._outputs.forget(task_id)
-        await self._tidy(task_id)
+        self._tidy(task_id)
 
     async def _chunk(self, link: Link, chunk: Chunk) -> None:
         outbound = self._tasks.get(chunk.task_id)
@@ -302,38 +306,17 @@ class Caller:
         self._said(outbound, link, message)
         await outbound.close()
         if not isinstance(message, ResultMessage):
-            await self._tidy(task_id)
+            self._tidy(task_id)
 
     def _failed(self, link: Link, message: Failure) -> None:
         task_id = TaskId(message.about)
-        # That a task is not known follows from why it was not taken, which came before.
-        follows = message.code == TaskNotFound.code and task_id in self._notes
-        if self._worker.get(task_id) == link.identity.node_id and not follows:
-            self._notes[task_id] = Note(
-                code=message.code, reason=message.reason, at=self._parts.clock.monotonic()
-            )
+        own = self._worker.get(task_id) == link.identity.node_id
+        if own and self.hearsay.take(message):
             self._parts.news.tell(task_id)
 
-    async def _receipt(self, link: Link, message: Receipt) -> None:
-        peer = link.identity
-        signed = head_bytes(peer.node_id, message.head_seq, message.head_hash)
-        if not verify(link.opened.key, signed, message.signature):
-            raise RemoteProtocolError("the peer's receipt is not signed by it")
-        record = ReceiptRecord(
-            peer_id=peer.node_id,
-            peer=peer.name,
-            kind="head",
-            task_id=None,
-            head_seq=message.head_seq,
-            head_hash=message.head_hash,
-            signature=message.signature,
-        )
-        await self._parts.store.commit([record])
-
-    async def _tidy(self, task_id: TaskId) -> None:
+    def _tidy(self, task_id: TaskId) -> None:
         """Forget a task that needs nothing more from its worker."""
-        task = await self._parts.store.task(task_id)
-        if task is None or not task.unfinished:
+        if not self._parts.store.is_unfinished(task_id):
             self._drop(task_id)
 
     def _outbound(self, task_id: TaskId, worker: NodeId) -> Outbound:
@@ -342,13 +325,18 @@ class Caller:
             outbound = Outbound(task_id, self._parts, lambda record: self._link(record.peer_id))
             self._tasks[task_id] = outbound
             self._worker[task_id] = worker
+            self._of.setdefault(worker, {})[task_id] = None
         return outbound
 
     def _drop(self, task_id: TaskId) -> None:
         self._tasks.pop(task_id, None)
-        self._worker.pop(task_id, None)
-        self._notes.pop(task_id, None)
-        self._heard.pop(task_id, None)
+        worker = self._worker.pop(task_id, None)
+        if worker is not None:
+            tasks = self._of[worker]
+            tasks.pop(task_id, None)
+            if not tasks:
+                del self._of[worker]
+        self.hearsay.drop(task_id)
         self._outputs.forget(task_id)
 
 

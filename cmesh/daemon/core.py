@@ -8,58 +8,57 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from cmesh import __version__
-from cmesh.clock import Clock
 from cmesh.config import Config
 from cmesh.daemon.actor import News
-from cmesh.daemon.admission import RUNNABLE
+from cmesh.daemon.background import Background, guarded
 from cmesh.daemon.caller import Caller
+from cmesh.daemon.chains import end_orphans
+from cmesh.daemon.heads import Heads
 from cmesh.daemon.links import Links
+from cmesh.daemon.networks import Networks
+from cmesh.daemon.node_id import read_node_id, write_node_id
 from cmesh.daemon.parts import Parts
 from cmesh.daemon.presence import Presence
 from cmesh.daemon.rules import Rules
+from cmesh.daemon.secrets import Secrets
+from cmesh.daemon.settings import Settings
 from cmesh.daemon.trust import Trust
+from cmesh.daemon.twins import Twins
+from cmesh.daemon.upkeep import Upkeep
+from cmesh.daemon.wake import Wake
 from cmesh.daemon.worker import Worker
-from cmesh.errors import CmeshError, KeyExpired, UnknownPeer
+from cmesh.errors import LinkError, StoreError
 from cmesh.keys import SigningKey
 from cmesh.link.link import Link
+from cmesh.link.tailnet import RESTART
 from cmesh.model import Identity, NodeId, TaskId
 from cmesh.paths import ensure_private_dir
 from cmesh.policy.decide import may
 from cmesh.protocol.codec import Chunk
-from cmesh.protocol.messages import Failure, Grants, May, Message
-from cmesh.protocol.session import Introduced
+from cmesh.protocol.link_messages import Failure, Grants, May
+from cmesh.protocol.messages import Message
+from cmesh.protocol.session_events import Introduced
+from cmesh.runner.confine import Sandboxes
 from cmesh.runner.registry import Runners
+from cmesh.runner.sessions import Sessions
 from cmesh.runner.supervise import Supervisor
 from cmesh.store.records import AuditRecord
+from cmesh.store.signatures import NODE_UP
 from cmesh.store.store import Store
 
-__all__ = ["Daemon", "Settings"]
+__all__ = [
+    "Daemon",
+]
 
 logger = logging.getLogger(__name__)
 
-TICK_S = 1.0
-WHOIS_AGAIN_S = 60.0
+MIB = 1024 * 1024
 CALL_BACK_AFTER_S = 10.0  # a worker waits so long for the caller to come by itself
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """Where a daemon lives.
-
-    Attributes:
-        environment: the daemon's, for commands that ask for variables by name.
-    """
-
-    state_dir: Path
-    config_file: Path
-    environment: Mapping[str, str]
-    clock: Clock
 
 
 class Daemon:
@@ -71,43 +70,76 @@ class Daemon:
         self.store = store
         self.started_at: datetime = settings.clock.now()
         self.news: News[TaskId] = News()
+        self.twins = Twins(store, self.started_at)
+        self.secrets = Secrets(rules.config, settings.environment)
+        self.wake = Wake(lambda: rules.config().wake, settings.environment, self.twins.knows)
         self.key = SigningKey.load_or_make(settings.state_dir / "key")
         self.trust = Trust(store)
         self.runners = self._make_runners(rules.config())
         tasks_dir = settings.state_dir / "tasks"
         self.supervisor = Supervisor(tasks_dir, on_change=self._shim_news)
+        self.sandboxes = Sandboxes((settings.state_dir, settings.config_file.parent))
+        self.networks = Networks(store, tasks_dir, settings.clock)
         self.presence = Presence(
             rules.config().node,
             settings.state_dir,
             on_peers=self._peers_changed,
             on_up=self._node_up,
         )
+        self.heads = Heads(store, self.key, self.self_id)
         self.links = Links(
             self.presence,
             self,
             key=self.key,
-            incarnation=store.incarnation,
+            incarnation=lambda: store.incarnation,
+            seen=self.heads.seen,
             clock=settings.clock,
         )
-        parts = self._parts(tasks_dir)
+        self.parts = parts = self._parts(tasks_dir)
         self.worker = Worker(parts)
         self.caller = Caller(parts, self.links.get)
-        self._node_id = _read_node_id(settings.state_dir)
-        self._background: set[asyncio.Task[None]] = set()
-        self._closing = False
-        self._whois_at = settings.clock.monotonic()
+        self._node_id = read_node_id(settings.state_dir)
+        self._background = Background()
+        self._known_as: tuple[NodeId, str] | None = None
+        self._upkeep = Upkeep(
+            rules=rules,
+            presence=self.presence,
+            links=self.links,
+            trust=self.trust,
+            worker=self.worker,
+            caller=self.caller,
+            clock=settings.clock,
+            identify=self.presence.identify,
+            may=self.may,
+            peers_changed=self._peers_changed,
+            end_orphans=self._end_orphans,
+        )
 
     @classmethod
-    async def open(cls, settings: Settings) -> "Daemon":
+    async def open(
+        cls, settings: Settings, *, opened: Callable[[], None] = lambda: None
+    ) -> "Daemon":
         """Open the state directory and take up what an earlier life left.
 
-        A configured node comes up in the background.
+        A configured node comes up in the background. `opened` is called when the store is
+        open and migrated, before anything is taken up.
 
         Raises:
             ConfigError: the configuration cannot be used.
-            StoreError: the store is in use, damaged or too new.
+            StoreError: the store is in use, damaged or too new, or the disk refuses.
             NodeError: the node cannot start.
         """
+        try:
+            return await cls._open(settings, opened)
+        except OSError as error:  # a read-only or failing disk, at the first file that meets it
+            where = f": `{error.filename}`" if error.filename else ""
+            raise StoreError(
+                f"the state directory cannot be used: {error.strerror or error}{where}",
+                hint=f"`{settings.state_dir}` must be a directory this user can write to",
+            ) from error
+
+    @classmethod
+    async def _open(cls, settings: Settings, opened: Callable[[], None]) -> "Daemon":
         ensure_private_dir(settings.state_dir)
         rules = Rules(settings.config_file)
         config = rules.config()
@@ -116,10 +148,12 @@ class Daemon:
             clock=settings.clock,
             node=config.node.hostname,
             store_prompts=config.store.store_prompts,
+            floor_bytes=config.store.disk_floor_mib * MIB,
         )
         try:
             daemon = cls(settings, rules, store)
             rules.on_change = daemon._config_changed
+            opened()
             await daemon._start(config)
         except BaseException:
             await store.close()
@@ -130,18 +164,18 @@ class Daemon:
         """Stop accepting, finish what is being committed, leave; tasks run on under shims."""
         # INVARIANT: nothing new is begun from here on. A node that goes away looks like peers
         # that left, and a task must not be ended because its worker's daemon was.
-        self._closing = True
-        for task in list(self._background):
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._background.close()
         kind = "daemon_restarting" if restarting else "daemon_stopped"
         async with contextlib.AsyncExitStack() as stack:  # each part, whatever befalls another
             stack.push_async_callback(self.store.close)
-            stack.push_async_callback(self._guarded, self._audit(_stopped(kind)))
+            stack.push_async_callback(guarded, self._audit(_stopped(kind)))
             stack.push_async_callback(self.presence.close)
             stack.push_async_callback(self.supervisor.close)
+            stack.push_async_callback(self.wake.close)
+            stack.push_async_callback(self.networks.close)
             stack.push_async_callback(self.worker.close)
             stack.push_async_callback(self.caller.close)
+            await self.worker.drain()
             await self.links.close(restarting=restarting)
 
     @property
@@ -153,25 +187,18 @@ class Daemon:
         """Return this node's stable id, also before it is up again; empty when never up."""
         return self.presence.node_id or self._node_id
 
-    async def identify(self, peer_id: NodeId) -> Identity:
-        """Ask whois who a node id is now.
-
-        Raises:
-            UnknownPeer, IdentityUnknown: nobody known.
-            NodeError: this node is not up, so it cannot tell.
-        """
-        self.presence.require_up()
-        for peer in await self.presence.node.peers():
-            if peer.identity.node_id == peer_id and peer.identity.addresses:
-                return await self.presence.node.whois(peer.identity.addresses[0])
-        raise UnknownPeer(f"node `{peer_id}` is not on the tailnet any more")
-
     async def greet(self, identity: Identity, introduced: Introduced) -> tuple[May, Sequence[str]]:
         """Decide on a proven key, and say what the peer may ask here."""
+        if introduced.seen is not None and await self.heads.check(identity, introduced.seen):
+            # Every peer must hear of it before it says anything of a task.
+            self._background.spawn(self._drop_links())
+            await self.worker.restored()
+            raise LinkError("this node's store was restored from a backup; connect again")
         # Who was asked by this machine's own owner is pinned at its first contact; who
         # comes by itself waits for the owner's look.
         asked = self.caller.owes(identity.node_id)
         await self.trust.check(identity, introduced.key, first_contact=asked)
+        await self.sandboxes.find()  # what may be asked depends on it
         return self.may(identity), await self.worker.unacknowledged(identity.node_id)
 
     def may(self, identity: Identity) -> May:
@@ -180,7 +207,11 @@ class Daemon:
         allowed = may(identity, config.policy)
         return May(
             operations=tuple(operation.value for operation in allowed.operations),
-            profiles=tuple(profile for profile in allowed.profiles if profile in RUNNABLE),
+            profiles=tuple(
+                profile
+                for profile in allowed.profiles
+                if self.sandboxes.runs(profile, config.sandbox)
+            ),
             runners=allowed.runners,
             paths=allowed.paths,
             runtime_s=allowed.runtime_s,
@@ -194,6 +225,7 @@ class Daemon:
 
     async def connected(self, link: Link) -> None:
         """A link is open."""
+        link.post(self.heads.mine())
         self.worker.connected(link)
         self.caller.connected(link)
 
@@ -220,6 +252,9 @@ class Daemon:
         return Parts(
             store=self.store,
             supervisor=self.supervisor,
+            sandboxes=self.sandboxes,
+            networks=self.networks,
+            sessions=Sessions(self.settings.state_dir / "sessions"),
             runners=lambda: self.runners,
             rules=self.rules,
             clock=self.settings.clock,
@@ -228,9 +263,12 @@ class Daemon:
             is_root=os.getuid() == 0,
             post=self.links.post,
             want=self.links.want,
-            identify=self.identify,
+            identify=self.presence.identify,
             self_id=self.self_id,
             news=self.news,
+            wake=self.wake.note,
+            redactor=self.secrets.redactor,
+            ended=lambda _task_id: self._background.spawn(guarded(self._end_orphans())),
         )
 
     def _make_runners(self, config: Config) -> Runners:
@@ -239,15 +277,27 @@ class Daemon:
     async def _start(self, config: Config) -> None:
         await self.trust.load()
         await self.supervisor.start()
+        self._background.spawn(self._find_sandbox())
         data = {"version": __version__, "pid": os.getpid(), "policy_sha256": config.policy.sha256}
         await self.store.commit([AuditRecord(kind="daemon_started", data=data)])
         await self.caller.recover()
         if self.self_id():
             await self.worker.recover()
-        self._spawn(self._refresh_runners())
+        self._background.spawn(guarded(self._end_orphans()))
+        self._background.spawn(self._refresh_runners())
         if config.configured:
             await self._join(config)
-        self._spawn(self._tick())
+        self._background.spawn(self._upkeep.run())
+
+    async def _drop_links(self) -> None:
+        for link in self.links.all():
+            await link.close(RESTART, "restored")
+
+    async def _find_sandbox(self) -> None:
+        """Try what can hold tasks now, so that none waits for it; write down what there is."""
+        found = await self.sandboxes.find()
+        data = {"enforcement": found.label, "why": found.why}
+        await self.store.commit([AuditRecord(kind="sandbox_found", data=data)])
 
     async def _refresh_runners(self) -> None:
         """Ask the machine for programs now, so that tasks do not wait for it."""
@@ -258,7 +308,7 @@ class Daemon:
         await self.presence.wait_up()
         known = bool(self._node_id)
         self._node_id = self.presence.node_id
-        _write_node_id(self.settings.state_dir, self._node_id)
+        write_node_id(self.settings.state_dir, self._node_id)
         if not known:
             await self.worker.recover()
         await self.links.start()
@@ -268,59 +318,18 @@ class Daemon:
         for peer_id in self.worker.peers():
             self.links.want(peer_id)
 
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(TICK_S)
-            self.rules.config()  # a changed file takes effect without anybody asking
-            for peer_id in self.caller.peers():
-                self.links.ensure(peer_id)
-            await self._guarded(self.worker.expire())
-            await self._guarded(self.caller.expire())
-            await self._guarded(self.caller.retry())
-            now = self.settings.clock.monotonic()
-            if now - self._whois_at >= WHOIS_AGAIN_S:
-                self._whois_at = now
-                await self._guarded(self.presence.refresh())
-                self._peers_changed(self._concerned())
-                for peer_id in self.worker.peers():
-                    self.links.want(peer_id)
-
-    async def _guarded(self, work: Awaitable[None]) -> None:
-        try:
-            await work
-        except CmeshError as error:
-            data = {"code": error.code, "why": error.message}
-            logger.warning("tick_failed", extra={"data": data})
-
     def _shim_news(self, task_id: TaskId) -> None:
         self.worker.changed(task_id)
 
-    def _peers_changed(self, peer_ids: Sequence[NodeId]) -> None:
-        self._spawn(self._recheck(tuple(peer_ids)))
+    async def _end_orphans(self) -> None:
+        await end_orphans(self.store, self.caller)
 
-    async def _recheck(self, peer_ids: Sequence[NodeId]) -> None:
-        """Ask whois again about peers, and act on the answer at once."""
-        for peer_id in peer_ids:
-            # Its tasks run on without a link, so they are looked at without one as well.
-            await self._guarded(self.worker.recheck(peer_id))
-            link = self.links.get(peer_id)
-            if link is None:
-                if self.caller.owes(peer_id):
-                    self.links.want(peer_id)
-                continue
-            try:
-                identity = await self.identify(peer_id)
-                if identity.expired:
-                    raise KeyExpired(f"the node key of `{identity.name}` has expired")
-            except CmeshError as error:
-                await self.links.drop(peer_id, error)
-                continue
-            link.identity = identity
-            link.post_grants(self.may(identity))
+    def _peers_changed(self, peer_ids: Sequence[NodeId]) -> None:
+        self._background.spawn(self._upkeep.recheck(tuple(peer_ids)))
 
     def _config_changed(self, config: Config) -> None:
         self.runners = self._make_runners(config)
-        self._spawn(self._reconfigured(config))
+        self._background.spawn(self._reconfigured(config))
 
     async def _reconfigured(self, config: Config) -> None:
         error = self.rules.error
@@ -329,26 +338,29 @@ class Daemon:
             "in_force": error is None,
             "error": error.message if error else "",
         }
-        await self._guarded(self._audit(AuditRecord(kind="config_changed", data=data)))
+        await guarded(self._audit(AuditRecord(kind="config_changed", data=data)))
         await self.runners.refresh()
         self.worker.fill()
-        await self._recheck(self._concerned())
-        if config.configured and not self.presence.begun and not self._closing:
+        await self._upkeep.recheck(self._upkeep.concerned())
+        if config.configured and not self.presence.begun and not self._background.closing:
             await self._join(config)
-
-    def _concerned(self) -> list[NodeId]:
-        """Return the peers whose rights matter now: linked ones, and those with tasks here."""
-        linked = {link.identity.node_id for link in self.links.all()}
-        return sorted(linked | self.worker.peers())
 
     async def _join(self, config: Config) -> None:
         await self.presence.start(config.node)
-        self._spawn(self._serve())
+        self._background.spawn(self._serve())
 
     def _node_up(self) -> None:
         """The node is on the tailnet, again perhaps: nobody waits out a pause."""
+        if self.links.started:
+            self._background.spawn(guarded(self.links.start()))
         for peer_id in self.caller.peers() | self.worker.peers():
             self.links.want(peer_id)
+        known_as = (self.self_id(), self.key.public)
+        if known_as != self._known_as:
+            # Without it nobody could check this node's own signatures from the store alone.
+            self._known_as = known_as
+            data = {"node_id": known_as[0], "key": known_as[1]}
+            self._background.spawn(guarded(self._audit(AuditRecord(kind=NODE_UP, data=data))))
 
     async def _audit(self, record: AuditRecord) -> None:
         await self.store.commit([record])
@@ -357,32 +369,6 @@ class Daemon:
         for task_id in self.caller.of(peer_id):
             self.news.tell(task_id)
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        if self._closing:
-            work.close()
-            return
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            logger.error("background_failed", exc_info=task.exception())
-
 
 def _stopped(kind: str) -> AuditRecord:
     return AuditRecord(kind=kind, data={"pid": os.getpid()})
-
-
-def _write_node_id(state_dir: Path, node_id: NodeId) -> None:
-    incoming = state_dir / "node_id.new"
-    incoming.write_text(node_id, "utf-8")
-    incoming.replace(state_dir / "node_id")
-
-
-def _read_node_id(state_dir: Path) -> NodeId:
-    try:
-        return NodeId((state_dir / "node_id").read_text("utf-8").strip())
-    except FileNotFoundError:
-        return NodeId("")

@@ -4,7 +4,8 @@ Steps of the same batch see each other's effect here; nobody else sees anything
 until the commit has returned.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from cmesh.model import TERMINAL, Direction, Event, Result, TaskId
@@ -18,10 +19,22 @@ from cmesh.store.records import (
     TaskSnapshot,
 )
 
-__all__ = ["SENT_TO", "Draft"]
+__all__ = ["RETRY_AT", "SENT_TO", "Draft", "retry_in_s"]
 
 SENT_TO = "sent_to:"
 """Prefix of the caller's fact that names the worker store's incarnation it sent a task to."""
+
+RETRY_AT = "retry_at:"
+"""Prefix of the fact that says from when on, in Unix seconds, a refused task may be asked anew."""
+
+
+def retry_in_s(facts: Iterable[str], now: datetime) -> int | None:
+    """Return when a refused task may be asked anew, in seconds from now; None = nobody said."""
+    for fact in facts:
+        at = fact.removeprefix(RETRY_AT)
+        if at != fact and at.isdecimal():
+            return max(0, math.ceil(int(at) - now.timestamp()))
+    return None
 
 
 class Draft:
@@ -79,6 +92,11 @@ class Draft:
         if not self.sent_to():
             self.add_fact(f"{SENT_TO}{incarnation}")
 
+    def mark_retry(self, after_s: int | None, now: datetime) -> None:
+        """Note when a task like this may be asked for anew; nothing to note for None."""
+        if after_s is not None:
+            self.add_fact(f"{RETRY_AT}{math.ceil(now.timestamp()) + after_s}")
+
     def add_task(self, record: TaskRecord) -> None:
         """Make the task known."""
         self.record = record
@@ -99,8 +117,15 @@ class Draft:
             )
         )
 
-    def add_fact(self, name: str, data: Mapping[str, object] | None = None) -> None:
-        """Note a lasting fact."""
+    def add_fact(
+        self,
+        name: str,
+        data: Mapping[str, object] | None = None,
+        *,
+        code: str = "",
+        reason: str = "",
+    ) -> None:
+        """Note a lasting fact; `code` and `reason` say what it rests on."""
         self.facts.add(name)
         self.records.append(
             StepRecord(
@@ -108,9 +133,16 @@ class Draft:
                 direction=self.direction,
                 kind="fact",
                 name=name,
+                code=code,
+                reason=reason,
                 data=data or {},
             )
         )
+
+    def note(self, name: str) -> None:
+        """Note a lasting fact, unless it is known."""
+        if name not in self.facts:
+            self.add_fact(name)
 
     def add_event(self, event: Event, spool_end: int = 0) -> None:
         """Append an event that carries its number already."""

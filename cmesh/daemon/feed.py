@@ -8,17 +8,19 @@ import contextlib
 import logging
 from dataclasses import dataclass
 
+from cmesh.daemon.heads import signed_head
 from cmesh.daemon.parts import Parts
 from cmesh.errors import LinkError
 from cmesh.link.link import Link
 from cmesh.link.tailnet import GOING_AWAY
-from cmesh.model import Direction, TaskId
+from cmesh.model import Direction, Result, TaskId
 from cmesh.protocol import state as table
 from cmesh.protocol.codec import CHUNK_BYTES, encode_chunk
 from cmesh.protocol.convert import INLINE_BYTES, event_message, outcome_from
-from cmesh.protocol.facts import Flow, WorkerFacts
-from cmesh.protocol.messages import Artifact, End, Failure, Gap, Receipt, ResultMessage
-from cmesh.protocol.receipts import head_bytes
+from cmesh.protocol.facts import WorkerFacts
+from cmesh.protocol.happenings import Flow
+from cmesh.protocol.link_messages import Failure
+from cmesh.protocol.messages import Artifact, End, Gap, ResultMessage
 from cmesh.protocol.state import Send
 from cmesh.store.records import TaskSnapshot
 
@@ -42,35 +44,33 @@ class Feeds:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._feeds: dict[tuple[int, TaskId], asyncio.Task[None]] = {}
+        self._feeds: dict[Link, dict[TaskId, asyncio.Task[None]]] = {}
 
     def follow(self, link: Link, task_id: TaskId, after_seq: int) -> None:
         """Send what comes after `after_seq`, until the result has been sent."""
         if link.ended:  # the message outlived its link, and nobody would drop the feed
             return
-        key = (id(link), task_id)
-        before = self._feeds.pop(key, None)
+        feeds = self._feeds.setdefault(link, {})
+        before = feeds.get(task_id)
         if before is not None:
             before.cancel()
-        task = asyncio.create_task(self._run(_Feed(link, task_id, after_seq)))
-        self._feeds[key] = task
-        task.add_done_callback(lambda done: self._forget(key, done))
+        task = feeds[task_id] = asyncio.create_task(self._run(_Feed(link, task_id, after_seq)))
+        task.add_done_callback(lambda done: self._forget(link, task_id, done))
 
     def drop(self, link: Link) -> None:
         """End a link's subscriptions."""
-        for (owner, _), task in list(self._feeds.items()):
-            if owner == id(link):
-                task.cancel()
+        for task in self._feeds.pop(link, {}).values():
+            task.cancel()
 
     async def close(self) -> None:
         """End all."""
-        tasks = list(self._feeds.values())
+        tasks = [task for feeds in self._feeds.values() for task in feeds.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def artifact(self, link: Link, message: Artifact) -> None:
-        """Send a kept output from an offset, in chunks.
+        """Send a kept output, or a patch that is not withheld, from an offset, in chunks.
 
         Raises:
             LinkError: the link ended.
@@ -80,11 +80,12 @@ class Feeds:
         mine = task is not None and task.record.direction is Direction.IN
         peer_id = link.identity.node_id
         result = task.result if task and mine and task.record.peer_id == peer_id else None
-        if result is None or result.output_sha256 != message.sha256:
+        total = _size(result, message.sha256) if result else None
+        if total is None:
             reason = "no such output of yours is kept here"
             link.post(Failure(code="task_not_found", reason=reason, about=message.task_id))
             return
-        offset, total = message.offset, result.output_kept
+        offset = message.offset
         while True:
             data = await self._parts.store.read_blob(message.sha256, offset, CHUNK_BYTES)
             final = offset + len(data) >= total or not data
@@ -155,16 +156,24 @@ class Feeds:
             )
         )
         feed.told = True
-        feed.link.post(self._head())
+        parts = self._parts
+        feed.link.post(signed_head(parts.store, parts.key, parts.self_id()))
 
-    def _head(self) -> Receipt:
-        """Return this log's signed head, so that the peer can say later what it was."""
-        seq, digest = self._parts.store.head
-        signature = self._parts.key.sign(head_bytes(self._parts.self_id(), seq, digest))
-        return Receipt(head_seq=seq, head_hash=digest, signature=signature)
-
-    def _forget(self, key: tuple[int, TaskId], done: asyncio.Task[None]) -> None:
-        if self._feeds.get(key) is done:
-            del self._feeds[key]
+    def _forget(self, link: Link, task_id: TaskId, done: asyncio.Task[None]) -> None:
+        feeds = self._feeds.get(link, {})
+        if feeds.get(task_id) is done:
+            del feeds[task_id]
+            if not feeds:
+                del self._feeds[link]
         with contextlib.suppress(asyncio.CancelledError):
             done.exception()
+
+
+def _size(result: Result, sha256: str) -> int | None:
+    """Return the length of what a result gives out under this hash; None = nothing."""
+    if result.output_sha256 == sha256:
+        return result.output_kept
+    patch = outcome_from(result).patch
+    if patch is not None and patch.sha256 == sha256 and not patch.withheld:
+        return patch.bytes
+    return None

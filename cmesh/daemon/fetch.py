@@ -1,4 +1,4 @@
-"""Kept outputs on their way from workers: asked for, checked, stored under their hash.
+"""Kept outputs and patches on their way from workers: asked for, checked, stored by their hash.
 
 What does not come as it was announced is not taken; the end it belongs to still is.
 """
@@ -6,15 +6,19 @@ What does not come as it was announced is not taken; the end it belongs to still
 import contextlib
 import logging
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from cmesh.errors import DiskFull, RemoteProtocolError
 from cmesh.link.link import Link
 from cmesh.model import TaskId
 from cmesh.protocol.codec import Chunk
 from cmesh.protocol.convert import inline_output
-from cmesh.protocol.messages import Artifact, ResultMessage
+from cmesh.protocol.messages import Artifact, Outcome, ResultMessage
 from cmesh.protocol.transfer import Assembler
+from cmesh.runner.copies import PATCH_BYTES
 from cmesh.store.store import Store
 
 __all__ = ["Outputs"]
@@ -22,20 +26,33 @@ __all__ = ["Outputs"]
 logger = logging.getLogger(__name__)
 
 
+Part = Literal["output", "patch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """Something that a result announces and that is stored beside it."""
+
+    part: Part
+    sha256: str
+    size: int
+    limit_bytes: int
+
+
 class Outputs:
-    """The transfers of all tasks; one a task."""
+    """The transfers of all tasks; one a task at a time."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._fetches: dict[TaskId, _Fetch] = {}
-        self._refused: dict[TaskId, str] = {}
+        self._refused: dict[TaskId, dict[Part, str]] = {}
 
-    def refused(self, task_id: TaskId) -> str:
-        """Return why a task's output is not taken; empty = nothing stands against it."""
-        return self._refused.get(task_id, "")
+    def refused(self, task_id: TaskId, part: Part = "output") -> str:
+        """Return why a part of a task's end is not taken; empty = nothing stands against it."""
+        return self._refused.get(task_id, {}).get(part, "")
 
     def forget(self, task_id: TaskId) -> None:
-        """The end of a task is stored; nothing of its output is expected any more."""
+        """The end of a task is stored; nothing more of it is expected."""
         self._refused.pop(task_id, None)
         self.drop(task_id)
 
@@ -51,34 +68,36 @@ class Outputs:
             self.drop(task_id)
 
     async def ready(self, link: Link, message: ResultMessage, limit_bytes: int) -> bool:
-        """Return whether a result can be stored; False = its output was asked for.
+        """Return whether a result can be stored; False = something of it was asked for.
 
         Raises:
-            DiskFull: there is no room for the output.
+            DiskFull: there is no room for it.
         """
-        task_id, outcome = TaskId(message.task_id), message.outcome
-        if task_id in self._refused or not outcome.output_sha256:
-            return True
-        if self._store.blob_path(outcome.output_sha256) is not None:
-            return True
-        try:
-            data = inline_output(outcome)
-            if data is not None:
-                await self._store.blob(data)
-                return True
-            if task_id not in self._fetches:
-                self._fetches[task_id] = _Fetch(message, limit_bytes, self._store.incoming)
-                link.post(Artifact(task_id=task_id, sha256=outcome.output_sha256, offset=0))
-        except RemoteProtocolError as error:
-            self._refuse(task_id, error)
-            return True
-        return False
+        task_id = TaskId(message.task_id)
+        for wanted in _wanted(message.outcome, limit_bytes):
+            if self.refused(task_id, wanted.part):
+                continue
+            if self._store.blob_path(wanted.sha256) is not None:
+                continue
+            try:
+                data = inline_output(message.outcome) if wanted.part == "output" else None
+                if data is not None:
+                    await self._store.blob(data)
+                    continue
+                if task_id not in self._fetches:
+                    fetch = _Fetch(message, wanted, self._store.incoming)
+                    self._fetches[task_id] = fetch
+                    link.post(Artifact(task_id=task_id, sha256=wanted.sha256, offset=0))
+                return False
+            except RemoteProtocolError as error:
+                self._refuse(task_id, wanted.part, error)
+        return True
 
     async def take(self, chunk: Chunk) -> ResultMessage | None:
-        """Take a chunk; return the result whose output is now whole.
+        """Take a chunk; return the result that it makes an output or a patch of whole.
 
         Raises:
-            RemoteProtocolError: the bytes are not those announced; the output is refused.
+            RemoteProtocolError: the bytes are not those announced; they are refused.
             DiskFull: there is no room; the transfer has ended.
         """
         fetch = self._fetches.get(chunk.task_id)
@@ -89,7 +108,7 @@ class Outputs:
                 return None
             await self._store.blob(fetch.close_whole())
         except RemoteProtocolError as error:
-            self._refuse(chunk.task_id, error)
+            self._refuse(chunk.task_id, fetch.part, error)
             raise
         except DiskFull:
             self.drop(chunk.task_id)
@@ -102,20 +121,36 @@ class Outputs:
         fetch = self._fetches.get(task_id)
         return fetch.message if fetch else None
 
-    def _refuse(self, task_id: TaskId, error: RemoteProtocolError) -> None:
-        self._refused[task_id] = f"its output was not taken: {error.message}"
+    def _refuse(self, task_id: TaskId, part: Part, error: RemoteProtocolError) -> None:
+        self.drop(task_id)
+        why = f"its {part} was not taken: {error.message}"
+        self._refused.setdefault(task_id, {})[part] = why
         data = {"task": task_id, "code": error.code, "why": error.message}
-        logger.warning("output_refused", extra={"data": data})
+        logger.warning("%s_refused", part, extra={"data": data})
+
+
+def _wanted(outcome: Outcome, limit_bytes: int) -> Iterator[_Wanted]:
+    """Yield what an end announces; `limit_bytes` is what was asked for of its output."""
+    if outcome.output_sha256:
+        yield _Wanted(
+            part="output",
+            sha256=outcome.output_sha256,
+            size=outcome.output_kept,
+            limit_bytes=limit_bytes,
+        )
+    patch = outcome.patch
+    if patch is not None and patch.sha256 and not patch.withheld:
+        yield _Wanted(part="patch", sha256=patch.sha256, size=patch.bytes, limit_bytes=PATCH_BYTES)
 
 
 class _Fetch:
-    """One output; the result it belongs to waits here until the bytes are stored."""
+    """One transfer; the result it belongs to waits here until the bytes are stored."""
 
-    def __init__(self, message: ResultMessage, limit_bytes: int, directory: Path) -> None:
-        outcome = message.outcome
+    def __init__(self, message: ResultMessage, wanted: _Wanted, directory: Path) -> None:
         self.message = message
+        self.part: Part = wanted.part
         self._assembler = Assembler(
-            TaskId(message.task_id), outcome.output_sha256, outcome.output_kept, limit_bytes
+            TaskId(message.task_id), wanted.sha256, wanted.size, wanted.limit_bytes
         )
         try:
             self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed by `close`

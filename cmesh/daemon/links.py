@@ -9,31 +9,44 @@ import contextlib
 import logging
 import random
 import secrets
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Protocol
+from collections.abc import Callable, Coroutine
 
 from cmesh import __version__
 from cmesh.clock import Clock
+from cmesh.daemon.contacts import Contact, Contacts
 from cmesh.daemon.presence import Presence
-from cmesh.errors import CmeshError, KeyExpired, PeerUnreachable
+from cmesh.daemon.side import Side
+from cmesh.errors import (
+    CmeshError,
+    KeyExpired,
+    LinkError,
+    PeerUnreachable,
+    RemoteProtocolError,
+)
 from cmesh.keys import SigningKey, verify
 from cmesh.link.link import Link
 from cmesh.link.tailnet import GOING_AWAY, PORT, REFUSED, RESTART, LinkServer, Wire, dial
 from cmesh.model import Identity, NodeId
+from cmesh.node.node import Node
 from cmesh.protocol.codec import Chunk
+from cmesh.protocol.handshake import Local
 from cmesh.protocol.handshake import Side as SessionSide
-from cmesh.protocol.messages import Failure, Grants, May, Message, Restarting
-from cmesh.protocol.session import Introduced, Local, Session
+from cmesh.protocol.link_messages import Failure, Grants, Restarting, Seen
+from cmesh.protocol.messages import Message
+from cmesh.protocol.session import Session
 
-__all__ = ["Contact", "Links", "Side"]
+__all__ = ["Links"]
 
 logger = logging.getLogger(__name__)
 
 DIAL_LIMIT_S = 3.0
 BACKOFF_FIRST_S = 0.3
 BACKOFF_MOST_S = 30.0
+UNREACHABLE_MOST_S = 5.0
+"""For a peer that does not answer: a line that heals after a minute is used within 10 s.
+
+Jitter and the attempt itself included. A peer that answers and refuses gets the longer pause.
+"""
 BRIEF_MOST = 8
 STEADY_S = 5.0
 """A link that lived shorter counts as a failed attempt, so that nobody redials in a loop."""
@@ -43,51 +56,7 @@ CROSSING_S = 3.0
 
 GOODBYE_LIMIT_S = 1.0
 
-
-class Side(Protocol):
-    """What links need of the rest of the daemon."""
-
-    async def greet(self, identity: Identity, introduced: Introduced) -> tuple[May, Sequence[str]]:
-        """Decide on a proven key; raises a `CmeshError` to refuse."""
-        ...
-
-    def owes(self, peer_id: NodeId) -> bool:
-        """Whether a link to a peer would bring something forward."""
-        ...
-
-    async def connected(self, link: Link) -> None:
-        """A link is open."""
-        ...
-
-    def disconnected(self, link: Link) -> None:
-        """A link has ended."""
-        ...
-
-    def take(self, link: Link, message: Message) -> None:
-        """Take a message that is about tasks."""
-        ...
-
-    def take_chunk(self, link: Link, chunk: Chunk) -> None:
-        """Take a piece of an output."""
-        ...
-
-
-@dataclass(slots=True)
-class Contact:
-    """What is known of reaching a peer.
-
-    Attributes:
-        error: why the last attempt failed; None after a success.
-        may: what the peer said this node may ask of it.
-        at: when it was last heard.
-        brief: links in a row that ended before they were steady.
-    """
-
-    error: CmeshError | None = None
-    may: May = field(default_factory=May)
-    software: str = ""
-    at: datetime | None = None
-    brief: int = 0
+RESTART_PAUSE_S = 0.3
 
 
 class Links:
@@ -99,26 +68,40 @@ class Links:
         side: Side,
         *,
         key: SigningKey,
-        incarnation: str,
+        incarnation: Callable[[], str],
+        seen: Callable[[NodeId], Seen | None],
         clock: Clock,
     ) -> None:
+        """Make them; `seen` gives the newest audit head of a peer that this node holds."""
         self._presence = presence
         self._side = side
         self._key = key
         self._incarnation = incarnation
+        self._seen = seen
         self._clock = clock
         self._open: dict[NodeId, Link] = {}
-        self._contacts: dict[NodeId, Contact] = {}
+        self._contacts = Contacts(clock)
         self._dialling: dict[NodeId, asyncio.Task[None]] = {}
         self._nudges: dict[NodeId, asyncio.Event] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._server: LinkServer | None = None
-        self._attempts: dict[NodeId, asyncio.Event] = {}
+        self._node: Node | None = None
         self._closed = False
 
+    @property
+    def started(self) -> bool:
+        """Links are accepted, by this node or an earlier one of this daemon."""
+        return self._node is not None
+
     async def start(self) -> None:
-        """Accept links; the node is up."""
-        listener = await self._presence.node.listen(PORT)
+        """Accept links, the node is up; again when it is not the node of the last time."""
+        node = self._presence.node
+        if self._node is node or self._closed:
+            return
+        self._node = node
+        if self._server is not None:
+            await self._server.close(GOING_AWAY)
+        listener = await node.listen(PORT)
         self._server = LinkServer(listener, self._admit, self._accepted)
         await self._server.start()
 
@@ -146,7 +129,7 @@ class Links:
 
     def contact(self, peer_id: NodeId) -> Contact:
         """Return what is known of reaching a peer."""
-        return self._contacts.setdefault(peer_id, Contact())
+        return self._contacts.of(peer_id)
 
     def dialling(self, peer_id: NodeId) -> bool:
         """Whether this node is trying to reach a peer."""
@@ -179,9 +162,11 @@ class Links:
             self._nudges[peer_id].set()
 
     async def attempt(self, peer_id: NodeId, limit_s: float) -> None:
-        """Wait until a link is open or an attempt has failed; at most `limit_s`."""
-        tried = self._attempts.setdefault(peer_id, asyncio.Event())
-        tried.clear()
+        """Wait until a link is open or an attempt has failed; at most `limit_s`.
+
+        A peer that may be there all the same is waited for over failed attempts.
+        """
+        tried = self._contacts.begin(peer_id)
         self.contact(peer_id).brief = 0  # somebody asks now
         self.want(peer_id)
         if peer_id in self._open:
@@ -189,6 +174,23 @@ class Links:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await tried.wait()
+                while peer_id not in self._open and await self._may_be_there(peer_id):
+                    tried.clear()
+                    await tried.wait()
+
+    async def _may_be_there(self, peer_id: NodeId) -> bool:
+        """Say whether a peer that did not answer may answer the next attempt.
+
+        One that said it restarts, and one that the tailnet calls online: a handshake that was
+        lost is repeated after 5 s only (WireGuard's whitepaper, section 6.1).
+        """
+        if self._contacts.restarting(peer_id):
+            return True
+        if not isinstance(self.contact(peer_id).error, PeerUnreachable):
+            return False
+        with contextlib.suppress(CmeshError):
+            return (await self._presence.peer(peer_id)).online
+        return False
 
     async def drop(self, peer_id: NodeId, why: CmeshError) -> None:
         """End the link to a peer that may not have one any more."""
@@ -204,6 +206,11 @@ class Links:
         contact.at = self._clock.now()
         if isinstance(message, Grants):
             contact.may = message.may
+        if isinstance(message, Failure) and not message.about:
+            contact.refused = True
+        if isinstance(message, Restarting):
+            self._contacts.will_restart(link.identity.node_id)
+            return
         self._side.take(link, message)
 
     def on_chunk(self, link: Link, chunk: Chunk) -> None:
@@ -222,24 +229,29 @@ class Links:
             await self._run(link)
 
     async def _dial(self, peer_id: NodeId, *, unasked: bool) -> None:
-        brief = self.contact(peer_id).brief
-        pause = min(BACKOFF_FIRST_S * 2**brief, BACKOFF_MOST_S)
-        if brief:
-            await self._pause(peer_id, pause)
+        contact = self.contact(peer_id)
+        pause = min(BACKOFF_FIRST_S * 2**contact.brief, BACKOFF_MOST_S)
+        if contact.brief:
+            await self._pause(peer_id, min(pause, _most(contact)))
         while (unasked or self._side.owes(peer_id)) and peer_id not in self._open:
-            unasked = False
+            unasked, most = False, BACKOFF_MOST_S
             try:
                 link = await self._dial_once(peer_id)
             except CmeshError as error:
-                self._failed(peer_id, error)
+                self._contacts.failed(peer_id, error)
+                if isinstance(error, PeerUnreachable):
+                    most = UNREACHABLE_MOST_S
             except Exception as error:  # the edge of one attempt: the next one must come
                 logger.exception("dial_failed", extra={"data": {"peer": peer_id}})
-                self._failed(peer_id, PeerUnreachable(f"`{peer_id}`: {error}"))
+                self._contacts.failed(peer_id, PeerUnreachable(f"`{peer_id}`: {error}"))
             else:
                 if await self._opened(link):
                     self._keep(self._run(link))
                     return
-            await self._pause(peer_id, pause)
+            if self._contacts.restarting(peer_id):
+                await self._pause(peer_id, RESTART_PAUSE_S)
+                continue
+            await self._pause(peer_id, min(pause, most))
             pause = min(pause * 2, BACKOFF_MOST_S)
 
     async def _dial_once(self, peer_id: NodeId) -> Link:
@@ -269,7 +281,7 @@ class Links:
         try:
             opened = await link.open(self._side.greet)
         except CmeshError as error:
-            self._failed(peer_id, error)
+            self._contacts.failed(peer_id, error)
             await link.close(REFUSED, error.code)
             return False
         except BaseException:
@@ -283,7 +295,8 @@ class Links:
         link.opened_at = self._clock.monotonic()
         contact = self.contact(peer_id)
         contact.error, contact.may, contact.at = None, opened.may, self._clock.now()
-        contact.software = opened.software
+        contact.software, contact.restarting_until = opened.software, 0.0
+        contact.refused = False
         if replaced is not None:
             self._side.disconnected(replaced)
             # Not waited for: what is replaced may be dead, and this one has work to do.
@@ -297,8 +310,8 @@ class Links:
         contact, began = self.contact(peer_id), self._clock.monotonic()
         try:
             await self._side.connected(link)
-            self._tried(peer_id)
-            await link.run(self)
+            self._contacts.tried(peer_id)
+            await link.run(self, self._contacts.pace(peer_id))
         except CmeshError as error:
             if self._open.get(peer_id) is link:
                 contact.error = error
@@ -309,7 +322,8 @@ class Links:
         finally:
             link.abort()
             if self._open.get(peer_id) is link:
-                steady = self._clock.monotonic() - began >= STEADY_S
+                lived = self._clock.monotonic() - began
+                steady = lived >= STEADY_S or self._contacts.restarting(peer_id)
                 contact.brief = 0 if steady else min(contact.brief + 1, BRIEF_MOST)
                 del self._open[peer_id]
                 self._side.disconnected(link)
@@ -332,23 +346,13 @@ class Links:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    def _failed(self, peer_id: NodeId, error: CmeshError) -> None:
-        contact = self.contact(peer_id)
-        if contact.error is None or contact.error.code != error.code:
-            data = {"peer": peer_id, "code": error.code, "why": error.message}
-            logger.warning("no_link", extra={"data": data})
-        contact.error = error
-        self._tried(peer_id)
-
-    def _tried(self, peer_id: NodeId) -> None:
-        self._attempts.setdefault(peer_id, asyncio.Event()).set()
-
     def _session(self, side: SessionSide, identity: Identity) -> Session:
         local = Local(
             node_id=self._presence.node_id,
-            incarnation=self._incarnation,
+            incarnation=self._incarnation(),
             software=f"cmesh/{__version__}",
             key=self._key.public,
+            seen=self._seen(identity.node_id),
         )
         return Session(
             side,
@@ -360,10 +364,18 @@ class Links:
         )
 
 
+def _most(contact: Contact) -> float:
+    """Return the longest pause after links that did not live long: a line that flaps may heal."""
+    lost = contact.error  # None: one side closed it
+    unwanted = contact.refused or isinstance(lost, RemoteProtocolError)
+    return UNREACHABLE_MOST_S if isinstance(lost, LinkError) and not unwanted else BACKOFF_MOST_S
+
+
 async def _goodbye(link: Link, code: int, *, restarting: bool) -> None:
     """End a link; a peer that does not read is not waited for long."""
     with contextlib.suppress(CmeshError, TimeoutError):
         async with asyncio.timeout(GOODBYE_LIMIT_S):
             if restarting:
-                await link.send(Restarting())
+                link.post(Restarting())
+            await link.flushed()
     await link.close(code)

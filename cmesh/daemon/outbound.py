@@ -6,7 +6,7 @@ answered. A worker's word about the end counts only with its signature.
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from cmesh.daemon.actor import Actor
@@ -15,36 +15,34 @@ from cmesh.daemon.parts import Parts
 from cmesh.errors import CmeshError, LinkError, RemoteProtocolError
 from cmesh.keys import verify
 from cmesh.link.link import Link
-from cmesh.model import Direction, Event, Result, TaskId, TaskState
+from cmesh.model import Direction, Event, TaskId
 from cmesh.protocol import state as table
 from cmesh.protocol.convert import result_from, submit
-from cmesh.protocol.facts import (
-    OPEN,
-    QUEUED,
-    CallerEvent,
-    Connected,
-    GotAccepted,
-    GotDenied,
-    GotGap,
-    GotResult,
-    LinkUp,
-)
-from cmesh.protocol.messages import (
-    Cancel,
-    Message,
-    ResultAck,
-    ResultMessage,
-    Subscribe,
-    Wanted,
-)
+from cmesh.protocol.facts import OPEN, QUEUED
+from cmesh.protocol.happenings import CallerEvent, Connected, GotAccepted, GotGap, GotResult, LinkUp
+from cmesh.protocol.messages import Cancel, Message, ResultAck, ResultMessage, Subscribe, Wanted
 from cmesh.protocol.receipts import result_bytes
 from cmesh.protocol.state import Send, Step
+from cmesh.protocol.witness import WITNESS
 from cmesh.store.fold import WAITS
-from cmesh.store.records import DecisionRecord, TaskRecord
+from cmesh.store.records import DecisionRecord, TaskRecord, TaskSnapshot
 
-__all__ = ["Outbound", "Word"]
+__all__ = ["EVENTS_CUT", "Outbound", "Word"]
 
 logger = logging.getLogger(__name__)
+
+OUTBOX_S = 60.0
+"""A task that lay here for longer is asked about by the worker before it starts."""
+
+EVENTS_PER_TASK = 10_000
+EVENT_BYTES_PER_TASK = 16 * 1024 * 1024
+"""What is kept of one task's events; what comes beyond is counted and dropped."""
+
+GAPS_PER_TASK = 100
+"""Gaps a worker may tell of in one task: each is a row, and one a subscription is honest."""
+
+EVENTS_CUT = "events_cut"
+"""Fact: the worker sent more events than are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +53,10 @@ class Word:
         record, decision: of a new task.
         event: with a `GotEvent`.
         result: with a `GotResult`.
+        retry_after_s: with a `GotDenied`: when a like task may be taken.
         accepted_waiting: with a `GotAccepted`: the worker's owner must approve it first.
         refused: with a `GotResult`: why its output was not taken; empty = it was.
+        patch_refused: the same of its patch.
         link: over which it came; None = this side's own.
     """
 
@@ -67,8 +67,10 @@ class Word:
     result: ResultMessage | None = None
     code: str = ""
     reason: str = ""
+    retry_after_s: int | None = None
     accepted_waiting: bool = False
     refused: str = ""
+    patch_refused: str = ""
     link: Link | None = None
 
 
@@ -91,6 +93,7 @@ class Outbound:
         self.stalled = False
         self._parts = parts
         self._link = link
+        self._budget = _Budget()
         self._actor: Actor[Word] = Actor(task_id, self._handle)
 
     def tell(self, word: Word) -> None:
@@ -116,6 +119,8 @@ class Outbound:
     async def _handle(self, batch: list[Word]) -> Mapping[int, CmeshError]:
         base = await self._parts.store.task(self.task_id)
         draft = Draft(self.task_id, Direction.OUT, base)
+        draft.last_event = max(draft.last_event, self._budget.dropped_through)
+        budget = replace(self._budget)
         sends: list[tuple[Send, Word]] = []
         refused: dict[int, CmeshError] = {}
         for place, word in enumerate(batch):
@@ -135,12 +140,21 @@ class Outbound:
             try:
                 await self._parts.store.commit(draft.records)
             except CmeshError:
+                self._budget = budget  # they come again
                 self.stalled = self.stalled or any(word.link for word in batch)
                 raise
             self._parts.news.tell(self.task_id)
+            if draft.record and draft.terminal and draft.state and not (base and base.terminal):
+                self._parts.wake(draft.record, draft.state)
+        waited = base is not None and base.state == QUEUED and self._waited(base)
         for send, word in sends:
-            self._send(send, word, draft)
+            self._send(send, word, draft, waited=waited)
         return refused
+
+    def _waited(self, task: TaskSnapshot) -> bool:
+        """Whether a task that was never sent has lain here for long."""
+        lain = self._parts.clock.now() - task.created_at
+        return lain.total_seconds() >= OUTBOX_S
 
     async def _broken(self, link: Link, error: LinkError) -> None:
         data = {"peer": link.identity.name, "task": self.task_id, "why": error.message}
@@ -160,14 +174,19 @@ class Outbound:
         step = table.caller(happened, facts)
         if isinstance(word.happened, GotResult):
             self._verify(word, draft)
+        if isinstance(word.happened, GotGap) and step.writes:
+            self._budget.gap()
+        if word.event is not None and step.writes and not self._budget.keeps(word.event, draft):
+            return replace(step, writes=())
         self._write(step, word, draft)
         if Send.SUBMIT in step.sends and link is not None:
             # INVARIANT: only what is really submitted is marked, and the first store it went
             # to stands: another one would run the task a second time.
             draft.mark_sent_to(link.opened.incarnation)
         elif isinstance(happened, GotAccepted) and word.accepted_waiting:
-            draft.add_fact(WAITS)
-        self.elsewhere = other and step.next in OPEN
+            draft.note(WAITS)  # said again at each submit
+        if link is not None or step.next not in OPEN:  # without a link nothing new is known
+            self.elsewhere = other and step.next in OPEN
         return step
 
     def _verify(self, word: Word, draft: Draft) -> None:
@@ -203,39 +222,30 @@ class Outbound:
             elif write.kind == "event" and word.event is not None:
                 draft.add_event(word.event)
             elif write.kind == "result" and word.result is not None:
-                signature = self._parts.key.sign(self._signed(word.result, draft))
-                result = result_from(word.result.outcome)
-                draft.add_result(result, word.result.signature, signature)
-                if word.refused:
-                    draft.add_fact("output_refused", {"reason": word.refused})
+                self._write_result(word.result, word, draft)
+
+    def _write_result(self, message: ResultMessage, word: Word, draft: Draft) -> None:
+        if self._budget.dropped_through == draft.last_event > 0:
+            draft.skip_events(draft.last_event)
+        signature = self._parts.key.sign(self._signed(message, draft))
+        draft.add_result(result_from(message.outcome), message.signature, signature)
+        if word.refused:
+            draft.add_fact("output_refused", {"reason": word.refused})
+        if word.patch_refused:
+            draft.add_fact("patch_refused", {"reason": word.patch_refused})
 
     def _write_state(self, step: Step, word: Word, draft: Draft) -> None:
         result = result_from(word.result.outcome) if word.result else None
         code, reason = word.code, word.reason
         if result is not None:
             code, reason = result.code, result.error
-        if word.refused:
-            code, reason = code or RemoteProtocolError.code, word.refused
-        draft.add_state(step.next, self._witness(step, word, result), code, reason)
+        if not_taken := "; ".join(filter(None, (word.refused, word.patch_refused))):
+            code, reason = code or RemoteProtocolError.code, not_taken
+        witness = f"worker: {result.witness}" if result else WITNESS["caller", step.next]
+        draft.add_state(step.next, witness, code, reason)
+        draft.mark_retry(word.retry_after_s, self._parts.clock.now())
 
-    def _witness(self, step: Step, word: Word, result: Result | None) -> str:
-        if result is not None:
-            return f"worker: {result.witness}"
-        match word.happened:
-            case GotAccepted():
-                return "worker: committed the row"
-            case GotDenied():
-                return "worker: committed the refusal"
-            case LinkUp() | Connected():
-                return "this node committed that it may have been sent"
-            case _ if step.next == TaskState.CANCELLED:
-                return "it was never sent"
-            case _ if step.next == TaskState.EXPIRED:
-                return "it was not sent before its time was over"
-            case _:
-                return "this node committed the row"
-
-    def _send(self, send: Send, word: Word, draft: Draft) -> None:
+    def _send(self, send: Send, word: Word, draft: Draft, *, waited: bool) -> None:
         record = draft.record
         link = self._link(record) if record else None
         if record is None or link is None:
@@ -243,7 +253,7 @@ class Outbound:
         message: Message
         match send:
             case Send.SUBMIT:
-                message = submit(record.spec)
+                message = submit(record.spec, waited=waited)
             case Send.SUBSCRIBE:
                 message = Subscribe(task_id=self.task_id, after_seq=draft.last_event)
             case Send.CANCEL_USER:
@@ -257,6 +267,47 @@ class Outbound:
             case _:
                 return
         link.post(message)
+
+
+@dataclass(slots=True)
+class _Budget:
+    """What a worker may still tell of one task.
+
+    Attributes:
+        bytes: kept so far in this life of the daemon.
+        dropped_through: number of the last event that was dropped; 0 = none.
+        gaps: told in so far.
+    """
+
+    bytes: int = 0
+    dropped_through: int = 0
+    gaps: int = 0
+
+    def keeps(self, event: Event, draft: Draft) -> bool:
+        """Say whether an event is kept; one that is not moves the draft's number on.
+
+        Nothing is written for each dropped one: a lying worker must not fill the disk.
+        """
+        size = len(event.text) + len(str(event.data))
+        cut = EVENTS_CUT in draft.facts
+        fits = event.seq <= EVENTS_PER_TASK and self.bytes + size <= EVENT_BYTES_PER_TASK
+        if fits and not cut:
+            self.bytes += size
+            return True
+        if not cut:
+            draft.add_fact(EVENTS_CUT, {"after_seq": draft.last_event})
+        draft.last_event = self.dropped_through = event.seq
+        return False
+
+    def gap(self) -> None:
+        """Count a gap.
+
+        Raises:
+            RemoteProtocolError: the worker tells of too many.
+        """
+        self.gaps += 1
+        if self.gaps > GAPS_PER_TASK:
+            raise RemoteProtocolError(f"the worker tells of more than {GAPS_PER_TASK} gaps")
 
 
 def _cancel(record: TaskRecord, reason: Literal["user", "expired"]) -> Cancel:

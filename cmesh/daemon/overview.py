@@ -2,24 +2,23 @@
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC
 
 from cmesh import __version__
+from cmesh.daemon.advice import offered_instead
+from cmesh.daemon.answers import DecisionView, OutboxView, PeersView, PeerView, StatusView
+from cmesh.daemon.arguments import ExplainArguments
 from cmesh.daemon.core import Daemon
-from cmesh.daemon.operations import (
-    DecisionView,
-    ExplainArguments,
-    PeersView,
-    PeerView,
-    Problem,
-    StatusView,
-)
-from cmesh.daemon.rules import real_path
+from cmesh.daemon.followup import standing
+from cmesh.daemon.problems import problems
+from cmesh.daemon.roots import real_path
 from cmesh.daemon.views import Knowledge, LinkState, decision_view
-from cmesh.errors import CmeshError, NodeError, UsageError
+from cmesh.errors import CmeshError, PeerUnreachable, PolicyDenied, UsageError
 from cmesh.keys import fingerprint
-from cmesh.model import Direction, Limits, NodeId, Operation, Profile
+from cmesh.model import Direction, Limits, NodeId, Operation, Profile, TaskState
+from cmesh.nearest import did_you_mean
 from cmesh.node.whois import Peer
 from cmesh.policy.decide import (
     Decision,
@@ -28,6 +27,7 @@ from cmesh.policy.decide import (
     decide_inbound,
     decide_outbound,
 )
+from cmesh.protocol.facts import QUEUED, SENT
 from cmesh.store.records import TaskSnapshot
 
 __all__ = [
@@ -47,7 +47,11 @@ async def status(daemon: Daemon) -> StatusView:
     presence, clock = daemon.presence, daemon.settings.clock
     seen = presence.status
     allow = [rule for rule in config.policy.inbound if rule.effect == "allow"]
-    profiles = sorted({profile.value for rule in allow for profile in rule.profiles})
+    containment, note = daemon.supervisor.containment
+    found = daemon.sandboxes.found
+    profiles = sorted({profile.value for rule in allow for profile in rule.bases})
+    unfinished = await daemon.store.unfinished()
+    outbound = [task for task in unfinished if task.record.direction is Direction.OUT]
     return StatusView(
         version=__version__,
         phase=presence.phase if daemon.configured else "setup",
@@ -63,16 +67,42 @@ async def status(daemon: Daemon) -> StatusView:
         links=len(daemon.links.all()),
         running=daemon.worker.running,
         waiting=daemon.worker.waiting,
+        handed_out=len(outbound),
+        outbox=_outbox(daemon, outbound),
         worker=bool(allow),
         profiles=profiles,
         runners=list(daemon.runners.names()),
+        containment=containment,
+        containment_note=note,
+        enforcement=found.label if found else "",
+        enforcement_note=found.why if found else "",
         state_dir=str(daemon.settings.state_dir),
         config_file=str(daemon.settings.config_file),
         pid=os.getpid(),
         uptime_s=round((clock.now() - daemon.started_at).total_seconds(), 1),
         store_seq=daemon.store.head[0],
-        problems=await _problems(daemon),
+        problems=await problems(daemon),
     )
+
+
+def _outbox(daemon: Daemon, outbound: Sequence[TaskSnapshot]) -> list[OutboxView]:
+    """Group the tasks that no worker has taken yet by their worker, the most urgent first."""
+    waiting: dict[NodeId, list[TaskSnapshot]] = {}
+    for task in outbound:
+        if task.state in (QUEUED, SENT):
+            waiting.setdefault(task.record.peer_id, []).append(task)
+    found = [
+        OutboxView(
+            peer=tasks[0].record.peer.partition(".")[0],
+            node_id=peer_id,
+            tasks=len(tasks),
+            link=link_state(daemon, peer_id),
+            code=error.code if (error := daemon.links.contact(peer_id).error) else "",
+            expires_at=min(task.record.spec.not_after for task in tasks),
+        )
+        for peer_id, tasks in waiting.items()
+    ]
+    return sorted(found, key=lambda one: one.expires_at)
 
 
 async def peers(daemon: Daemon) -> PeersView:
@@ -109,6 +139,7 @@ def peer_view(daemon: Daemon, peer: Peer) -> PeerView:
         may_ask=[profile.value for profile in contact.may.profiles],
         runners=list(contact.may.runners),
         paths=list(contact.may.paths),
+        operations=list(contact.may.operations),
         last_contact_s=age,
     )
 
@@ -122,23 +153,65 @@ def link_state(daemon: Daemon, peer_id: NodeId) -> LinkState:
     return "down" if daemon.links.contact(peer_id).error is not None else "none"
 
 
-def knowledge(daemon: Daemon, task: TaskSnapshot) -> Knowledge:
+async def knowledge(daemon: Daemon, task: TaskSnapshot) -> Knowledge:
     """Return what is known of a task besides its rows."""
     record = task.record
     link = link_state(daemon, record.peer_id)
+    follow_up = await standing(daemon.store, task, daemon.settings.clock.now())
     if record.direction is Direction.IN:
-        return Knowledge(link=link)
-    note = daemon.caller.note(record.task_id)
+        return Knowledge(link=link, follow_up=follow_up)
+    if task.state == TaskState.DENIED and task.code == PolicyDenied.code:
+        may, name = daemon.links.contact(record.peer_id).may, record.peer.partition(".")[0]
+        advice = offered_instead(name, may, record.spec)
+        return Knowledge(link=link, follow_up=follow_up, advice=advice)
+    note = daemon.caller.hearsay.note(record.task_id)
     code, reason = note.code, note.reason
-    error = daemon.links.contact(record.peer_id).error
-    if not code and link != "connected" and error is not None:
-        code, reason = error.code, f"{error.message}; {error.hint}" if error.hint else error.message
+    contact = daemon.links.contact(record.peer_id)
+    heard, error = daemon.caller.hearsay.heard(record.task_id), contact.error
+    if heard is not None and contact.at is not None and link == "connected":
+        # A worker tells news of a task at once, so a word about another says: none of this one.
+        heard = max(heard, contact.at)
+    if not code and link != "connected" and error is not None and not task.terminal:
+        code, reason = error.code, _kept(task, error)
+    elsewhere = daemon.caller.elsewhere(record.task_id)
+    if elsewhere:
+        code, reason = "store_replaced", _elsewhere(record.peer.partition(".")[0])
+    retry_in_s = None
+    if note.retry_after_s is not None:
+        retry_in_s = note.at + note.retry_after_s - daemon.settings.clock.monotonic()
     return Knowledge(
+        retry_in_s=retry_in_s,
         link=link,
-        heard_at=daemon.caller.heard(record.task_id),
+        heard_at=heard,
         code=code,
         reason=reason,
-        elsewhere=daemon.caller.elsewhere(record.task_id),
+        elsewhere=elsewhere,
+        processes_left=daemon.caller.hearsay.processes_left(record.task_id),
+        follow_up=follow_up,
+    )
+
+
+def _kept(task: TaskSnapshot, error: CmeshError) -> str:
+    """Say why a task's worker cannot be reached, what helps, and what becomes of the task."""
+    name = task.record.peer.partition(".")[0]
+    step = error.hint
+    if isinstance(error, PeerUnreachable):
+        # The error's own advice ends with one for a call that failed, and this one has not.
+        step = error.first_step
+    until = task.record.spec.not_after.astimezone(UTC)
+    fate = (
+        f"kept here, and sent once `{name}` takes it, until {until:%Y-%m-%d %H:%M} UTC"
+        if task.state == QUEUED
+        else f"`{name}` is asked again once it can be reached"
+    )
+    return "; ".join(part for part in (error.message, step, fate) if part)
+
+
+def _elsewhere(name: str) -> str:
+    return (
+        f"the store of `{name}` is not the one this task was sent to, so nobody can say whether"
+        " it ran: it is not sent again and cannot be ended; look there for what it did, then"
+        " delegate it anew"
     )
 
 
@@ -153,9 +226,12 @@ async def explain(daemon: Daemon, arguments: ExplainArguments, project: str) -> 
     Raises:
         UnknownPeer: nobody has that name.
         UsageError: there is no such operation.
+        ConfigError: the file cannot be used, so there are no rules to decide with.
     """
+    daemon.rules.require_in_force()
+    operation = _operation(arguments.operation)
     peer = await daemon.presence.peer(arguments.peer)
-    identity = await daemon.identify(peer.identity.node_id)
+    identity = await daemon.presence.identify(peer.identity.node_id)
     policy = daemon.rules.policy()
     if arguments.direction == "outbound":
         outbound = OutboundRequest(
@@ -169,17 +245,12 @@ async def explain(daemon: Daemon, arguments: ExplainArguments, project: str) -> 
             self_id=daemon.self_id(),
         )
         return decision_view(decide_outbound(outbound, policy))
-    try:
-        operation = Operation(arguments.operation)
-    except ValueError as error:
-        known = ", ".join(operation.value for operation in Operation)
-        raise UsageError(f"no operation `{arguments.operation}`", hint=f"one of {known}") from error
     inbound = InboundRequest(
         identity=identity,
         operation=operation,
         profile=Profile(arguments.profile),
         runner=arguments.runner,
-        directory=await asyncio.to_thread(real_path, arguments.directory or "/"),
+        directory=await asyncio.to_thread(real_path, arguments.directory),
         accept=tuple(arguments.accept),
         runtime_s=arguments.timeout_s,
         output_bytes=Limits().output_bytes,
@@ -193,17 +264,11 @@ async def explain(daemon: Daemon, arguments: ExplainArguments, project: str) -> 
     return decision_view(decide_inbound(inbound, policy))
 
 
-async def _problems(daemon: Daemon) -> list[Problem]:
-    found: list[CmeshError] = []
-    if daemon.rules.error is not None:
-        found.append(daemon.rules.error)
-    if daemon.configured:
-        try:
-            daemon.presence.require_up()
-        except NodeError as error:
-            found.append(error)
-    problems = [Problem(code=e.code, what=e.message, next=e.hint) for e in found]
-    if not daemon.configured:
-        what = f"there is no configuration at `{daemon.settings.config_file}`"
-        problems.append(Problem(code="not_configured", what=what, next="run `cmesh up`"))
-    return problems
+def _operation(name: str) -> Operation:
+    try:
+        return Operation(name)
+    except ValueError as error:
+        known = [operation.value for operation in Operation]
+        meant = did_you_mean(name, known, most=1, cutoff=0.6)
+        hint = f"{meant} one of {', '.join(known)}".lstrip()
+        raise UsageError(f"there is no operation `{name}`", hint=hint) from error

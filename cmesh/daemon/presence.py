@@ -6,29 +6,52 @@ decided here.
 
 import asyncio
 import contextlib
-import difflib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 from cmesh.config import NodeConfig
-from cmesh.errors import CmeshError, KeyExpired, LoginRequired, NodeClosed, UnknownPeer
-from cmesh.model import NodeId
+from cmesh.daemon.netmap import Netmap, label
+from cmesh.errors import (
+    CmeshError,
+    ControlUnreachable,
+    KeyExpired,
+    LoginRequired,
+    NodeClosed,
+    UnknownPeer,
+)
+from cmesh.model import Identity, NodeId
+from cmesh.nearest import did_you_mean
 from cmesh.node.node import Node, NodeOptions
+from cmesh.node.nodelog import last_control_error, size
 from cmesh.node.whois import NodeStatus, Peer
 from cmesh.paths import require_private_file
 
-__all__ = ["Phase", "Presence", "nearest"]
+__all__ = ["Phase", "Presence"]
 
 logger = logging.getLogger(__name__)
 
 Phase = Literal["setup", "starting", "login", "up", "down", "failed"]
 
+NODE_LOG = "node.log"
 LOGIN_URL_LIMIT_S = 15.0
+KEY_LIMIT_S = 3.0
+"""How long a login by an auth key may take before a page is asked for instead."""
+
 UP_AGAIN_AFTER_S = 5.0
+RISING_LIMIT_S = 15.0
+"""How long a call that needs the node waits for it, since a daemon answers before its node is up.
+
+With the contact of a worker, and the time a relay may have held the call, less than a call may
+take.
+"""
+
+TROUBLE_LOOK_S = 1.0
+"""How often a wait for the node looks whether the control server keeps it out."""
+
 UP_PATIENCE_S = 24 * 3600.0  # a login URL waits for a person
 
 OnPeers = Callable[[Sequence[NodeId]], None]
@@ -66,11 +89,15 @@ class Presence:
         self.begun = False
         self.changed = asyncio.Event()
         self._state_dir = state_dir
+        self._control_url = config.control_url
+        self._log_begin = 0
         self._seen = _Seen()
         self._on_peers = on_peers
         self._on_up = on_up
         self._tasks: list[asyncio.Task[None]] = []
         self._up = asyncio.Event()
+        self._reopening = asyncio.Lock()
+        self._netmap = Netmap(self._peers)
 
     @property
     def phase(self) -> Phase:
@@ -104,39 +131,77 @@ class Presence:
             NodeError: the state directory is in use, or the node cannot start.
         """
         self.begun = True
+        self._control_url = config.control_url
+        self._log_begin = size(self._state_dir / NODE_LOG)
         self.node = Node(_options(config, self._state_dir))
         await self.node.start()
-        self._tasks = [asyncio.create_task(self._rise()), asyncio.create_task(self._watch())]
+        self._begin()
 
     async def close(self) -> None:
         """Leave the tailnet."""
         self._set("down")
-        for task in self._tasks:
-            task.cancel()
-        await self.node.close()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._leave()
 
     async def wait_up(self) -> None:
         """Wait until the node has been up once; no limit of its own."""
         await self._up.wait()
 
+    async def rising(self, limit_s: float = RISING_LIMIT_S) -> None:
+        """Wait while a started node is on its way up; at most `limit_s`.
+
+        Returns at once when waiting cannot help: it is up, waits for a person, or is known to
+        be kept out. What became of it is `require_up`'s to say.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while self._rises():
+                    self.changed.clear()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(TROUBLE_LOOK_S):
+                            await self.changed.wait()
+
     async def login(self) -> None:
         """Begin a login and wait until its URL is known, or the node is up.
 
         Raises:
-            LoginRequired: the control server gave no URL in time.
+            ControlUnreachable: the control server does not answer.
+            LoginRequired: it gave no URL in time.
         """
         if self._current():
             return
         if not self.login_url:
             await self.node.login()
-        try:
-            async with asyncio.timeout(LOGIN_URL_LIMIT_S):
+        # A node that has an auth key offers it again and gets no page, though it may be used up.
+        # Before the node was ever up the key is good, and kept.
+        used = bool(self.node.options.auth_key) and self._up.is_set()
+        if used and not await self._answered(KEY_LIMIT_S):
+            await self._reopen()
+        if not await self._answered(LOGIN_URL_LIMIT_S):
+            raise self._control_trouble() or LoginRequired(
+                f"`{self._control_server()}` gave no login URL within {LOGIN_URL_LIMIT_S:g} s",
+                hint=f"the node's log says more: {self._state_dir / NODE_LOG}",
+            )
+
+    async def _answered(self, limit_s: float) -> bool:
+        """Wait until there is a login URL or the node is up; False when neither came in time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
                 while not self.login_url and not self._current():
                     self.changed.clear()
                     await self.changed.wait()
-        except TimeoutError as error:
-            raise LoginRequired("the control server gave no login URL") from error
+                return True
+        return False
+
+    async def _reopen(self) -> None:
+        """Open the node again without its auth key; its links end, and resume once it is up."""
+        async with self._reopening:
+            if not self.node.options.auth_key or self._current():
+                return
+            logger.info("node_reopened")
+            await self._leave()
+            self.node = Node(replace(self.node.options, auth_key=""))
+            await self.node.start()
+            self._begin()
 
     async def refresh(self) -> None:
         """Ask the node for its own state: a key expires without a notice."""
@@ -152,17 +217,36 @@ class Presence:
             LoginRequired, NodeClosed: the node is not up.
         """
         self.require_up()
-        peers = await self.node.peers()
-        found = [peer for peer in peers if name in _names(peer)]
-        exact = [peer for peer in found if name != _label(peer)]
+        found = await self._netmap.named(name)
+        exact = [peer for peer in found if name != label(peer)]
         if len(exact or found) > 1:  # a machine shared in from another tailnet, for example
             names = "` or `".join(peer.identity.name for peer in found)
             raise UnknownPeer(f"`{name}` means more than one peer", hint=f"name `{names}`")
         if found:
             return (exact or found)[0]
-        close = nearest(name, [_label(peer) for peer in peers])
-        hint = f"did you mean `{'` or `'.join(close)}`?" if close else "run `cmesh peers`"
+        own = self.status
+        if own is not None and name in (own.name, own.name.partition(".")[0], own.node_id):
+            raise UnknownPeer(
+                f"`{name}` is this machine itself, and a peer is another one",
+                hint="name another machine, see `cmesh peers`",
+            )
+        hint = did_you_mean(name, self._netmap.labels()) or "run `cmesh peers`"
         raise UnknownPeer(f"no peer is named `{name}`", hint=hint)
+
+    async def identify(self, peer_id: NodeId) -> Identity:
+        """Ask whois who a node id is now.
+
+        Raises:
+            UnknownPeer, IdentityUnknown: nobody known.
+            NodeError: this node is not up, so it cannot tell.
+        """
+        self.require_up()
+        for peer in await self._netmap.named(peer_id):
+            if peer.identity.node_id == peer_id and peer.identity.addresses:
+                identity = await self.node.whois(peer.identity.addresses[0])
+                if identity.node_id == peer_id:  # else its address is another node's by now
+                    return identity
+        raise UnknownPeer(f"node `{peer_id}` is not on the tailnet any more")
 
     def require_up(self) -> None:
         """Raise what keeps the node from its work, if anything does."""
@@ -174,10 +258,49 @@ class Presence:
             raise LoginRequired(f"this node must be logged in: open `{self.login_url}`")
         if self.error is not None:
             raise self.error
-        raise NodeClosed(
+        if not self.begun:
+            raise NodeClosed(
+                "this machine is not configured, so no node runs", hint="run `cmesh up`"
+            )
+        raise self._control_trouble() or NodeClosed(
             f"the node is not on the tailnet yet ({self.phase})",
-            hint="wait a moment, then `cmesh status`; without a configuration, `cmesh up`",
+            hint="wait a moment, then `cmesh status`",
         )
+
+    def _rises(self) -> bool:
+        """The node was started and nothing is known that would keep it from coming up."""
+        starting = self.begun and self.phase == "starting" and self.error is None
+        return starting and self._control_trouble() is None
+
+    async def _peers(self) -> tuple[Peer, ...]:
+        return await self.node.peers()
+
+    def _control_server(self) -> str:
+        return self._control_url or "Tailscale's control server"
+
+    def _control_trouble(self) -> ControlUnreachable | None:
+        """Return why the control server keeps the node waiting, by what the node wrote down."""
+        if not self.begun or self.phase not in ("starting", "failed"):
+            return None
+        log = self._state_dir / NODE_LOG
+        why = last_control_error(log, self._log_begin)
+        if not why:
+            return None
+        return ControlUnreachable(
+            f"the control server `{self._control_server()}` does not let the node in: {why}",
+            hint=f"check `control_url` in config.toml and the network, the node keeps trying; "
+            f"its log is {log}; after a change of the file `cmesh down`, then `cmesh up`",
+        )
+
+    def _begin(self) -> None:
+        self._tasks = [asyncio.create_task(self._rise()), asyncio.create_task(self._watch())]
+
+    async def _leave(self) -> None:
+        self._netmap.changed()
+        for task in self._tasks:
+            task.cancel()
+        await self.node.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _rise(self) -> None:
         while True:
@@ -215,6 +338,7 @@ class Presence:
     async def _watch_once(self) -> None:
         async with contextlib.aclosing(self.node.notifications()) as news:
             async for one in news:
+                self._netmap.changed()
                 await self._look_again(one.state, one.login_url)
                 changed = (*one.peers_changed, *one.peers_removed)
                 if changed:
@@ -251,20 +375,6 @@ class Presence:
         self.changed.set()
 
 
-def nearest(name: str, candidates: Sequence[str]) -> list[str]:
-    """Return up to three candidates that a typing error could have meant."""
-    return difflib.get_close_matches(name, candidates, n=3, cutoff=0.5)
-
-
-def _names(peer: Peer) -> set[str]:
-    identity = peer.identity
-    return {_label(peer), identity.name, str(identity.node_id), *identity.addresses}
-
-
-def _label(peer: Peer) -> str:
-    return peer.identity.name.partition(".")[0]
-
-
 def _options(config: NodeConfig, state_dir: Path) -> NodeOptions:
     key = ""
     if config.auth_key_file is not None and config.auth_key_file.exists():
@@ -276,6 +386,6 @@ def _options(config: NodeConfig, state_dir: Path) -> NodeOptions:
         control_url=config.control_url,
         auth_key=key,
         tags=config.tags,
-        log_file=state_dir / "node.log",
+        log_file=state_dir / NODE_LOG,
         allow_testnet=config.allow_testnet,
     )

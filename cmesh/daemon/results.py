@@ -1,38 +1,46 @@
 """How a task ended on this worker, as a signed value."""
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from datetime import datetime
 
+from cmesh.daemon.draft import Draft
+from cmesh.daemon.parts import Parts
 from cmesh.keys import SigningKey
 from cmesh.model import NodeId, Result, TaskState
 from cmesh.protocol.convert import outcome_from
 from cmesh.protocol.receipts import result_bytes
+from cmesh.protocol.witness import WITNESS
 from cmesh.runner.evidence import Look
 from cmesh.runner.reader import Outcome
+from cmesh.sandbox.tier import NO_SANDBOX
 from cmesh.store.records import TaskRecord
 
-__all__ = ["RanWith", "refusal", "run", "signed"]
+__all__ = ["RanWith", "add_signed", "refusal", "run", "signed", "with_basis", "without_output"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RanWith:
-    """What ran a task, as known when it started; `unknown` when no record of it is left."""
+    """What ran a task, as known when it started; `unknown` when no record of it is left.
+
+    Attributes:
+        policy_sha256: of the policy that let it run.
+    """
 
     runner_version: str = ""
     credential: str = "unknown"
-
-
-_NEVER_RAN = {
-    TaskState.DENIED: "the worker committed the refusal",
-    TaskState.CANCELLED: "the worker committed it before anything was started",
-    TaskState.EXPIRED: "the worker committed it; its time was over before a start",
-}
+    containment: str = ""
+    containment_note: str = ""
+    enforcement: str = ""
+    policy_sha256: str = ""
 
 
 def refusal(state: str, code: str, reason: str, now: datetime) -> Result:
     """Return the result of a task that was never started."""
     ended = TaskState(state)
-    return Result(state=ended, witness=_NEVER_RAN[ended], error=reason, code=code, ended_at=now)
+    return Result(
+        state=ended, witness=WITNESS["worker", ended], error=reason, code=code, ended_at=now
+    )
 
 
 def run(
@@ -47,7 +55,7 @@ def run(
     if exit_ is None or outcome is None:
         return Result(
             state=TaskState(state),
-            witness="the shim ended without a result; zero processes counted",
+            witness=WITNESS["worker", TaskState.INTERRUPTED],
             error="the end of the task was not seen; it may have had effects",
             code="interrupted" if state == TaskState.INTERRUPTED else "",
             runner_version=ran_with.runner_version,
@@ -67,12 +75,52 @@ def run(
         truncated=exit_.stdout_bytes > exit_.stdout_kept,
         usage=outcome.usage,
         runner_version=ran_with.runner_version,
-        profile_enforced="none",
+        profile_enforced=exit_.enforcement or NO_SANDBOX,
         credential=ran_with.credential,
         processes_left=exit_.processes_left,
         started_at=exit_.started,
         ended_at=exit_.ended,
     )
+
+
+def without_output(result: Result, why: str) -> Result:
+    """Return a result whose kept output is not what the shim recorded; the end stands."""
+    return replace(
+        result,
+        witness=f"{result.witness}; {why}",
+        error=f"{result.error}; {why}" if result.error else why,
+        output_kept=0,
+        output_sha256="",
+        truncated=result.output_bytes > 0,
+    )
+
+
+def add_signed(parts: Parts, draft: Draft, result: Result, policy_sha256: str) -> None:
+    """Put an end into `draft`, signed by this node; the task is known."""
+    assert draft.record is not None
+    worker = parts.self_id()
+    result = with_basis(result, draft.record, policy_sha256, parts.store.head)
+    signature = signed(parts.key, draft.record, worker, result, draft.last_event)
+    draft.add_result(result, signature)
+
+
+def with_basis(
+    result: Result, record: TaskRecord, policy_sha256: str, head: tuple[int, str]
+) -> Result:
+    """Return a result that also says who asked and by which rules, for the signature to cover.
+
+    `head` is the audit head before the result: a peer that keeps the result holds it too.
+    """
+    basis = {
+        "caller": record.principal,
+        # A task that was cancelled before it came has no runner, and no profile was asked for.
+        "profile": record.spec.profile.value if record.spec.runner else "",
+        "policy_sha256": policy_sha256,
+        "prompt_sha256": hashlib.sha256(record.spec.prompt.encode("utf-8", "replace")).hexdigest(),
+        "head_seq": head[0],
+        "head_hash": head[1],
+    }
+    return replace(result, basis=basis)
 
 
 def signed(

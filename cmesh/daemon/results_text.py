@@ -1,31 +1,52 @@
-"""Slices of what a task left: its summary, its output, its errors, as scrubbed text."""
+"""Slices of what a task left: its summary, its output, its errors, its patch, as scrubbed text.
+
+The patch as bytes is for `git apply`, and for the owner of a node alone.
+"""
 
 import asyncio
+import base64
 
-from cmesh.daemon.operations import ResultArguments, ResultView
-from cmesh.daemon.views import state_of
-from cmesh.errors import TaskRefused
+from cmesh.daemon.answers import PatchFile, PatchView, ResultView
+from cmesh.daemon.arguments import ResultArguments
+from cmesh.daemon.followup import Standing
+from cmesh.daemon.views import patch_view, state_of
+from cmesh.errors import SecretFound, TaskRefused
 from cmesh.model import Direction, Result
+from cmesh.redact import Redactor
+from cmesh.runner.copies import PATCH_BYTES
 from cmesh.store.records import TaskSnapshot
 from cmesh.store.store import Store
 from cmesh.text import scrub
 
-__all__ = ["read_result"]
+__all__ = ["read_patch", "read_result"]
 
 OUTPUT_READ_BYTES = 16 * 1024 * 1024
 """The most of an output that is turned into text at once; outputs are capped below it."""
 
 
-async def read_result(store: Store, task: TaskSnapshot, arguments: ResultArguments) -> ResultView:
-    """Return a slice of one part.
+async def read_result(
+    store: Store,
+    task: TaskSnapshot,
+    arguments: ResultArguments,
+    follow_up: Standing,
+    redactor: Redactor,
+) -> ResultView:
+    """Return a slice of one part; of a patch what `redactor` finds is taken out.
 
     Raises:
-        TaskRefused: the task has not ended, or its output was refused.
+        TaskRefused: the task has not ended, its output was refused, or it has no patch.
+        SecretFound: its patch is withheld.
     """
     result = task.result
     task_id = task.record.task_id
     if result is None:
         state = state_of(task).value.replace("_", " ")
+        if task.terminal:
+            why = f" [{task.code}]: {task.reason}" if task.code else ""
+            raise TaskRefused(
+                f"task `{task_id}` has no result: it ended as {state}{why}",
+                hint=f"cmesh show {task_id}",
+            )
         raise TaskRefused(
             f"task `{task_id}` has no result yet: it is {state}", hint=f"cmesh wait {task_id}"
         )
@@ -35,7 +56,10 @@ async def read_result(store: Store, task: TaskSnapshot, arguments: ResultArgumen
             " what it announced, or is more than was asked for",
             hint=f"cmesh show {task_id} says more; its summary is there",
         )
-    text = await _part(store, result, arguments.part)
+    if arguments.part == "patch":
+        text = await _patch_text(store, task, redactor)
+    else:
+        text = await _part(store, result, arguments.part)
     end = min(len(text), arguments.offset + arguments.limit)
     return ResultView(
         task_id=task_id,
@@ -48,9 +72,67 @@ async def read_result(store: Store, task: TaskSnapshot, arguments: ResultArgumen
         next_offset=end if end < len(text) else None,
         sha256=result.output_sha256,
         truncated=result.truncated,
+        redacted=result.redacted,
         # Another machine's word about its own sandbox proves nothing.
         self_attested=result.profile_enforced == "none" or task.record.direction is Direction.OUT,
+        follow_up=follow_up.code,
+        follow_up_until=follow_up.until,
+        followed_by=follow_up.by,
+        patch=patch_view(task),
     )
+
+
+async def read_patch(store: Store, task: TaskSnapshot) -> PatchFile:
+    """Return the patch as it is, also one that this node's own task must withhold.
+
+    Raises:
+        TaskRefused: there is none, or its bytes are not here; says why.
+        SecretFound: its worker withholds it.
+    """
+    view = _there(store, task)
+    data = await store.read_blob(view.sha256, 0, PATCH_BYTES) if view.sha256 else b""
+    text = (await asyncio.to_thread(base64.b64encode, data)).decode()
+    return PatchFile(task_id=task.record.task_id, sha256=view.sha256, data=text, patch=view)
+
+
+async def _patch_text(store: Store, task: TaskSnapshot, redactor: Redactor) -> str:
+    view = _there(store, task)
+    if view.withheld:  # its owner may have the bytes; what reads a text may be a model
+        raise SecretFound(f"the patch of task `{task.record.task_id}` is withheld: {view.reason}")
+    if not view.sha256:
+        return ""
+    data = await store.read_blob(view.sha256, 0, PATCH_BYTES)
+    return await asyncio.to_thread(lambda: scrub(redactor.text(data.decode("utf-8", "replace"))[0]))
+
+
+def _there(store: Store, task: TaskSnapshot) -> PatchView:
+    """Return what is known of a patch whose bytes are here, or that is empty."""
+    task_id, view = task.record.task_id, patch_view(task)
+    if task.result is None:
+        state = state_of(task).value.replace("_", " ")
+        raise TaskRefused(
+            f"task `{task_id}` has no patch yet: it is {state}", hint=f"cmesh wait {task_id}"
+        )
+    if view is None:
+        raise TaskRefused(
+            f"task `{task_id}` has no patch: profile `{task.record.spec.profile}` or its end made none",
+            hint="a task of `edit` or `build` that ran to its end has one",
+        )
+    if view.sha256 and store.blob_path(view.sha256) is not None:
+        return view
+    if view.withheld == SecretFound.code:
+        raise SecretFound(
+            f"the patch of task `{task_id}` is withheld: {view.reason}",
+            hint=f"the worker's owner has it: `cmesh result {task_id} --patch FILE` there",
+        )
+    if view.withheld or view.refused:
+        raise TaskRefused(
+            f"task `{task_id}` has no patch: {view.reason or view.refused}",
+            hint=f"cmesh show {task_id}",
+        )
+    if view.sha256:
+        raise TaskRefused(f"the patch of task `{task_id}` is no longer kept here", hint="")
+    return view
 
 
 async def _part(store: Store, result: Result, part: str) -> str:

@@ -5,17 +5,28 @@ from dataclasses import replace
 
 from cmesh.daemon.admission import Grant, task_request
 from cmesh.daemon.parts import Parts
-from cmesh.daemon.rules import real_path
+from cmesh.daemon.roots import real_path
 from cmesh.errors import CmeshError, IdentityUnknown, UnknownPeer
+from cmesh.model import Identity, NodeId
 from cmesh.policy.decide import decide_inbound
 from cmesh.policy.explain import for_remote
 from cmesh.policy.rules import Policy
 from cmesh.store.records import TaskRecord
 
-__all__ = ["lost"]
+__all__ = ["asker", "lost", "stays"]
 
 
-async def lost(parts: Parts, record: TaskRecord, grant: Grant | None) -> tuple[str, str] | None:
+async def asker(parts: Parts, peer_id: NodeId) -> Identity | CmeshError:
+    """Return who a peer is now, or why nobody can say; asked once for all of its tasks."""
+    try:
+        return await parts.identify(peer_id)
+    except CmeshError as error:
+        return error
+
+
+async def lost(
+    parts: Parts, record: TaskRecord, grant: Grant | None, caller: Identity | CmeshError
+) -> tuple[str, str] | None:
     """Return code and reason when a task's caller has lost the right to it, else None.
 
     A peer that whois no longer knows has lost every right (fail closed). When this node
@@ -25,23 +36,26 @@ async def lost(parts: Parts, record: TaskRecord, grant: Grant | None) -> tuple[s
     policy = parts.rules.policy()  # looks at the file first, so that `error` is of now
     if parts.rules.error is not None or _stays(policy, record, grant):
         return None
-    try:
-        identity = await parts.identify(record.peer_id)
-    except (UnknownPeer, IdentityUnknown) as error:
-        return "policy_denied", f"the caller left the tailnet: {error.message}"
-    except CmeshError:
+    if isinstance(caller, UnknownPeer | IdentityUnknown):
+        return "policy_denied", f"the caller left the tailnet: {caller.message}"
+    if isinstance(caller, CmeshError):
         return None
     spec = record.spec
     directory = grant.directory if grant else await asyncio.to_thread(real_path, spec.directory)
     # The runner is this machine's own: what it reports is no right of the caller's.
     reports_cost = grant is None or grant.runner.reports_cost
-    asked = task_request(parts, identity, spec, directory)
+    asked = task_request(parts, caller, spec, directory)
     request = replace(asked, reports_cost=reports_cost)
     decision = decide_inbound(request, policy)
     if decision.effect != "deny":
         return None
     told = for_remote(decision)
     return told.code or "policy_denied", f"the right to it was lost: {told.reason}"
+
+
+def stays(parts: Parts, record: TaskRecord, grant: Grant | None) -> bool:
+    """Say whether a running task goes on although its caller has lost the right to it."""
+    return _stays(parts.rules.policy(), record, grant)
 
 
 def _stays(policy: Policy, record: TaskRecord, grant: Grant | None) -> bool:

@@ -5,16 +5,17 @@ A file that cannot be used allows nothing. What a rule means is decided in
 """
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cmesh.config import Config, load_config
-from cmesh.errors import ConfigError
+from cmesh.daemon.roots import Roots
+from cmesh.errors import ConfigError, by_code
+from cmesh.policy.decide import Decision
 from cmesh.policy.rules import Policy
 
-__all__ = ["Rules", "real_path"]
+__all__ = ["Rules"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Rules:
 
     Attributes:
         error: why the file is not in force; None = it is.
+        roots: the directories that the rules in force name.
         on_change: told of each new version, once it is in force.
     """
 
@@ -44,6 +46,7 @@ class Rules:
         self._path = path
         self._stamp = _stamp(path)
         self._config = load_config(path)
+        self.roots = Roots(self._config.policy)
 
     def config(self) -> Config:
         """Return the configuration as the file is now; blocks for one `stat`.
@@ -61,6 +64,23 @@ class Rules:
         """Return the rules in force now."""
         return self.config().policy
 
+    def honest(self, decision: Decision) -> Decision:
+        """Return a decision that was made just now; a denial says when no rule is in force."""
+        if self.error is None or decision.effect != "deny":
+            return decision
+        return replace(decision, reason=f"no rule is in force: {self.error.message}")
+
+    def require_in_force(self) -> None:
+        """Raise what is wrong with the file as it is now, if anything is.
+
+        Raises:
+            ConfigError: it allows nothing until it is mended; names line, key and what was expected.
+        """
+        self.config()
+        if self.error is not None:
+            # A new one: an error that is raised again and again collects tracebacks.
+            raise by_code(self.error.code)(self.error.message, hint=self.error.hint)
+
     def _load(self) -> None:
         before, was_bad = self._config, self.error is not None
         try:
@@ -72,23 +92,13 @@ class Rules:
             self.error = error
             self._config = replace(before, policy=_NOTHING)
             logger.error("config_refused", extra={"data": {"why": error.message}})  # noqa: TRY400
+        self.roots.read(self._config.policy)
         if self._config.sha256 != before.sha256 or self.error is not None or was_bad:
             self._changed()
 
     def _changed(self) -> None:
         if self.on_change is not None:
             self.on_change(self._config)
-
-
-def real_path(path: str) -> str:
-    """Return where a directory really is, links resolved; need not exist. Blocks on disk.
-
-    What is no absolute path is returned as it is, for policy to refuse: where this
-    process happens to stand means nothing to the peer.
-    """
-    if not path.startswith("/") or "\0" in path:
-        return path
-    return os.path.realpath(path)
 
 
 def _stamp(path: Path) -> _Stamp | None:

@@ -4,16 +4,18 @@ whois says which node a connection comes from; the pin says which cmesh it is.
 A new node, or a known one with another key, waits for this machine's owner.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from cmesh.errors import CmeshError, PeerUntrusted, UnknownPeer, WrongMachine
 from cmesh.keys import fingerprint
 from cmesh.model import Identity, NodeId
+from cmesh.nearest import did_you_mean
 from cmesh.store.records import AuditRecord, TrustRecord
 from cmesh.store.store import Store
 
-__all__ = ["Standing", "Trust"]
+__all__ = ["Standing", "Trust", "taken_back"]
 
 Standing = Literal["trusted", "waiting", "changed", "unknown"]
 
@@ -33,10 +35,13 @@ class Trust:
         self._store = store
         self._pins: dict[NodeId, TrustRecord] = {}
         self._shown: dict[NodeId, _Shown] = {}
+        self._taken_back: dict[NodeId, str] = {}
 
     async def load(self) -> None:
         """Read the pins."""
-        self._pins = {pin.peer_id: pin for pin in await self._store.trust() if pin.trusted}
+        records = await self._store.trust()
+        self._pins = {pin.peer_id: pin for pin in records if pin.trusted}
+        self._taken_back = {pin.peer_id: pin.key for pin in records if not pin.trusted}
 
     def standing(self, node_id: NodeId) -> Standing:
         """Say how a node stands: its last proved key is the pinned one, or is not."""
@@ -70,14 +75,19 @@ class Trust:
         shown = _Shown(peer=identity.name, key=key)
         repeated = self._shown.get(identity.node_id) == shown
         self._shown[identity.node_id] = shown
-        if pin is None and first_contact and not identity.ephemeral:
+        new = pin is None and identity.node_id not in self._taken_back
+        # INVARIANT: what the owner took back only the owner gives again, whoever asks for what.
+        if new and first_contact and not identity.ephemeral:
             await self.pin(identity.node_id, by="delegate")
             return
         if not repeated:  # it knocks until it is let in; one row tells of it
             await self._store.commit([self._contact(identity, key)])
-        changed = pin is not None
-        what = "shows another cmesh key than the pinned one" if changed else "is a first contact"
         name = identity.name.partition(".")[0]
+        if self._taken_back.get(identity.node_id) == key:
+            raise taken_back(name)
+        what = (
+            "is a first contact" if pin is None else "shows another cmesh key than the pinned one"
+        )
         raise PeerUntrusted(
             f"`{name}` {what}; its fingerprint is `{fingerprint(key)}`",
             hint=f"compare it with `cmesh status` there, then `cmesh peers trust {name}` here",
@@ -114,6 +124,43 @@ class Trust:
         await self._store.commit([record])
         self._pins[node_id] = record
         self._shown.pop(node_id, None)
+        self._taken_back.pop(node_id, None)
+
+    async def take_back(self, name: str) -> TrustRecord:
+        """Forget the pinned key of a peer, by label, full name or node id; return the pin.
+
+        Raises:
+            UnknownPeer: no such peer is trusted, or several are.
+        """
+        found = [pin for pin in self._pins.values() if name in _names(pin)]
+        exact = [pin for pin in found if name != _label(pin)] or found
+        if len(exact) != 1:
+            raise self._not_one(name, exact)
+        pin = exact[0]
+        await self._store.commit([replace(pin, trusted=False, by="owner")])
+        self._pins.pop(pin.peer_id, None)
+        self._shown.pop(pin.peer_id, None)
+        self._taken_back[pin.peer_id] = pin.key
+        return pin
+
+    def require_pinned(self, identity: Identity) -> None:
+        """Refuse a node whose key is not pinned any more.
+
+        Raises:
+            PeerUntrusted: it is not.
+        """
+        if identity.node_id not in self._pins:
+            raise taken_back(_label(identity))
+
+    def _not_one(self, name: str, found: Sequence[TrustRecord]) -> UnknownPeer:
+        if found:
+            ids = "` or `".join(pin.peer_id for pin in found)
+            return UnknownPeer(f"`{name}` means more than one peer", hint=f"name `{ids}`")
+        labels = sorted({_label(pin) for pin in self._pins.values()})
+        return UnknownPeer(
+            f"no trusted peer is named `{name}`",
+            hint=did_you_mean(name, labels) or "run `cmesh peers`",
+        )
 
     def require_same(self, identity: Identity) -> None:
         """Refuse a name that was pinned to another node.
@@ -132,3 +179,20 @@ def _wrong_machine(identity: Identity, pin: TrustRecord) -> CmeshError:
     return WrongMachine(
         f"`{identity.name}` was node `{pin.peer_id}`, and is now `{identity.node_id}`"
     )
+
+
+def taken_back(name: str) -> PeerUntrusted:
+    """Return what a peer is told whose key is trusted no more."""
+    return PeerUntrusted(
+        f"the key of `{name}` is not trusted any more",
+        hint=f"its owner may look again: `cmesh peers trust {name}`",
+    )
+
+
+def _label(of: TrustRecord | Identity) -> str:
+    name = of.peer if isinstance(of, TrustRecord) else of.name
+    return name.partition(".")[0]
+
+
+def _names(pin: TrustRecord) -> set[str]:
+    return {_label(pin), pin.peer, str(pin.peer_id)}

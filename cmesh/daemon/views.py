@@ -1,28 +1,52 @@
 """Stored tasks as the interfaces show them. Pure: snapshots and facts in, views out."""
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from cmesh.daemon.draft import Draft
-from cmesh.daemon.operations import ConditionView, DecisionView, EventView, TaskView
+from cmesh.daemon.answers import (
+    SUMMARY_CHARACTERS,
+    ConditionView,
+    DecisionView,
+    EventView,
+    PatchView,
+    TaskView,
+)
+from cmesh.daemon.draft import Draft, retry_in_s
+from cmesh.daemon.followup import Standing
+from cmesh.daemon.outbound import EVENTS_CUT
 from cmesh.model import TERMINAL, Direction, Event, TaskState
 from cmesh.policy.decide import Decision
 from cmesh.protocol.facts import WorkerFacts
+from cmesh.protocol.fields import NAME_CHARACTERS
+from cmesh.protocol.messages import Patch
 from cmesh.protocol.state import public
+from cmesh.sandbox.tier import LABEL
 from cmesh.store.records import TaskSnapshot
-from cmesh.text import cut, one_line, scrub
+from cmesh.text import cut, one_line, scrub, scrub_data
 
-__all__ = ["Knowledge", "LinkState", "decision_view", "event_view", "state_of", "task_view"]
+__all__ = [
+    "Knowledge",
+    "LinkState",
+    "decision_view",
+    "event_view",
+    "patch_view",
+    "state_of",
+    "task_view",
+]
 
 LinkState = Literal["connected", "connecting", "down", "none"]
 
 _CODE = re.compile("[a-z_]{1,64}")
 PROMPT_CHARACTERS = 500
-SUMMARY_CHARACTERS = 1_500
 EVENT_CHARACTERS = 1_000
+ADVICE_CHARACTERS = 2_000
+CONTAINMENTS = {"pid_namespace", "best_effort"}
+KIND_CHARACTERS = 64
+NOT_STARTED = {TaskState.SUBMITTING, TaskState.QUEUED, TaskState.WAITING_APPROVAL}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +58,10 @@ class Knowledge:
         heard_at: when the other side last had word of it (caller).
         code, reason: what keeps an unfinished task, for example an unreachable peer.
         elsewhere: the worker's store is not the one the task was sent to.
+        processes_left: what the worker counted last of a task that it ends.
+        follow_up: whether another turn can follow.
+        retry_in_s: when an unfinished task is sent again by itself; None = not by time.
+        advice: what may be asked instead of what was denied.
     """
 
     link: LinkState = "none"
@@ -41,6 +69,10 @@ class Knowledge:
     code: str = ""
     reason: str = ""
     elsewhere: bool = False
+    processes_left: int | None = None
+    follow_up: Standing = field(default_factory=Standing)
+    retry_in_s: float | None = None
+    advice: str = ""
 
 
 def state_of(task: TaskSnapshot, *, elsewhere: bool = False) -> TaskState:
@@ -77,29 +109,65 @@ def task_view(
         state=state,
         witness=_witness(task, state),
         known_s=0 if settled else round(max(0.0, (now - word).total_seconds()), 1),
-        link="none" if state in TERMINAL else knowledge.link,
+        known_at=_known_at(task, state, knowledge),
+        link=None if state in TERMINAL else knowledge.link,
         runner=record.spec.runner,
         profile=record.spec.profile,
         directory=record.spec.directory,
         prompt=cut(scrub(record.spec.prompt), PROMPT_CHARACTERS),
         created_at=task.created_at,
+        expires_at=record.spec.not_after if state in NOT_STARTED else None,
         started_at=task.started_at,
         ended_at=task.ended_at,
         elapsed_s=round(((task.ended_at or now) - task.created_at).total_seconds(), 3),
         rule=record.rule,
         reason=one_line(reason, 500),
         code=_code(code or (result.code if result else "")),
+        advice=cut(scrub(knowledge.advice), ADVICE_CHARACTERS),
         summary=cut(scrub(result.text or result.error), SUMMARY_CHARACTERS) if result else "",
         exit_code=result.exit_code if result else None,
         cost_usd=result.usage.cost_usd if result else None,
-        profile_enforced=result.profile_enforced if result else "",
+        profile_enforced=result.profile_enforced if result else _label(task),
         credential=result.credential if result else "",
-        processes_left=result.processes_left if result else None,
+        containment=task.containment if task.containment in CONTAINMENTS else "",
+        processes_left=result.processes_left if result else knowledge.processes_left,
+        redacted=result.redacted if result else 0,
         cancel_requested="cancel_wish" in task.facts,
         receipt=_receipt(task),
         duplicate_of=duplicate_of,
+        thread=record.first,
+        turn=record.turn,
+        follows=record.spec.follows,
+        follow_up=_code(knowledge.follow_up.code),
+        follow_up_until=knowledge.follow_up.until,
+        followed_by=knowledge.follow_up.by,
         events=[event_view(event) for event in events],
         last_event=task.last_event,
+        events_cut=EVENTS_CUT in task.facts,
+        retry_after_s=_retry_after(task, now, None if settled else knowledge.retry_in_s),
+        patch=patch_view(task),
+    )
+
+
+def patch_view(task: TaskSnapshot) -> PatchView | None:
+    """Show what a task changed of its copy; None = it had none, or has not ended."""
+    if task.result is None or not task.result.patch:
+        return None
+    patch = Patch.model_validate(dict(task.result.patch))
+    return PatchView(
+        sha256=patch.sha256,
+        bytes=patch.bytes,
+        files=patch.files,
+        changed=_names(patch.changed),
+        flagged=_names(patch.flagged),
+        flagged_count=patch.flagged_count,
+        left_out=_names(patch.left_out),
+        left_out_count=patch.left_out_count,
+        base_commit=patch.base_commit,
+        dirty=patch.dirty,
+        withheld=_code(patch.withheld),
+        reason=one_line(patch.reason, 500),
+        refused=_NOT_TAKEN if "patch_refused" in task.facts else "",
     )
 
 
@@ -108,9 +176,9 @@ def event_view(event: Event) -> EventView:
     return EventView(
         seq=event.seq,
         ts=event.ts,
-        kind=event.kind,
-        text=cut(event.text, EVENT_CHARACTERS),
-        data=dict(event.data),
+        kind=one_line(event.kind, KIND_CHARACTERS),
+        text=cut(scrub(event.text), EVENT_CHARACTERS),
+        data=scrub_data(event.data),
     )
 
 
@@ -127,6 +195,23 @@ def decision_view(decision: Decision) -> DecisionView:
     )
 
 
+_NOT_TAKEN = "what the worker offered is not what it announced, or is more than is taken"
+
+
+def _names(names: Sequence[str]) -> list[str]:
+    return [one_line(name, NAME_CHARACTERS) for name in names]
+
+
+def _known_at(task: TaskSnapshot, state: TaskState, knowledge: Knowledge) -> datetime | None:
+    """Return when the worker last had a say in what is shown; None = never, or it is our task."""
+    if task.record.direction is Direction.IN:
+        return None
+    unsaid = state in (TaskState.SUBMITTING, TaskState.EXPIRED)
+    if unsaid or (state is TaskState.CANCELLED and task.result is None):
+        return knowledge.heard_at
+    return max(knowledge.heard_at or task.state_ts, task.state_ts)
+
+
 def _code(code: str) -> str:
     """Return a code of the form all codes have; another machine may have sent anything."""
     return code if not code or _CODE.fullmatch(code) else "unknown_code"
@@ -137,6 +222,17 @@ def _witness(task: TaskSnapshot, state: TaskState) -> str:
     if task.record.direction is Direction.OUT and state == task.progress and not task.terminal:
         return f"worker: its event says {state.value.replace('_', ' ')}"
     return task.witness
+
+
+def _retry_after(task: TaskSnapshot, now: datetime, knows_s: float | None) -> int | None:
+    """Return the seconds from now, rounded up; a time that has come is 0."""
+    if task.state == TaskState.DENIED:
+        return retry_in_s(task.facts, now)
+    return None if knows_s is None else max(0, math.ceil(knows_s))
+
+
+def _label(task: TaskSnapshot) -> str:
+    return task.enforcement if LABEL.fullmatch(task.enforcement) else ""
 
 
 def _receipt(task: TaskSnapshot) -> Literal["none", "pending", "complete"]:

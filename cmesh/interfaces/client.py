@@ -8,33 +8,42 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Self, TypeVar, cast
 
 from pydantic import ValidationError
 
-from cmesh.daemon.operations import (
+from cmesh.daemon.answers import (
+    CopyView,
+    DecisionView,
+    PatchFile,
+    PeersView,
+    PeerView,
+    ResultView,
+    SqlView,
+    StatusView,
+    TasksView,
+    TaskView,
+    UntrustView,
+    View,
+)
+from cmesh.daemon.arguments import (
     ApproveArguments,
     Arguments,
     CancelArguments,
-    DecisionView,
     DelegateArguments,
     ExplainArguments,
     NoArguments,
-    PeersView,
-    PeerView,
+    PatchArguments,
+    ReplyArguments,
     ResultArguments,
-    ResultView,
     SqlArguments,
-    SqlView,
-    StatusView,
     TaskArguments,
     TasksArguments,
-    TasksView,
-    TaskView,
     TrustArguments,
-    View,
+    UntrustArguments,
 )
 from cmesh.errors import (
     CmeshError,
@@ -74,7 +83,11 @@ class ControlClient:
         self._last = 0
 
     async def __aenter__(self) -> Self:
-        await self.connect()
+        try:
+            await self.connect()
+        except BaseException:  # cancelled between connection and greeting, nobody else closes it
+            await self.close()
+            raise
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -117,12 +130,13 @@ class ControlClient:
     async def close(self) -> None:
         """Close the connection; open calls raise `DaemonRestarted`."""
         receiver, self._receiver = self._receiver, None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()  # before the first wait: whoever closes may be cancelled in it
         if receiver is not None:
             receiver.cancel()
             await asyncio.wait([receiver])
-        writer, self._writer = self._writer, None
         if writer is not None:
-            writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
@@ -138,9 +152,17 @@ class ControlClient:
         """Pin the cmesh key a peer has shown."""
         return await self.call("trust_peer", arguments, PeerView)
 
+    async def untrust_peer(self, arguments: UntrustArguments) -> UntrustView:
+        """Take a trusted key back."""
+        return await self.call("untrust_peer", arguments, UntrustView)
+
     async def delegate(self, arguments: DelegateArguments) -> TaskView:
         """Hand a task to a peer."""
         return await self.call("delegate", arguments, TaskView)
+
+    async def reply_task(self, arguments: ReplyArguments) -> TaskView:
+        """Ask for another turn of an ended task."""
+        return await self.call("reply_task", arguments, TaskView)
 
     async def get_task(self, arguments: TaskArguments) -> TaskView:
         """Return a task, waiting for news as long as the arguments say."""
@@ -153,6 +175,10 @@ class ControlClient:
     async def get_result(self, arguments: ResultArguments) -> ResultView:
         """Return a slice of a finished task's result."""
         return await self.call("get_result", arguments, ResultView)
+
+    async def get_patch(self, arguments: PatchArguments) -> PatchFile:
+        """Return the bytes of a finished task's patch."""
+        return await self.call("get_patch", arguments, PatchFile)
 
     async def cancel_task(self, arguments: CancelArguments) -> TaskView:
         """Ask for a task's end."""
@@ -177,6 +203,14 @@ class ControlClient:
     async def down(self) -> StatusView:
         """Stop the daemon."""
         return await self.call("down", NoArguments(), StatusView)
+
+    async def copy_store(self) -> CopyView:
+        """Copy the store's database."""
+        return await self.call("copy_store", NoArguments(), CopyView)
+
+    async def hand_over(self) -> StatusView:
+        """Stop the daemon for another to follow."""
+        return await self.call("hand_over", NoArguments(), StatusView)
 
     async def call(self, operation: str, arguments: Arguments, view: type[_V]) -> _V:
         """Call one operation by name.
@@ -269,16 +303,22 @@ def run(
     Raises:
         KeyboardInterrupt: Ctrl-C; the open call was cancelled, its task goes on.
     """
+    interrupts = {signal.SIGINT}
+    # Ctrl-C waits while the loop is made and closed: half of one complains when it goes.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, interrupts)
 
     async def connected() -> _T:
-        async with ControlClient(path, cwd=cwd, agent=agent) as client:
-            return await work(client)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # asyncio cancels this from here on
+        try:
+            async with ControlClient(path, cwd=cwd, agent=agent) as client:
+                return await work(client)
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, interrupts)
 
-    call = connected()
     try:
-        return asyncio.run(call)
+        return asyncio.run(connected())
     finally:
-        call.close()  # Ctrl-C may come before it was begun
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _object(line: bytes) -> dict[str, object]:

@@ -9,17 +9,23 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 
 from cmesh.clock import SystemClock
-from cmesh.config import environment, on_testnet
+from cmesh.config import environment, on_testnet, under_service_manager
 from cmesh.daemon.app import App
-from cmesh.daemon.core import Daemon, Settings
-from cmesh.daemon.operations import Context
+from cmesh.daemon.arguments import Context
+from cmesh.daemon.children import Children
+from cmesh.daemon.core import Daemon
+from cmesh.daemon.endpoints import Door, Endpoint
+from cmesh.daemon.settings import Settings
 from cmesh.errors import CmeshError
-from cmesh.interfaces.control import ControlServer
+from cmesh.interfaces import standby
+from cmesh.interfaces.control import RESTART_GRACE_S, ControlServer
+from cmesh.interfaces.launch import HANDED_OVER, Kind, end_replacing, record_launch
 from cmesh.interfaces.start import report_failure
-from cmesh.logs import configure
+from cmesh.logs import LineFormatter, configure
 from cmesh.node.testnet import allow_loopback_only
 from cmesh.paths import config_file, control_socket, state_dir
 
@@ -28,58 +34,115 @@ __all__ = ["main"]
 logger = logging.getLogger(__name__)
 
 CLOSE_LIMIT_S = 20.0
+TASK_MCP = "cmesh.interfaces.mcp.http"
+"""The module that serves tasks that may delegate, loaded for the first call of one."""
+
+DETACHED_GRACE_S = 0.1
+"""Nobody restarts such a daemon but who needs it; a first look may just have come too early."""
 
 
-def main() -> int:
-    """Serve until told to stop; return the exit status."""
+def main(arguments: Sequence[str] = ()) -> int:
+    """Serve until told to stop; return the exit status.
+
+    `--detached` says that nobody watches over this process, `--service` that somebody starts it
+    again when it ends with `HANDED_OVER`, as systemd is known to; with `--standby` it waits
+    for its word, and with `--agents` is ready for them at once; `--check` only tries whether it could serve.
+    """
     os.umask(0o077)
-    configure(sys.stderr)
+    if "--check" in arguments:
+        return standby.check()
+    log = configure(sys.stderr)
+    agents = "--agents" in arguments
+    if "--standby" in arguments and not standby.wait_for_word(agents=agents):
+        return 0
     try:
-        asyncio.run(_serve())
+        status = asyncio.run(_Server(_kind(arguments), log).run())
     except CmeshError as error:
         report_failure(error, sys.stderr)
         return error.exit_status
-    return 0
+    logging.shutdown()
+    # All is closed. Taking the interpreter and its modules apart would take as long as a whole
+    # start, and who replaces this daemon waits for its end.
+    os._exit(status)
 
 
-async def _serve() -> None:
-    settings = Settings(
-        state_dir=state_dir(),
-        config_file=config_file(),
-        environment=environment(),
-        clock=SystemClock(),
-    )
-    if on_testnet():
-        # A test tailnet lives on loopback: the node then needs, and uses, nothing else.
-        allow_loopback_only()
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    daemon = await Daemon.open(settings)
-    try:
-        app = App(daemon, stop.set)
+class _Server:
+    """One life of the daemon's process."""
+
+    def __init__(self, kind: Kind, log: LineFormatter) -> None:
+        self._kind: Kind = kind
+        self._log = log
+        self._stop = asyncio.Event()
+        self._restarting = False
+
+    async def run(self) -> int:
+        """Serve until told to stop; return the exit status."""
+        settings = Settings(
+            state_dir=state_dir(),
+            config_file=config_file(),
+            environment=environment(),
+            clock=SystemClock(),
+        )
+        if on_testnet():
+            # A test tailnet lives on loopback: the node then needs, and uses, nothing else.
+            allow_loopback_only()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+
+        def opened() -> None:
+            # INVARIANT: nothing was taken in before the mark of a replacement is gone, and the
+            # one who replaces goes back to the old store only while it is there.
+            record_launch(settings.state_dir, self._kind)
+            end_replacing(settings.state_dir)
+
+        daemon = await Daemon.open(settings, opened=opened)
+        self._log.redactor = daemon.secrets.redactor
+        try:
+            await self._serve(daemon)
+        finally:
+            await self._close(daemon)
+        return HANDED_OVER if self._restarting and self._kind == "service" else 0
+
+    async def _serve(self, daemon: Daemon) -> None:
+        app = App(
+            daemon, self._stop.set, self._hand_over, agents=lambda: standby.MCP in sys.modules
+        )
 
         async def on_mcp(
             reader: asyncio.StreamReader, writer: asyncio.StreamWriter, context: Context
         ) -> None:
             # The SDK is half of a daemon's memory, and no agent may ever connect. The relay
             # has answered the handshake and `tools/list` already, so nobody waits for it.
-            server = await asyncio.to_thread(import_module, "cmesh.interfaces.mcp.server")
+            server = await asyncio.to_thread(import_module, standby.MCP)
             await server.serve_mcp(reader, writer, context, app)
 
-        socket = control_socket(settings.state_dir)
-        async with ControlServer(socket, app, on_mcp=on_mcp):
+        async def endpoint(door: Door) -> Endpoint:
+            http = await asyncio.to_thread(import_module, TASK_MCP)
+            return await http.open_endpoint(door, Children(daemon, app, door.task_id))
+
+        daemon.networks.endpoints.serve_with(endpoint)
+        socket = control_socket(daemon.settings.state_dir)
+        grace_s = DETACHED_GRACE_S if self._kind == "detached" else RESTART_GRACE_S
+        async with ControlServer(socket, app, on_mcp=on_mcp, grace_s=grace_s):
             logger.info("ready", extra={"data": {"pid": os.getpid()}})
-            await stop.wait()
-    finally:
-        await _close(daemon)
+            await self._stop.wait()
+
+    def _hand_over(self) -> None:
+        self._restarting = True
+        self._stop.set()
+
+    async def _close(self, daemon: Daemon) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_LIMIT_S):
+                await daemon.close(restarting=self._restarting)
+        except TimeoutError:
+            logger.error("close_timed_out")  # noqa: TRY400 - what hangs is not in this traceback
+        logger.info("stopped")
 
 
-async def _close(daemon: Daemon) -> None:
-    try:
-        async with asyncio.timeout(CLOSE_LIMIT_S):
-            await daemon.close()
-    except TimeoutError:
-        logger.error("close_timed_out")  # noqa: TRY400 - what hangs is not in this traceback
-    logger.info("stopped")
+def _kind(arguments: Sequence[str]) -> Kind:
+    if "--detached" in arguments or "--standby" in arguments:
+        return "detached"
+    served = "--service" in arguments or under_service_manager()
+    return "service" if served else "foreground"

@@ -14,7 +14,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, cast
@@ -28,25 +28,40 @@ from cmesh.errors import (
     UnsafePermissions,
     by_code,
 )
+from cmesh.interfaces.launch import daemon_argv, read_launch
 from cmesh.paths import control_socket, daemon_environment, ensure_private_dir
 
 __all__ = [
+    "START_LIMIT_S",
     "Running",
+    "await_answer",
     "clear_down",
     "ensure_daemon",
     "failure",
+    "failure_in",
     "is_marked_down",
     "log_file",
     "mark_down",
+    "open_log",
+    "pause",
     "probe",
+    "reads",
     "report_failure",
     "serve_argv",
+    "spawn",
     "start_daemon",
+    "start_lock",
     "wait_gone",
 ]
 
 START_LIMIT_S = 30.0
 """From the start of the process to its first answer on the control socket."""
+
+SERVICE_WAIT_S = 10.0
+"""How long a service manager's daemon gets to come back before one is started beside it.
+
+Less than a relay holds a call, with the relay's own grace and a start on top.
+"""
 
 PROBE_LIMIT_S = 5.0
 POLL_S = 0.02
@@ -68,11 +83,13 @@ class Running:
 def serve_argv(state_dir: Path, config_dir: Path) -> list[str]:
     """Return the daemon's command line; its directories come by environment."""
     del state_dir, config_dir
-    return [sys.executable, "-I", "-m", "cmesh", "daemon"]
+    return daemon_argv(sys.executable, "--detached")
 
 
 def ensure_daemon(state: Path, config: Path) -> Running:
     """Return the running daemon; start one unless `cmesh down` asked for quiet. Blocks.
+
+    One that a service manager kept is waited for first.
 
     Raises:
         DaemonNotRunning: none runs and the mark of `cmesh down` is there.
@@ -83,7 +100,7 @@ def ensure_daemon(state: Path, config: Path) -> Running:
         return running
     if is_marked_down(state):
         raise DaemonNotRunning("the daemon was stopped by `cmesh down`")
-    return start_daemon(state, config)
+    return _of_service(state) or start_daemon(state, config)
 
 
 def start_daemon(state: Path, config: Path, *, clock: Clock | None = None) -> Running:
@@ -97,17 +114,17 @@ def start_daemon(state: Path, config: Path, *, clock: Clock | None = None) -> Ru
     clock = clock or SystemClock()
     deadline = clock.monotonic() + START_LIMIT_S
     ensure_private_dir(state)
-    with _start_lock(state, clock, deadline):
+    with start_lock(state, clock, deadline):
         running = probe(state)
         if running is not None:
             return running
-        log = _open_log(state)
+        log = open_log(state)
         try:
             begin = os.fstat(log).st_size
-            process = _spawn(state, config, log)
+            process = spawn(serve_argv(state, config), state, config, log)
         finally:
             os.close(log)
-        return _await_answer(process, state, begin, clock=clock, deadline=deadline)
+        return await_answer(process, state, begin, clock=clock, deadline=deadline)
 
 
 def probe(state: Path) -> Running | None:
@@ -166,8 +183,12 @@ def failure(returncode: int, state: Path, begin: int = 0) -> CmeshError:
 
     Reads its log from byte `begin` on.
     """
-    lines = _log_lines(state, begin)
-    hint = f"see {log_file(state)}"
+    return failure_in(_log_text(state, begin), returncode, hint=f"see {log_file(state)}")
+
+
+def failure_in(text: str, returncode: int, *, hint: str = "") -> CmeshError:
+    """Return what an ended process of ours said last, as `failure` does."""
+    lines = [line for line in text.splitlines() if line.strip()]
     for line in reversed(lines):
         if line.startswith(_FAILURE):
             body: dict[str, str] = json.loads(line.removeprefix(_FAILURE))
@@ -200,8 +221,136 @@ def wait_gone(pid: int, limit_s: float, *, clock: Clock | None = None) -> bool:
             os.kill(pid, 0)
         except ProcessLookupError:
             return True
-        _pause()
+        pause()
     return False
+
+
+@contextlib.contextmanager
+def start_lock(state: Path, clock: Clock, deadline: float) -> Generator[None]:
+    """Be the one process that starts a daemon; others wait. Blocks until `deadline`.
+
+    Raises:
+        DaemonTimeout: another process kept it all the time.
+    """
+    handle = os.open(state / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if clock.monotonic() > deadline:
+                    raise DaemonTimeout(
+                        f"another process starts the daemon since {START_LIMIT_S:g} s",
+                        hint=f"see {log_file(state)}",
+                    ) from error
+                pause()
+        yield
+    finally:
+        os.close(handle)
+
+
+def open_log(state: Path) -> int:
+    """Open the daemon's log for appending, begun anew when it is large.
+
+    Raises:
+        UnsafePermissions: others can read it.
+    """
+    path = log_file(state)
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size > LOG_LIMIT_BYTES:
+            path.replace(path.with_suffix(".log.1"))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    handle = os.open(path, flags, 0o600)
+    if stat.S_IMODE(os.fstat(handle).st_mode) & 0o077:
+        os.close(handle)
+        raise UnsafePermissions(
+            f"`{path}` lets other users in", hint=f"chmod 0600 {path}, or remove it"
+        )
+    return handle
+
+
+def spawn(
+    argv: Sequence[str], state: Path, config: Path, log: int, *, answers: bool = False
+) -> "subprocess.Popen[bytes]":
+    """Start a daemon's process clean: fixed environment, own session, nothing inherited.
+
+    With `answers` its first words come and go by pipes; both ends are unbuffered.
+    """
+    pipe = subprocess.PIPE
+    return subprocess.Popen(  # noqa: S603 - an interpreter of ours, fixed arguments
+        argv,
+        bufsize=0,
+        stdin=pipe if answers else subprocess.DEVNULL,
+        stdout=pipe if answers else log,
+        stderr=log,
+        cwd="/",
+        env=daemon_environment(state, config),
+        start_new_session=True,
+        umask=0o077,
+    )
+
+
+def await_answer(
+    process: "subprocess.Popen[bytes]", state: Path, begin: int, *, clock: Clock, deadline: float
+) -> Running:
+    """Wait until a daemon just started answers; it is told to end when it does not. Blocks.
+
+    `begin` is the size its log had before.
+
+    Raises:
+        DaemonTimeout: no answer until `deadline`.
+        CmeshError: it ended; the error is its own.
+    """
+    while clock.monotonic() < deadline:
+        ended = process.poll() is not None
+        try:
+            running = probe(state)
+        except DaemonTimeout:
+            running = None
+        if running is not None:
+            # The daemon outlives us: without a code Popen would warn that it still runs.
+            process.returncode = process.returncode or 0
+            return Running(version=running.version, pid=process.pid)
+        if ended:
+            raise failure(process.returncode, state, begin)
+        pause()
+    process.terminate()
+    raise DaemonTimeout(
+        f"the daemon does not answer within {START_LIMIT_S:g} s of its start",
+        hint=f"see {log_file(state)}",
+    )
+
+
+def reads(handle: int, wanted: bytes, limit_s: float) -> bool:
+    """Return whether exactly `wanted` is what can be read first, within `limit_s`. Blocks."""
+    readable = bool(select.select([handle], [], [], limit_s)[0])
+    return readable and os.read(handle, len(wanted)) == wanted
+
+
+def pause() -> None:
+    """Wait a little before looking again. Blocks."""
+    select.select([], [], [], POLL_S)
+
+
+def _of_service(state: Path) -> Running | None:
+    """Return the daemon that a service manager brings back; None = none is kept, or none came.
+
+    One started in its place would take the store, and the manager would give its own up.
+    """
+    try:
+        if read_launch(state).kind != "service":
+            return None
+    except CmeshError:
+        return None
+    clock = SystemClock()
+    deadline = clock.monotonic() + SERVICE_WAIT_S
+    while clock.monotonic() < deadline:
+        running = probe(state)
+        if running is not None:
+            return running
+        pause()
+    return None
 
 
 def _answer(line: bytes) -> Running | None:
@@ -218,88 +367,12 @@ def _answer(line: bytes) -> Running | None:
     raise by_code(str(error.get("code", "daemon_failed")))(message, hint=str(error.get("hint", "")))
 
 
-@contextlib.contextmanager
-def _start_lock(state: Path, clock: Clock, deadline: float) -> Generator[None]:
-    handle = os.open(state / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if clock.monotonic() > deadline:
-                    raise DaemonTimeout(
-                        f"another process starts the daemon since {START_LIMIT_S:g} s",
-                        hint=f"see {log_file(state)}",
-                    ) from error
-                _pause()
-        yield
-    finally:
-        os.close(handle)
-
-
-def _open_log(state: Path) -> int:
-    path = log_file(state)
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size > LOG_LIMIT_BYTES:
-            path.replace(path.with_suffix(".log.1"))
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-    handle = os.open(path, flags, 0o600)
-    if stat.S_IMODE(os.fstat(handle).st_mode) & 0o077:
-        os.close(handle)
-        raise UnsafePermissions(
-            f"`{path}` lets other users in", hint=f"chmod 0600 {path}, or remove it"
-        )
-    return handle
-
-
-def _spawn(state: Path, config: Path, log: int) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(  # noqa: S603 - our own interpreter, fixed arguments
-        serve_argv(state, config),
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        cwd="/",
-        env=daemon_environment(state, config),
-        start_new_session=True,
-        umask=0o077,
-    )
-
-
-def _await_answer(
-    process: "subprocess.Popen[bytes]", state: Path, begin: int, *, clock: Clock, deadline: float
-) -> Running:
-    while clock.monotonic() < deadline:
-        ended = process.poll() is not None
-        try:
-            running = probe(state)
-        except DaemonTimeout:
-            running = None
-        if running is not None:
-            # The daemon outlives us: without a code Popen would warn that it still runs.
-            process.returncode = process.returncode or 0
-            return Running(version=running.version, pid=process.pid)
-        if ended:
-            raise failure(process.returncode, state, begin)
-        _pause()
-    process.terminate()
-    raise DaemonTimeout(
-        f"the daemon does not answer within {START_LIMIT_S:g} s of its start",
-        hint=f"see {log_file(state)}",
-    )
-
-
-def _log_lines(state: Path, begin: int) -> list[str]:
+def _log_text(state: Path, begin: int) -> str:
     with log_file(state).open("rb") as log:
         end = log.seek(0, os.SEEK_END)
         log.seek(max(begin, end - LOG_TAIL_BYTES))
-        text = log.read().decode("utf-8", "replace")
-    return [line for line in text.splitlines() if line.strip()]
+        return log.read().decode("utf-8", "replace")
 
 
 def _mark(state: Path) -> Path:
     return state / "down"
-
-
-def _pause() -> None:
-    select.select([], [], [], POLL_S)

@@ -8,22 +8,25 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from cmesh.daemon.operations import (
+from cmesh.daemon.arguments import (
     ApproveArguments,
     Arguments,
     CancelArguments,
     DelegateArguments,
     ExplainArguments,
     NoArguments,
+    PatchArguments,
+    ReplyArguments,
     ResultArguments,
     SqlArguments,
     TaskArguments,
     TasksArguments,
     TrustArguments,
+    UntrustArguments,
 )
-from cmesh.errors import CmeshError, UsageError, by_code
+from cmesh.errors import CmeshError, by_code
 from cmesh.text import one_line
 
 __all__ = [
@@ -34,7 +37,6 @@ __all__ = [
     "Hello",
     "error_body",
     "error_from",
-    "usage_error",
 ]
 
 CONTROL_VERSION = 1
@@ -43,28 +45,33 @@ REQUEST_BYTES = 1024 * 1024
 """The longest line a client may send."""
 
 ANSWER_BYTES = 32 * 1024 * 1024
-"""The longest line the daemon sends; only `sql` comes near."""
+"""The longest line the daemon sends; only `sql` and a patch come near."""
 
 OPERATIONS: Mapping[str, type[Arguments]] = MappingProxyType(
     {
         "status": NoArguments,
         "list_peers": NoArguments,
         "trust_peer": TrustArguments,
+        "untrust_peer": UntrustArguments,
         "delegate": DelegateArguments,
+        "reply_task": ReplyArguments,
         "get_task": TaskArguments,
         "list_tasks": TasksArguments,
         "get_result": ResultArguments,
+        "get_patch": PatchArguments,
         "cancel_task": CancelArguments,
         "approve_task": ApproveArguments,
         "sql": SqlArguments,
         "explain": ExplainArguments,
         "login": NoArguments,
         "down": NoArguments,
+        "copy_store": NoArguments,
+        "hand_over": NoArguments,
     }
 )
 """Every operation a client may call: the methods of `Operations` and their arguments."""
 
-_SHOWN_PROBLEMS = 3
+MESSAGE_CHARACTERS = 4_000
 
 
 class Hello(BaseModel):
@@ -82,12 +89,15 @@ class Hello(BaseModel):
 
 def error_body(error: CmeshError) -> dict[str, object]:
     """Return what stands under `error`, on the socket and in `--json` (there without status)."""
-    return {
+    body: dict[str, object] = {
         "code": error.code,
-        "message": error.message,
+        "message": one_line(error.message, MESSAGE_CHARACTERS),
         "hint": error.hint,
         "exit_status": error.exit_status,
     }
+    if error.retry_after_s is not None:
+        body["retry_after_s"] = error.retry_after_s
+    return body
 
 
 def error_from(body: object) -> CmeshError:
@@ -96,20 +106,9 @@ def error_from(body: object) -> CmeshError:
     if isinstance(body, dict):
         fields = cast("dict[str, object]", body)
     cls = by_code(str(fields.get("code", "")))
-    return cls(str(fields.get("message", "the daemon failed")), hint=str(fields.get("hint", "")))
-
-
-def usage_error(error: ValidationError) -> UsageError:
-    """Return the short form of a failed validation: places and reasons, never the values."""
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    shown: list[str] = []
-    for problem in problems[:_SHOWN_PROBLEMS]:
-        place = ".".join(str(part) for part in problem["loc"])
-        shown.append(f"`{one_line(place, 80)}`: {_decapitalised(problem['msg'])}")
-    if len(problems) > _SHOWN_PROBLEMS:
-        shown.append(f"and {len(problems) - _SHOWN_PROBLEMS} more")
-    return UsageError("; ".join(shown) or "the arguments are not valid")
-
-
-def _decapitalised(text: str) -> str:
-    return text[:1].lower() + text[1:]
+    after_s = fields.get("retry_after_s")
+    return cls(
+        str(fields.get("message", "the daemon failed")),
+        hint=str(fields.get("hint", "")),
+        retry_after_s=after_s if isinstance(after_s, int) else None,
+    )

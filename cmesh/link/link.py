@@ -13,10 +13,13 @@ from cmesh.errors import CmeshError, LinkError, by_code
 from cmesh.link.tailnet import REFUSED, Wire
 from cmesh.model import Identity
 from cmesh.protocol.codec import Chunk
-from cmesh.protocol.messages import Failure, May, Message
-from cmesh.protocol.session import Got, GotChunk, Introduced, Opened, Session, SessionEvent
+from cmesh.protocol.link_messages import Failure, May
+from cmesh.protocol.messages import Message
+from cmesh.protocol.session import Session
+from cmesh.protocol.session_events import Got, GotChunk, Introduced, Opened, SessionEvent
+from cmesh.rate import Bucket
 
-__all__ = ["Introduce", "Link", "Receiver"]
+__all__ = ["Introduce", "Link", "Receiver", "new_pace"]
 
 HANDSHAKE_LIMIT_S = 10.0
 QUEUE_LIMIT_FRAMES = 4096
@@ -25,6 +28,12 @@ QUEUE_LIMIT_BYTES = 16 * 1024 * 1024
 
 WORK_LIMIT = 64
 """Messages whose work is unfinished, beyond which nothing more is read."""
+
+FRAMES_PER_S, FRAMES_BURST = 1_000, 1_000
+"""What is read of one peer; a faster one waits, and the others do not."""
+
+TEXT_BYTES_A_FRAME, CHUNK_BYTES_A_FRAME = 8 * 1024, 64 * 1024
+"""Frames larger than these count as several: a message is parsed, a chunk only stored."""
 
 _ENDED = "the link has ended"
 
@@ -45,6 +54,12 @@ class Receiver(Protocol):
     def on_chunk(self, link: "Link", chunk: Chunk) -> None:
         """Take a piece of a kept output."""
         ...
+
+
+def new_pace() -> Bucket:
+    """Return how fast a peer is read, by the running loop's clock."""
+    now = asyncio.get_running_loop().time()
+    return Bucket(per_s=FRAMES_PER_S, burst=FRAMES_BURST, now=now)
 
 
 class Link:
@@ -69,6 +84,7 @@ class Link:
         self._work: set[asyncio.Future[None]] = set()
         self._closed = False
         self._failure: LinkError | None = None
+        self._pause_s = 0.0
 
     @property
     def opened(self) -> Opened:
@@ -89,17 +105,23 @@ class Link:
         except TimeoutError as error:
             raise LinkError("the peer did not finish the handshake in time") from error
 
-    async def run(self, receiver: Receiver) -> None:
-        """Carry messages until the link ends.
+    async def run(self, receiver: Receiver, pace: Bucket | None = None) -> None:
+        """Carry messages until the link ends; `pace` is the peer's, whatever link it comes by.
 
         Raises:
             LinkError: it did not end by a close of either side, or by `refuse`.
         """
         writer = asyncio.create_task(self._write())
+        loop = asyncio.get_running_loop()
+        pace = new_pace() if pace is None else pace
         try:
             async for frame in self._wire.frames():
+                pause_s = pace.spend(_weight(frame), loop.time())
                 for event in await self._receive(frame):
                     self._deliver(receiver, event)
+                pause_s, self._pause_s = max(pause_s, self._pause_s), 0.0
+                if pause_s:
+                    await asyncio.sleep(pause_s)
                 while len(self._work) >= WORK_LIMIT:
                     await asyncio.wait(self._work, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -114,6 +136,14 @@ class Link:
         """Count work that a message has caused: a peer cannot send faster than it is done."""
         self._work.add(work)
         work.add_done_callback(self._work.discard)
+
+    def slow(self, pause_s: float) -> None:
+        """Read nothing more for a moment: the peer asks too much."""
+        self._pause_s = max(self._pause_s, pause_s)
+
+    async def flushed(self) -> None:
+        """Wait until everything posted so far has gone out, or the link has ended."""
+        await self._queue.join()
 
     def abort(self) -> None:
         """End the link without a word; harmless when it has ended."""
@@ -223,6 +253,8 @@ class Link:
             except BaseException:  # cancelled: nobody else knows of this frame any more
                 _settle(done, LinkError(_ENDED))
                 raise
+            finally:
+                self._queue.task_done()
             _settle(done, None)
 
     def _put(self, frame: str | bytes, done: asyncio.Future[None] | None) -> None:
@@ -239,7 +271,14 @@ class Link:
     def _drop_queue(self) -> None:
         while not self._queue.empty():
             _, done = self._queue.get_nowait()
+            self._queue.task_done()
             _settle(done, LinkError(_ENDED))
+
+
+def _weight(frame: str | bytes) -> int:
+    return 1 + len(frame) // (
+        CHUNK_BYTES_A_FRAME if isinstance(frame, bytes) else TEXT_BYTES_A_FRAME
+    )
 
 
 def _settle(done: asyncio.Future[None] | None, error: LinkError | None) -> None:
@@ -260,7 +299,9 @@ def _refused_by_peer(failure: Failure) -> CmeshError:
 
 
 _REFUSALS = {
-    "peer_untrusted": "this node is a first contact there, or shows another cmesh key than before",
+    # One sentence for all three: which it is says something of the other side's pins.
+    "peer_untrusted": "the other machine's owner does not trust this node's key: it is a first"
+    " contact, shows another cmesh key than before, or the trust was taken back",
     "key_expired": "the peer says that a node key has expired",
     "identity_unknown": "the peer's whois does not know this node",
     "policy_denied": "the peer's policy allows no link",

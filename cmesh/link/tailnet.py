@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import Any, cast
 
@@ -19,8 +20,16 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
-from cmesh.errors import CmeshError, LinkError, NotCmesh, PeerUnreachable, RemoteProtocolError
-from cmesh.model import Identity
+from cmesh.errors import (
+    CmeshError,
+    IdentityUnknown,
+    LinkError,
+    NotCmesh,
+    PeerUnreachable,
+    QueueFull,
+    RemoteProtocolError,
+)
+from cmesh.model import Identity, NodeId
 from cmesh.node.ffi import Refused
 from cmesh.node.listener import Connection, Listener
 from cmesh.node.node import Node
@@ -34,6 +43,12 @@ PORT = 7333
 """The tailnet TCP port every cmesh node listens on."""
 
 GOING_AWAY, REFUSED, RESTART = 1001, 1008, 1012  # RFC 6455 section 7.4.1 and its registry
+
+WHOIS_LIMIT_S = 5.0
+"""How long an accepted connection may wait for word of whose it is; then it is closed unread."""
+
+CONNECTIONS_PER_PEER = 8
+"""What one node may hold open, links and unfinished handshakes; a further one is closed unread."""
 
 UPGRADE_LIMIT_S = 10.0
 PING_EVERY_S = 5.0
@@ -114,6 +129,7 @@ class LinkServer:
     def __init__(self, listener: Listener, admit: Admit, handle: Handle) -> None:
         self._admit = admit
         self._handle = handle
+        self._held: Counter[NodeId] = Counter()
         self._accepting = _Accepting(listener, self._accept)
         self._server = Server(self._create_server, self._run)
 
@@ -133,16 +149,23 @@ class LinkServer:
     async def _accept(self, connection: Connection) -> None:
         # INVARIANT: whois comes before the first byte is parsed; a refusal closes the socket.
         try:
-            identity = await self._admit(connection.remote)
-        except CmeshError as error:
+            async with asyncio.timeout(WHOIS_LIMIT_S):
+                identity = await self._admit(connection.remote)
+            if self._held[identity.node_id] >= CONNECTIONS_PER_PEER:
+                raise QueueFull(f"`{identity.name}` holds {CONNECTIONS_PER_PEER} connections open")
+        except (CmeshError, TimeoutError) as error:
+            code = error.code if isinstance(error, CmeshError) else IdentityUnknown.code
             logger.warning(
-                "link_refused",
-                extra={"data": {"remote": connection.remote, "code": error.code}},
+                "link_refused", extra={"data": {"remote": connection.remote, "code": code}}
             )
             connection.sock.close()
             return
+        # No origin: a browser always sends one, and no page has any business here (RFC 6455, 10.2).
         protocol = ServerProtocol(
-            max_size=FRAME_BYTES, subprotocols=[Subprotocol(SUBPROTOCOL)], extensions=None
+            origins=[None],
+            max_size=FRAME_BYTES,
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            extensions=None,
         )
         websocket = ServerConnection(
             protocol,
@@ -152,8 +175,14 @@ class LinkServer:
             close_timeout=CLOSE_LIMIT_S,
         )
         self._accepting.identities[websocket] = identity
+        self._held[identity.node_id] += 1
         loop = asyncio.get_running_loop()
-        await loop.connect_accepted_socket(lambda: websocket, connection.sock)
+        try:
+            await loop.connect_accepted_socket(lambda: websocket, connection.sock)
+        except BaseException:
+            if self._accepting.identities.pop(websocket, None) is not None:
+                self._let_go(identity)  # `_run` has not begun, so it will not
+            raise
 
     async def _run(self, websocket: ServerConnection) -> None:
         identity = self._accepting.identities.pop(websocket)
@@ -177,7 +206,13 @@ class LinkServer:
             logger.exception("link_failed", extra={"data": {"peer": identity.name}})
             Wire(websocket).abort()
         finally:
+            self._let_go(identity)
             self._server.handler_tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+
+    def _let_go(self, identity: Identity) -> None:
+        self._held[identity.node_id] -= 1
+        if not self._held[identity.node_id]:
+            del self._held[identity.node_id]
 
 
 class _Accepting:

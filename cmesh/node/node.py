@@ -11,16 +11,17 @@ import os
 import socket
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 from cmesh.errors import LoginRequired, NodeClosed, NodeError
 from cmesh.model import Identity
 from cmesh.node import ffi
 from cmesh.node.listener import Listener
+from cmesh.node.port import last_port, remember_port
 from cmesh.node.statelock import StateLock
+from cmesh.node.threads import Threads, outcome, retrieve
 from cmesh.node.whois import (
     NodeStatus,
     Notification,
@@ -36,7 +37,6 @@ from cmesh.paths import ensure_private_dir
 
 __all__ = ["Node", "NodeOptions", "OnLogin"]
 
-T = TypeVar("T")
 
 OnLogin = Callable[[str], Awaitable[None]]
 """Shown each login URL that arrives while a node comes up."""
@@ -46,10 +46,6 @@ DIAL_LIMIT_S = 10.0
 PING_LIMIT_S = 5.0
 _REFUSED = "tsnet.Up: backend: "  # how tsnet reports what the control server said
 _LINE_LIMIT_BYTES = 8 * 1024 * 1024  # a notification names every peer at most
-
-# Short calls answer in a millisecond; calls that wait must not keep them waiting.
-_SHORT_THREADS = 4
-_WAITING_THREADS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +85,7 @@ class Node:
         self._lock = StateLock(options.state_dir)
         self._life = threading.Lock()  # a close waits for the start it crosses, and undoes it
         self._ended = False
-        self._short = ThreadPoolExecutor(_SHORT_THREADS, "cmesh-node")
-        self._waiting = ThreadPoolExecutor(_WAITING_THREADS, "cmesh-node-wait")
+        self._threads = Threads()
         self._starting = asyncio.Lock()
         self._up: asyncio.Future[None] | None = None
         self._told = ""  # the login URL somebody has been told of
@@ -115,7 +110,7 @@ class Node:
             UnsafePermissions: the directory is open to other users.
         """
         async with self._starting:
-            await self._run(self._short, self._start)
+            await self._threads.run(self._threads.short, self._start)
 
     async def up(
         self, *, timeout_s: float = UP_LIMIT_S, on_login: OnLogin | None = None
@@ -132,8 +127,8 @@ class Node:
         """
         handle = self._require()
         if self._up is None or self._up.done():
-            self._up = asyncio.wrap_future(self._submit(self._waiting, handle.up))
-            self._up.add_done_callback(_retrieve)
+            self._up = asyncio.wrap_future(self._threads.submit(self._threads.waiting, handle.up))
+            self._up.add_done_callback(retrieve)
         url = ""
         try:
             async with asyncio.timeout(timeout_s):
@@ -147,6 +142,7 @@ class Node:
     async def close(self) -> None:
         """End the node: a pending `up`, its connections and its listeners; idempotent."""
         if self._closing is None:
+            self._threads.closing = True
             loop = asyncio.get_running_loop()
             self._closing = loop.run_in_executor(None, self._close)
         await asyncio.shield(self._closing)
@@ -156,8 +152,10 @@ class Node:
         _require_port(port)
         host = f"[{address}]" if ":" in address else address
         handle = self._require()
-        listening = self._submit(self._short, lambda: handle.listen(f"{host}:{port}"))
-        return Listener(await _outcome(listening, os.close), port)
+        listening = self._threads.submit(
+            self._threads.short, lambda: handle.listen(f"{host}:{port}")
+        )
+        return Listener(await outcome(listening, os.close), port)
 
     async def dial(self, peer: str, port: int, *, timeout_s: float = DIAL_LIMIT_S) -> socket.socket:
         """Connect to a known peer, named by address, MagicDNS name, host label or node id.
@@ -172,7 +170,7 @@ class Node:
         """
         _require_port(port)
         handle = self._require()
-        return await self._cancellable(
+        return await self._threads.cancellable(
             lambda op: handle.dial(peer, port, timeout_s, op), socket.socket.close
         )
 
@@ -184,7 +182,7 @@ class Node:
             PeerUnreachable: no answer within `timeout_s`.
         """
         handle = self._require()
-        text = await self._cancellable(lambda op: handle.ping(peer, timeout_s, op), len)
+        text = await self._threads.cancellable(lambda op: handle.ping(peer, timeout_s, op), len)
         return parse_ping(text)
 
     async def whois(self, address: str) -> Identity:
@@ -195,15 +193,17 @@ class Node:
         Raises:
             IdentityUnknown: nobody known has it, or the answer cannot be trusted.
         """
-        return parse_identity(await self._run(self._short, self._require().whois, address))
+        return parse_identity(
+            await self._threads.run(self._threads.short, self._require().whois, address)
+        )
 
     async def status(self) -> NodeStatus:
         """Return the node's own state."""
-        return parse_status(await self._run(self._short, self._require().status))
+        return parse_status(await self._threads.run(self._threads.short, self._require().status))
 
     async def peers(self) -> tuple[Peer, ...]:
         """Return the nodes of the netmap, by name, without this one."""
-        return parse_peers(await self._run(self._short, self._require().peers))
+        return parse_peers(await self._threads.run(self._threads.short, self._require().peers))
 
     async def login(self) -> None:
         """Begin an interactive login; its URL arrives as a notification and in `status`.
@@ -211,19 +211,19 @@ class Node:
         A node started with an auth key offers that key again instead of a URL: to log
         it in by URL, close it and open it without the key.
         """
-        await self._run(self._waiting, self._require().login)
+        await self._threads.run(self._threads.waiting, self._require().login)
 
     async def logout(self) -> None:
         """End this node's key at the control server; the state directory stays."""
-        await self._run(self._waiting, self._require().logout)
+        await self._threads.run(self._threads.waiting, self._require().logout)
 
     async def notifications(self) -> AsyncGenerator[Notification, None]:
         """Yield changes from now on, the present state first, until the node closes.
 
         A slow reader gets changes merged, never dropped.
         """
-        watching = self._submit(self._short, self._require().watch)
-        sock = await _outcome(watching, socket.socket.close)
+        watching = self._threads.submit(self._threads.short, self._require().watch)
+        sock = await outcome(watching, socket.socket.close)
         reader, writer = await asyncio.open_connection(sock=sock, limit=_LINE_LIMIT_BYTES)
         try:
             while line := await reader.readline():
@@ -251,6 +251,7 @@ class Node:
                 self._lock.release()
                 raise
             self._handle = handle
+            remember_port(self.options.state_dir, parse_status(handle.status()).port)
 
     def _configure(self, handle: ffi.Handle) -> None:
         options = self.options
@@ -260,6 +261,7 @@ class Node:
         handle.configure("tailscale_set_authkey", options.auth_key)
         handle.configure("tailscale_set_ephemeral", int(options.ephemeral))
         handle.configure("cmesh_set_tags", ",".join(options.tags))
+        handle.configure("cmesh_set_port", last_port(options.state_dir))
         if options.log_file is not None:
             with options.log_file.open("ab") as log:  # the native side duplicates it
                 handle.configure("tailscale_set_logfd", log.fileno())
@@ -273,8 +275,7 @@ class Node:
                         self._handle.close()
             finally:
                 self._lock.release()
-        self._short.shutdown(wait=True)
-        self._waiting.shutdown(wait=True)
+        self._threads.shutdown()
 
     def _require(self) -> ffi.Handle:
         if self._closing is not None:
@@ -286,7 +287,7 @@ class Node:
     async def _await_up(self, up: asyncio.Future[None], on_login: OnLogin | None) -> str:
         """Return "" when the node runs, or the URL of a login nobody is told of."""
         news = asyncio.ensure_future(self._login_url(on_login))
-        news.add_done_callback(_retrieve)
+        news.add_done_callback(retrieve)
         try:
             await asyncio.wait({up, news}, return_when=asyncio.FIRST_COMPLETED)
             if not up.done():
@@ -328,54 +329,10 @@ class Node:
             )
         return status
 
-    def _submit(self, pool: ThreadPoolExecutor, call: Callable[[], T]) -> Future[T]:
-        if self._closing is not None:
-            raise NodeClosed("the node is closed")
-        return pool.submit(call)
-
-    async def _run(self, pool: ThreadPoolExecutor, call: Callable[..., T], *args: object) -> T:
-        return await _outcome(self._submit(pool, lambda: call(*args)))
-
-    async def _cancellable(
-        self, call: Callable[[ffi.Operation], T], discard: Callable[[T], object]
-    ) -> T:
-        """Run a call that ends early when its caller is cancelled; nothing it made leaks."""
-        op = ffi.Operation()
-        future = self._submit(self._waiting, lambda: call(op))
-        try:
-            return await _outcome(future, discard)
-        except asyncio.CancelledError:
-            op.cancel()
-            raise
-        finally:
-            future.add_done_callback(lambda _done: op.close())
-
 
 def _require_port(port: int) -> None:
     if not 0 < port < 65536:
         raise NodeError(f"`{port}` is no port")
-
-
-async def _outcome(future: Future[T], discard: Callable[[T], object] = id) -> T:
-    """Await a thread's result; when nobody waits any more, `discard` gets what it made."""
-    wrapped = asyncio.wrap_future(future)
-    wrapped.add_done_callback(_retrieve)
-    try:
-        return await asyncio.shield(wrapped)
-    except asyncio.CancelledError:
-        future.add_done_callback(lambda done: _discard(done, discard))
-        raise
-
-
-def _discard(done: Future[T], discard: Callable[[T], object]) -> None:
-    if not done.cancelled() and done.exception() is None:
-        discard(done.result())
-
-
-def _retrieve(abandoned: asyncio.Future[T]) -> None:
-    """Mark the failure of a call that nobody awaits any more as seen."""
-    if not abandoned.cancelled():
-        abandoned.exception()
 
 
 def _finish_up(up: asyncio.Future[None]) -> str:

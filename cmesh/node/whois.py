@@ -37,6 +37,7 @@ class NodeStatus:
         tailnet: the tailnet's name; empty before the first netmap.
         testnet: the control server says it is a cmesh test tailnet.
         health: warnings, one sentence each.
+        port: the UDP port that WireGuard listens on.
     """
 
     state: str
@@ -51,6 +52,7 @@ class NodeStatus:
     health: tuple[str, ...]
     tailnet: str
     testnet: bool
+    port: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +111,7 @@ def parse_identity(text: str) -> Identity:
     """
     try:
         identity = _identity(_object(text))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, NodeError) as error:
         raise IdentityUnknown("whois gave an answer that cannot be read") from error
     if not identity.node_id:
         raise IdentityUnknown("whois gave no node id")
@@ -132,6 +134,7 @@ def parse_status(text: str) -> NodeStatus:
         health=_strings(raw["health"]),
         tailnet=str(raw["tailnet"]),
         testnet=bool(raw["testnet"]),
+        port=int(raw["port"]),
     )
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cmesh.model import Identity, Operation, Profile
-from cmesh.policy.conditions import PEER_CONDITIONS, callers
+from cmesh.policy.chain import callers
+from cmesh.policy.conditions import PEER_CONDITIONS
 from cmesh.policy.match import normal_path
 from cmesh.policy.request import Failed, InboundRequest, OutboundRequest
 from cmesh.policy.rules import (
@@ -135,7 +136,7 @@ def _inbound_line(request: InboundRequest, rule: InboundRule, key: str) -> str:
     lists = {
         "peers": _with(map(str, rule.peers), _node(request.identity)),
         "operations": _with(rule.operations, *_operations(request)),
-        "profiles": _with(rule.profiles, request.profile or ""),
+        "profiles": _with(rule.profile_names, request.profile or ""),
         "runners": _with(rule.runners, request.runner),
         "paths": _with(rule.paths, normal_path(request.directory) or ""),
         "accept": _with(map(shlex.join, rule.accept), shlex.join(request.accept)),

@@ -7,12 +7,12 @@ counts against the request in both. Nothing here picks a rule.
 import shlex
 from collections.abc import Iterable
 
-from cmesh.model import Identity, NodeId, Operation, Profile
+from cmesh.model import Identity, Operation, Profile
+from cmesh.policy.chain import callers
 from cmesh.policy.match import denies_peer, is_at_or_below, match_peer, overlaps
 from cmesh.policy.request import Failed, InboundRequest, OutboundRequest
 from cmesh.policy.rules import (
     FULL_CONSENT,
-    MAX_CHAIN,
     RUN_OPERATIONS,
     START_OPERATIONS,
     InboundRule,
@@ -22,8 +22,6 @@ from cmesh.text import one_line
 
 __all__ = [
     "PEER_CONDITIONS",
-    "callers",
-    "fixed_failure",
     "inbound_denies",
     "inbound_failures",
     "outbound_denies",
@@ -34,38 +32,6 @@ PEER_CONDITIONS = frozenset({"peer", "router", "shared"})
 """Conditions that say the rule is about other peers."""
 
 _SHOWN = 300
-
-
-def fixed_failure(identity: Identity, chain: tuple[NodeId, ...], to: NodeId) -> Failed | None:
-    """Return what no rule can allow: an expired node key, a chain in a circle, one too long.
-
-    Args:
-        identity: the peer of the request, whose key is looked at.
-        chain: every caller, first one first, as `callers` gives it.
-        to: the node that would do the work.
-    """
-    if identity.expired:
-        return Failed(
-            rule="", condition="key", wanted="a valid node key", got="the node key has expired"
-        )
-    if to in chain or len(set(chain)) < len(chain):
-        path = " > ".join((*chain, to))
-        return Failed(
-            rule="", condition="chain", wanted="each node once", got=one_line(path, _SHOWN)
-        )
-    if len(chain) > MAX_CHAIN:
-        return Failed(
-            rule="",
-            condition="chain",
-            wanted=f"at most {MAX_CHAIN} callers",
-            got=f"{len(chain)} callers",
-        )
-    return None
-
-
-def callers(chain: tuple[NodeId, ...], last: NodeId) -> tuple[NodeId, ...]:
-    """Return the chain with `last`, the direct caller, as its final element once."""
-    return chain if chain and chain[-1] == last else (*chain, last)
 
 
 def inbound_failures(request: InboundRequest, rule: InboundRule) -> tuple[Failed, ...]:
@@ -160,8 +126,8 @@ def _run(request: InboundRequest, rule: InboundRule) -> list[Failed]:
     if request.operation not in RUN_OPERATIONS:
         return []
     failed: list[Failed] = []
-    if request.profile not in rule.profiles:
-        failed.append(_failed(rule.name, "profile", rule.profiles, request.profile or ""))
+    if rule.profile(request.profile) is None:
+        failed.append(_failed(rule.name, "profile", rule.profile_names, request.profile or ""))
     elif request.profile is Profile.FULL and rule.consent != FULL_CONSENT:
         failed.append(_failed(rule.name, "consent", (FULL_CONSENT,), rule.consent))
     if not request.runner or request.runner not in rule.runners:

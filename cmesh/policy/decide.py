@@ -11,11 +11,10 @@ from dataclasses import replace
 from typing import TypeVar
 
 from cmesh.model import Identity, Limits, Operation, Profile
+from cmesh.policy.chain import callers, chain_failure, held_failure
 from cmesh.policy.change import PolicyView, smallest_change_inbound, smallest_change_outbound
 from cmesh.policy.conditions import (
     PEER_CONDITIONS,
-    callers,
-    fixed_failure,
     inbound_denies,
     inbound_failures,
     outbound_denies,
@@ -23,7 +22,7 @@ from cmesh.policy.conditions import (
 )
 from cmesh.policy.match import Grant, denies_peer, is_at_or_below, match_peer
 from cmesh.policy.request import Allowed, Decision, Failed, InboundRequest, OutboundRequest
-from cmesh.policy.rules import FULL_CONSENT, InboundRule, OutboundRule, Policy
+from cmesh.policy.rules import FULL_CONSENT, RUN_OPERATIONS, InboundRule, OutboundRule, Policy
 
 __all__ = [
     "Allowed",
@@ -34,6 +33,7 @@ __all__ = [
     "decide_inbound",
     "decide_outbound",
     "may",
+    "may_delegate",
 ]
 
 BUSY_CONDITIONS = frozenset({"concurrent", "per_day"})
@@ -48,7 +48,7 @@ _Denying = list[tuple[_Rule, bool]]
 def decide_inbound(request: InboundRequest, policy: Policy) -> Decision:
     """Decide whether this node does what a peer asks. Never raises."""
     chain = callers(request.chain, request.identity.node_id)
-    fixed = fixed_failure(request.identity, chain, request.self_id)
+    fixed = _expired(request.identity) or chain_failure(chain, request.self_id)
     if fixed is not None:
         return _denied_by_nature(fixed)
     allow = [rule for rule in policy.inbound if rule.effect == "allow"]
@@ -68,7 +68,11 @@ def decide_outbound(request: OutboundRequest, policy: Policy) -> Decision:
     An allowed outbound request has no limits of its own; the worker sets them.
     """
     chain = callers(request.chain, request.self_id)
-    fixed = fixed_failure(request.identity, chain, request.identity.node_id)
+    fixed = (
+        _expired(request.identity)
+        or chain_failure(chain, request.identity.node_id)
+        or held_failure(request)
+    )
     if fixed is not None:
         return _denied_by_nature(fixed)
     allow = [rule for rule in policy.outbound if rule.effect == "allow"]
@@ -101,6 +105,19 @@ def may(identity: Identity, policy: Policy) -> Allowed:
         if rule.effect == "deny" and denies_peer(identity, rule.peers) is not False:
             whole = _without(whole, rule)
     return whole if whole.operations else Allowed()
+
+
+def may_delegate(request: InboundRequest, rule: str | None, policy: Policy) -> bool:
+    """Say whether a task that `rule` admits may ask for tasks itself. Never raises.
+
+    The rule that admits it must name operation `delegate`, and nothing may deny that now.
+    """
+    named = any(
+        each.name == rule and each.effect == "allow" and Operation.DELEGATE in each.operations
+        for each in policy.inbound
+    )
+    asked = replace(request, operation=Operation.DELEGATE)
+    return named and decide_inbound(asked, policy).effect != "deny"
 
 
 def _rank(
@@ -142,6 +159,7 @@ def _cost(request: InboundRequest, rule: InboundRule) -> tuple[object, ...]:
     dollars = math.inf if limits.cost_usd is None else limits.cost_usd
     return (
         _asks(request, rule),
+        request.profile not in rule.profiles,
         -limits.runtime_s,
         -limits.output_bytes,
         -dollars,
@@ -162,6 +180,7 @@ def _allowed_inbound(request: InboundRequest, rule: InboundRule) -> Decision:
         effect="ask" if asks else "allow",
         rule=rule.name,
         limits=_narrow(request, rule),
+        profile=rule.profile(request.profile) if request.operation in RUN_OPERATIONS else None,
         on_revoke=rule.on_revoke,
         reason=f"rule `{rule.name}` {does}",
     )
@@ -181,6 +200,13 @@ def _narrow(request: InboundRequest, rule: InboundRule) -> Limits:
     )
 
 
+def _expired(identity: Identity) -> Failed | None:
+    if not identity.expired:
+        return None
+    wanted = "a valid node key"
+    return Failed(rule="", condition="key", wanted=wanted, got="the node key has expired")
+
+
 def _denied_by_nature(failed: Failed) -> Decision:
     if failed.condition == "key":
         return Decision(
@@ -190,12 +216,15 @@ def _denied_by_nature(failed: Failed) -> Decision:
             code="key_expired",
             reason="the peer's node key has expired",
         )
+    chain = failed.condition == "chain"
+    who = "the chain of callers is refused" if chain else "a task hands on only what it has"
+    how = "delegate from a node that is nearer to the worker" if chain else "ask for less"
     return Decision(
         effect="deny",
         failed=(failed,),
-        change="no rule can allow this: delegate from a node that is nearer to the worker",
+        change=f"no rule can allow this: {how}",
         code="policy_denied",
-        reason=f"the chain of callers is refused: {failed.got}, wanted {failed.wanted}",
+        reason=f"{who}: {failed.got}, wanted {failed.wanted}",
     )
 
 
@@ -244,7 +273,7 @@ def _rights(identity: Identity, rule: InboundRule) -> list[Allowed]:
     if (identity.shared and not rule.shared) or (identity.router and not rule.router):
         return []
     consented = rule.consent == FULL_CONSENT
-    profiles = tuple(p for p in rule.profiles if p is not Profile.FULL or consented)
+    profiles = tuple(p for p in rule.bases if p is not Profile.FULL or consented)
     whole = Allowed(
         operations=rule.operations,
         profiles=profiles,

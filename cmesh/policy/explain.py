@@ -17,6 +17,8 @@ def explain(decision: Decision, request: InboundRequest | OutboundRequest) -> li
     lines = [_question(request), f"{_WORDS[decision.effect]}: {decision.reason}"]
     if decision.limits is not None:
         lines.append(_limits(decision, request))
+    if decision.profile is not None and decision.profile.name != decision.profile.base:
+        lines.append(f"profile: {decision.profile.base}, narrowed to {decision.profile.name}")
     lines.extend(_condition(item) for item in decision.failed)
     if decision.change:
         lines.append("to allow it:")
@@ -29,11 +31,11 @@ def for_remote(decision: Decision) -> Decision:
 
     It learns the effect, the code, and of the nearest rule that is about it the
     kinds of condition that failed. It learns no rule that is about others, no
-    value of any rule, no resolved path, and not whether a deny rule or the
+    value of any rule, no resolved path, no profile of the owner, and not whether a deny rule or the
     absence of a rule stopped it. The name of a rule that allows it is told.
     """
     if decision.effect != "deny":
-        return replace(decision, failed=(), change="")
+        return replace(decision, failed=(), change="", profile=None)
     kinds = [] if decision.rule is not None else _kinds_for_remote(decision.failed)
     about = f" ({', '.join(kinds)})" if kinds else ""
     reason = f"the other node's policy denies it{about}"

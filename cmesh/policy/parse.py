@@ -12,9 +12,11 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from cmesh.errors import ConfigError
 from cmesh.model import Profile
 from cmesh.policy.match import normal_path
+from cmesh.policy.mistakes import Location, PolicyError, Problem, known_keys, problems
+from cmesh.policy.narrow import build_profiles, named_profile
+from cmesh.policy.profiles import NamedProfile
 from cmesh.policy.rules import (
     AGENTS,
     FULL_CONSENT,
@@ -29,23 +31,15 @@ from cmesh.policy.rules import (
 from cmesh.policy.tables import (
     InboundAllowTable,
     InboundDenyTable,
-    InboundTables,
     LimitsTable,
-    Location,
     OutboundAllowTable,
     OutboundDenyTable,
-    OutboundTables,
     PolicyTables,
-    Problem,
-    key_of,
-    known_keys,
-    problems,
 )
 from cmesh.text import one_line
 
 __all__ = [
     "COMMAND_NAME_PATTERN",
-    "PolicyError",
     "RealPath",
     "build_policy",
     "describe",
@@ -69,24 +63,8 @@ _VALUE_PATTERNS = {
 }
 
 
-class PolicyError(ConfigError):
-    """Raised when rules are not of the form or make no sense.
-
-    Attributes:
-        where: the place inside the file, for example `("inbound", "allow", 0, "peers", 1)`.
-        key: the same as people write it: `inbound.allow[0].peers[1]`.
-        expected: what should stand there.
-    """
-
-    def __init__(self, where: Location, expected: str) -> None:
-        super().__init__(f"`{key_of(where)}`: {expected}")
-        self.where = where
-        self.key = key_of(where)
-        self.expected = expected
-
-
 def parse_policy(raw: Mapping[str, object], *, real_path: RealPath = str) -> Policy:
-    """Return the policy of the tables `inbound` and `outbound`; other keys are errors.
+    """Return the policy of the tables `profiles`, `inbound` and `outbound` alone.
 
     Raises:
         PolicyError: the first mistake found.
@@ -96,23 +74,23 @@ def parse_policy(raw: Mapping[str, object], *, real_path: RealPath = str) -> Pol
     except ValidationError as error:
         problem = problems(error)[0]
         raise PolicyError(problem.where, describe(problem, PolicyTables)) from None
-    return build_policy(tables.inbound, tables.outbound, real_path=real_path)
+    return build_policy(tables, real_path=real_path)
 
 
-def build_policy(
-    inbound: InboundTables, outbound: OutboundTables, *, real_path: RealPath = str
-) -> Policy:
+def build_policy(tables: PolicyTables, *, real_path: RealPath = str) -> Policy:
     """Return the policy of tables whose form is already checked.
 
     Raises:
         PolicyError: the first mistake found.
     """
+    inbound, outbound = tables.inbound, tables.outbound
+    own = build_profiles(tables.profiles)
     _require_unique("inbound", inbound.allow, inbound.deny)
     _require_unique("outbound", outbound.allow, outbound.deny)
     return Policy.of(
         (
             *(
-                _inbound_allow(table, ("inbound", "allow", index), real_path)
+                _inbound_allow(table, ("inbound", "allow", index), own, real_path)
                 for index, table in enumerate(inbound.allow)
             ),
             *(
@@ -165,9 +143,15 @@ def describe(problem: Problem, model: type[PolicyTables]) -> str:
     return f"unknown key; known here: {', '.join(f'`{key}`' for key in known)}"
 
 
-def _inbound_allow(table: InboundAllowTable, where: Location, real_path: RealPath) -> InboundRule:
+def _inbound_allow(
+    table: InboundAllowTable,
+    where: Location,
+    own: Mapping[str, NamedProfile],
+    real_path: RealPath,
+) -> InboundRule:
     _require_run_keys(table, where)
     _require_full_alone(table, where)
+    profiles = _profiles(table.profiles, (*where, "profiles"), own)
     peers = _peers(table.peers, where)
     _require_nodes(table, peers, where)
     return InboundRule(
@@ -175,7 +159,8 @@ def _inbound_allow(table: InboundAllowTable, where: Location, real_path: RealPat
         effect="allow",
         peers=peers,
         operations=tuple(table.operations),
-        profiles=tuple(table.profiles),
+        profiles=tuple(one.base for one in profiles if one.name == one.base),
+        narrowed=tuple(one for one in profiles if one.name != one.base),
         runners=_runners(table.runners, where),
         paths=_paths(table.paths, (*where, "paths"), real_path),
         accept=tuple(
@@ -248,8 +233,8 @@ def _require_run_keys(table: InboundAllowTable, where: Location) -> None:
 
 
 def _require_full_alone(table: InboundAllowTable, where: Location) -> None:
-    full = Profile.FULL in table.profiles
-    if full and set(table.profiles) != {Profile.FULL}:
+    full = Profile.FULL.value in table.profiles
+    if full and set(table.profiles) != {Profile.FULL.value}:
         expected = "expected `full` alone; give it a rule of its own"
         raise PolicyError((*where, "profiles"), expected)
     if full and table.consent != FULL_CONSENT:
@@ -281,6 +266,20 @@ def _peers(texts: Iterable[str], where: Location) -> tuple[Selector, ...]:
         except ValueError as error:
             raise PolicyError((*where, "peers", index), str(error)) from None
     return tuple(peers)
+
+
+def _profiles(
+    names: Iterable[str], where: Location, own: Mapping[str, NamedProfile]
+) -> tuple[NamedProfile, ...]:
+    """Return the profiles a rule names; of each base one, or a request would mean two."""
+    found: dict[Profile, NamedProfile] = {}
+    for index, name in enumerate(names):
+        profile = named_profile(name, own, (*where, index))
+        other = found.setdefault(profile.base, profile)
+        if other is not profile:
+            expected = f"`{other.name}` is asked for as `{profile.base}` too; give it another rule"
+            raise PolicyError((*where, index), expected)
+    return tuple(found.values())
 
 
 def _runners(names: Iterable[str], where: Location) -> tuple[str, ...]:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cmesh.model import Identity, Limits, NodeId, Operation, Profile
+from cmesh.policy.profiles import NamedProfile
 
-__all__ = ["Allowed", "Decision", "Failed", "InboundRequest", "OutboundRequest"]
+__all__ = ["Allowed", "Decision", "Failed", "Held", "InboundRequest", "OutboundRequest"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,24 @@ class InboundRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A task that runs on this node and asks for another one, and what it may hand on.
+
+    Attributes:
+        may_delegate: the rules here grant its caller operation `delegate` for it.
+        profile, runners, directory: what it was admitted with; the runners are those its
+            caller may ask for.
+        limits: what is left of its own.
+    """
+
+    may_delegate: bool
+    profile: Profile
+    runners: tuple[str, ...]
+    directory: str
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutboundRequest:
     """What someone on this machine asks to send to a worker.
 
@@ -61,6 +80,7 @@ class OutboundRequest:
         chain: node ids that led to this node, first caller first; this node may be
             its last element.
         self_id: this node.
+        held: the task that asks; None = a person or an agent of this machine does.
     """
 
     identity: Identity
@@ -71,6 +91,7 @@ class OutboundRequest:
     sends_changes: bool
     chain: tuple[NodeId, ...]
     self_id: NodeId
+    held: Held | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +102,7 @@ class Failed:
         rule: the rule it belongs to; empty = it holds for all rules.
         condition: `peer`, `router`, `shared`, `operation`, `profile`, `consent`, `runner`,
             `path`, `accept`, `grant`, `delegate`, `concurrent`, `per_day`, `cost_usd`, `repo`,
-            `send_changes`, `prompt_bytes`; without a rule `key`, `chain`; of a deny
+            `send_changes`, `prompt_bytes`; without a rule `key`, `chain`, `held`; of a deny
             rule that could not be evaluated `deny`.
         wanted: what would have held, for people.
         got: what the request has instead; may hold remote text, scrubbed.
@@ -102,6 +123,8 @@ class Decision:
         failed: for a denial by default, the nearest rules' conditions, nearest rule first.
         change: the smallest change that would allow it: a sentence, then lines of TOML.
         limits: what the task may use, already narrowed; None when denied and outbound.
+        profile: what it runs under, the asked one or the owner's narrower one; None when
+            denied, outbound, or not about a run.
         on_revoke: what becomes of the task when the right is lost while it runs.
         code: empty when allowed or asked; else `policy_denied`, `key_expired` or `busy`.
         reason: one sentence for people.
@@ -112,6 +135,7 @@ class Decision:
     failed: tuple[Failed, ...] = ()
     change: str = ""
     limits: Limits | None = None
+    profile: NamedProfile | None = None
     on_revoke: Literal["end", "stay"] = "end"
     code: str = ""
     reason: str = ""

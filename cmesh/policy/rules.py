@@ -7,17 +7,17 @@ Nothing here decides; `cmesh.policy.decide` does. Rules come from
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from typing_extensions import override
 
 from cmesh.model import Operation, Profile
+from cmesh.policy.profiles import BUILT_IN, NamedProfile
 
 __all__ = [
     "AGENTS",
     "CAPABILITY_PREFIX",
     "FULL_CONSENT",
-    "MAX_CHAIN",
     "RUN_OPERATIONS",
     "START_OPERATIONS",
     "TAGGED_DEVICES",
@@ -41,9 +41,6 @@ TAGGED_DEVICES = "tagged-devices"
 
 AGENTS = ("claude", "codex", "gemini", "opencode")
 """Runners that are agents; every other runner is `command:NAME`."""
-
-MAX_CHAIN = 4
-"""The most nodes that may stand between a task's first caller and its worker, callers counted."""
 
 START_OPERATIONS = frozenset(
     {Operation.TASK, Operation.FOLLOW_UP, Operation.ACCEPT, Operation.DELEGATE}
@@ -98,6 +95,8 @@ class InboundRule:
     `operations`, `profiles`, `runners` and `paths`.
 
     Attributes:
+        profiles: built-in ones, whole.
+        narrowed: the owner's own; no two profiles of a rule have the same base.
         paths: absolute, normalised, with links resolved; a run may start in or below one.
         accept: acceptance commands that may be asked for, exact argv each.
         approval: `ask` lets the request wait for this node's owner.
@@ -112,6 +111,7 @@ class InboundRule:
     peers: tuple[Selector, ...]
     operations: tuple[Operation, ...] = ()
     profiles: tuple[Profile, ...] = ()
+    narrowed: tuple[NamedProfile, ...] = ()
     runners: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     accept: tuple[tuple[str, ...], ...] = ()
@@ -121,6 +121,22 @@ class InboundRule:
     shared: bool = False
     limits: RuleLimits = field(default_factory=RuleLimits)
     consent: str = ""
+
+    @property
+    def bases(self) -> tuple[Profile, ...]:
+        """The words by which a caller may ask for the rule's profiles."""
+        return (*self.profiles, *(profile.base for profile in self.narrowed))
+
+    @property
+    def profile_names(self) -> tuple[str, ...]:
+        """The rule's profiles as the owner names them."""
+        return (*self.profiles, *(profile.name for profile in self.narrowed))
+
+    def profile(self, asked: Profile | None) -> NamedProfile | None:
+        """Return what a run asked for by this word would run under; None = not by this rule."""
+        if asked is not None and asked in self.profiles:
+            return BUILT_IN[asked]
+        return next((profile for profile in self.narrowed if profile.base is asked), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,4 +186,12 @@ class Policy:
 
 
 def _canonical(rules: tuple[InboundRule, ...] | tuple[OutboundRule, ...]) -> list[str]:
-    return sorted(json.dumps(asdict(rule), sort_keys=True) for rule in rules)
+    return sorted(json.dumps(_fields(rule), sort_keys=True) for rule in rules)
+
+
+def _fields(rule: InboundRule | OutboundRule) -> dict[str, Any]:
+    """Return what the digest is made of; without profiles of the owner as it always was."""
+    fields = asdict(rule)
+    if not fields.get("narrowed"):
+        fields.pop("narrowed", None)
+    return fields

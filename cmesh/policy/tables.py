@@ -5,9 +5,8 @@ The JSON Schema of the configuration is made from these classes.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
@@ -16,11 +15,10 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
-    ValidationError,
     WithJsonSchema,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from cmesh.model import Operation, Profile
 
@@ -31,21 +29,15 @@ __all__ = [
     "InboundDenyTable",
     "InboundTables",
     "LimitsTable",
-    "Location",
     "OutboundAllowTable",
     "OutboundDenyTable",
     "OutboundTables",
     "PolicyTables",
-    "Problem",
+    "ProfileLimitsTable",
+    "ProfileTable",
     "Table",
     "TextForm",
-    "key_of",
-    "known_keys",
-    "problems",
 ]
-
-Location = tuple[str | int, ...]
-"""Where a value stands: keys, and indexes from 0 into lists."""
 
 DURATION_PATTERN = r"^[1-9][0-9]{0,5}[smhd]$"
 _UNIT_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -93,6 +85,19 @@ class TextForm:
 
 _Operation = Annotated[Operation, Field(strict=False)]
 _Profile = Annotated[Profile, Field(strict=False)]
+_ProfileName = Annotated[
+    str, TextForm(r"[a-z][a-z0-9-]{0,31}", "lower-case letters, digits and hyphens, at most 32")
+]
+_Relative = Annotated[str, Field(min_length=1, max_length=1024)]
+_Host = Annotated[
+    str,
+    Field(max_length=253),
+    # The last label begins with a letter, so no address passes for a name.
+    TextForm(
+        r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?",
+        'a whole host name in lower case such as "pypi.org", no address',
+    ),
+]
 _RuleName = Annotated[str, Field(min_length=1, max_length=200)]
 _SelectorText = Annotated[str, Field(min_length=1, max_length=320)]
 _Runner = Annotated[str, Field(min_length=1, max_length=80)]
@@ -106,6 +111,34 @@ class Table(BaseModel):
     model_config = ConfigDict(
         strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True
     )
+
+
+class ProfileLimitsTable(Table):
+    """What the processes of one task may use; a key left out is as the base has it."""
+
+    memory_mib: Annotated[int, Field(ge=64)] | None = None
+    """Memory of one process, in MiB."""
+    processes: Annotated[int, Field(ge=1)] | None = None
+    """Processes of the whole task at a time."""
+    open_files: Annotated[int, Field(ge=16)] | None = None
+    """Open files of one process."""
+    file_mib: Annotated[int, Field(ge=1)] | None = None
+    """Longest file that may be written, in MiB."""
+
+
+class ProfileTable(Table):
+    """A profile of your own: a built-in one with something taken away."""
+
+    base: Literal["query", "edit", "build"]
+    """The profile it narrows; a caller asks for it by this word."""
+    read: Annotated[list[_Relative], Field(min_length=1)] | None = None
+    """What is visible of the task's directory, relative to it; left out: all."""
+    write: Annotated[list[_Relative], Field(min_length=1)] | None = None
+    """What may be written of the task's copy, relative to it; left out: all."""
+    hosts: list[_Host] = Field(default_factory=list[str])
+    """Hosts that may be reached on port 443 besides the model's; base `build` only."""
+    limits: ProfileLimitsTable = Field(default_factory=ProfileLimitsTable)
+    """What the processes of one task may use."""
 
 
 class LimitsTable(Table):
@@ -135,8 +168,8 @@ class InboundAllowTable(_Rule):
 
     operations: Annotated[list[_Operation], Field(min_length=1)]
     """What may be asked for."""
-    profiles: list[_Profile] = Field(default_factory=list[Profile])
-    """What a task may do here; `full` stands in a rule of its own, with `consent`."""
+    profiles: list[_ProfileName] = Field(default_factory=list[str])
+    """What a task may do here, built in or of `[profiles.NAME]`; `full` stands in a rule of its own, with `consent`."""
     runners: list[_Runner] = Field(default_factory=list[str])
     """Agents by name, or `command:NAME`."""
     paths: list[_Path] = Field(default_factory=list[str])
@@ -217,94 +250,11 @@ class OutboundTables(Table):
 
 
 class PolicyTables(Table):
-    """Both directions."""
+    """The owner's profiles, and the rules of both directions."""
 
+    profiles: dict[_ProfileName, ProfileTable] = Field(default_factory=dict[str, ProfileTable])
+    """Profiles of your own, by name."""
     inbound: InboundTables = Field(default_factory=InboundTables)
     """What peers may ask of this node."""
     outbound: OutboundTables = Field(default_factory=OutboundTables)
     """What this node may ask of workers."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """One thing that is wrong with a value.
-
-    Attributes:
-        where: the value, or the unknown or missing key.
-        expected: what should stand there, for people.
-        unknown: the key itself is not known at this place.
-    """
-
-    where: Location
-    expected: str
-    unknown: bool = False
-
-
-def problems(error: ValidationError) -> list[Problem]:
-    """Return what pydantic found, unknown keys first: they often explain missing ones."""
-    found = [_problem(item) for item in error.errors(include_url=False, include_context=True)]
-    return sorted(found, key=lambda problem: not problem.unknown)
-
-
-def key_of(where: Location) -> str:
-    """Return the key's path as people write it: `inbound.allow[0].peers[1]`."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)
-    return text.removeprefix(".")
-
-
-def known_keys(model: type[BaseModel], where: Location) -> list[str]:
-    """Return the keys that the table at `where`'s parent knows."""
-    current = model
-    for part in where[:-1]:
-        if isinstance(part, str) and part in current.model_fields:
-            current = _table_in(current.model_fields[part].annotation) or current
-    return list(current.model_fields)
-
-
-def _table_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    inner: Sequence[Any] = get_args(annotation)
-    return next((table for part in inner if (table := _table_in(part))), None)
-
-
-def _problem(item: ErrorDetails) -> Problem:
-    where, expected = item["loc"], _expected(item)
-    if where and where[-1] == _KEY_ITSELF:
-        return Problem(where=where[:-1], expected=f"{expected} as its name")
-    return Problem(where=where, expected=expected, unknown=item["type"] == "extra_forbidden")
-
-
-def _expected(item: ErrorDetails) -> str:
-    kind = item["type"]
-    if kind in _BOUNDS:
-        words, bound = _BOUNDS[kind]
-        return words.format(item.get("ctx", {})[bound]).replace("'", '"')
-    return _EXPECTED.get(kind) or item["msg"].removeprefix("Input should be ")
-
-
-_KEY_ITSELF = "[key]"  # pydantic's last location of an error about a key of a free table
-_BOUNDS = {
-    "enum": ("one of {}", "expected"),
-    "literal_error": ("one of {}", "expected"),
-    "too_short": ("at least {} item", "min_length"),
-    "too_long": ("at most {} items", "max_length"),
-    "string_too_short": ("at least {} character", "min_length"),
-    "string_too_long": ("at most {} characters", "max_length"),
-    "greater_than": ("more than {}", "gt"),
-    "greater_than_equal": ("at least {}", "ge"),
-    "less_than_equal": ("at most {}", "le"),
-}
-_EXPECTED = {
-    "missing": "this key",
-    "extra_forbidden": "a known key",
-    "string_type": "a string",
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "list_type": "a list",
-    "dict_type": "a table",
-    "model_type": "a table",
-    "model_attributes_type": "a table",
-}

@@ -5,20 +5,23 @@ so scrub a result where it is shown.
 """
 
 import base64
-import binascii
 import hashlib
 import json
+import re
 from collections.abc import Mapping
+from typing import Any
 
 from pydantic import ValidationError
 
 from cmesh.errors import LocalProtocolError, RemoteProtocolError
 from cmesh.model import Event, Limits, NodeId, Result, TaskId, TaskSpec, Usage
-from cmesh.protocol.messages import EventMessage, Outcome, Spec, Submit
-from cmesh.text import cut, one_line, scrub
+from cmesh.protocol.messages import Basis, EventMessage, Outcome, Patch, Spec, Submit
+from cmesh.text import cut, one_line, scrub, scrub_data
 
 __all__ = [
     "DATA_CHARACTERS",
+    "EVENT_DATA_BYTES",
+    "EVENT_TEXT_CHARACTERS",
     "INLINE_BYTES",
     "event_from",
     "event_message",
@@ -36,16 +39,28 @@ INLINE_BYTES = 64 * 1024
 DATA_CHARACTERS = 64_000
 """Larger data of an event is left out on the wire."""
 
+EVENT_TEXT_CHARACTERS, EVENT_DATA_BYTES = 8_000, 16 * 1024
+"""What is kept of an event that came; its sender may have written more for its own owner."""
+
+UNKNOWN_CODE = "unknown_code"
+"""Stands for an error code that is not of the form all codes have."""
+
+_CODE_FORM = re.compile(r"([a-z][a-z0-9_]{0,63})?")
 _TEXT, _SENTENCE, _CODE, _VERSION = 64_000, 2_000, 64, 200
 
 
-def submit(spec: TaskSpec) -> Submit:
-    """Return the message that asks a worker to take `spec`.
+def submit(spec: TaskSpec, *, waited: bool = False) -> Submit:
+    """Return the message that asks a worker to take `spec`; `waited` = it lay in an outbox.
 
     Raises:
         LocalProtocolError: a field is outside the wire's limits; names it.
     """
-    return Submit(task_id=spec.task_id, spec=wire_spec(spec), payload_hash=spec.payload_hash())
+    return Submit(
+        task_id=spec.task_id,
+        spec=wire_spec(spec),
+        payload_hash=spec.payload_hash(),
+        waited=waited,
+    )
 
 
 def wire_spec(spec: TaskSpec) -> Spec:
@@ -63,6 +78,7 @@ def wire_spec(spec: TaskSpec) -> Spec:
             origin=spec.origin,
             not_after=spec.not_after,
             traceparent=spec.traceparent,
+            follows=spec.follows,
         )
     except ValidationError as error:
         raise LocalProtocolError(f"the task cannot be sent: {_first(error)}") from None
@@ -88,6 +104,7 @@ def spec_from(message: Submit) -> TaskSpec:
         origin=tuple(NodeId(node) for node in wire.origin),
         not_after=wire.not_after,
         traceparent=wire.traceparent,
+        follows=None if wire.follows is None else TaskId(wire.follows),
     )
     if spec.payload_hash() != message.payload_hash:
         raise RemoteProtocolError("the peer sent a `submit` whose payload hash is wrong")
@@ -107,13 +124,17 @@ def event_message(task_id: TaskId, event: Event) -> EventMessage:
 
 
 def event_from(message: EventMessage) -> Event:
-    """Return the event a peer sent, scrubbed."""
+    """Return the event a peer sent, scrubbed and cut; too much data gives way to a mark."""
+    data = {}
+    if message.data:
+        size = len(json.dumps(message.data, ensure_ascii=False).encode("utf-8", "replace"))
+        data = {"left_out_bytes": size} if size > EVENT_DATA_BYTES else scrub_data(message.data)
     return Event(
         seq=message.seq,
         ts=message.ts,
         kind=one_line(message.kind, _CODE),
-        text=scrub(message.text),
-        data=message.data,
+        text=cut(scrub(message.text), EVENT_TEXT_CHARACTERS),
+        data=data,
     )
 
 
@@ -125,7 +146,7 @@ def outcome_from(result: Result, inline: bytes = b"") -> Outcome:
         exit_code=result.exit_code,
         text=_fit(result.text, _TEXT),
         error=_fit(result.error, _SENTENCE),
-        code=_fit(result.code, _CODE),
+        code=result.code if _CODE_FORM.fullmatch(result.code) else UNKNOWN_CODE,
         output_bytes=result.output_bytes,
         output_sha256=result.output_sha256,
         output_kept=result.output_kept,
@@ -140,6 +161,12 @@ def outcome_from(result: Result, inline: bytes = b"") -> Outcome:
         processes_left=result.processes_left,
         started_at=result.started_at,
         ended_at=result.ended_at,
+        follow_up=result.follow_up or None,
+        follow_up_until=result.follow_up_until,
+        redacted=result.redacted or None,
+        basis=Basis.model_validate(dict(result.basis)) if result.basis else None,
+        patch=Patch.model_validate(dict(result.patch)) if result.patch else None,
+        **_unnamed(result.extra),
     )
 
 
@@ -167,6 +194,12 @@ def result_from(outcome: Outcome) -> Result:
         processes_left=outcome.processes_left,
         started_at=outcome.started_at,
         ended_at=outcome.ended_at,
+        follow_up=outcome.follow_up or "",
+        follow_up_until=outcome.follow_up_until,
+        redacted=outcome.redacted or 0,
+        basis={} if outcome.basis is None else outcome.basis.model_dump(mode="json"),
+        patch={} if outcome.patch is None else outcome.patch.model_dump(mode="json"),
+        extra=outcome.model_extra or {},
     )
 
 
@@ -182,7 +215,7 @@ def inline_output(outcome: Outcome) -> bytes | None:
         return None
     try:
         data = base64.b64decode(outcome.output_inline, validate=True)
-    except binascii.Error:
+    except ValueError:  # of base64, or of a text that is not even ASCII
         raise RemoteProtocolError("the peer sent an output that is not base64") from None
     if hashlib.sha256(data).hexdigest() != outcome.output_sha256:
         raise RemoteProtocolError("the peer sent an output whose hash is wrong")
@@ -192,6 +225,11 @@ def inline_output(outcome: Outcome) -> bytes | None:
 def _fit(text: str, limit: int) -> str:
     """Cut `text`; a lone surrogate has no UTF-8 form and becomes a question mark."""
     return cut(text.encode("utf-8", "replace").decode("utf-8"), limit)
+
+
+def _unnamed(extra: Mapping[str, object]) -> dict[str, Any]:
+    """Return what no field of this version is named after: an older one may have stored it so."""
+    return {name: value for name, value in extra.items() if name not in Outcome.model_fields}
 
 
 def _small(data: Mapping[str, object]) -> dict[str, object]:

@@ -6,10 +6,8 @@ Pure and total: a guard never raises, and asked about another event it is false.
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from cmesh.protocol.facts import (
-    RUNNING,
-    TERMINALS,
-    CallerFacts,
+from cmesh.protocol.facts import RUNNING, TERMINALS, CallerFacts, WorkerFacts
+from cmesh.protocol.happenings import (
     GotCancel,
     GotEvent,
     GotGap,
@@ -17,7 +15,6 @@ from cmesh.protocol.facts import (
     GotSubmit,
     GotSubscribe,
     Looked,
-    WorkerFacts,
 )
 
 __all__ = ["CALLER_GUARDS", "WORKER_GUARDS"]
@@ -38,6 +35,9 @@ def _reachable(facts: CallerFacts) -> bool:
     return facts.connected and not facts.other_store
 
 
+# A worker that asks about such a task has lost its start: its store was restored.
+_RAN = frozenset({"running", "waiting_input", "cancelling"})
+
 CALLER_GUARDS: Final[Mapping[str, Callable[[object, CallerFacts], bool]]] = {
     "no wish": lambda _, f: not f.wish,
     "wish": lambda _, f: bool(f.wish),
@@ -48,6 +48,8 @@ CALLER_GUARDS: Final[Mapping[str, Callable[[object, CallerFacts], bool]]] = {
     "no link": lambda _, f: not _reachable(f),
     "same store": lambda _, f: not f.other_store,
     "another store": lambda _, f: f.other_store,
+    "told that it ran": lambda _, f: f.progress in _RAN,
+    "not told that it ran": lambda _, f: f.progress not in _RAN,
     "n = last + 1": lambda e, f: _number(e) == f.last_seq + 1,
     "n = last": lambda e, f: _number(e) == f.last_seq,
     "n ≤ last": lambda e, f: 0 <= _number(e) <= f.last_seq,
@@ -79,6 +81,12 @@ WORKER_GUARDS: Final[Mapping[str, Callable[[object, WorkerFacts], bool]]] = {
     "policy allows": _decides("allow"),
     "policy asks": _decides("ask"),
     "policy denies": _decides("deny"),
+    # The turn before: only a follow-up has one.
+    "no turn before, or a ready one": lambda e, _: (
+        isinstance(e, GotSubmit) and e.before in {"none", "ready"}
+    ),
+    "policy allows or asks": lambda e, _: isinstance(e, GotSubmit) and e.decision != "deny",
+    "the turn before is not ready": lambda e, _: isinstance(e, GotSubmit) and e.before == "unfit",
     "it waited": lambda e, _: isinstance(e, GotSubmit) and e.waited,
     "it did not wait": lambda e, _: isinstance(e, GotSubmit) and not e.waited,
     "same hash": lambda _, f: f.same_hash,
@@ -95,6 +103,7 @@ WORKER_GUARDS: Final[Mapping[str, Callable[[object, WorkerFacts], bool]]] = {
     "late already": lambda _, f: f.late,
     "no claim": _sees(lambda look: look.claim == "none"),
     "claim is W's own": _sees(lambda look: look.claim == "burnt"),
+    "the store was restored": lambda _, f: f.restored,
     "claim is a shim's": _sees(lambda look: look.claim == "shim"),
     # A task that was running had a claim; losing the file does not undo the run.
     "was claimed by a shim": lambda e, f: (

@@ -8,6 +8,7 @@ from typing import Literal
 
 from cmesh.errors import VersionMismatch
 from cmesh.model import NodeId
+from cmesh.protocol.link_messages import Seen
 from cmesh.protocol.messages import MINOR, MINOR_MINIMUM, SUBPROTOCOL
 from cmesh.protocol.receipts import canonical
 
@@ -23,12 +24,14 @@ class Local:
     Attributes:
         incarnation: of the store; new after a restore.
         key: the public cmesh key, 43 characters of base64url.
+        seen: the peer's newest audit head that this node holds.
     """
 
     node_id: NodeId
     incarnation: str
     software: str
     key: str
+    seen: Seen | None = None
     minor: int = MINOR
     minor_minimum: int = MINOR_MINIMUM
 

@@ -1,4 +1,4 @@
-"""The messages of link protocol `cmesh.v1`, one class a type.
+"""The messages of link protocol `cmesh.v1`, one class a type; here those about tasks.
 
 Pure: what a message may hold and nothing about when it may come; that is
 `cmesh.protocol.session` (links) and `cmesh.protocol.state` (tasks). Unknown
@@ -6,46 +6,62 @@ fields are ignored, so that peers one minor version apart understand each other.
 """
 
 import json
-from datetime import UTC
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Field,
-    model_validator,
-)
-from pydantic.config import JsonDict
+from pydantic import ConfigDict, Field, model_validator
 
 from cmesh.model import Profile, TaskState
+from cmesh.protocol.fields import (
+    Code,
+    CodeOrNone,
+    Data,
+    FollowUp,
+    Hex256,
+    HexOrNone,
+    Id,
+    Instant,
+    Name,
+    Names,
+    ObjectOrNone,
+    RetryAfter,
+    Rows,
+    Sentence,
+    Seq,
+    Signature,
+    WireMessage,
+    is_unset,
+    storable,
+)
+from cmesh.protocol.link_messages import (
+    Challenge,
+    Failure,
+    Grants,
+    Hello,
+    Ping,
+    Pong,
+    Receipt,
+    Restarting,
+    Welcome,
+)
 
 __all__ = [
     "FRAME_BYTES",
     "MINOR",
     "MINOR_MINIMUM",
+    "PATCH_CHARACTERS",
     "SUBPROTOCOL",
     "Accepted",
     "Artifact",
+    "Basis",
     "Cancel",
     "Cancelled",
-    "Challenge",
     "Denied",
     "End",
     "EventMessage",
-    "Failure",
-    "Followup",
     "Gap",
-    "Grants",
-    "Hello",
-    "May",
     "Message",
     "Outcome",
-    "Ping",
-    "Pong",
-    "Receipt",
-    "Restarting",
+    "Patch",
     "ResultAck",
     "ResultMessage",
     "Spec",
@@ -55,8 +71,13 @@ __all__ = [
     "Submit",
     "Subscribe",
     "Wanted",
-    "Welcome",
 ]
+
+EXTRA_CHARACTERS = 16 * 1024
+"""What an outcome may hold as JSON in fields that this version does not know: all is kept."""
+
+PATCH_CHARACTERS = 12 * 1024
+"""What an outcome's `patch` may be as JSON: a peer that does not know it keeps no more."""
 
 SUBPROTOCOL = "cmesh.v1"
 """The websocket subprotocol; another major version has another name."""
@@ -71,115 +92,12 @@ FRAME_BYTES = 1024 * 1024
 """The largest frame either side sends or takes (close code 1009 above it)."""
 
 
-def _storable(data: dict[str, object]) -> dict[str, object]:
-    """Refuse what JSON has no form for (NaN, infinities): it could be neither stored nor signed."""
-    json.dumps(data, allow_nan=False)
-    return data
-
-
-Id = Annotated[
-    str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$")
-]
-Hex256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Key = Annotated[str, Field(min_length=43, max_length=43)]
-Signature = Annotated[str, Field(max_length=86)]
-Nonce = Annotated[str, Field(min_length=22, max_length=64)]
-Name = Annotated[str, Field(max_length=253)]
-Seq = Annotated[int, Field(ge=0, le=2**53)]
-Minor = Annotated[int, Field(ge=0, le=1_000)]
-Data = Annotated[dict[str, object], AfterValidator(_storable)]
-Instant = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
-Sentence = Annotated[str, Field(max_length=2_000)]
-
-
-def _require_type(schema: JsonDict) -> None:
-    """Say in the JSON Schema what the discriminator asks for: a message names its type."""
-    properties, required = schema.get("properties"), schema.get("required", [])
-    if isinstance(properties, dict) and "type" in properties and isinstance(required, list):
-        schema["required"] = ["type", *required]
-
-
-class _Message(BaseModel):
-    # JSON has no NaN (RFC 8259); one in a cost would make every comparison false.
-    model_config = ConfigDict(
-        frozen=True, extra="ignore", allow_inf_nan=False, json_schema_extra=_require_type
-    )
-
-
-class May(_Message):
-    """What the receiver of this may ask of the sender: the union of the sender's rules.
+class Spec(WireMessage):
+    """What is to be done; the wire form of `cmesh.model.TaskSpec` without its id.
 
     Attributes:
-        runners: runner names, empty = none; `*` never appears, names are spelt out.
-        paths: directories tasks may start in or below.
-        keep_text_days: how long the sender keeps prompts and outputs; None = for ever.
-        store_prompts: whether it stores a prompt's text or only its digest.
+        follows: makes it a follow-up turn of that task, with a life of its own.
     """
-
-    operations: tuple[str, ...] = ()
-    profiles: tuple[Profile, ...] = ()
-    runners: tuple[str, ...] = ()
-    paths: tuple[str, ...] = ()
-    runtime_s: int | None = None
-    keep_text_days: int | None = None
-    store_prompts: Literal["text", "digest"] = "text"
-
-
-class Challenge(_Message):
-    """The accepting side's first frame: who it says it is, and what is to be signed."""
-
-    type: Literal["challenge"] = "challenge"
-    minor: Minor
-    minor_minimum: Minor
-    node: Name
-    nonce: Nonce
-
-
-class Hello(_Message):
-    """The dialling side proves its key: signature over `session.hello_bytes`."""
-
-    type: Literal["hello"] = "hello"
-    minor: Minor
-    minor_minimum: Minor
-    software: Annotated[str, Field(max_length=64)] = ""
-    node: Name
-    incarnation: Annotated[str, Field(max_length=64)]
-    key: Key
-    nonce: Nonce
-    signature: Signature
-
-
-class Welcome(_Message):
-    """The accepting side proves its key; the dialler's `grants` then opens the link.
-
-    Attributes:
-        minor: the version both speak from now on.
-        unacknowledged: tasks whose result the receiver has not acknowledged yet.
-    """
-
-    type: Literal["welcome"] = "welcome"
-    minor: Minor
-    software: Annotated[str, Field(max_length=64)] = ""
-    incarnation: Annotated[str, Field(max_length=64)]
-    key: Key
-    signature: Signature
-    may: May
-    unacknowledged: Annotated[tuple[Id, ...], Field(max_length=10_000)] = ()
-
-
-class Grants(_Message):
-    """What the receiver may ask of the sender, after the handshake and at each change.
-
-    The dialling side sends one right after `welcome`, with its unacknowledged results.
-    """
-
-    type: Literal["grants"] = "grants"
-    may: May
-    unacknowledged: Annotated[tuple[Id, ...], Field(max_length=10_000)] = ()
-
-
-class Spec(_Message):
-    """What is to be done; the wire form of `cmesh.model.TaskSpec` without its id."""
 
     runner: Annotated[str, Field(min_length=1, max_length=80)]
     profile: Profile
@@ -192,18 +110,26 @@ class Spec(_Message):
     origin: Annotated[tuple[Name, ...], Field(max_length=16)] = ()
     not_after: Instant
     traceparent: Annotated[str, Field(max_length=64)] = ""
+    # Left out when there is none: a first turn is written as before there were follow-ups.
+    follows: Annotated[Id | None, Field(exclude_if=is_unset)] = None
 
 
-class Submit(_Message):
-    """Asks the worker to take a task. Answered by `accepted` or `denied`, each time anew."""
+class Submit(WireMessage):
+    """Asks the worker to take a task. Answered by `accepted` or `denied`, each time anew.
+
+    Attributes:
+        waited: it lay in the caller's outbox, so the worker asks `still_wanted` before it
+            starts it.
+    """
 
     type: Literal["submit"] = "submit"
     task_id: Id
     spec: Spec
     payload_hash: Hex256
+    waited: Annotated[bool, Field(exclude_if=is_unset)] = False
 
 
-class Accepted(_Message):
+class Accepted(WireMessage):
     """The worker has committed the task's row.
 
     Attributes:
@@ -218,17 +144,23 @@ class Accepted(_Message):
     rule: Annotated[str, Field(max_length=200)] = ""
 
 
-class Denied(_Message):
-    """The worker has committed a refusal; the task will never run there."""
+class Denied(WireMessage):
+    """The worker has committed a refusal; the task will never run there.
+
+    Attributes:
+        retry_after_s: seconds after which a new task like it may be taken; None = time
+            alone does not help.
+    """
 
     type: Literal["denied"] = "denied"
     task_id: Id
-    code: Annotated[str, Field(max_length=64)]
+    code: Code
     reason: Sentence
     change: Sentence = ""
+    retry_after_s: RetryAfter = None
 
 
-class Subscribe(_Message):
+class Subscribe(WireMessage):
     """Asks for the task's events after `after_seq`, and its result."""
 
     type: Literal["subscribe"] = "subscribe"
@@ -236,7 +168,7 @@ class Subscribe(_Message):
     after_seq: Seq
 
 
-class EventMessage(_Message):
+class EventMessage(WireMessage):
     """One event; `seq` follows the one before without a hole."""
 
     type: Literal["event"] = "event"
@@ -248,7 +180,7 @@ class EventMessage(_Message):
     data: Data = Field(default_factory=dict[str, object])
 
 
-class Gap(_Message):
+class Gap(WireMessage):
     """Events up to and with `through_seq` are no longer kept."""
 
     type: Literal["gap"] = "gap"
@@ -256,7 +188,7 @@ class Gap(_Message):
     through_seq: Seq
 
 
-class End(_Message):
+class End(WireMessage):
     """No event follows on this subscription; `result` comes next."""
 
     type: Literal["end"] = "end"
@@ -264,7 +196,67 @@ class End(_Message):
     last_seq: Seq
 
 
-class Outcome(_Message):
+class Basis(WireMessage):
+    """What a worker lets its signature cover beside the outcome: who asked, and by which rules.
+
+    Fields of a newer peer are kept, because the signature covers them.
+
+    Attributes:
+        caller: who asked, as whois said: login name or tags.
+        profile: that the task was taken under; empty when it was cancelled before it came.
+        policy_sha256: the policy that decided; empty when nobody knows any more.
+        prompt_sha256: the prompt as the worker keeps it.
+        head_seq, head_hash: the worker's audit head just before it signed.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    caller: Annotated[str, Field(max_length=2_000)] = ""
+    profile: Annotated[str, Field(max_length=64)] = ""
+    policy_sha256: HexOrNone = ""
+    prompt_sha256: HexOrNone = ""
+    head_seq: Seq = 0
+    head_hash: HexOrNone = ""
+
+
+class Patch(WireMessage):
+    """What a task changed of its copy of the directory; the bytes come by `artifact`.
+
+    Older peers keep it as fields they do not know, so all of it as JSON fits `PATCH_CHARACTERS`.
+
+    Attributes:
+        sha256: of the patch, for `git apply`; empty when nothing changed or there is none.
+        bytes: its length.
+        files: changed paths.
+        changed: some of them, each after a letter and a blank: A, D, M, T as in git's raw format.
+        flagged: some of those that run or instruct by being there; `flagged_count` counts all.
+        left_out: names that are neither in the copy nor in the patch, likewise.
+        base_commit: of the source; empty = it has none, or is no repository of its own.
+        base_tree: git's name for the content that was copied.
+        dirty: that content is not the commit's.
+        withheld: why the bytes are not given out, or not there: `secret_found`,
+            `patch_too_large`, `patch_failed`; empty = they are.
+        reason: the same in words.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    sha256: HexOrNone = ""
+    bytes: Seq = 0
+    files: Seq = 0
+    changed: Names = ()
+    flagged: Names = ()
+    flagged_count: Seq = 0
+    left_out: Names = ()
+    left_out_count: Seq = 0
+    base_commit: ObjectOrNone = ""
+    base_tree: ObjectOrNone = ""
+    dirty: bool = False
+    withheld: CodeOrNone = ""
+    reason: Sentence = ""
+
+
+class Outcome(WireMessage):
     """How a task ended; the wire form of `cmesh.model.Result`.
 
     Fields of a newer peer are kept, because the signature covers them; so a field added
@@ -272,8 +264,12 @@ class Outcome(_Message):
 
     Attributes:
         state: a terminal state.
+        follow_up, follow_up_until: whether the task can be followed up, as `cmesh.model.Result`.
         output_inline: the kept output as base64 when it is small; otherwise it is
             fetched by `artifact` with `output_sha256`.
+        redacted: secrets that were taken out of texts and kept output; `output_sha256` is of
+            what is kept.
+        patch: what it changed, for profiles that work on a copy.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -283,9 +279,9 @@ class Outcome(_Message):
     exit_code: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
     text: Annotated[str, Field(max_length=64_000)] = ""
     error: Sentence = ""
-    code: Annotated[str, Field(max_length=64)] = ""
+    code: CodeOrNone = ""
     output_bytes: Seq = 0
-    output_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    output_sha256: HexOrNone = ""
     output_kept: Seq = 0
     output_inline: Annotated[str, Field(max_length=90_000)] = ""
     truncated: bool = False
@@ -298,14 +294,26 @@ class Outcome(_Message):
     processes_left: Seq = 0
     started_at: Instant | None = None
     ended_at: Instant | None = None
+    follow_up: Annotated[FollowUp | None, Field(exclude_if=is_unset)] = None
+    follow_up_until: Annotated[Instant | None, Field(exclude_if=is_unset)] = None
+    redacted: Annotated[Seq | None, Field(exclude_if=is_unset)] = None
+    basis: Annotated[Basis | None, Field(exclude_if=is_unset)] = None
+    patch: Annotated[Patch | None, Field(exclude_if=is_unset)] = None
 
     @model_validator(mode="after")
     def _extra_is_storable(self) -> Self:
-        _storable(self.model_extra or {})
+        parts = [part for part in (self.basis, self.patch) if part is not None]
+        extra = {
+            name: value
+            for part in (self, *parts)
+            for name, value in (part.model_extra or {}).items()
+        }
+        if len(json.dumps(storable(extra))) > EXTRA_CHARACTERS:
+            raise ValueError(f"unknown fields hold more than {EXTRA_CHARACTERS} characters")
         return self
 
 
-class ResultMessage(_Message):
+class ResultMessage(WireMessage):
     """The end of a task, signed by the worker over `receipts.result_bytes`."""
 
     type: Literal["result"] = "result"
@@ -315,7 +323,7 @@ class ResultMessage(_Message):
     signature: Signature
 
 
-class ResultAck(_Message):
+class ResultAck(WireMessage):
     """The caller has committed the result; signed over the same bytes as the result."""
 
     type: Literal["result_ack"] = "result_ack"
@@ -323,7 +331,7 @@ class ResultAck(_Message):
     signature: Signature
 
 
-class Cancel(_Message):
+class Cancel(WireMessage):
     """Ends a task: `user` whatever its state, `expired` only when it has not started.
 
     Attributes:
@@ -337,7 +345,7 @@ class Cancel(_Message):
     payload_hash: Hex256
 
 
-class Cancelled(_Message):
+class Cancelled(WireMessage):
     """Progress of a cancel, for display: how many processes are left. Not the end."""
 
     type: Literal["cancelled"] = "cancelled"
@@ -345,31 +353,21 @@ class Cancelled(_Message):
     processes_left: Seq
 
 
-class StillWanted(_Message):
+class StillWanted(WireMessage):
     """The task waited; the worker asks before it starts it."""
 
     type: Literal["still_wanted"] = "still_wanted"
     task_id: Id
 
 
-class Wanted(_Message):
+class Wanted(WireMessage):
     """Answer to `still_wanted`: yes. A no is a `cancel`."""
 
     type: Literal["wanted"] = "wanted"
     task_id: Id
 
 
-class Followup(_Message):
-    """A follow-up turn of a task that ended `succeeded` or `failed`."""
-
-    type: Literal["message"] = "message"
-    task_id: Id
-    turn: Annotated[int, Field(ge=1, le=1_000)]
-    text: Annotated[str, Field(min_length=1, max_length=200_000)]
-    payload_hash: Hex256
-
-
-class Artifact(_Message):
+class Artifact(WireMessage):
     """Asks for bytes of a kept output from `offset`; answered by binary frames."""
 
     type: Literal["artifact"] = "artifact"
@@ -378,7 +376,7 @@ class Artifact(_Message):
     offset: Seq
 
 
-class Sql(_Message):
+class Sql(WireMessage):
     """Asks the peer to run one SELECT over what its policy lets this node see."""
 
     type: Literal["sql"] = "sql"
@@ -387,58 +385,16 @@ class Sql(_Message):
     limit: Annotated[int, Field(ge=1, le=10_000)] = 1_000
 
 
-class SqlAnswer(_Message):
+class SqlAnswer(WireMessage):
     """Rows of a `sql`, or why there are none."""
 
     type: Literal["sql_answer"] = "sql_answer"
     query_id: Annotated[str, Field(max_length=64)]
     columns: tuple[str, ...] = ()
-    rows: tuple[tuple[object, ...], ...] = ()
+    rows: Rows = ()
     truncated: bool = False
-    code: Annotated[str, Field(max_length=64)] = ""
+    code: CodeOrNone = ""
     reason: Sentence = ""
-
-
-class Receipt(_Message):
-    """The sender's audit head, signed over `receipts.head_bytes`."""
-
-    type: Literal["receipt"] = "receipt"
-    head_seq: Seq
-    head_hash: Hex256
-    signature: Signature
-
-
-class Restarting(_Message):
-    """The sender's daemon restarts; the link will be back, tasks run on."""
-
-    type: Literal["restarting"] = "restarting"
-
-
-class Ping(_Message):
-    """Asks for a `pong`; answered at once."""
-
-    type: Literal["ping"] = "ping"
-    nonce: Annotated[str, Field(max_length=64)] = ""
-
-
-class Pong(_Message):
-    """Answers a `ping`."""
-
-    type: Literal["pong"] = "pong"
-    nonce: Annotated[str, Field(max_length=64)] = ""
-
-
-class Failure(_Message):
-    """Why the sender refuses a message, or closes the link.
-
-    Attributes:
-        about: task id, query id or message type it concerns; empty = the link itself.
-    """
-
-    type: Literal["failure"] = "failure"
-    code: Annotated[str, Field(max_length=64)]
-    reason: Sentence
-    about: Annotated[str, Field(max_length=64)] = ""
 
 
 Message = Annotated[
@@ -459,7 +415,6 @@ Message = Annotated[
     | Cancelled
     | StillWanted
     | Wanted
-    | Followup
     | Artifact
     | Sql
     | SqlAnswer

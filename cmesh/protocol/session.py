@@ -6,87 +6,24 @@ until the daemon calls `welcome`, `grants` or `refuse`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 
 from cmesh.errors import LinkError, LocalProtocolError, RemoteProtocolError
 from cmesh.model import NodeId
-from cmesh.protocol.codec import Chunk, decode, decode_chunk, encode
+from cmesh.protocol.codec import decode, decode_chunk, encode
 from cmesh.protocol.handshake import Local, Side, Transcript, common_minor, hello_bytes
-from cmesh.protocol.messages import (
-    Challenge,
-    Failure,
-    Grants,
-    Hello,
-    May,
-    Message,
-    Ping,
-    Pong,
-    Welcome,
-)
+from cmesh.protocol.link_messages import Challenge, Failure, Grants, Hello, May, Ping, Pong, Welcome
+from cmesh.protocol.messages import Message
+from cmesh.protocol.session_events import Got, GotChunk, Introduced, Opened, SessionEvent
 from cmesh.text import cut, one_line
 
-__all__ = [
-    "Got",
-    "GotChunk",
-    "Introduced",
-    "Local",
-    "Opened",
-    "Session",
-    "SessionEvent",
-    "Transcript",
-    "hello_bytes",
-]
+__all__ = ["Session"]
 
 Sign = Callable[[bytes], str]
 Verify = Callable[[str, bytes, str], bool]
 
 _REASON_CHARACTERS = 2_000
 _OWN_WAY = (Challenge, Hello, Welcome, Grants)  # sent by methods of their own, never by `send`
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Introduced:
-    """The peer has proven that it holds `key`. The daemon decides whether it is trusted."""
-
-    key: str
-    incarnation: str
-    minor: int
-    software: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
-    """The link is open: both keys are proven, both sides said what the other may ask.
-
-    Attributes:
-        may: what this node may ask of the peer.
-        unacknowledged: ended tasks whose result the peer has no receipt for.
-    """
-
-    key: str
-    incarnation: str
-    minor: int
-    software: str
-    may: May
-    unacknowledged: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Got:
-    """A message on an open link, or a `failure` at any time."""
-
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class GotChunk:
-    """A piece of a kept output."""
-
-    chunk: Chunk
-
-
-SessionEvent = Introduced | Opened | Got | GotChunk
 
 
 class _State(Enum):
@@ -201,6 +138,7 @@ class Session:
                 signature=self._signature(self._transcript),
                 may=may,
                 unacknowledged=tuple(unacknowledged),
+                seen=self._local.seen,
             )
         )
         self._state = _State.WELCOMED
@@ -290,6 +228,7 @@ class Session:
             key=self._local.key,
             nonce=self._nonce,
             signature=self._signature(self._transcript),
+            seen=self._local.seen,
         )
         self._out.append(encode(hello))
         self._state = _State.GREETED
@@ -329,6 +268,7 @@ class Session:
             incarnation=proof.incarnation,
             minor=minor,
             software=one_line(proof.software, 64),
+            seen=proof.seen,
         )
         self._state = _State.INTRODUCED
         return [self._introduced]

@@ -21,16 +21,13 @@ from cmesh.protocol.facts import (
     STARTED,
     TERMINALS,
     WAITING,
-    CallerEvent,
     CallerFacts,
-    FromPeer,
-    GotResult,
-    Looked,
-    WorkerEvent,
     WorkerFacts,
 )
 from cmesh.protocol.guards import CALLER_GUARDS, WORKER_GUARDS
-from cmesh.protocol.table import CALLER, REPORTED, SAME, WORKER, Act, Row, Send, Write
+from cmesh.protocol.happenings import CallerEvent, FromPeer, GotResult, Looked, WorkerEvent
+from cmesh.protocol.row import REPORTED, SAME, Act, Row, Send, Write
+from cmesh.protocol.table import CALLER, WORKER
 
 __all__ = [
     "CALLER",

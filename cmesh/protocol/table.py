@@ -4,10 +4,8 @@ Row ids are those of the checked model of the protocol; rows with one id are its
 cases. Data only: `cmesh.protocol.state` looks up, the docs' drawing is made from here.
 """
 
-from dataclasses import KW_ONLY, dataclass
-from enum import StrEnum
 from functools import partial
-from typing import Final, Literal
+from typing import Final
 
 from cmesh.model import TaskState
 from cmesh.protocol.facts import (
@@ -22,6 +20,8 @@ from cmesh.protocol.facts import (
     TERMINALS,
     UNSTARTED,
     WAITING,
+)
+from cmesh.protocol.happenings import (
     Approved,
     Connected,
     Delegated,
@@ -44,88 +44,22 @@ from cmesh.protocol.facts import (
     Refused,
     Restarted,
     Slot,
+    StoreRestored,
     UserCancels,
 )
+from cmesh.protocol.row import REPORTED, Act, Row, Send, Write
 
-__all__ = ["CALLER", "REPORTED", "SAME", "WORKER", "Act", "Row", "Send", "Write"]
-
-SAME = "same"
-"""As `next`: the state does not change."""
-
-REPORTED = "reported"
-"""As `next`: the state that the event carries."""
-
-
-class Send(StrEnum):
-    """What to send; each is one message, in the row's order."""
-
-    SUBMIT = "submit"
-    SUBSCRIBE = "subscribe"
-    CANCEL_USER = "cancel(user)"
-    CANCEL_EXPIRED = "cancel(expired)"
-    WANTED = "wanted"
-    RESULT_ACK = "result_ack"
-    ACCEPTED = "accepted"
-    DENIED = "denied"
-    CONFLICT = "denied(task_conflict)"
-    STILL_WANTED = "still_wanted"
-    EVENT = "event"
-    GAP = "gap"
-    END = "end"
-    RESULT = "result"
-    UNACKNOWLEDGED = "welcome lists the task"
-    UNKNOWN = "failure(task_not_found)"
-
-
-class Act(StrEnum):
-    """What to do besides; the last three only change what is kept in memory.
-
-    SPAWN makes the task's directory and spawns a shim; BURN makes the directory and links
-    the worker's own claim; END tells the shim to end the tree; DISCARD renames the
-    directory away, then deletes it; FOLLOW sets the cursor of the subscription.
-    """
-
-    SPAWN = "spawn"
-    BURN = "burn"
-    END = "end"
-    DISCARD = "discard"
-    FOLLOW = "follow"
-    ASKED = "asked"
-    WANTED = "wanted"
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """One record of a commit; `state` and `fact` name a step, the others stand for a record.
-
-    Attributes:
-        name: the new state, or the fact's name; empty for the other kinds.
-    """
-
-    kind: Literal["task", "state", "fact", "event", "result", "receipt"]
-    name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of a table. All guards must hold; the first row that fits is taken."""
-
-    id: str
-    states: tuple[str | None, ...]
-    event: type
-    guard: tuple[str, ...] = ()
-    _: KW_ONLY
-    side: Literal["caller", "worker"]
-    write: tuple[Write, ...] = ()
-    out: tuple[Send, ...] = ()
-    act: tuple[Act, ...] = ()
-    next: str = SAME
+__all__ = [
+    "CALLER",
+    "WORKER",
+]
 
 
 _TASK, _STATE, _EVENT = Write("task"), Write("state"), Write("event")
 _RESULT, _RECEIPT, _GAP = Write("result"), Write("receipt"), Write("fact", "gap")
 _CANCEL_WISH, _EXPIRY_WISH = Write("fact", "cancel_wish"), Write("fact", "expiry_wish")
 _LATE, _ACKNOWLEDGED = Write("fact", "late"), Write("fact", "acknowledged")
+_RESTORED = Write("fact", "restored")
 _END = (_STATE, _RESULT)  # a worker never ends a task without the signed result
 
 _NEW: tuple[str | None, ...] = (None,)
@@ -182,7 +116,16 @@ CALLER: Final[tuple[Row, ...]] = (
     _C("C13", _SENT_ONCE, GotEvent, ("n ≤ last",)),
     _C("C14", (*OPEN, _DENIED), GotGap, ("n > last", "no evidence yet"), write=(_GAP,)),
     _C("C14", _SENT_ONCE, GotGap, ("n ≤ last",)),
-    _C("C15", OPEN, GotStillWanted, ("no wish",), out=(Send.WANTED,)),
+    _C(
+        "C15",
+        OPEN,
+        GotStillWanted,
+        ("no wish", "same store", "not told that it ran"),
+        out=(Send.WANTED,),
+    ),
+    # INVARIANT: a restored store may have forgotten that the task ran; a yes would run it again.
+    _C("C16", OPEN, GotStillWanted, ("no wish", "another store")),
+    _C("C16", OPEN, GotStillWanted, ("no wish", "same store", "told that it ran")),
     _C("C16", OPEN, GotStillWanted, ("wish",)),
     _C("C16", TERMINALS, GotStillWanted),
     _C(
@@ -221,7 +164,7 @@ WORKER: Final[tuple[Row, ...]] = (
         "W1",
         _NEW,
         GotSubmit,
-        ("policy allows", "it did not wait"),
+        ("policy allows", "no turn before, or a ready one", "it did not wait"),
         write=(_TASK, _STATE),
         out=(Send.ACCEPTED,),
         next=ACCEPTED,
@@ -230,7 +173,7 @@ WORKER: Final[tuple[Row, ...]] = (
         "W1",
         _NEW,
         GotSubmit,
-        ("policy allows", "it waited"),
+        ("policy allows", "no turn before, or a ready one", "it waited"),
         write=(_TASK, _STATE, _LATE),
         out=(Send.ACCEPTED,),
         next=ACCEPTED,
@@ -239,7 +182,7 @@ WORKER: Final[tuple[Row, ...]] = (
         "W2",
         _NEW,
         GotSubmit,
-        ("policy asks",),
+        ("policy asks", "no turn before, or a ready one"),
         write=(_TASK, _STATE),
         out=(Send.ACCEPTED,),
         next=WAITING,
@@ -249,6 +192,15 @@ WORKER: Final[tuple[Row, ...]] = (
         _NEW,
         GotSubmit,
         ("policy denies",),
+        write=(_TASK, *_END),
+        out=(Send.DENIED,),
+        next=_DENIED,
+    ),
+    _W(
+        "W3",
+        _NEW,
+        GotSubmit,
+        ("policy allows or asks", "the turn before is not ready"),
         write=(_TASK, *_END),
         out=(Send.DENIED,),
         next=_DENIED,
@@ -284,6 +236,15 @@ WORKER: Final[tuple[Row, ...]] = (
     _W("W12", (WAITING, *STARTED, *TERMINALS), GotWanted),
     _W("W13", (ACCEPTED,), Slot, ("not late, or yes in this life",), write=(_STATE,), next=INTENT),
     _W("W13", (ACCEPTED,), Slot, ("late without a yes in this life",)),
+    # INVARIANT: before W17. A lost row may have run, so nothing is said of a start.
+    _W(
+        "W30",
+        (INTENT,),
+        Looked,
+        ("claim is W's own", "the store was restored"),
+        write=_END,
+        next=_INTERRUPTED,
+    ),
     _W("W17", (INTENT,), Looked, ("claim is W's own",), write=_END, next=_CANCELLED),
     _W("W15", (INTENT,), Looked, ("pid record",), write=(_STATE, _EVENT), next=RUNNING),
     _W(
@@ -349,4 +310,8 @@ WORKER: Final[tuple[Row, ...]] = (
     _W("W29", (ACCEPTED,), Restarted, ("not late",), write=(_LATE,)),
     _W("W29", (ACCEPTED,), Restarted, ("late already",)),
     _W("W29", (WAITING, *STARTED, *TERMINALS), Restarted),
+    # Not in the model: a restored store. The claim is burnt first (W16), so that none can start.
+    _W("W30", (INTENT,), StoreRestored, ("no wish",), write=(_CANCEL_WISH, _RESTORED)),
+    _W("W30", (INTENT,), StoreRestored, ("wish",)),
+    _W("W30", (*UNSTARTED, RUNNING, *TERMINALS), StoreRestored),
 )

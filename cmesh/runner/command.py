@@ -11,6 +11,7 @@ from cmesh.errors import SandboxUnavailable, UsageError
 from cmesh.model import TaskSpec
 from cmesh.runner.launch import Launch
 from cmesh.runner.manifest import Manifest
+from cmesh.runner.sessions import Place
 
 __all__ = ["Host", "build_launch", "start_argv"]
 
@@ -29,6 +30,8 @@ class Host:
         env: further variables; may hold the credential.
         home: the task's private home, absolute.
         tmp: the task's private directory for temporary files, absolute.
+        base_url: of its model's API, as the program is to see it; empty = its own default.
+        session: where the conversation lies; None = the runner has none.
     """
 
     program: str
@@ -38,6 +41,8 @@ class Host:
     home: str
     tmp: str
     model: str = ""
+    base_url: str = ""
+    session: Place | None = None
 
 
 def build_launch(spec: TaskSpec, manifest: Manifest, host: Host) -> Launch:
@@ -49,10 +54,12 @@ def build_launch(spec: TaskSpec, manifest: Manifest, host: Host) -> Launch:
     """
     values = {
         "task_id": spec.task_id,
+        "session_id": host.session.thread if host.session else spec.task_id,
         "home": host.home,
         "tmp": host.tmp,
         "directory": spec.directory,
         "model": host.model,
+        "base_url": host.base_url,
         "cost_usd": "" if spec.limits.cost_usd is None else f"{spec.limits.cost_usd:g}",
     }
     env = {"PATH": host.search_path, "LANG": DEFAULT_LANG, "HOME": host.home, "TMPDIR": host.tmp}
@@ -67,6 +74,8 @@ def build_launch(spec: TaskSpec, manifest: Manifest, host: Host) -> Launch:
         stdin=spec.prompt.encode("utf-8", "replace"),
         runtime_s=spec.limits.runtime_s,
         output_bytes=spec.limits.output_bytes,
+        session=host.session,
+        session_link=_session_link(manifest, host),
     )
 
 
@@ -83,11 +92,24 @@ def start_argv(
             f"runner `{spec.runner}` cannot run profile `{spec.profile}` on this machine"
         )
     options = manifest.options
-    parts = [*manifest.argv, *manifest.profiles[spec.profile]]
+    parts = [*manifest.argv, *_session(spec, manifest), *manifest.profiles[spec.profile]]
     parts += options.model if host.model else ()
+    parts += options.base_url if host.base_url else ()
     parts += options.cost_usd if spec.limits.cost_usd is not None else ()
     # The configuration's arguments are the owner's own text: braces in them mean nothing.
     return (host.program, *host.arguments, *(_fill(part, values) for part in parts))
+
+
+def _session_link(manifest: Manifest, host: Host) -> str:
+    if manifest.session is None or host.session is None:
+        return ""
+    return f"{host.home}/{manifest.session.home}"
+
+
+def _session(spec: TaskSpec, manifest: Manifest) -> tuple[str, ...]:
+    if manifest.session is None:
+        return ()
+    return manifest.session.new if spec.follows is None else manifest.session.resume
 
 
 def _fill(text: str, values: Mapping[str, str]) -> str:

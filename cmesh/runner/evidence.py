@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as parsed
 
+from cmesh.runner.launch import Containment
 from cmesh.runner.processes import read_small
 
 __all__ = ["Exit", "Look", "read_exit"]
@@ -30,6 +31,11 @@ class Exit:
         runtime_s: by the clock that never goes back.
         stdout_bytes: what the agent wrote in all; `stdout_kept` of them are in the spool.
         spool_error: why output was dropped below the limit; empty = it was not.
+        containment: what held its processes; empty in the result of an older version.
+        containment_note: why it was not the better one.
+        enforcement: the sandbox that held it, `none` = none; empty as `containment`.
+        compared: `yes`: its copy was compared with what it was made of; otherwise why not;
+            empty = it has none.
     """
 
     verdict: Literal["exited", "cancelled", "timed_out", "spawn_failed", "damaged"]
@@ -48,6 +54,10 @@ class Exit:
     stderr_kept: int = 0
     stderr_sha256: str = ""
     spool_error: str = ""
+    containment: Containment | Literal[""] = ""
+    containment_note: str = ""
+    enforcement: str = ""
+    compared: str = ""
 
     @property
     def started(self) -> datetime:
@@ -69,7 +79,8 @@ class Exit:
         if self.verdict == "exited":
             return f"shim recorded {self._code()}"
         why = "deadline passed" if self.verdict == "timed_out" else "end asked for"
-        return f"{why}, shim recorded {self._code()} and counted {self.processes_left} processes"
+        counted = f"{why}, shim recorded {self._code()} and counted {self.processes_left} processes"
+        return counted + _COUNTED.get(self.containment, "")
 
     def _code(self) -> str:
         if self.exit_code is None:
@@ -90,6 +101,9 @@ class Look:
         agent_pid: as the shim recorded it, after the start; None = not recorded.
         spool_bytes: kept standard output so far.
         exit: the shim's result; None = there is none.
+        containment: what holds its processes, as the claim says; empty = not known.
+        containment_note: why it is not the better one.
+        enforcement: the sandbox it is started in, `none` = none, as the claim says.
     """
 
     claim: Literal["none", "shim", "burnt"]
@@ -98,6 +112,9 @@ class Look:
     agent_pid: int | None
     spool_bytes: int
     exit: Exit | None
+    containment: Containment | Literal[""] = ""
+    containment_note: str = ""
+    enforcement: str = ""
 
     @property
     def result(self) -> bool:
@@ -105,6 +122,10 @@ class Look:
         return self.exit is not None
 
 
+_COUNTED = {
+    "pid_namespace": " in its PID namespace",
+    "best_effort": " by descent and marker (best effort)",
+}
 _EXIT: TypeAdapter[Exit] = TypeAdapter(Exit)
 
 

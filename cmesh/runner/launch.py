@@ -2,8 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
-__all__ = ["Launch"]
+from cmesh.beneath import Judged
+from cmesh.runner.sessions import Place
+
+__all__ = ["Containment", "Launch"]
+
+Containment = Literal["pid_namespace", "best_effort"]
+"""What ends a task's processes; `cmesh.runner.shim_launch` says how."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,10 +20,17 @@ class Launch:
     Attributes:
         argv: the program by its absolute path, then its arguments; no NUL.
         cwd: absolute directory it starts in.
+        judged: what `cwd` must be, or nothing is started; None = whatever has that name.
+        before: another launch record with a `sandbox` and `limit_s`, which must succeed first.
+        after: one that is run once nothing of the task lives.
         env: the whole environment; may hold a credential, so it is never logged.
         stdin: what it reads, to the end of file.
         runtime_s: seconds from its start to its forced end.
         output_bytes: bytes of standard output kept.
+        containment: the most that is wanted; a machine may not have it, and the claim says so.
+        session: the conversation it belongs to, and may write; None = it has none.
+        session_link: absolute path in the agent's home that is to lead there.
+        sandbox: how it is confined, as `cmesh.sandbox.plan` says; None = it is not.
     """
 
     argv: tuple[str, ...]
@@ -25,3 +39,10 @@ class Launch:
     stdin: bytes
     runtime_s: int
     output_bytes: int
+    containment: Containment = "pid_namespace"
+    session: Place | None = None
+    session_link: str = ""
+    sandbox: Mapping[str, object] | None = None
+    judged: Judged | None = None
+    before: Mapping[str, object] | None = None
+    after: Mapping[str, object] | None = None

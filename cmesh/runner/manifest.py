@@ -13,10 +13,24 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from cmesh.errors import ConfigError
 from cmesh.model import Profile
+from cmesh.runner.egress.request import is_name
 
-__all__ = ["PLACEHOLDERS", "Credential", "Manifest", "Options", "load_manifests", "parse_manifest"]
+__all__ = [
+    "PLACEHOLDERS",
+    "Credential",
+    "Manifest",
+    "Network",
+    "Options",
+    "Session",
+    "Versions",
+    "load_manifests",
+    "parse_manifest",
+]
 
-PLACEHOLDERS = frozenset({"task_id", "home", "tmp", "directory", "model", "cost_usd"})
+PLACEHOLDERS = frozenset(
+    {"task_id", "session_id", "home", "tmp", "directory", "model", "cost_usd", "base_url"}
+)
+_VERSION = re.compile(r"\d+(?:\.\d+)+")
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
 
@@ -24,6 +38,12 @@ def _known(text: str) -> str:
     unknown = set(_PLACEHOLDER.findall(text)) - PLACEHOLDERS
     if unknown:
         raise ValueError(f"unknown placeholder `{{{min(unknown)}}}`")
+    return text
+
+
+def _host(text: str) -> str:
+    if not is_name(text):
+        raise ValueError(f"`{text}` is not a host name in lower case")
     return text
 
 
@@ -35,17 +55,69 @@ class _Table(BaseModel):
 
 
 class Credential(_Table):
-    """How the program takes its key; the variable's value is never in an argv."""
+    """How the program takes its key; the variable's value is never in an argv.
+
+    `base_url_variable` is empty where the program takes that URL by `Options.base_url`.
+    """
 
     variable: str
     base_url_variable: str = ""
 
 
 class Options(_Table):
-    """Arguments that are added only when there is something to say."""
+    """Arguments that are added only when there is something to say.
+
+    Attributes:
+        mcp: of a task that may delegate: how the program finds the MCP server at
+            `CMESH_MCP_URL` with the token `CMESH_MCP_TOKEN`, both of which it expands itself.
+            Added last, as they are.
+    """
 
     model: tuple[Template, ...] = ()
     cost_usd: tuple[Template, ...] = ()
+    mcp: tuple[str, ...] = ()
+    base_url: tuple[Template, ...] = ()
+
+
+class Session(_Table):
+    """How the program keeps a conversation, and goes on with it in a later turn.
+
+    Attributes:
+        new: arguments of a first turn; `{session_id}` is the thread's id.
+        resume: arguments of a later one.
+        home: the folder in the agent's home that holds conversations; it becomes a link.
+        file: pattern of a conversation's file below that folder.
+        adds_up_cost: the cost it reports is that of the whole conversation, not of the turn.
+    """
+
+    new: tuple[Template, ...]
+    resume: tuple[Template, ...]
+    home: str = Field(pattern=r"^[^/{}]+(/[^/{}]+)*$")
+    file: Template
+    adds_up_cost: bool
+
+
+class Network(_Table):
+    """What the program must reach to work, from a profile with a sandbox."""
+
+    hosts: tuple[Annotated[str, AfterValidator(_host)], ...] = ()
+
+
+class Versions(_Table):
+    """The versions with which a hostile directory was tried, and the next ones like them.
+
+    Attributes:
+        first: the lowest that is taken.
+        below: the lowest that is not taken any more.
+    """
+
+    first: str = Field(pattern=r"^\d+(\.\d+)+$")
+    below: str = Field(pattern=r"^\d+(\.\d+)+$")
+
+    def hold(self, said: str) -> bool:
+        """Say whether what a program says of itself names one of them; silence does not."""
+        found = _VERSION.search(said)
+        return found is not None and _key(self.first) <= _key(found[0]) < _key(self.below)
 
 
 class Manifest(_Table):
@@ -55,21 +127,30 @@ class Manifest(_Table):
         program: what to look for on the login shell's `PATH`; empty = the configuration's argv.
         argv: arguments after the program; the prompt always goes to standard input.
         profiles: arguments by profile; a profile that is not named cannot run.
+        session: None = each run is on its own, so there are no follow-up turns.
+        versions: those that may run in a sandboxed profile; None = any.
         env: variables set for the agent, on top of `PATH`, `LANG`, `HOME` and `TMPDIR`.
     """
 
     schema_version: Literal[1]
     name: str = Field(pattern=r"^[a-z0-9_-]+$")
     program: str = ""
-    parser: Literal["claude-stream-json", "output"]
+    parser: Literal["claude-stream-json", "codex-json", "output"]
     argv: tuple[Template, ...]
     version_argv: tuple[str, ...] = ()
+    versions: Versions | None = None
     reports_cost: bool
     install_hint: str = ""
     profiles: dict[Profile, tuple[Template, ...]]
     options: Options = Options()
     credential: Credential | None = None
+    network: Network = Network()
+    session: Session | None = None
     env: dict[str, Template] = {}
+
+
+def _key(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
 
 
 def parse_manifest(text: str, *, source: str) -> Manifest:

@@ -3,7 +3,6 @@
 The worker's view of what `cmesh.runner.shim` does inside a task. Never acts on a bare pid.
 """
 
-import fcntl
 import os
 from functools import cache
 from pathlib import Path
@@ -12,13 +11,15 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as parsed
 
-from cmesh.runner import shim
+from cmesh.runner import shim_processes
+from cmesh.runner.launch import Containment
+from cmesh.runner.shim import BOOT_ID_FILE
+from cmesh.runner.shim_processes import Process, is_zombie, stat_of
 
 __all__ = [
     "Owner",
     "boot_id",
     "is_alive",
-    "is_locked",
     "own_record",
     "read_owner",
     "read_small",
@@ -28,16 +29,27 @@ __all__ = [
 
 @parsed(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """The content of a claim: one process of one boot (proc_pid_stat(5), field 22)."""
+    """The content of a claim: one process of one boot (proc_pid_stat(5), field 22).
+
+    Attributes:
+        containment: of a shim's task; empty in the claim of an older version.
+        containment_note: why it is not the better one.
+        enforcement: the sandbox it is started in, `none` = in none; as `containment`.
+        first: the first process of the task's PID namespace.
+    """
 
     who: Literal["shim", "worker"] = "shim"
     boot_id: str
     pid: int
     start_time: int
+    containment: Containment | Literal[""] = ""
+    containment_note: str = ""
+    enforcement: str = ""
+    first: tuple[int, int] = (0, 0)
 
     @property
-    def process(self) -> shim.Process:
-        """Return what `shim.signal_process` takes."""
+    def process(self) -> Process:
+        """Return what `signal_process` takes."""
         return (self.pid, self.start_time)
 
 
@@ -50,12 +62,12 @@ _SMALL_BYTES = 64 * 1024
 @cache
 def boot_id() -> str:
     """Return this boot's id (random(4)); pids and start times mean nothing across boots."""
-    return Path(shim.BOOT_ID_FILE).read_text(encoding="ascii").strip()
+    return Path(BOOT_ID_FILE).read_text(encoding="ascii").strip()
 
 
 def own_record() -> Owner:
     """Return this process as the owner of a claim that no shim may take any more."""
-    stat = shim.stat_of(os.getpid())
+    stat = stat_of(os.getpid())
     assert stat is not None, "a process can read its own stat"
     return Owner(who="worker", boot_id=boot_id(), pid=os.getpid(), start_time=stat[2])
 
@@ -77,23 +89,8 @@ def is_alive(owner: Owner) -> bool:
     """Return whether exactly this process lives (a zombie does not)."""
     if owner.boot_id != boot_id():
         return False
-    stat = shim.stat_of(owner.pid)
-    return stat is not None and stat[2] == owner.start_time and not shim.is_zombie(stat[0])
-
-
-def is_locked(path: str) -> bool:
-    """Return whether some process holds the claim's lock (flock(2)); False without the file."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    stat = stat_of(owner.pid)
+    return stat is not None and stat[2] == owner.start_time and not is_zombie(stat[0])
 
 
 def read_small(path: str) -> bytes:
@@ -109,7 +106,11 @@ def read_small(path: str) -> bytes:
         os.close(fd)
 
 
-def task_processes(task_id: str, claim: Owner | None) -> set[shim.Process]:
-    """Return the task's live processes: the marked ones and all below its living shim."""
-    root = claim.pid if claim is not None and claim.who == "shim" and is_alive(claim) else 0
-    return shim.task_processes(task_id, root)
+def task_processes(task_id: str, claim: Owner | None) -> set[Process]:
+    """Return the task's live processes: the marked ones, and all below its shim or namespace."""
+    if claim is None or claim.who != "shim":
+        return shim_processes.task_processes(task_id, 0)
+    root = claim.pid if is_alive(claim) else 0
+    # Numbers of another boot are other processes' here.
+    first = claim.first if claim.boot_id == boot_id() else (0, 0)
+    return shim_processes.task_processes(task_id, root, first)

@@ -3,19 +3,40 @@
 The daemon starts with a fixed environment, so the owner's `PATH` comes from a login shell.
 """
 
+import os
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 from cmesh.text import one_line
 
-__all__ = ["Programs"]
+__all__ = ["Needs", "Programs", "needs_of"]
 
 SHELL_LIMIT_S = 5.0
 VERSION_LIMIT_S = 10.0
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
+INTERPRETERS = 4
+"""How many programs one may lead to, each by its first line; `LINKS` to each of them."""
+
+LINKS = 8
+_SHEBANG_BYTES = 256
+_MODULES = "/node_modules/"
 _MARK = "cmesh-path:"
 _FAILURES = (OSError, subprocess.SubprocessError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What must be there for a program to start, as far as its own file tells.
+
+    Attributes:
+        read: absolute paths of files and directories.
+        links: absolute paths of links, and where each leads.
+    """
+
+    read: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
 
 
 class Programs:
@@ -70,6 +91,54 @@ class Programs:
         except _FAILURES:
             return ""
         return one_line(answer.stdout.decode("utf-8", "replace").partition("\n")[0], 80)
+
+
+def needs_of(program: str, search_path: str) -> Needs:
+    """Return what a program needs: its file, the way there, a script's interpreter.
+
+    Packages of node.js are taken whole: a program there is useless without the others. What a
+    program loads besides is the owner's to name. Blocks on the disk.
+    """
+    read: dict[str, None] = {}
+    links: dict[str, str] = {}
+    todo = [program]
+    for _ in range(INTERPRETERS):
+        if not todo:
+            break
+        place = todo.pop()
+        links |= _links_to(place)
+        real = os.path.realpath(place)
+        head, modules, _ = real.partition(_MODULES)
+        read[f"{head}{modules}".rstrip("/") if modules else real] = None
+        todo += _interpreter(real, search_path)
+    return Needs(read=tuple(read), links=tuple(links.items()))
+
+
+def _links_to(path: str) -> dict[str, str]:
+    """Return the links on the way to a file: it may be one, or lie below one."""
+    found: dict[str, str] = {}
+    for _ in range(LINKS):
+        place = Path(path)
+        first = next((one for one in (*reversed(place.parents), place) if one.is_symlink()), None)
+        if first is None:
+            break
+        found[str(first)] = str(first.readlink())
+        # No parent of `first` is a link, so that `..` in where it leads means what it says.
+        path = os.path.normpath(first.parent / found[str(first)] / place.relative_to(first))
+    return found
+
+
+def _interpreter(path: str, search_path: str) -> list[str]:
+    """Return the program that a script names in its first line (execve(2))."""
+    try:
+        with Path(path).open("rb") as file:
+            first = file.readline(_SHEBANG_BYTES)
+    except OSError:
+        return []
+    words = first[2:].decode("utf-8", "replace").split() if first.startswith(b"#!") else []
+    if words[:1] == ["/usr/bin/env"]:
+        words = [shutil.which(word, path=search_path) or "" for word in words[1:] if word != "-S"]
+    return [word for word in words[:1] if word.startswith("/")]
 
 
 def _login_path() -> str:

@@ -5,21 +5,24 @@ Says why a runner cannot run. Reads keys, and hands them on only in an agent's e
 
 import asyncio
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from cmesh.config import CommandConfig, RunnerConfig
 from cmesh.errors import ConfigError, RunnerUnavailable
-from cmesh.model import TaskSpec
+from cmesh.model import Profile, TaskSpec
 from cmesh.paths import require_private_file
 from cmesh.runner.claude_stream import ClaudeReader
+from cmesh.runner.codex_stream import CodexReader
 from cmesh.runner.command import Host, build_launch
+from cmesh.runner.egress.network import Network, grant, inside
 from cmesh.runner.launch import Launch
-from cmesh.runner.manifest import Manifest, load_manifests
-from cmesh.runner.programs import Programs
+from cmesh.runner.manifest import Manifest, Session, load_manifests
+from cmesh.runner.programs import Needs, Programs, needs_of
 from cmesh.runner.reader import OutputReader, Reader
+from cmesh.runner.sessions import Place
 
 __all__ = ["Runner", "RunnerStatus", "Runners"]
 
@@ -27,13 +30,18 @@ _COMMAND = "command"
 _PREFIX = f"{_COMMAND}:"
 _READERS: Mapping[str, type[Reader]] = {
     "claude-stream-json": ClaudeReader,
+    "codex-json": CodexReader,
     "output": OutputReader,
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerStatus:
-    """One line of the runners list; `reason` and `hint` say why it is not available."""
+    """One line of the runners list; `reason` and `hint` say why it is not available.
+
+    Attributes:
+        untested: why it runs in `full` only; None = it does not.
+    """
 
     name: str
     available: bool
@@ -41,6 +49,7 @@ class RunnerStatus:
     credential: str = ""
     reason: str = ""
     hint: str = ""
+    untested: RunnerUnavailable | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,16 +70,20 @@ class Runner:
     arguments: tuple[str, ...]
     search_path: str
     model: str = ""
+    base_url: str = ""
     env: Mapping[str, str]
     key_file: Path | None = None
 
-    def launch(self, spec: TaskSpec, directory: Path, home: Path) -> Launch:
+    def launch(
+        self, spec: TaskSpec, directory: Path, home: Path, session: Place | None = None
+    ) -> Launch:
         """Return what to start for `spec`; reads the key file, if there is one.
 
-        `directory` is the task's own, `home` the agent's private home inside it.
+        `directory` is the task's own, `home` the agent's private home inside it, `session`
+        where its conversation is kept; None keeps it in the home, and it goes with that.
 
         Raises:
-            RunnerUnavailable: the key cannot be read.
+            RunnerUnavailable: the key cannot be read, or the `base_url` not be reached.
             SandboxUnavailable: the runner does not have the profile here.
             UsageError: the task holds a NUL character.
         """
@@ -85,8 +98,44 @@ class Runner:
             home=str(home),
             tmp=str(directory / "tmp"),
             model=self.model,
+            base_url=self._address(spec.profile),
+            session=session if self.manifest.session else None,
         )
         return build_launch(spec, self.manifest, host)
+
+    def untested(self) -> RunnerUnavailable | None:
+        """Say why the program may not run in a sandboxed profile; None = it may.
+
+        What a directory can do to an agent depends on its version, so others are not taken.
+        """
+        versions = self.manifest.versions
+        if versions is None or versions.hold(self.version):
+            return None
+        said = f"version `{self.version}`" if self.version else "it names no version"
+        return RunnerUnavailable(
+            f"runner `{self.name}`: {said}; only {versions.first} to below {versions.below} were"
+            " tried with a hostile directory, so it runs in `full` only",
+            hint=f"install such a version, or set `program` of [runners.{self.name}]",
+        )
+
+    def needs(self) -> Needs:
+        """Return what must be there for the program to start in a sandbox. Blocks on the disk."""
+        return needs_of(self.program, self.search_path)
+
+    def network(self, more: Sequence[str] = ()) -> Network:
+        """Return the network of a new task in a sandbox; `more` are hosts that its profile adds.
+
+        Raises:
+            RunnerUnavailable: the owner's `base_url` cannot be reached from one.
+        """
+        hosts = self.manifest.network.hosts
+        return grant(self.name, hosts, base_url=self.base_url, more=more)
+
+    def _address(self, profile: Profile) -> str:
+        """Return the URL of the model's API as a task of a profile sees it."""
+        if profile is Profile.FULL or self.network().model is None:
+            return self.base_url
+        return inside(self.base_url)
 
     def reader(self) -> Reader:
         """Return a new reader for one run's output."""
@@ -94,7 +143,7 @@ class Runner:
 
 
 class Runners:
-    """All runners by name: `claude` and one `command:NAME` for each configured command.
+    """All runners by name: one for each agent and one `command:NAME` for each configured command.
 
     `environment` is the daemon's; only variables a command names in `env_pass` are taken.
     """
@@ -142,6 +191,11 @@ class Runners:
         manifest = self._manifests.get(name, self._manifests[_COMMAND])
         return _READERS[manifest.parser]()
 
+    def session(self, name: str) -> Session | None:
+        """Return how `name` keeps a conversation; None = it cannot be followed up."""
+        manifest = self._manifests.get(name)
+        return manifest.session if manifest else None
+
     def status(self) -> tuple[RunnerStatus, ...]:
         """Return what can run here and why the rest cannot; may block like `resolve`."""
         return tuple(self._status(name) for name in self.names())
@@ -156,7 +210,11 @@ class Runners:
         except RunnerUnavailable as error:
             return RunnerStatus(name=name, available=False, reason=str(error), hint=error.hint)
         return RunnerStatus(
-            name=name, available=True, version=runner.version, credential=runner.credential
+            name=name,
+            available=True,
+            version=runner.version,
+            credential=runner.credential,
+            untested=runner.untested(),
         )
 
     def _command(self, name: str, config: CommandConfig) -> Runner:
@@ -208,6 +266,7 @@ class Runners:
             arguments=(),
             search_path=self._programs.search_path,
             model=config.model,
+            base_url=config.base_url,
             env=env,
             key_file=config.key_file,
         )

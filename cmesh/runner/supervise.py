@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -16,12 +15,17 @@ from pathlib import Path
 from typing import Literal
 
 from cmesh.errors import RunnerError
+from cmesh.locks import is_locked
 from cmesh.model import TaskId
-from cmesh.paths import ensure_private_dir
-from cmesh.runner import processes, shim
+from cmesh.paths import ensure_private_dir, sync
+from cmesh.runner import processes
 from cmesh.runner.evidence import Look, read_exit
-from cmesh.runner.launch import Launch
+from cmesh.runner.launch import Containment, Launch
+from cmesh.runner.sessions import Place
+from cmesh.runner.shim_processes import MARKER, Process, signal_process
+from cmesh.runner.task_files import delete_tree, replace, size, write_synced
 from cmesh.runner.warm import WarmShim
+from cmesh.runner.watches import Watches
 
 __all__ = ["GRACE_S", "Supervisor"]
 
@@ -30,7 +34,6 @@ DELETE_LIMIT_S = 2.0
 STDERR_LIMIT_BYTES = 1024 * 1024
 _GONE = ".gone-"
 _PRIVATE = ("home", "tmp")
-_WAKE_READ_BYTES = 512
 
 
 class Supervisor:
@@ -52,7 +55,8 @@ class Supervisor:
         self.tasks_dir = tasks_dir
         self.on_change = on_change
         self._grace_s = grace_s
-        self._watched: dict[TaskId, int] = {}
+        self._watches = Watches(self._changed)
+        self._handed: dict[TaskId, WarmShim] = {}
         self._warm: WarmShim | None = None
         self._deleting: set[asyncio.Future[None]] = set()
 
@@ -60,6 +64,14 @@ class Supervisor:
     def warm_pid(self) -> int | None:
         """Return the process that keeps the idle shim, for memory figures; None = not now."""
         return None if self._warm is None else self._warm.pid
+
+    @property
+    def containment(self) -> tuple[Containment | Literal[""], str]:
+        """Return what will hold the next task's processes, and why it is not more.
+
+        Empty until the first idle shim has tried.
+        """
+        return ("", "") if self._warm is None else self._warm.containment
 
     async def start(self) -> None:
         """Adopt the tasks of an earlier life and start the idle shim.
@@ -73,13 +85,12 @@ class Supervisor:
             if entry.name.startswith(_GONE):
                 self._delete(entry)
             elif entry.is_dir():
-                self._adopt(TaskId(entry.name))
+                self.look(TaskId(entry.name))
         self._start_warm()
 
     async def close(self) -> None:
         """Let the idle shim go; shims with a task run on, for the next life to adopt."""
-        for task_id in list(self._watched):
-            self._unwatch(task_id)
+        self._watches.close()
         if self._warm is not None:
             warm, self._warm = self._warm, None
             await warm.close()
@@ -99,20 +110,28 @@ class Supervisor:
             path.mkdir(mode=0o700, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             os.mkfifo(directory / "wake", 0o600)
+        if launch.session is not None:
+            _link_session(launch.session, Path(launch.session_link))
         # The marker by which processes are found again when no shim is left to ask.
-        env = {**launch.env, shim.MARKER: task_id}
+        env = {**launch.env, MARKER: task_id}
         fields: Mapping[str, object] = {
             "argv": launch.argv,
             "cwd": launch.cwd,
+            "judged": launch.judged,
             "runtime_s": launch.runtime_s,
             "output_bytes": launch.output_bytes,
             "env": env,
             "stdin": "stdin",
+            "containment": launch.containment,
             "error_bytes": min(launch.output_bytes, STDERR_LIMIT_BYTES),
             "grace_s": self._grace_s,
+            "lock": str(launch.session.lock) if launch.session else "",
+            "sandbox": launch.sandbox,
+            "before": launch.before and {**launch.before, "env": {MARKER: task_id}},
+            "after": launch.after and {**launch.after, "env": {MARKER: task_id}},
         }
-        _replace(directory / "stdin", launch.stdin)
-        _replace(directory / "launch.json", json.dumps(fields).encode())
+        replace(directory / "stdin", launch.stdin)
+        replace(directory / "launch.json", json.dumps(fields).encode())
         return directory
 
     async def spawn(self, task_id: TaskId) -> None:
@@ -121,18 +140,25 @@ class Supervisor:
         Raises:
             RunnerError: no shim can be started.
         """
-        self._watch(task_id)
+        self._watches.pipe(task_id, self._pipe(task_id))
         try:
-            self._hand(self.directory(task_id))
+            self._handed[task_id] = self._hand(self.directory(task_id))
         except RunnerError:
-            self._unwatch(task_id)
+            self._watches.unpipe(task_id)
             raise
 
     def look(self, task_id: TaskId) -> Look:
-        """Return what the disk and the processes say now; well under a millisecond."""
+        """Return what the disk and the processes say now; well under a millisecond.
+
+        INVARIANT: an owner that is seen alive is followed, so that its end is told.
+        """
         directory = f"{self.tasks_dir}/{task_id}"  # `Path` is half of a look's cost
         claim = processes.read_owner(f"{directory}/claim")
-        alive = claim is not None and self._owner_alive(directory, claim)
+        alive = (
+            claim is not None
+            and self._owner_alive(directory, claim)
+            and self._watches.follow(task_id, claim.process, self._pipe(task_id))
+        )
         # INVARIANT: the owner first, then the result. The other way round, a shim that ends in
         # between would look as if it had left none.
         exit_ = read_exit(f"{directory}/result.json")
@@ -140,10 +166,13 @@ class Supervisor:
         return Look(
             claim="none" if claim is None else "burnt" if claim.who == "worker" else "shim",
             owner_alive=alive,
-            child_alive=task_id in self._watched,
+            child_alive=self._watches.is_piped(task_id),
             agent_pid=agent.pid if agent is not None and agent.pid else None,
-            spool_bytes=_size(f"{directory}/stdout"),
+            spool_bytes=size(f"{directory}/stdout"),
             exit=exit_,
+            containment="" if claim is None else claim.containment,
+            containment_note="" if claim is None else claim.containment_note,
+            enforcement="" if claim is None else claim.enforcement,
         )
 
     def read_spool(
@@ -175,7 +204,7 @@ class Supervisor:
         directory = self.directory(task_id)
         directory.mkdir(mode=0o700, exist_ok=True)
         own = directory / f".claim.worker.{os.getpid()}"
-        _write_synced(own, json.dumps(asdict(processes.own_record())).encode())
+        write_synced(own, json.dumps(asdict(processes.own_record())).encode())
         try:
             os.link(own, directory / "claim")
         except FileExistsError:
@@ -183,7 +212,7 @@ class Supervisor:
             return owner is not None and owner.who == "worker"
         finally:
             own.unlink()
-        _sync(directory)
+        sync(directory)
         return True
 
     def end(self, task_id: TaskId, reason: Literal["cancelled", "revoked"]) -> None:
@@ -196,12 +225,12 @@ class Supervisor:
             return
         wish = directory / "end"
         if not wish.exists():
-            _write_synced(directory / ".end", json.dumps({"reason": reason}).encode())
+            write_synced(directory / ".end", json.dumps({"reason": reason}).encode())
             (directory / ".end").replace(wish)
-            _sync(directory)
+            sync(directory)
         claim = processes.read_owner(f"{directory}/claim")
         if claim is not None and claim.who == "shim" and self._owner_alive(str(directory), claim):
-            shim.signal_process(claim.process, signal.SIGTERM)
+            signal_process(claim.process, signal.SIGTERM)
 
     def count_processes(self, task_id: TaskId) -> int:
         """Return how many live processes the task has; the shim itself is not one of them."""
@@ -214,7 +243,7 @@ class Supervisor:
         """
         if not self.look(task_id).owner_alive:
             for process in self._processes(task_id):
-                shim.signal_process(process, signal.SIGKILL)
+                signal_process(process, signal.SIGKILL)
         return self.count_processes(task_id)
 
     def discard(self, task_id: TaskId) -> None:
@@ -223,7 +252,8 @@ class Supervisor:
         INVARIANT: the directory goes as a whole. While it stands, its claim stands, so a
         straggling shim finds either the claim or nothing.
         """
-        self._unwatch(task_id)
+        self._watches.drop(task_id)
+        self._handed.pop(task_id, None)
         gone = self.tasks_dir / f"{_GONE}{task_id}"
         with contextlib.suppress(FileNotFoundError):
             self.directory(task_id).rename(gone)
@@ -234,116 +264,56 @@ class Supervisor:
         return self.tasks_dir / task_id
 
     def _owner_alive(self, directory: str, claim: processes.Owner) -> bool:
-        return processes.is_locked(f"{directory}/claim") and processes.is_alive(claim)
+        return is_locked(f"{directory}/claim") and processes.is_alive(claim)
 
-    def _processes(self, task_id: TaskId) -> set[shim.Process]:
+    def _processes(self, task_id: TaskId) -> set[Process]:
         claim = processes.read_owner(f"{self.tasks_dir}/{task_id}/claim")
         return processes.task_processes(task_id, claim)
-
-    def _adopt(self, task_id: TaskId) -> None:
-        # Watched first, so that a shim that ends in between is not waited for.
-        with contextlib.suppress(OSError):
-            self._watch(task_id)
-        if not self.look(task_id).owner_alive:
-            self._unwatch(task_id)
 
     def _start_warm(self) -> WarmShim:
         self._warm = WarmShim(self.tasks_dir / "shim.log", self._warm_ended)
         return self._warm
 
-    def _hand(self, directory: Path) -> None:
+    def _hand(self, directory: Path) -> WarmShim:
+        """Hand a task over; return the process that keeps the shim which will take it."""
         if self._warm is not None:
             with contextlib.suppress(OSError):
                 self._warm.hand(directory)
-                return
+                return self._warm
         try:
-            self._start_warm().hand(directory)
+            warm = self._start_warm()
+            warm.hand(directory)
         except OSError as error:
             raise RunnerError(f"cannot reach the idle shim: {error.strerror}") from error
+        return warm
 
     def _warm_ended(self, warm: WarmShim) -> None:
         """Forget the idle shim, and the tasks it may have taken along before a claim."""
         if self._warm is warm:
             self._warm = None
-        for task_id in list(self._watched):
-            if self.look(task_id).claim == "none":
-                self._unwatch(task_id)
+        for task_id in self._watches.piped:
+            # Those of a successor are still to be claimed.
+            if self._handed.get(task_id) is warm and self.look(task_id).claim == "none":
+                self._watches.unpipe(task_id)
                 self._changed(task_id)
 
-    def _watch(self, task_id: TaskId) -> None:
-        if task_id in self._watched:
-            return
-        fd = os.open(self.directory(task_id) / "wake", os.O_RDONLY | os.O_NONBLOCK)
-        self._watched[task_id] = fd
-        asyncio.get_running_loop().add_reader(fd, self._woken, task_id, fd)
-
-    def _unwatch(self, task_id: TaskId) -> None:
-        fd = self._watched.pop(task_id, -1)
-        if fd >= 0:
-            asyncio.get_running_loop().remove_reader(fd)
-            os.close(fd)
-
-    def _woken(self, task_id: TaskId, fd: int) -> None:
-        with contextlib.suppress(BlockingIOError):
-            # The end of the pipe: the last shim of this task is gone.
-            if not os.read(fd, _WAKE_READ_BYTES):
-                self._unwatch(task_id)
-        self._changed(task_id)
+    def _pipe(self, task_id: TaskId) -> Path:
+        return self.directory(task_id) / "wake"
 
     def _changed(self, task_id: TaskId) -> None:
         if self.on_change is not None:
             self.on_change(task_id)
 
     def _delete(self, path: Path) -> None:
-        job = asyncio.get_running_loop().run_in_executor(None, _delete_tree, path)
+        job = asyncio.get_running_loop().run_in_executor(None, delete_tree, path)
         self._deleting.add(job)
         job.add_done_callback(self._deleting.discard)
 
 
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}")
-    with open(temporary, "wb", opener=_open_private) as file:
-        file.write(data)
-    temporary.replace(path)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with open(path, "wb", opener=_open_private) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _size(path: str) -> int:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return 0
-    try:
-        return os.fstat(fd).st_size
-    finally:
-        os.close(fd)
-
-
-def _delete_tree(path: Path) -> None:
-    def open_up(_function: object, name: str, _error: object) -> None:
-        # An agent may leave directories that nobody may enter, not even their owner.
-        with contextlib.suppress(OSError):
-            Path(name).parent.chmod(0o700)
-            Path(name).chmod(0o700)
-
-    for _attempt in range(2):
-        if path.exists():
-            shutil.rmtree(path, onerror=open_up)
+def _link_session(session: Place, link: Path) -> None:
+    """Make the conversation's folder and the agent's way to it."""
+    for path in (session.lock.parent, session.files):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        link.symlink_to(session.files)

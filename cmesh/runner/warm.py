@@ -12,20 +12,40 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass as parsed
 
 from cmesh.errors import RunnerError
 from cmesh.runner import shim
+from cmesh.runner.launch import Containment
 
 __all__ = ["WarmShim"]
 
 CLOSE_LIMIT_S = 2.0
-_READ_BYTES = 512
+_READ_BYTES = 4096
 
 logger = logging.getLogger(__name__)
 
 
+@parsed(frozen=True, slots=True, kw_only=True)
+class _Ready:
+    """What an idle shim says once it could start a task."""
+
+    containment: Containment
+    note: str
+
+
+_READY: TypeAdapter[_Ready] = TypeAdapter(_Ready)
+
+
 class WarmShim:
-    """A started `shim.py`; needs a running event loop."""
+    """A started `shim.py`; needs a running event loop.
+
+    Attributes:
+        containment: what the latest idle shim has for its task, and why it is not more.
+    """
 
     def __init__(self, log: Path, on_end: Callable[["WarmShim"], None]) -> None:
         """Start the process; `log` gets what a shim says about its own failures.
@@ -34,6 +54,7 @@ class WarmShim:
             RunnerError: it cannot be started.
         """
         self._on_end = on_end
+        self.containment: tuple[Containment | Literal[""], str] = ("", "")
         # Records, not a stream: an idle shim must read exactly one task.
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(0)
@@ -79,13 +100,21 @@ class WarmShim:
             await asyncio.to_thread(self._process.wait)
 
     def _readable(self) -> None:
-        if os.read(self._news.fileno(), _READ_BYTES):
-            return  # it is ready
+        if news := os.read(self._news.fileno(), _READ_BYTES):
+            self._noted(news.splitlines()[-1])
+            return
         self._release()
         self._process.kill()
         self._process.wait()
         logger.warning("idle shim ended", extra={"data": {"status": self._process.returncode}})
         self._on_end(self)
+
+    def _noted(self, line: bytes) -> None:
+        ready = _READY.validate_json(line)
+        now = (ready.containment, ready.note)
+        if now != self.containment and ready.containment == "best_effort":
+            logger.warning("best_effort", extra={"data": {"why": ready.note}})
+        self.containment = now
 
     def _release(self) -> None:
         asyncio.get_running_loop().remove_reader(self._news.fileno())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cmesh.errors import StoreError
 from cmesh.model import TaskId
-from cmesh.paths import ensure_private_dir
+from cmesh.paths import ensure_private_dir, sync
 
 __all__ = ["Blobs", "Prompts"]
 
@@ -42,7 +42,7 @@ class Blobs:
             path = self._path(sha256)
             path.parent.mkdir(mode=0o700, exist_ok=True)
             incoming.replace(path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             incoming.unlink(missing_ok=True)
         return sha256
@@ -86,7 +86,7 @@ class Prompts:
         """Make a prompt durable."""
         path = self._directory / task_id
         _write(path, prompt.encode("utf-8", "replace"))
-        _sync(self._directory)
+        sync(self._directory)
 
     def read(self, task_id: TaskId) -> str:
         """Return a prompt; empty when it is not kept."""
@@ -124,11 +124,3 @@ def _chunks(data: bytes | Path) -> Iterator[bytes]:
     with data.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             yield chunk
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -40,6 +40,7 @@ class Row:
         kind: the log's word for it.
         values: column -> value; timestamps are microseconds since 1970 UTC.
         texts: columns that may be erased later; the chain holds their digests.
+        left_out: texts of which the store keeps the digest alone.
     """
 
     table: str
@@ -47,10 +48,19 @@ class Row:
     task_id: str | None
     values: Mapping[str, Value]
     texts: frozenset[str] = frozenset()
+    left_out: frozenset[str] = frozenset()
+
+    def kept(self) -> dict[str, Value]:
+        """Return the values as the store keeps them."""
+        return {name: None if name in self.left_out else v for name, v in self.values.items()}
 
     def canon(self, *, node: str, seq: int, ts: int) -> str:
-        """Return the canonical text the chain covers."""
-        fields = {
+        """Return the canonical text the chain covers.
+
+        Version 2 names the texts that were never stored (`left_out`): without that, one that
+        somebody took away later would look the same. Rows of version 1 are not told apart.
+        """
+        fields: dict[str, object] = {
             name: value
             for name, value in self.values.items()
             if name not in self.texts and name != "salt"
@@ -59,8 +69,10 @@ class Row:
         for name in self.texts:
             text = self.values[name]
             fields[f"{name}_sha256"] = None if text is None else digest(str(salt), name, str(text))
+        if self.left_out:
+            fields["left_out"] = sorted(self.left_out)
         head: dict[str, object] = {
-            "v": 1,
+            "v": 2,
             "node": node,
             "seq": seq,
             "ts": ts,
@@ -81,8 +93,10 @@ def encode(record: Record, *, salt: str) -> Row:
         problem = unfit(value)
         if problem:
             raise StoreError(f"a `{row.kind}` record's `{name}` {problem}")
-    if row.task_id is not None and not _TASK_ID.fullmatch(row.task_id):
-        raise StoreError(f"`{row.task_id}` is not a task id")
+    ids = (row.task_id, row.values.get("follows"), row.values.get("thread"))
+    for task_id in ids:
+        if task_id is not None and not _TASK_ID.fullmatch(str(task_id)):
+            raise StoreError(f"`{task_id}` is not a task id")
     return row
 
 
@@ -133,6 +147,9 @@ def _(record: TaskRecord, salt: str) -> Row:
             "origin": stored_json(list(spec.origin)),
             "not_after": micros(spec.not_after),
             "traceparent": clean(spec.traceparent),
+            "follows": spec.follows,
+            "thread": record.thread,
+            "turn": record.turn,
         },
     )
 
@@ -233,6 +250,14 @@ def _(record: ResultRecord, salt: str) -> Row:
             "processes_left": result.processes_left,
             "started_at": None if result.started_at is None else micros(result.started_at),
             "ended_at": None if result.ended_at is None else micros(result.ended_at),
+            "follow_up": clean(result.follow_up),
+            "follow_up_until": (
+                None if result.follow_up_until is None else micros(result.follow_up_until)
+            ),
+            "redacted": result.redacted or None,
+            "basis": stored_json(result.basis) if result.basis else None,
+            "patch": stored_json(result.patch) if result.patch else None,
+            "extra": stored_json(result.extra) if result.extra else None,
             "worker_signature": clean(record.worker_signature),
             "caller_signature": clean(record.caller_signature),
         },

@@ -17,10 +17,13 @@ from cmesh.store.records import (
     TaskSnapshot,
 )
 
-__all__ = ["GAP", "PROGRESS", "WAITS", "Draft"]
+__all__ = ["CANCEL_WISH", "GAP", "PROGRESS", "WAITS", "Draft"]
 
 PROGRESS = frozenset({"queued", "running", "waiting_approval", "waiting_input", "cancelling"})
 """Event kinds that are states of a task that goes on."""
+
+CANCEL_WISH = "cancel_wish"
+"""Fact: the task shall end; its code and reason say why."""
 
 GAP = "gap"
 """Fact of a caller: events up to its `through_seq` will never come."""
@@ -42,12 +45,15 @@ class Draft:
     code: str = ""
     reason: str = ""
     facts: set[str] = field(default_factory=set[str])
+    wish: tuple[str, str] = ("", "")
     progress: str = ""
     last_event: int = 0
     last_event_ts: datetime | None = None
     spool_end: int = 0
     ran_here: datetime | None = None
     ran_there: datetime | None = None
+    containment: str = ""
+    enforcement: str = ""
     result: Result | None = None
     worker_signature: str = ""
     caller_signature: str = ""
@@ -87,12 +93,15 @@ class Draft:
             reason=self.reason,
             state_ts=self.state_ts,
             facts=frozenset(self.facts),
+            wish=self.wish,
             progress=self.progress,
             last_event=self.last_event,
             last_event_ts=self.last_event_ts,
             spool_end=self.spool_end,
             started_at=(result and result.started_at) or self.ran_here or self.ran_there,
             ended_at=(ended and result and result.ended_at) or ended,
+            containment=self.containment,
+            enforcement=self.enforcement,
             result=result,
             worker_signature=self.worker_signature,
             caller_signature=self.caller_signature or self.acknowledgement,
@@ -116,6 +125,9 @@ class Draft:
         through = step.data.get("through_seq")
         if step.name == GAP and isinstance(through, int):
             self.last_event = max(self.last_event, through)
+        if step.name == CANCEL_WISH:
+            # Older rows have the code in their data alone.
+            self.wish = (step.code or str(step.data.get("code", "")), step.reason)
         if step.name == WAITS and not self.progress:
             self.progress = WAITS
 
@@ -123,6 +135,8 @@ class Draft:
         event = record.event
         if event.kind == "running" and self.ran_there is None:
             self.ran_there = event.ts
+            self.containment = str(event.data.get("containment", ""))
+            self.enforcement = str(event.data.get("enforcement", ""))
         if event.seq >= self.last_event:
             self.last_event, self.last_event_ts = event.seq, event.ts
             self.progress = event.kind if event.kind in PROGRESS else self.progress

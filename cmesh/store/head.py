@@ -13,7 +13,10 @@ from cmesh.errors import StoreBusy, StoreDamaged
 from cmesh.locks import FileLock, Held
 from cmesh.store.chain import GENESIS
 
-__all__ = ["Head", "HeadFile", "StoreLock"]
+__all__ = ["STORE_LOCK", "Head", "HeadFile", "StoreLock", "read_head"]
+
+STORE_LOCK = "store.lock"
+"""In the store's directory; who has it locked has the store open (`StoreLock`)."""
 
 # Two slots, written in turn: a write torn by a power cut leaves the other one whole. Each
 # lies in a block of its own, since disks promise nothing about neighbours in one block.
@@ -47,8 +50,7 @@ class HeadFile:
         # Room for both slots now, so that a full disk can never refuse a head.
         os.posix_fallocate(self._fd, 0, _SLOT_BYTES * _SLOTS)
         data = os.pread(self._fd, _SLOT_BYTES * _SLOTS, 0)
-        slots = [data[i * _SLOT_BYTES : (i + 1) * _SLOT_BYTES] for i in range(_SLOTS)]
-        heads = {index: head for index, slot in enumerate(slots) if (head := _parse(slot))}
+        heads = _heads(data)
         if heads:
             newest = max(heads, key=lambda index: heads[index].seq)
             self._next = (newest + 1) % _SLOTS
@@ -73,6 +75,15 @@ class HeadFile:
             self._fd = -1
 
 
+def read_head(directory: Path) -> Head | None:
+    """Return what the head file of a store says, without touching it; None = nothing readable."""
+    try:
+        heads = _heads((directory / "head").read_bytes())
+    except FileNotFoundError:
+        return None
+    return max(heads.values(), key=lambda head: head.seq, default=None)
+
+
 class StoreLock:
     """One process per store, by flock: it ends with the process, however that ends.
 
@@ -81,7 +92,7 @@ class StoreLock:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._lock = FileLock(directory / "store.lock")
+        self._lock = FileLock(directory / STORE_LOCK)
 
     def acquire(self) -> None:
         """Take the lock at once or not at all.
@@ -97,6 +108,11 @@ class StoreLock:
     def release(self) -> None:
         """Give the lock back; harmless without it."""
         self._lock.release()
+
+
+def _heads(data: bytes) -> dict[int, Head]:
+    slots = [data[i * _SLOT_BYTES : (i + 1) * _SLOT_BYTES] for i in range(_SLOTS)]
+    return {index: head for index, slot in enumerate(slots) if (head := _parse(slot))}
 
 
 def _parse(slot: bytes) -> Head | None:

@@ -4,44 +4,50 @@ Changed in the event loop, and only with records that are durable, so an answer 
 is never ahead of the disk. Everything in it can be made again from DuckDB.
 """
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from cmesh.model import Direction, Event, NodeId, TaskId
-from cmesh.store import queries
-from cmesh.store.database import Reader
+from cmesh.model import TERMINAL, Direction, Event, NodeId, TaskId, TaskState
 from cmesh.store.fold import Draft
 from cmesh.store.records import (
     AuditRecord,
     DecisionRecord,
     EventRecord,
+    ReceiptRecord,
     Record,
     StepRecord,
     TaskRecord,
     TaskSnapshot,
     TrustRecord,
 )
+from cmesh.store.summary import Summary, mark
 
-__all__ = ["LATELY", "Index"]
+__all__ = ["FINISHED_KEPT", "LATELY", "Index"]
 
 LATELY = timedelta(hours=25)
 """How far back inbound tasks are counted in memory: a day, with room for a clock change."""
 
+FINISHED_KEPT = 64
+"""Finished tasks in memory, the latest ones: what people and agents look at again."""
+
 _TAIL_EVENTS = 256
-_FINISHED_KEPT = 64
 _KEYS_KEPT = 1_000
 
 
 @dataclass(slots=True)
 class _Entry:
-    """A task in memory; `tail` holds all of its events numbered above `tail_after`."""
+    """A task in memory; `tail` holds all of its events numbered above `tail_after`.
+
+    `alike` is where `_alike` has it.
+    """
 
     draft: Draft
     snapshot: TaskSnapshot
     tail: deque[Event] = field(default_factory=deque[Event])
     tail_after: int = 0
+    alike: tuple[str, str] | None = None
 
 
 class Index:
@@ -50,27 +56,37 @@ class Index:
     def __init__(self, *, on_ended: Callable[[TaskId], None] | None = None) -> None:
         self._live: dict[TaskId, _Entry] = {}
         self._finished: OrderedDict[TaskId, _Entry] = OrderedDict()
+        # This node's own tasks that have not ended, by session and prompt.
+        self._alike: dict[tuple[str, str], dict[TaskId, None]] = {}
         self._trust: dict[NodeId, TrustRecord] = {}
-        self._lately: dict[NodeId, dict[TaskId, datetime]] = {}
-        # Hashes only: they say for certain what is new, at 60 bytes a task.
+        self._heads: dict[NodeId, ReceiptRecord] = {}
+        # By peer, then by the hour they came in: a count costs the same, however many came.
+        self._lately: dict[NodeId, Counter[int]] = {}
+        # Marks only: they say for certain what is new, at 60 bytes a task.
         self._ids: set[int] = set()
         self._keys: set[int] = set()
         self._key_of: OrderedDict[str, TaskId] = OrderedDict()
+        self._followers: dict[TaskId, list[TaskId]] = {}
         self._on_ended = on_ended
+        # INVARIANT: every task whose own row comes after this one is in memory.
+        self._whole_after = 0
         self.missed = 0
 
-    def load(self, cursor: Reader, now: datetime, revive: Callable[[Draft], None]) -> None:
-        """Fill an empty index from the database; `revive` completes an unfinished task."""
-        for draft in queries.drafts(cursor, queries.unfinished(cursor)):
+    def load(self, summary: Summary, revive: Callable[[Draft], None]) -> None:
+        """Fill an empty index; `revive` completes an unfinished task."""
+        for draft in summary.unfinished:
             revive(draft)
             self._put(_Entry(draft, draft.snapshot(), tail_after=draft.last_event))
-        for task_id, key in queries.keys(cursor):
-            self._ids.add(hash(task_id))
-            if key:
-                self._keys.add(hash(key))
-        for peer_id, task_id, ts in queries.accepted_since(cursor, now - LATELY):
-            self._lately.setdefault(peer_id, {})[task_id] = ts
-        self._trust = {record.peer_id: record for record in queries.trusts(cursor)}
+        for draft in summary.finished:
+            self._put(_Entry(draft, draft.snapshot(), tail_after=draft.last_event))
+        self._whole_after = max(self._whole_after, summary.whole_after)
+        self._ids, self._keys = set(summary.ids), set(summary.keys)
+        for task_id, follower in summary.followers:
+            self._followers.setdefault(task_id, []).append(follower)
+        for peer_id, _, ts in summary.lately:
+            self._lately.setdefault(peer_id, Counter())[_hour(ts)] += 1
+        self._trust = {record.peer_id: record for record in summary.trust}
+        self._heads = {record.peer_id: record for record in summary.heads}
 
     def add(self, records: Sequence[Record], first_seq: int, ts: datetime) -> None:
         """Add records that became durable together."""
@@ -82,6 +98,8 @@ class Index:
                 case TaskRecord():
                     self._begin(record, seq, ts)
                     touched.add(record.task_id)
+                case ReceiptRecord(kind="head"):
+                    self._heads[record.peer_id] = record
                 case AuditRecord() | DecisionRecord():
                     pass
                 case _:
@@ -109,9 +127,41 @@ class Index:
                 self._put(entry)
         return entry.snapshot
 
+    def is_unfinished(self, task_id: TaskId) -> bool:
+        """Whether somebody must still act on a task."""
+        return task_id in self._live
+
     def unfinished(self) -> list[TaskSnapshot]:
         """Return the tasks somebody must still act on, oldest first."""
         return sorted((entry.snapshot for entry in self._live.values()), key=lambda s: s.seq)
+
+    def alike(self, session: str, prompt: str) -> list[TaskSnapshot]:
+        """Return what a session has asked for with this prompt and has not ended."""
+        return [self._live[task_id].snapshot for task_id in self._alike.get((session, prompt), ())]
+
+    def listed(
+        self,
+        *,
+        direction: Direction | None,
+        states: Sequence[TaskState] | None,
+        session: str | None,
+        limit: int,
+    ) -> list[TaskSnapshot] | None:
+        """Return the newest such tasks, newest first; None when memory may lack one of them."""
+        going_on = states is not None and not TERMINAL.intersection(states)
+        # Whatever goes on is in memory; of the rest, what is newer than a row.
+        after = 0 if going_on else self._whole_after
+        found = [
+            entry.snapshot
+            for entry in (*self._live.values(), *self._finished.values())
+            if entry.snapshot.seq > after
+            and direction in {None, entry.snapshot.record.direction}
+            and session in {None, entry.snapshot.record.session}
+            and (states is None or entry.snapshot.public_state in states)
+        ]
+        if len(found) < limit and after:
+            return None
+        return sorted(found, key=lambda snapshot: snapshot.seq, reverse=True)[:limit]
 
     def tail(self, task_id: TaskId, after: int) -> list[Event] | None:
         """Return the events above `after`, or None when memory does not hold them all."""
@@ -129,37 +179,47 @@ class Index:
 
     def may_know(self, task_id: TaskId) -> bool:
         """Whether a task could have this id; False is certain."""
-        return hash(task_id) in self._ids
+        return mark(task_id) in self._ids
 
     def may_have(self, key: str) -> bool:
         """Whether a task could have this idempotency key; False is certain."""
-        return hash(key) in self._keys
+        return mark(key) in self._keys
 
     def by_key(self, key: str) -> TaskId | None:
         """Return the task with this key when it was added lately."""
         return self._key_of.get(key)
 
+    def followers(self, task_id: TaskId) -> list[TaskId]:
+        """Return the tasks that were asked for as the turn after this one, oldest first."""
+        return list(self._followers.get(task_id, ()))
+
     def trust(self) -> list[TrustRecord]:
         """Return the latest decision about each peer's key."""
         return list(self._trust.values())
 
+    def head_of(self, peer_id: NodeId) -> ReceiptRecord | None:
+        """Return the latest audit head a peer has signed for this node."""
+        return self._heads.get(peer_id)
+
     def count(self, peer_id: NodeId, since: datetime, now: datetime) -> int | None:
-        """Return how many inbound tasks came since; None when that is too long ago."""
+        """Return how many inbound tasks came since the hour of `since`; None = too long ago."""
         if since < now - LATELY:
             return None
-        lately = self._lately.get(peer_id, {})
-        for task_id in [t for t, ts in lately.items() if ts < now - LATELY]:
-            del lately[task_id]
-        return sum(ts >= since for ts in lately.values())
+        hours = self._lately.get(peer_id, Counter())
+        for hour in [hour for hour in hours if hour < _hour(now - LATELY)]:
+            del hours[hour]
+        return sum(count for hour, count in hours.items() if hour >= _hour(since))
 
     def _begin(self, record: TaskRecord, seq: int, ts: datetime) -> None:
         draft = Draft.start(record, seq=seq, ts=ts)
         self._put(_Entry(draft, draft.snapshot()))
-        self._ids.add(hash(record.task_id))
+        self._ids.add(mark(record.task_id))
+        if record.spec.follows is not None:
+            self._followers.setdefault(record.spec.follows, []).append(record.task_id)
         if record.direction is Direction.IN:
-            self._lately.setdefault(record.peer_id, {})[record.task_id] = ts
+            self._lately.setdefault(record.peer_id, Counter())[_hour(ts)] += 1
         elif record.idempotency_key:
-            self._keys.add(hash(record.idempotency_key))
+            self._keys.add(mark(record.idempotency_key))
             self._key_of[record.idempotency_key] = record.task_id
             if len(self._key_of) > _KEYS_KEPT:
                 self._key_of.popitem(last=False)
@@ -176,7 +236,10 @@ class Index:
             if len(entry.tail) > _TAIL_EVENTS:
                 entry.tail_after = entry.tail.popleft().seq
         if isinstance(record, StepRecord) and (record.kind, record.name) == ("state", "denied"):
-            self._lately.get(entry.draft.record.peer_id, {}).pop(record.task_id, None)
+            draft = entry.draft
+            hours = self._lately.get(draft.record.peer_id)
+            if hours is not None and draft.record.direction is Direction.IN:
+                hours[_hour(draft.created_at)] -= 1
 
     def _refresh(self, task_id: TaskId) -> None:
         entry = self._entry(task_id)
@@ -197,9 +260,30 @@ class Index:
         task_id = entry.draft.record.task_id
         self._live.pop(task_id, None)
         self._finished.pop(task_id, None)
+        self._put_alike(entry)
         if entry.snapshot.unfinished:
             self._live[task_id] = entry
             return
         self._finished[task_id] = entry
-        if len(self._finished) > _FINISHED_KEPT:
-            self._finished.popitem(last=False)
+        if len(self._finished) > FINISHED_KEPT:
+            _, gone = self._finished.popitem(last=False)
+            self._whole_after = max(self._whole_after, gone.snapshot.seq)
+
+    def _put_alike(self, entry: _Entry) -> None:
+        record = entry.snapshot.record
+        own = record.direction is Direction.OUT and not entry.snapshot.terminal
+        key = (record.session, record.spec.prompt) if own else None
+        if key == entry.alike:
+            return
+        if entry.alike is not None:
+            alike = self._alike[entry.alike]
+            del alike[record.task_id]
+            if not alike:
+                del self._alike[entry.alike]
+        if key is not None:
+            self._alike.setdefault(key, {})[record.task_id] = None
+        entry.alike = key
+
+
+def _hour(moment: datetime) -> int:
+    return int(moment.timestamp()) // 3600

@@ -12,14 +12,15 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import cast
 
 from cmesh.errors import DiskFull
+from cmesh.paths import sync
 from cmesh.store.encode import Value
 
-__all__ = ["SEGMENT_BYTES", "Entry", "Journal"]
+__all__ = ["SEGMENT_BYTES", "Entry", "Journal", "frames"]
 
 SEGMENT_BYTES = 4 * 1024 * 1024
 _FRAME = struct.Struct("<4sII")  # magic, length, CRC-32 of the body
@@ -41,22 +42,16 @@ class Entry:
 
 
 class Journal:
-    """Segment files `journal-<first seq>` in a directory. One thread at a time."""
+    """Segment files `journal-<first seq>` in a directory, for the one process that appends.
+
+    `append` belongs to one thread; old segments may be dropped from another meanwhile.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._fd = -1
         self._position = 0
         self._size = 0
-
-    def read(self) -> Iterator[list[Entry]]:
-        """Yield every whole frame of every segment, oldest first.
-
-        A segment is read up to its first frame that is not whole. Whether something
-        acknowledged is missing behind it only the head can tell.
-        """
-        for path in self.segments():
-            yield from _frames(path.read_bytes())
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Make the entries durable, all or none; blocks on the disk.
@@ -83,7 +78,7 @@ class Journal:
 
     def segments(self) -> list[Path]:
         """Return the segments, oldest first."""
-        return sorted(self._directory.glob("journal-*"))
+        return _segments(self._directory)
 
     def drop_through(self, seq: int) -> None:
         """Delete the segments that hold nothing after `seq`, except the one in use."""
@@ -113,7 +108,7 @@ class Journal:
         try:
             os.posix_fallocate(fd, 0, size)
             os.fsync(fd)
-            _sync_directory(self._directory)
+            sync(self._directory)
         except OSError as error:
             os.close(fd)
             path.unlink(missing_ok=True)
@@ -123,15 +118,46 @@ class Journal:
         self._fd, self._position, self._size = fd, 0, size
 
 
-def _frames(data: bytes) -> Iterator[list[Entry]]:
+def frames(directory: Path, *, after: int, through: int | None) -> Iterator[list[Entry]]:
+    """Yield whole frames in order, from the one that holds row `after` + 1, if it is there.
+
+    With `through`, a row that is durable, frames behind it are left out: they may be half
+    written, or refused and never acknowledged. Without it nobody may be appending, and a
+    segment is read up to its first frame that is not whole; whether something acknowledged
+    is missing behind that only the head can tell.
+    """
+    paths = _segments(directory)
+    for path, later in zip_longest(paths, paths[1:]):
+        if later is not None and _first_seq(later) <= after + 1:
+            continue
+        bodies = list(_bodies(path.read_bytes()))
+        firsts = [_first_in(body) for body in bodies]
+        for number, body in enumerate(bodies):
+            if through is not None and firsts[number] > through:
+                return
+            if number + 1 < len(bodies) and firsts[number + 1] <= after + 1:
+                continue
+            yield [_unpack(item) for item in json.loads(body)]
+
+
+def _bodies(data: bytes) -> Iterator[bytes]:
     at = 0
     while at + _FRAME.size <= len(data):
         magic, length, check = _FRAME.unpack_from(data, at)
         body = data[at + _FRAME.size : at + _FRAME.size + length]
         if magic != _MAGIC or len(body) != length or zlib.crc32(body) != check:
             return
-        yield [_unpack(item) for item in json.loads(body)]
+        yield body
         at += _FRAME.size + length
+
+
+def _first_in(body: bytes) -> int:
+    # `[[SEQ,…`: read without the rest, since most of a segment is in the database already.
+    return int(body[2 : body.index(b",")])
+
+
+def _segments(directory: Path) -> list[Path]:
+    return sorted(directory.glob("journal-*"))
 
 
 def _pack(entry: Entry) -> list[object]:
@@ -172,11 +198,3 @@ def _write_all(fd: int, data: bytes, at: int) -> None:
 
 def _first_seq(path: Path) -> int:
     return int(path.name.removeprefix("journal-"))
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

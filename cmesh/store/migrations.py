@@ -6,17 +6,24 @@ A step that was released is never edited: a later one follows. Never downgrades.
 from collections.abc import Callable
 from importlib import resources
 
-import duckdb
+import _duckdb as duckdb
 
 from cmesh import __version__
 from cmesh.errors import SchemaTooNew
 
-__all__ = ["MIGRATIONS", "describe", "migrate", "schema_version"]
+__all__ = ["MIGRATIONS", "VIEWS", "describe", "migrate", "schema_version"]
 
-MIGRATIONS: tuple[str, ...] = ("schema.sql",)
+MIGRATIONS: tuple[str, ...] = (
+    "schema.sql",
+    "follow.sql",
+    "receipts.sql",
+    "connections.sql",
+    "steps.sql",
+    "patches.sql",
+)
 """Files of SQL in this folder; the first makes version 1."""
 
-_VIEWS = "views.sql"
+VIEWS = "views.sql"
 
 
 def schema_version(connection: duckdb.DuckDBPyConnection) -> int:
@@ -49,7 +56,9 @@ def migrate(
     if steps and have and backup:
         backup(have)
     for version, name in steps:
-        _apply(connection, version, _text(name) + _text(_VIEWS))
+        # The views are those of the newest schema, so they come with its step only.
+        views = _text(VIEWS) if version == len(MIGRATIONS) else ""
+        _apply(connection, version, _text(name) + views)
     if steps:
         # Replaying a WAL that alters tables has failed in several DuckDB releases.
         connection.execute("CHECKPOINT")
@@ -62,7 +71,7 @@ def describe() -> list[tuple[str, str, str, str]]:
     A view's own comment comes first, with an empty column and type.
     """
     with duckdb.connect(":memory:", config={"threads": 1, "async_threads": 1}) as connection:
-        for name in (*MIGRATIONS, _VIEWS):
+        for name in (*MIGRATIONS, VIEWS):
             connection.execute(_text(name))
         rows = connection.execute(
             "SELECT view_name, '', '', comment, view_oid, 0 FROM duckdb_views() WHERE NOT internal"

@@ -3,35 +3,22 @@
 Times are read as microseconds: DuckDB's own conversion loads a time zone database.
 """
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from datetime import datetime
-from typing import Any, cast
 
-from cmesh.model import (
-    TERMINAL,
-    Direction,
-    Event,
-    Limits,
-    NodeId,
-    Profile,
-    Result,
-    TaskId,
-    TaskSpec,
-    TaskState,
-    Usage,
-)
+from cmesh.model import TERMINAL, Direction, Event, NodeId, TaskId, TaskState
 from cmesh.store.chain import from_micros
-from cmesh.store.database import Reader
+from cmesh.store.exchange import Reader
 from cmesh.store.fold import PROGRESS, Draft
-from cmesh.store.records import (
-    ReceiptRecord,
-    Record,
-    ResultRecord,
-    StepRecord,
-    TaskRecord,
-    TrustRecord,
+from cmesh.store.records import ReceiptRecord, Record, TaskSnapshot, TrustRecord
+from cmesh.store.rows import (
+    Row,
+    event_of,
+    moment_of,
+    receipt_record,
+    result_record,
+    step_record,
+    task_record,
 )
 
 __all__ = [
@@ -39,17 +26,25 @@ __all__ = [
     "drafts",
     "events",
     "exists",
+    "followers",
+    "hash_at",
+    "heads",
+    "heads_after",
     "idempotent",
+    "identities",
     "keys",
     "last_events",
     "listed",
+    "names",
+    "peer_keys",
     "prefixed",
+    "results_after",
+    "signed_count",
+    "snapshots",
     "trusts",
     "unfinished",
 ]
 
-Row = dict[str, Any]
-"""A row of the database by column; the schema says what is in it."""
 
 _ENDED = ", ".join(f"'{state.value}'" for state in sorted(TERMINAL))
 _PROGRESS = ", ".join(f"'{kind}'" for kind in sorted(PROGRESS))
@@ -60,12 +55,12 @@ def drafts(cursor: Reader, ids: Sequence[TaskId]) -> list[Draft]:
     """Return the tasks with these ids that exist, in the order given."""
     made: dict[str, Draft] = {}
     for row in _of_tasks(cursor, "task_row", ids):
-        record = _task(row)
+        record = task_record(row)
         made[record.task_id] = Draft.start(record, seq=row["seq"], ts=from_micros(row["ts"]))
     rows: list[tuple[Row, Callable[[Row], Record]]] = [
-        *((row, _step) for row in _of_tasks(cursor, "step_row", ids)),
-        *((row, _result) for row in _of_tasks(cursor, "result_row", ids)),
-        *((row, _receipt) for row in _of_tasks(cursor, "receipt_row", ids)),
+        *((row, step_record) for row in _of_tasks(cursor, "step_row", ids)),
+        *((row, result_record) for row in _of_tasks(cursor, "result_row", ids)),
+        *((row, receipt_record) for row in _of_tasks(cursor, "receipt_row", ids)),
     ]
     for row, build in sorted(rows, key=lambda pair: pair[0]["seq"]):
         draft = made.get(row["task_id"])
@@ -99,9 +94,9 @@ def unfinished(cursor: Reader) -> list[TaskId]:
 def listed(
     cursor: Reader,
     *,
-    direction: Direction | None,
-    states: Sequence[TaskState] | None,
-    session: str | None,
+    direction: Direction | None = None,
+    states: Sequence[TaskState] | None = None,
+    session: str | None = None,
     limit: int,
 ) -> list[TaskId]:
     """Return ids, newest first."""
@@ -126,6 +121,19 @@ def listed(
     return [TaskId(row["task_id"]) for row in rows]
 
 
+def snapshots(
+    cursor: Reader,
+    *,
+    direction: Direction | None,
+    states: Sequence[TaskState] | None,
+    session: str | None,
+    limit: int,
+) -> list[TaskSnapshot]:
+    """Return tasks, newest first."""
+    ids = listed(cursor, direction=direction, states=states, session=session, limit=limit)
+    return [draft.snapshot() for draft in drafts(cursor, ids)]
+
+
 def events(cursor: Reader, task_id: TaskId, *, after: int, limit: int) -> list[Event]:
     """Return events numbered above `after`, oldest first."""
     rows = _rows(
@@ -134,7 +142,7 @@ def events(cursor: Reader, task_id: TaskId, *, after: int, limit: int) -> list[E
         f" FROM event_row WHERE task_id = $1::UUID AND n > $2 ORDER BY n LIMIT {int(limit)}",
         [task_id, after],
     )
-    return [_event(row) for row in rows]
+    return [event_of(row) for row in rows]
 
 
 def last_events(cursor: Reader, task_id: TaskId, limit: int) -> list[Event]:
@@ -145,7 +153,7 @@ def last_events(cursor: Reader, task_id: TaskId, limit: int) -> list[Event]:
         f" FROM event_row WHERE task_id = $1::UUID ORDER BY n DESC LIMIT {int(limit)}",
         [task_id],
     )
-    return [_event(row) for row in reversed(rows)]
+    return [event_of(row) for row in reversed(rows)]
 
 
 def prefixed(cursor: Reader, prefix: str, limit: int) -> list[TaskId]:
@@ -205,6 +213,16 @@ def accepted_since(cursor: Reader, since: datetime) -> list[tuple[NodeId, TaskId
     return [(row["peer_id"], row["task_id"], from_micros(row["ts"])) for row in rows]
 
 
+def followers(cursor: Reader) -> list[tuple[TaskId, TaskId]]:
+    """Return (task, the task that follows it) of every follow-up turn, oldest first."""
+    rows = _rows(
+        cursor,
+        "SELECT follows::VARCHAR AS follows, task_id::VARCHAR AS task_id FROM task_row"
+        " WHERE follows IS NOT NULL ORDER BY seq",
+    )
+    return [(TaskId(row["follows"]), TaskId(row["task_id"])) for row in rows]
+
+
 def trusts(cursor: Reader) -> list[TrustRecord]:
     """Return the latest decision about each peer's key."""
     rows = _rows(
@@ -214,6 +232,84 @@ def trusts(cursor: Reader) -> list[TrustRecord]:
         " FROM trust_row GROUP BY peer_id ORDER BY max(seq)",
     )
     return [TrustRecord(**row) for row in rows]
+
+
+def heads(cursor: Reader) -> list[ReceiptRecord]:
+    """Return the latest audit head that each peer has signed."""
+    rows = _rows(
+        cursor,
+        "SELECT peer_id, arg_max(peer, seq) AS peer, arg_max(head_seq, seq) AS head_seq,"
+        " arg_max(head_hash, seq) AS head_hash, arg_max(signature, seq) AS signature"
+        " FROM receipt_row WHERE receipt_kind = 'head' GROUP BY peer_id",
+    )
+    return [ReceiptRecord(kind="head", task_id=None, **row) for row in rows]
+
+
+def heads_after(cursor: Reader, after: int, limit: int) -> list[tuple[int, ReceiptRecord]]:
+    """Return the heads that peers signed, each with its row, in their order."""
+    rows = _rows(
+        cursor,
+        "SELECT seq, peer_id, peer, head_seq, head_hash, signature FROM receipt_row"  # noqa: S608  # limit is a number
+        f" WHERE receipt_kind = 'head' AND seq > $1 ORDER BY seq LIMIT {int(limit)}",
+        [after],
+    )
+    return [(row.pop("seq"), ReceiptRecord(kind="head", task_id=None, **row)) for row in rows]
+
+
+def results_after(cursor: Reader, after: int, limit: int) -> list[tuple[int, TaskId]]:
+    """Return the ends of tasks by their rows, in their order."""
+    rows = _rows(
+        cursor,
+        "SELECT seq, task_id::VARCHAR AS task_id FROM result_row"  # noqa: S608  # limit is a number
+        f" WHERE seq > $1 ORDER BY seq LIMIT {int(limit)}",
+        [after],
+    )
+    return [(row["seq"], TaskId(row["task_id"])) for row in rows]
+
+
+def signed_count(cursor: Reader) -> int:
+    """Return about how many signatures there are: two an end, one a head."""
+    [row] = _rows(
+        cursor,
+        "SELECT 2 * (SELECT count(*) FROM result_row) + count(*) AS n FROM receipt_row"
+        " WHERE receipt_kind = 'head'",
+    )
+    return row["n"]
+
+
+def identities(cursor: Reader, kind: str) -> list[tuple[NodeId, str]]:
+    """Return (node id, public key) of every name and key this node had, by audit rows `kind`."""
+    rows = _rows(
+        cursor,
+        "SELECT DISTINCT data->>'node_id' AS node_id, data->>'key' AS key FROM audit_row"
+        " WHERE kind = $1",
+        [kind],
+    )
+    return [(NodeId(row["node_id"]), row["key"]) for row in rows]
+
+
+def peer_keys(cursor: Reader) -> list[tuple[NodeId, str]]:
+    """Return (peer, public key) of every key that was ever decided about."""
+    rows = _rows(cursor, "SELECT DISTINCT peer_id, key FROM trust_row ORDER BY peer_id, key")
+    return [(NodeId(row["peer_id"]), row["key"]) for row in rows]
+
+
+def hash_at(cursor: Reader, seq: int) -> str | None:
+    """Return a row's hash in hex, or None when there is no such row."""
+    rows = _rows(cursor, "SELECT hex(h) AS h FROM log WHERE seq = ?", [seq])
+    return rows[0]["h"].lower() if rows else None
+
+
+def names(cursor: Reader) -> tuple[list[str], list[str]]:
+    """Return the names of the views for people, and those of their columns."""
+    rows = _rows(
+        cursor,
+        "SELECT view_name AS name, true AS is_view FROM duckdb_views() WHERE NOT internal"
+        " UNION SELECT column_name, false FROM duckdb_columns() c JOIN duckdb_views() v"
+        " ON v.view_name = c.table_name WHERE NOT v.internal ORDER BY name",
+    )
+    views = [row["name"] for row in rows if row["is_view"]]
+    return views, [row["name"] for row in rows if not row["is_view"]]
 
 
 def _rows(cursor: Reader, sql: str, values: Sequence[object] = ()) -> list[Row]:
@@ -236,7 +332,7 @@ def _of_tasks(cursor: Reader, table: str, ids: Sequence[TaskId]) -> list[Row]:
 _TIMES = {
     "task_row": ("ts", "not_after"),
     "step_row": ("ts",),
-    "result_row": ("ts", "started_at", "ended_at"),
+    "result_row": ("ts", "started_at", "ended_at", "follow_up_until"),
     "receipt_row": ("ts",),
 }
 
@@ -248,7 +344,9 @@ def _add_events(cursor: Reader, made: dict[str, Draft]) -> None:
         SELECT task_id::VARCHAR AS task_id, max(n) AS n, epoch_us(arg_max(event_ts, n)) AS ts,
           max(spool_end) AS spool_end,
           arg_max(event_kind, n) FILTER (event_kind IN ({_PROGRESS})) AS progress,
-          epoch_us(arg_min(event_ts, n) FILTER (event_kind = 'running')) AS ran
+          epoch_us(arg_min(event_ts, n) FILTER (event_kind = 'running')) AS ran,
+          arg_min(data ->> 'containment', n) FILTER (event_kind = 'running') AS containment,
+          arg_min(data ->> 'enforcement', n) FILTER (event_kind = 'running') AS enforcement
         FROM event_row WHERE task_id IN (SELECT unnest($1::UUID[])) GROUP BY task_id""",  # noqa: S608
         [list(made)],
     )
@@ -258,100 +356,6 @@ def _add_events(cursor: Reader, made: dict[str, Draft]) -> None:
         draft.last_event_ts = from_micros(row["ts"])
         draft.spool_end = row["spool_end"]
         draft.progress = row["progress"] or draft.progress
-        draft.ran_there = _moment(row["ran"])
-
-
-def _task(row: Row) -> TaskRecord:
-    spec = TaskSpec(
-        task_id=TaskId(row["task_id"]),
-        runner=row["runner"],
-        profile=Profile(row["profile"]),
-        directory=row["directory"],
-        prompt=row["prompt"] or "",
-        limits=Limits(
-            runtime_s=row["runtime_s"], output_bytes=row["limit_bytes"], cost_usd=row["limit_usd"]
-        ),
-        accept=tuple(json.loads(row["accept"])),
-        origin=tuple(json.loads(row["origin"])),
-        not_after=from_micros(row["not_after"]),
-        traceparent=row["traceparent"],
-    )
-    same = {name: row[name] for name in _SAME}
-    return TaskRecord(spec=spec, direction=Direction(row["direction"]), **same)
-
-
-_SAME = [f.name for f in fields(TaskRecord) if f.name not in {"spec", "direction"}]
-
-
-def _step(row: Row) -> Record:
-    return StepRecord(
-        task_id=TaskId(row["task_id"]),
-        direction=Direction(row["direction"]),
-        kind=row["kind"],
-        name=row["name"],
-        witness=row["witness"],
-        code=row["code"],
-        reason=row["reason"],
-        data=_object(row["data"]),
-    )
-
-
-def _result(row: Row) -> Record:
-    result = Result(
-        state=TaskState(row["state"]),
-        witness=row["witness"],
-        exit_code=row["exit_code"],
-        text=row["text"] or "",
-        error=row["error"] or "",
-        code=row["code"],
-        output_bytes=row["output_bytes"],
-        output_kept=row["output_kept"],
-        output_sha256=row["output_sha256"],
-        truncated=row["truncated"],
-        usage=Usage(
-            cost_usd=row["cost_usd"], tokens_in=row["tokens_in"], tokens_out=row["tokens_out"]
-        ),
-        runner_version=row["runner_version"],
-        profile_enforced=row["profile_enforced"],
-        credential=row["credential"],
-        processes_left=row["processes_left"],
-        started_at=_moment(row["started_at"]),
-        ended_at=_moment(row["ended_at"]),
-    )
-    return ResultRecord(
-        task_id=TaskId(row["task_id"]),
-        direction=Direction(row["direction"]),
-        result=result,
-        worker_signature=row["worker_signature"],
-        caller_signature=row["caller_signature"],
-    )
-
-
-def _receipt(row: Row) -> Record:
-    return ReceiptRecord(
-        peer_id=NodeId(row["peer_id"]),
-        peer=row["peer"],
-        kind=row["receipt_kind"],
-        task_id=TaskId(row["task_id"]),
-        head_seq=row["head_seq"],
-        head_hash=row["head_hash"],
-        signature=row["signature"],
-    )
-
-
-def _event(row: Row) -> Event:
-    return Event(
-        seq=row["n"],
-        ts=from_micros(row["ts"]),
-        kind=row["event_kind"],
-        text=row["text"] or "",
-        data=_object(row["data"] or "{}"),
-    )
-
-
-def _object(text: str) -> dict[str, object]:
-    return cast("dict[str, object]", json.loads(text))
-
-
-def _moment(value: int | None) -> datetime | None:
-    return None if value is None else from_micros(value)
+        draft.ran_there = moment_of(row["ran"])
+        draft.containment = row["containment"] or ""
+        draft.enforcement = row["enforcement"] or ""

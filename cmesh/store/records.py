@@ -17,6 +17,7 @@ __all__ = [
     "AuditRecord",
     "DecisionRecord",
     "EventRecord",
+    "Finding",
     "ReceiptRecord",
     "Record",
     "ResultRecord",
@@ -40,6 +41,8 @@ class TaskRecord:
         idempotency_key: unique on the caller; empty on the worker.
         worker_incarnation: the worker store's incarnation the task was meant for.
         rule: the policy rule that allowed it.
+        thread: the first task of the conversation, for a follow-up turn; None = this one.
+        turn: its place in the conversation, from 1.
     """
 
     task_id: TaskId
@@ -54,6 +57,13 @@ class TaskRecord:
     payload_hash: str
     worker_incarnation: str
     rule: str | None
+    thread: TaskId | None = None
+    turn: int = 1
+
+    @property
+    def first(self) -> TaskId:
+        """The first task of the conversation, which names the whole of it."""
+        return self.thread or self.task_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,10 +179,13 @@ class TaskSnapshot:
         state: internal name; `queued` (caller) or `accepted` (worker) before any step.
         state_ts: when that state was committed here.
         facts: names of every fact committed.
+        wish: code and reason of the wish to end it; both empty = none, or its owner's.
         progress: the latest event kind that is a state's name; how a caller knows of `running`.
         last_event: number of the latest event, 0 when there is none.
         started_at: as the result says, else when `running` was first committed or told.
         ended_at: as the result says, else when the terminal state was committed.
+        containment: what held its processes, as the event `running` says; empty = not known.
+        enforcement: the sandbox it is in, as that event says; the result says it again.
     """
 
     record: TaskRecord
@@ -184,12 +197,15 @@ class TaskSnapshot:
     reason: str = ""
     state_ts: datetime
     facts: frozenset[str] = frozenset()
+    wish: tuple[str, str] = ("", "")
     progress: str = ""
     last_event: int = 0
     last_event_ts: datetime | None = None
     spool_end: int = 0
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    containment: str = ""
+    enforcement: str = ""
     result: Result | None = None
     worker_signature: str = ""
     caller_signature: str = ""
@@ -228,15 +244,38 @@ class SqlRows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """The first thing in a store that is not as it was written.
+
+    Attributes:
+        seq: the row of the log; None = the store as a whole.
+        kind: the log's word for the row; empty = not known.
+        what: in words, to follow on the row's number.
+    """
+
+    seq: int | None = None
+    kind: str = ""
+    task_id: str | None = None
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
     """What a check of the log found.
 
     Attributes:
-        rows: rows of the log.
-        bad_seq: the first row whose hash, number or typed row does not fit; None = none.
-        head_ok: the log ends where the head file says.
+        rows: rows of the log that were looked at.
+        finding: the first row that does not fit; None = none.
+        head_ok: the log has the row that the head file names, as far as the look went.
+        prompts_left_out: prompts that the store's configuration leaves out.
     """
 
     rows: int
-    bad_seq: int | None
+    finding: Finding | None = None
     head_ok: bool
+    prompts_left_out: int = 0
+
+    @property
+    def bad_seq(self) -> int | None:
+        """The first row that does not fit; None = none."""
+        return None if self.finding is None else self.finding.seq

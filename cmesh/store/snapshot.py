@@ -1,11 +1,13 @@
-"""Copies of the database for other processes to read. Blocks; run by the apply thread.
+"""Copies of the database for other processes to read. Blocks.
 
-The copying is a child's: this process must never open the live file (see database.py).
+The copying is a child's: no process that may open the live file with DuckDB must open it
+in another way too (see database.py).
 """
 
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,18 @@ from cmesh.errors import DiskFull, StoreError
 from cmesh.paths import ensure_private_dir
 from cmesh.text import one_line
 
-__all__ = ["COPY_LIMIT_S", "Snapshot", "copy_database", "forget_snapshots", "take_snapshot"]
+__all__ = [
+    "COPY_LIMIT_S",
+    "FILE_NAME",
+    "Snapshot",
+    "copy_database",
+    "copy_files",
+    "forget_snapshots",
+    "take_snapshot",
+]
+
+FILE_NAME = "store.duckdb"
+"""The database in a store's directory, and in a copy's."""
 
 COPY_LIMIT_S = 30.0
 
@@ -36,12 +49,21 @@ def copy_database(database: Path, target: Path) -> None:
         StoreError: the copy failed or took too long.
     """
     wal = database.with_name(f"{database.name}.wal")
-    sources = [str(path) for path in (database, wal) if path.exists()]
+    copy_files([path for path in (database, wal) if path.exists()], target)
+
+
+def copy_files(sources: Sequence[Path], target: Path) -> None:
+    """Copy files into the directory `target`, by a child, under their own names.
+
+    Raises:
+        DiskFull: there is no room for a copy.
+        StoreError: the copy failed or took too long.
+    """
     # A file system that shares blocks copies in no time; others copy the bytes.
     sharing = ["--reflink=auto"] if sys.platform == "linux" else []
     try:
         done = subprocess.run(  # noqa: S603  # fixed program, our own paths
-            ["/bin/cp", *sharing, "--", *sources, str(target)],
+            ["/bin/cp", *sharing, "--", *map(str, sources), str(target)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=COPY_LIMIT_S,

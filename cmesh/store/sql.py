@@ -6,22 +6,20 @@ question was asked.
 
 import asyncio
 import contextlib
-import difflib
-import functools
 import json
 import os
 import re
 import shutil
 import signal
 import struct
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from cmesh.errors import QueryRefused
-from cmesh.store.migrations import describe
+from cmesh.nearest import did_you_mean
+from cmesh.store.child import spawn
 from cmesh.store.records import SqlRows
 from cmesh.store.snapshot import Snapshot
 from cmesh.text import one_line
@@ -59,9 +57,13 @@ class QueryProcess:
     """At most one query at a time, in a process kept warm; another waits, started, unused."""
 
     def __init__(
-        self, take: Callable[[], Awaitable[Snapshot]], limits: QueryLimits | None = None
+        self,
+        take: Callable[[], Awaitable[Snapshot]],
+        names: Callable[[], Awaitable[tuple[Sequence[str], Sequence[str]]]],
+        limits: QueryLimits | None = None,
     ) -> None:
         self._take = take
+        self._names = names
         self._limits = limits or QueryLimits()
         self._turn = asyncio.Lock()
         self._worker: _Worker | None = None
@@ -129,7 +131,7 @@ class QueryProcess:
         loop = asyncio.get_running_loop()
         self._idle = loop.call_later(self._limits.idle_s, self._end_idle)
         if "error" in answer:
-            raise _refused(str(answer.get("message", "")))
+            raise await self._refused(str(answer.get("message", "")))
         return _rows(answer, snapshot.seq)
 
     async def _ready(self, head_seq: int) -> "tuple[_Worker, Snapshot]":
@@ -149,8 +151,22 @@ class QueryProcess:
             limit_bytes=self._limits.answer_bytes,
         )
         if "error" in opened:
-            raise _refused(str(opened.get("message", "")))
+            raise await self._refused(str(opened.get("message", "")))
         return fresh, self._snapshot
+
+    async def _refused(self, message: str) -> QueryRefused:
+        hint = None
+        unknown = re.search(
+            r'(with name|column|Table) "?(\w+)"? (?:does not exist|not found)', message
+        )
+        if unknown:
+            views, columns = await self._names()
+            # DuckDB's own guess knows the tables behind the views, which nobody asks.
+            message = re.sub(r'\s*Did you mean "[^"]*"\?', "", message)
+            known = columns if unknown[1] == "column" else views
+            meant = did_you_mean(unknown[2], known, cutoff=0.6)
+            hint = f"{meant} `cmesh schema` lists all names" if meant else None
+        return QueryRefused(one_line(message, 500), hint=hint)
 
     def _end_idle(self) -> None:
         task = asyncio.get_running_loop().create_task(self._close_in_turn())
@@ -170,19 +186,7 @@ class _Worker:
 
     @classmethod
     async def start(cls) -> "_Worker":
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-I",
-            str(_WORKER),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            # DuckDB would look for secrets and extensions below a home.
-            env={"HOME": "/nonexistent", "LC_ALL": "C.UTF-8"},
-            cwd="/",
-            start_new_session=True,
-        )
-        return cls(process)
+        return cls(await spawn(str(_WORKER)))
 
     async def ask(
         self, message: dict[str, object], *, limit_s: float, limit_bytes: int
@@ -231,21 +235,3 @@ def _rows(answer: dict[str, Any], head_seq: int) -> SqlRows:
         elapsed_ms=float(answer["elapsed_ms"]),
         head_seq=head_seq,
     )
-
-
-def _refused(message: str) -> QueryRefused:
-    hint = None
-    unknown = re.search(
-        r'(?:with name|column|Table) "?(\w+)"? (?:does not exist|not found)', message
-    )
-    if unknown:
-        near = difflib.get_close_matches(unknown[1], _names(), n=3)
-        found = ", ".join(f"`{name}`" for name in near)
-        hint = f"did you mean {found}? `cmesh schema` lists all names" if near else None
-    return QueryRefused(one_line(message, 500), hint=hint)
-
-
-@functools.cache
-def _names() -> tuple[str, ...]:
-    described = describe()
-    return tuple(sorted({view for view, *_ in described} | {column for _, column, *_ in described}))

@@ -1,76 +1,242 @@
-"""Checking the log: the chain of hashes, and the typed rows against what the chain covers.
+"""Checking the log: the chain of hashes, and every typed row against what the chain covers.
 
 The chain alone would not notice a changed column of a typed row, nor a cut-off end: the
-first is compared here, the second with the head. Only reads.
+first is compared here, the second with the head. Only reads. INVARIANT: what is compared is
+computed here and not in SQL, where a macro in the file could stand in for a function.
 """
 
-from cmesh.store.database import Reader
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from cmesh.errors import StoreError
+from cmesh.store.chain import GENESIS, digest, link
+from cmesh.store.exchange import Reader
 from cmesh.store.head import Head
-from cmesh.store.records import Verification
+from cmesh.store.records import Finding, Verification
+from cmesh.text import one_line
 
-__all__ = ["verify"]
+__all__ = ["Progress", "verify"]
 
-_NOT_COVERED = frozenset({"seq", "ts", "salt"})
+Progress = Callable[[int, int], None]
+"""Told the last row that was looked at, and the last one there is."""
+
+RANGE_ROWS = 500
+"""Rows in memory at a time: a hundred MiB when each holds the longest text there may be."""
+
+_SHOWN_CHARACTERS = 60
+_NOT_COVERED = frozenset({"seq", "salt"})
 _TEXTS = {
     "task_row": frozenset({"prompt"}),
     "event_row": frozenset({"text", "data"}),
     "result_row": frozenset({"text", "error"}),
 }
 
-
-def verify(cursor: Reader, head: Head) -> Verification:
-    """Check all rows; `bad_seq` is the first one that does not fit. About 1 s per million rows."""
-    rows = _one(cursor, "SELECT count(*) FROM log") or 0
-    bad = [_one(cursor, "SELECT min(seq) FROM chain_bad")]
-    bad += [_one(cursor, statement) for statement in _comparisons(cursor)]
-    found = [seq for seq in bad if seq is not None]
-    last = cursor.execute("SELECT max(seq), arg_max(h, seq) FROM log").fetchone()
-    # A commit may have come in since the head was read; the row it names must be there.
-    at_head = cursor.execute("SELECT h FROM log WHERE seq = $1", [head.seq]).fetchone()
-    head_ok = bool(last) and (head.seq == 0 or (at_head is not None and at_head[0] == head.hash))
-    return Verification(rows=rows, bad_seq=min(found) if found else None, head_ok=head_ok)
+Row = Mapping[str, Any]
 
 
-def _comparisons(cursor: Reader) -> list[str]:
-    """Return, for each typed table, a query for the first row that differs from its canon."""
+def verify(cursor: Reader, head: Head, progress: Progress | None = None) -> Verification:
+    """Check all rows in their order; about 20 s per million.
+
+    A commit may have come in since `head` was read, so rows after it are no finding. What is
+    found first ends the look: after it nothing is certain.
+    """
+    from cmesh.store.schema import foreign  # loads DuckDB, which the daemon must not
+
+    strange = foreign(cursor)
+    if strange:
+        return Verification(rows=0, finding=Finding(what=strange), head_ok=True)
+    walk = _Walk(cursor, head)
+    walk.run(progress)
+    return walk.verification()
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A typed table: its columns' names, and the SELECT that gives them as Python compares them."""
+
+    columns: tuple[str, ...]
+    select: str
+
+
+class _Walk:
+    def __init__(self, cursor: Reader, head: Head) -> None:
+        self._cursor = cursor
+        self._head = head
+        self._tables = _tables(cursor)
+        self._last = self._one("SELECT max(seq) FROM log") or 0
+        self._seen = Head(seq=0, hash=GENESIS)
+        self._at_head: bytes | None = GENESIS if head.seq == 0 else None
+        self._counted: Counter[str] = Counter()
+        self._found: list[Finding] = []
+        self.rows = 0
+        self.left_out = 0
+
+    def run(self, progress: Progress | None) -> None:
+        """Walk until the end, or until something does not fit."""
+        for first in range(1, self._last + 1, RANGE_ROWS):
+            through = min(first + RANGE_ROWS - 1, self._last)
+            self._range(first, through)
+            if self._found:
+                return
+            if progress is not None:
+                progress(through, self._last)
+        self._outside()
+
+    def verification(self) -> Verification:
+        """Return what was found; of one range the first row counts."""
+        first = min(self._found, key=lambda one: one.seq or 0, default=None)
+        head_ok = self._at_head == self._head.hash or (first is not None and not self._passed)
+        if first is None and not head_ok:
+            first = self._lost()
+        return Verification(
+            rows=self.rows, finding=first, head_ok=head_ok, prompts_left_out=self.left_out
+        )
+
+    @property
+    def _passed(self) -> bool:
+        return self._seen.seq >= self._head.seq
+
+    def _lost(self) -> Finding:
+        if self._seen.seq < self._head.seq:
+            what = f"the log ends here, but row {self._head.seq} was acknowledged"
+            return Finding(seq=self._seen.seq, what=what)
+        return Finding(seq=self._head.seq, what="it is not the row that was acknowledged")
+
+    def _range(self, first: int, through: int) -> None:
+        log = self._rows(
+            "SELECT seq, epoch_us(ts) AS ts, kind, task_id::VARCHAR AS task_id, canon, h FROM log"
+            " WHERE seq BETWEEN $1 AND $2 ORDER BY seq",
+            [first, through],
+        )
+        covered = list[tuple[Row, Mapping[str, Any]]]()
+        for row in log:
+            canon = self._linked(row)
+            if canon is None:
+                return
+            covered.append((row, canon))
+        if self._seen.seq < through:
+            self._find(self._seen.seq + 1, "it is missing")
+            return
+        self._typed(covered, first, through)
+
+    def _linked(self, row: Row) -> Mapping[str, Any] | None:
+        """Return what the chain says of a row; None when it does not fit, which is noted."""
+        seq = row["seq"]
+        if seq != self._seen.seq + 1:
+            missing = seq > self._seen.seq
+            what = "it is missing" if missing else "another row has its number"
+            self._find(self._seen.seq + 1 if missing else seq, what)
+            return None
+        hashed = link(self._seen.hash, row["canon"])
+        if hashed != bytes(row["h"]):
+            self._find(seq, "its hash does not follow from the row before and its text", row)
+            return None
+        self.rows += 1
+        self._seen = Head(seq=seq, hash=hashed)
+        if seq == self._head.seq:
+            self._at_head = hashed
+        canon = cast("Mapping[str, Any]", json.loads(row["canon"]))
+        for column in ("seq", "ts", "kind", "task_id"):
+            if row[column] != canon.get(column):
+                self._differs(row, column, row[column], canon.get(column))
+        return canon
+
+    def _typed(
+        self, covered: Sequence[tuple[Row, Mapping[str, Any]]], first: int, through: int
+    ) -> None:
+        wanted = Counter[str](canon["table"] for _, canon in covered)
+        self._counted.update(wanted)
+        there: dict[tuple[str, int], list[Row]] = {}
+        for name in wanted.keys() & self._tables.keys():
+            statement = f"{self._tables[name].select} WHERE seq BETWEEN $1 AND $2"
+            for typed in self._rows(statement, [first, through]):
+                there.setdefault((name, typed["seq"]), []).append(typed)
+        for row, canon in covered:
+            found = there.get((canon["table"], row["seq"]), [])
+            if len(found) != 1:
+                many = "more than one row" if found else "no row"
+                self._find(row["seq"], f"`{canon['table']}` has {many} for it", row)
+                continue
+            self._compare(row, canon, found[0])
+
+    def _compare(self, row: Row, canon: Mapping[str, Any], typed: Row) -> None:
+        texts = _TEXTS.get(canon["table"], frozenset())
+        for column, value in typed.items():
+            if column in texts:
+                self._text(row, canon, typed, column)
+            elif column not in _NOT_COVERED:
+                told = canon.get(column)
+                told = float(told) if isinstance(value, float) and told is not None else told
+                if value != told:
+                    self._differs(row, column, value, told)
+
+    def _text(self, row: Row, canon: Mapping[str, Any], typed: Row, column: str) -> None:
+        told, text = canon.get(f"{column}_sha256"), typed[column]
+        if text is None and told is not None:
+            if column in canon.get("left_out", ()) or (canon["v"] == 1 and column == "prompt"):
+                self.left_out += 1
+            else:
+                self._find(row["seq"], f"its `{column}` is gone", row)
+        elif text is not None and digest(str(typed["salt"]), column, text) != told:
+            self._find(row["seq"], f"its `{column}` is not the text it was written with", row)
+
+    def _outside(self) -> None:
+        """Look for typed rows that no row of the log stands for."""
+        for name in self._tables:
+            if self._one(f"SELECT count(*) FROM {name}") == self._counted[name]:  # noqa: S608
+                continue
+            stray = self._one(
+                f"SELECT min(coalesce(t.seq, 0)) FROM {name} t LEFT JOIN log l USING (seq)"  # noqa: S608
+                f' WHERE l.seq IS NULL OR NOT contains(l.canon, \'"table":"{name}"\')'
+            )
+            self._find(stray or 0, f"`{name}` has a row that the log knows nothing of")
+
+    def _differs(self, row: Row, column: str, value: object, told: object) -> None:
+        shown, chained = _shown(value), _shown(told)
+        self._find(row["seq"], f"its `{column}` is {shown}, and the chain says {chained}", row)
+
+    def _find(self, seq: int, what: str, row: Row | None = None) -> None:
+        kind, task_id = (row["kind"], row["task_id"]) if row else ("", None)
+        self._found.append(Finding(seq=seq, kind=str(kind), task_id=task_id, what=what))
+
+    def _one(self, statement: str) -> int | None:
+        row = self._cursor.execute(statement).fetchone()
+        return None if row is None else row[0]
+
+    def _rows(self, statement: str, values: Sequence[object]) -> list[Row]:
+        self._cursor.execute(statement, list(values))
+        names = [str(column[0]) for column in self._cursor.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in self._cursor.fetchall()]
+
+
+def _tables(cursor: Reader) -> dict[str, _Table]:
     columns = cursor.execute(
-        "SELECT c.table_name, c.column_name, c.data_type FROM duckdb_columns() c"
-        " JOIN duckdb_tables() t USING (table_oid) WHERE NOT t.internal"
-        " AND c.table_name LIKE '%\\_row' ESCAPE '\\' AND c.table_name <> 'store_row'"
+        "SELECT c.table_name, c.column_name, c.data_type FROM system.main.duckdb_columns() c"
+        " JOIN system.main.duckdb_tables() t USING (table_oid) WHERE NOT t.internal"
+        " AND ends_with(c.table_name, '_row') AND c.table_name <> 'store_row'"
+        " ORDER BY c.table_name, c.column_index"
     ).fetchall()
-    tables: dict[str, list[str]] = {}
+    kinds: dict[str, dict[str, str]] = {}
     for table, column, kind in columns:
-        if column in _TEXTS.get(table, ()):
-            tables.setdefault(table, []).append(_text_differs(column))
-        elif column not in _NOT_COVERED:
-            tables.setdefault(table, []).append(_value_differs(column, kind))
-    joined = [
-        f"SELECT min(t.seq) FROM {table} t JOIN log l USING (seq) WHERE {' OR '.join(tests)}"  # noqa: S608
-        for table, tests in tables.items()
-    ]
-    # Both directions: a typed row without a log row, and a log row whose typed row is gone.
-    union = " UNION ALL ".join(f"SELECT seq FROM {table}" for table in tables)  # noqa: S608
-    alone = f"SELECT min(coalesce(l.seq, t.seq)) FROM log l FULL JOIN ({union}) t USING (seq)"  # noqa: S608
-    return [*joined, f"{alone} WHERE l.seq IS NULL OR t.seq IS NULL"]
+        kinds.setdefault(str(table), {})[str(column)] = str(kind)
+    if "task_row" not in kinds:
+        raise StoreError("the database has no tables of cmesh")
+    return {table: _Table(tuple(of), _select(table, of)) for table, of in kinds.items()}
 
 
-def _value_differs(column: str, kind: str) -> str:
-    told = f"json_extract_string(l.canon, '$.{column}')"
-    match kind:
-        case "TIMESTAMP WITH TIME ZONE":
-            return f"epoch_us(t.{column}) IS DISTINCT FROM {told}::BIGINT"
-        case "DOUBLE":
-            return f"t.{column} IS DISTINCT FROM {told}::DOUBLE"
-        case _:
-            return f"t.{column}::VARCHAR IS DISTINCT FROM {told}"
+def _select(table: str, columns: Mapping[str, str]) -> str:
+    chosen = ", ".join(_as_compared(column, kind) for column, kind in columns.items())
+    return f"SELECT {chosen} FROM {table}"  # noqa: S608  # names of our own schema
 
 
-def _text_differs(column: str) -> str:
-    told = f"json_extract_string(l.canon, '$.{column}_sha256')"
-    made = f"sha256(t.salt || ':{column}:' || t.{column}::VARCHAR)"
-    return f"(t.{column} IS NOT NULL AND {made} IS DISTINCT FROM {told})"
+def _as_compared(column: str, kind: str) -> str:
+    if kind == "TIMESTAMP WITH TIME ZONE":
+        return f'epoch_us("{column}") AS "{column}"'
+    return f'"{column}"::VARCHAR AS "{column}"' if kind in {"UUID", "JSON"} else f'"{column}"'
 
 
-def _one(cursor: Reader, statement: str) -> int | None:
-    row = cursor.execute(statement).fetchone()
-    return None if row is None else row[0]
+def _shown(value: object) -> str:
+    return "empty" if value in (None, "") else f"`{one_line(str(value), _SHOWN_CHARACTERS)}`"

@@ -69,6 +69,7 @@ SELECT task_id, direction, peer, peer_id, principal, runner, profile, directory,
   r.exit_code AS exit_code, TRY_CAST(r.cost_usd AS DECIMAL(18, 6)) AS cost_usd,
   r.tokens_in AS tokens_in, r.tokens_out AS tokens_out, r.output_bytes AS output_bytes,
   r.profile_enforced AS profile_enforced, events, cancel_wish AS cancel_requested,
+  coalesce(thread, task_id) AS thread, coalesce(turn, 1) AS turn, follows,
   CASE WHEN r IS NULL THEN 'none'
     WHEN r.worker_signature <> '' AND caller_signature <> '' THEN 'complete'
     ELSE 'pending' END AS receipt,
@@ -104,10 +105,50 @@ COMMENT ON COLUMN tasks.profile_enforced IS 'the sandbox tier that held; none = 
 COMMENT ON COLUMN tasks.events IS 'number of the latest event';
 COMMENT ON COLUMN tasks.cancel_requested IS 'somebody asked to cancel it';
 COMMENT ON COLUMN tasks.receipt IS 'signatures on the result: none, pending, complete';
+COMMENT ON COLUMN tasks.thread IS 'the first task of the conversation; its own id for a first turn';
+COMMENT ON COLUMN tasks.turn IS 'its place in the conversation, from 1';
+COMMENT ON COLUMN tasks.follows IS 'the turn before; NULL for a first turn';
 COMMENT ON COLUMN tasks.idempotency_key IS 'the caller''s key; empty for in';
 COMMENT ON COLUMN tasks.prompt_bytes IS 'length of the prompt in UTF-8';
 COMMENT ON COLUMN tasks.payload_hash IS 'SHA-256 over all that was asked';
 COMMENT ON COLUMN tasks.seq IS 'the task''s row in audit';
+
+CREATE OR REPLACE VIEW steps AS
+SELECT s.task_id, t.direction,
+  CASE
+    WHEN t.direction = 'out' AND s.name IN ('queued', 'sent') THEN 'submitting'
+    WHEN t.direction = 'out' AND s.name = 'accepted' THEN 'queued'
+    WHEN t.direction = 'in' AND s.name IN ('accepted', 'intent') THEN 'queued'
+    WHEN t.direction = 'in' AND s.name = 'waiting' THEN 'waiting_approval'
+    ELSE s.name
+  END AS state,
+  s.witness, coalesce(s.code, '') AS code, coalesce(s.reason, '') AS reason, s.ts, s.seq
+FROM step_row s JOIN task_row t USING (task_id) WHERE s.kind = 'state';
+COMMENT ON VIEW steps IS 'what a node wrote down of a task, one row per commit of a state';
+COMMENT ON COLUMN steps.task_id IS 'the task';
+COMMENT ON COLUMN steps.direction IS 'out = this node asked, in = this node was asked';
+COMMENT ON COLUMN steps.state IS 'as `cmesh tasks` shows it; two steps may have one state';
+COMMENT ON COLUMN steps.witness IS 'what it rests on';
+COMMENT ON COLUMN steps.code IS 'error code when cmesh itself explains the state';
+COMMENT ON COLUMN steps.reason IS 'the reason given with the state';
+COMMENT ON COLUMN steps.ts IS 'when this node committed it';
+COMMENT ON COLUMN steps.seq IS 'the row in audit';
+
+CREATE OR REPLACE VIEW threads AS
+SELECT thread, direction, any_value(peer) AS peer, count(*) AS turns,
+  arg_max(task_id, turn) AS last_task, arg_max(state, turn) AS state, min(created_at) AS created_at,
+  max(ended_at) AS ended_at, sum(cost_usd) AS cost_usd
+FROM tasks WHERE state NOT IN ('denied', 'expired') OR turn = 1 GROUP BY thread, direction;
+COMMENT ON VIEW threads IS 'one row per conversation: a task and its follow-up turns';
+COMMENT ON COLUMN threads.thread IS 'the first task';
+COMMENT ON COLUMN threads.direction IS 'out = this node asked, in = this node was asked';
+COMMENT ON COLUMN threads.peer IS 'the other node, by the name it had then';
+COMMENT ON COLUMN threads.turns IS 'how many turns were taken; refused and expired ones are left out';
+COMMENT ON COLUMN threads.last_task IS 'the newest turn';
+COMMENT ON COLUMN threads.state IS 'its state';
+COMMENT ON COLUMN threads.created_at IS 'when this node stored the first turn';
+COMMENT ON COLUMN threads.ended_at IS 'when the last turn that has ended did';
+COMMENT ON COLUMN threads.cost_usd IS 'US dollars of all turns, as far as the runner reports them';
 
 CREATE OR REPLACE VIEW events AS
 SELECT task_id, n, event_ts AS ts, event_kind AS kind, text, data, direction, ts AS stored_at, seq
@@ -162,7 +203,7 @@ CREATE OR REPLACE VIEW results AS
 SELECT task_id, direction, state, witness, exit_code, text, error, code, output_bytes,
   output_kept, output_sha256, truncated, TRY_CAST(cost_usd AS DECIMAL(18, 6)) AS cost_usd,
   tokens_in, tokens_out, runner_version, profile_enforced, credential, processes_left, started_at,
-  ended_at, ts AS stored_at, worker_signature, caller_signature, seq
+  ended_at, ts AS stored_at, coalesce(redacted, 0) AS redacted, basis, patch, worker_signature, caller_signature, seq
 FROM result_row;
 COMMENT ON VIEW results IS 'how tasks ended, and the evidence';
 COMMENT ON COLUMN results.task_id IS 'the task';
@@ -187,6 +228,9 @@ COMMENT ON COLUMN results.processes_left IS 'counted at the end';
 COMMENT ON COLUMN results.started_at IS 'when the runner started';
 COMMENT ON COLUMN results.ended_at IS 'when it ended';
 COMMENT ON COLUMN results.stored_at IS 'when this node stored the result';
+COMMENT ON COLUMN results.redacted IS 'secrets taken out of texts and kept output';
+COMMENT ON COLUMN results.basis IS 'JSON the worker signed with it: caller, profile, policy, prompt, audit head';
+COMMENT ON COLUMN results.patch IS 'JSON of what a task on a copy changed: sha256, files, base_commit, withheld; NULL = it had none';
 COMMENT ON COLUMN results.worker_signature IS 'Ed25519, base64url';
 COMMENT ON COLUMN results.caller_signature IS 'Ed25519, base64url; empty until known';
 COMMENT ON COLUMN results.seq IS 'the row in audit';
@@ -242,6 +286,36 @@ COMMENT ON COLUMN audit.task_id IS 'the task it is about';
 COMMENT ON COLUMN audit.data IS 'details of an audit word; NULL for the other kinds';
 COMMENT ON COLUMN audit.canon IS 'canonical JSON; digests stand for texts';
 COMMENT ON COLUMN audit.h IS 'SHA-256 over the previous row''s hash and canon, hex';
+
+CREATE OR REPLACE VIEW connections AS
+WITH ended AS (
+  SELECT data->>'$.connection' AS id, ts, data FROM audit_row WHERE kind = 'connection_ended'
+)
+SELECT a.ts, a.task_id, a.data->>'$.host' AS host, a.data->>'$.address' AS address,
+  TRY_CAST(a.data->>'$.port' AS BIGINT) AS port, a.data->>'$.verdict' AS verdict,
+  a.data->>'$.code' AS code, a.data->>'$.reason' AS reason, a.data->>'$.detail' AS detail,
+  TRY_CAST(e.data->>'$.bytes_out' AS BIGINT) AS bytes_out,
+  TRY_CAST(e.data->>'$.bytes_in' AS BIGINT) AS bytes_in,
+  TRY_CAST(e.data->>'$.seconds' AS DOUBLE) AS seconds, e.data->>'$.end' AS ended_by,
+  a.data->>'$.connection' AS connection, a.seq
+FROM audit_row a LEFT JOIN ended e ON e.id = a.data->>'$.connection'
+WHERE a.kind = 'connection';
+COMMENT ON VIEW connections IS 'one row per connection that a task with a sandbox asked for';
+COMMENT ON COLUMN connections.ts IS 'when it was decided; nothing of the task went out before';
+COMMENT ON COLUMN connections.task_id IS 'the task';
+COMMENT ON COLUMN connections.host IS 'the name it asked for; empty = none could be read';
+COMMENT ON COLUMN connections.address IS 'where that led; empty = it was refused before';
+COMMENT ON COLUMN connections.port IS '0 = none could be read';
+COMMENT ON COLUMN connections.verdict IS 'allowed or refused';
+COMMENT ON COLUMN connections.code IS 'host, model or mcp when allowed, else the kind of refusal';
+COMMENT ON COLUMN connections.reason IS 'what the task was told';
+COMMENT ON COLUMN connections.detail IS 'what the task was not told';
+COMMENT ON COLUMN connections.bytes_out IS 'of the task; NULL = refused, open, or the daemon died';
+COMMENT ON COLUMN connections.bytes_in IS 'to the task';
+COMMENT ON COLUMN connections.seconds IS 'from the first byte out to the end';
+COMMENT ON COLUMN connections.ended_by IS 'closed, broken, idle, task ended, daemon stopped';
+COMMENT ON COLUMN connections.connection IS 'joins its rows of audit';
+COMMENT ON COLUMN connections.seq IS 'the row in audit';
 
 CREATE OR REPLACE VIEW chain_bad AS
 SELECT seq FROM (

@@ -31,10 +31,18 @@ _SALT_BYTES = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """Records that become durable together or not at all."""
+    """Records that become durable together or not at all.
+
+    Either the commit thread takes it, or who waits for it takes it back; never both.
+    """
 
     records: tuple[Record, ...]
     future: asyncio.Future[int]
+    _taken: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self) -> bool:
+        """Make it this thread's; False when somebody has taken it before. Does not block."""
+        return self._taken.acquire(blocking=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +66,6 @@ class WriterOptions:
     Attributes:
         keep_prompts: False leaves every prompt out of the store, except for its digest.
         settle: called in the event loop with the outcomes of a group.
-        apply: called in the thread with rows that are durable.
     """
 
     journal: Journal
@@ -67,7 +74,6 @@ class WriterOptions:
     node: str
     keep_prompts: bool
     settle: Callable[[Sequence[Settled]], None]
-    apply: Callable[[Sequence[Entry]], None]
 
 
 class Writer:
@@ -112,7 +118,8 @@ class Writer:
         group: list[Request] = []
         item = self._queue.get()
         while item is not None:
-            group.append(item)
+            if item.take():  # else nobody waits for it any more
+                group.append(item)
             if len(group) == _GROUP_REQUESTS or self._queue.empty():
                 return group, False
             item = self._queue.get()
@@ -151,7 +158,6 @@ class Writer:
         if entries:
             self._options.journal.append(entries)
             self._head = head
-            self._options.apply(entries)
         return settled
 
     def _write_head(self) -> None:
@@ -169,6 +175,8 @@ class Writer:
         for record in records:
             seq += 1
             row = encode(record, salt=secrets.token_hex(_SALT_BYTES))
+            if row.table == "task_row" and not self._options.keep_prompts:
+                row = replace(row, left_out=frozenset({"prompt"}))
             canon = row.canon(node=self._options.node, seq=seq, ts=ts)
             previous = link(previous, canon)
             entry = Entry(
@@ -179,9 +187,7 @@ class Writer:
                 canon=canon,
                 hash=previous,
                 table=row.table,
-                values=dict(row.values),
+                values=row.kept(),
             )
-            if row.table == "task_row" and not self._options.keep_prompts:
-                entry = replace(entry, values={**entry.values, "prompt": None})
             entries.append(entry)
         return entries

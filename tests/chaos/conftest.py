@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from cmesh.daemon.operations import TaskView
+from cmesh.daemon.answers import TaskView
 from cmesh.model import TaskState
 from cmesh.node.testnet import Testnet
-from cmesh.runner import shim
+from cmesh.runner.shim_processes import task_processes
 from tests.system.daemon.conftest import OUTBOUND, anyio_backend, ground, inbound, testnet
 from tests.system.daemon.machine import Machine, eventually, worker_user
 
@@ -79,7 +79,7 @@ class Field:
         here = await self.laptop.ended(task_id)
         there = await eventually(acknowledged)
         assert (here.state, here.exit_code, here.code) == (there.state, there.exit_code, there.code)
-        assert shim.task_processes(task_id, 0) == set()
+        assert task_processes(task_id, 0) == set()
         return here
 
 

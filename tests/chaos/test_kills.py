@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from cmesh.model import TaskState
-from cmesh.runner import shim
+from cmesh.runner.shim_processes import task_processes
 from tests.chaos.conftest import Field
 from tests.system.daemon.machine import Machine, eventually
 
@@ -102,4 +102,4 @@ async def test_random_kills_lose_nothing_and_double_nothing(field: Field) -> Non
 
         await eventually(is_settled)
     assert sorted(name for name in field.starts() if name in views) == sorted(names)
-    assert all(shim.task_processes(view.task_id, 0) == set() for view in views.values())
+    assert all(task_processes(view.task_id, 0) == set() for view in views.values())

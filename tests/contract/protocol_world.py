@@ -10,8 +10,11 @@ import copy
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
+from cmesh.errors import RemoteProtocolError
 from cmesh.protocol import facts as f
-from cmesh.protocol.facts import CallerFacts, Looked, WorkerFacts
+from cmesh.protocol import happenings as h
+from cmesh.protocol.facts import CallerFacts, WorkerFacts
+from cmesh.protocol.happenings import Looked
 from cmesh.protocol.state import Act, Write, caller, worker
 
 Frame = tuple[str, ...] | tuple[str, int] | tuple[str, str, int]
@@ -38,6 +41,8 @@ class World:
     events: int = 2
     cancels: int = 1
     expiries: int = 1
+    strays: int = 0  # frames that come twice, or late from a connection that is gone
+    restores: int = 0
     verdicts: tuple[str, ...] = ("succeeded", "failed", "timed_out")
     # the two stores and what each daemon keeps in memory
     c: CallerFacts = field(default_factory=lambda: CallerFacts(state=None))
@@ -56,9 +61,12 @@ class World:
     # the link
     up: bool = False
     c2w: tuple[Frame, ...] = ()
+    old: tuple[Frame, ...] = ()
     w2c: tuple[Frame, ...] = ()
     # what the promises talk about
     starts: int = 0
+    backup: tuple[WorkerFacts, int] | None = None
+    restored: bool = False
 
     def key(self) -> tuple[object, ...]:
         return tuple(getattr(self, item.name) for item in fields(self))
@@ -117,7 +125,7 @@ class World:
             names.append("deliver_c")
         if self.c2w:
             new = self.c2w[0] == ("submit",) and self.w.state is None
-            decisions = ["allow"] if calm else ["allow", "waited", "ask", "deny"]
+            decisions = ["allow"] if calm else ["allow", "waited", "ask", "deny", "unfit", "ready"]
             names += [f"deliver_w:{d}" for d in decisions] if new else ["deliver_w:allow"]
         if self.w.state == f.WAITING:
             names += ["approve"] if calm else ["approve", "refuse"]
@@ -144,6 +152,14 @@ class World:
             names += [f"kill_shim:{i}" for i, s in enumerate(self.shims) if s.phase != "free"]
         if self.w.pruned_through < self.w.last_seq:
             names.append("prune")
+        if self.strays and self.up:
+            names += ["repeat"] if self.c2w else []
+            names += ["late_frame"] if self.old else []
+        # A backup with a started task is no case here: a restore must not take it as such.
+        if self.restores and not self.backup and self.w.state not in f.STARTED:
+            names.append("back_up")
+        if self.restores and self.backup:
+            names.append("restore")
         return names
 
     def _shim_actions(self) -> list[str]:
@@ -160,41 +176,46 @@ class World:
     # -- caller ----------------------------------------------------------------------------
 
     def do_delegate(self) -> None:
-        self._caller(f.Delegated())
+        self._caller(h.Delegated())
 
     def do_first_send(self) -> None:
-        self._caller(f.LinkUp())
+        self._caller(h.LinkUp())
 
     def do_user_cancels(self) -> None:
         self.cancels -= 1
-        self._caller(f.UserCancels())
+        self._caller(h.UserCancels())
 
     def do_c_expires(self) -> None:
         self.expiries -= 1
-        self._caller(f.Expired())
+        self._caller(h.Expired())
 
     def do_deliver_c(self) -> None:
         frame, self.w2c = self.w2c[0], self.w2c[1:]
         match frame:
             case ("accepted",):
-                self._caller(f.GotAccepted())
+                self._caller(h.GotAccepted())
             case ("denied",):
-                self._caller(f.GotDenied())
+                self._caller(h.GotDenied())
             case ("event", int(n)):
-                self._caller(f.GotEvent(n))
+                self._caller(h.GotEvent(n))
             case ("gap", int(n)):
-                self._caller(f.GotGap(n), through=n)
+                self._caller(h.GotGap(n), through=n)
             case ("still_wanted",):
-                self._caller(f.GotStillWanted())
+                self._caller(h.GotStillWanted())
             case ("welcome lists the task",):
-                self._caller(f.GotWelcome())
+                self._caller(h.GotWelcome())
             case ("result", str(state), int(n)):
-                self._caller(f.GotResult(state, n))
+                self._caller(h.GotResult(state, n))
             case _:
                 assert frame == ("end",)
 
-    def _caller(self, event: f.CallerEvent, through: int = 0) -> None:
-        step = caller(event, self.c)
+    def _caller(self, event: h.CallerEvent, through: int = 0) -> None:
+        try:
+            step = caller(event, self.c)
+        except RemoteProtocolError:
+            assert self.restored, "the peers of one history never break the protocol"
+            self._drop()
+            return
         for write in step.writes:
             self._caller_write(write, through)
         for send in step.sends:
@@ -214,7 +235,7 @@ class World:
             case "event", _:
                 self.c = replace(self.c, last_seq=self.c.last_seq + 1)
             case "result", _:
-                assert self.c.last_seq == self.w.last_seq, "ORDER: the end overtook events"
+                assert self.c.last_seq == self.w.last_seq or self.restored, "ORDER: an early end"
                 self.c = replace(self.c, evidence=True)
             case kind, name:
                 assert (kind, name) == ("task", "")
@@ -224,8 +245,8 @@ class World:
         if state in f.TERMINALS:
             assert state != "cancelled" or not self.processes, "ZERO at C"
             expected = None if self.c.state == f.QUEUED else state
-            assert self.w.state == expected, "SHOWN: C shows what W's store has not"
-        if state == f.ACCEPTED:
+            assert self.w.state == expected or self.restored, "SHOWN: not what W's store has"
+        if state == f.ACCEPTED and not self.restored:
             assert self.w.state is not None, "KEPT: accepted without a row"
 
     def _to_worker(self, send: str) -> None:
@@ -245,39 +266,43 @@ class World:
         frame, self.c2w = self.c2w[0], self.c2w[1:]
         match frame:
             case ("submit",):
-                effect = "allow" if decision == "waited" else decision
-                assert effect in ("allow", "ask", "deny")
-                self._worker(f.GotSubmit(effect, waited=decision == "waited"))
+                effect = decision if decision in ("ask", "deny") else "allow"
+                before = decision if decision in ("unfit", "ready") else "none"
+                self._worker(h.GotSubmit(effect, waited=decision == "waited", before=before))
+                assert before != "unfit" or self.w.state == "denied", "TURNS: taken too early"
                 self._ask_when_late()
             case ("cancel", "user"):
-                self._worker(f.GotCancel("user"))
+                self._worker(h.GotCancel("user"))
             case ("cancel", _):
-                self._worker(f.GotCancel("expired"))
+                self._worker(h.GotCancel("expired"))
             case ("wanted",):
-                self._worker(f.GotWanted())
+                self._worker(h.GotWanted())
             case ("subscribe", int(n)):
-                assert self.c.state != f.ACCEPTED or self.w.state is not None, "KEPT"
-                self._worker(f.GotSubscribe(n), after=n)
+                kept = self.c.state != f.ACCEPTED or self.w.state is not None
+                assert kept or self.restored, "KEPT"
+                self._worker(h.GotSubscribe(n), after=n)
             case _:
                 assert frame == ("result_ack",)
-                self._worker(f.GotResultAck())
+                if self.restored and self.c.state != self.w.state:
+                    return  # signed for another end, so refused before it comes here
+                self._worker(h.GotResultAck())
 
     def do_approve(self) -> None:
-        self._worker(f.Approved())
+        self._worker(h.Approved())
         self._ask_when_late()
 
     def do_refuse(self) -> None:
-        self._worker(f.Refused())
+        self._worker(h.Refused())
 
     def do_w_expires(self) -> None:
         self.expiries -= 1
-        self._worker(f.Expired())
+        self._worker(h.Expired())
 
     def do_slot(self) -> None:
-        self._worker(f.Slot())
+        self._worker(h.Slot())
 
     def do_flow(self) -> None:
-        self._worker(f.Flow())
+        self._worker(h.Flow())
 
     def do_prune(self) -> None:
         self.w = replace(self.w, pruned_through=self.w.last_seq)
@@ -306,10 +331,15 @@ class World:
 
     def _ask_when_late(self) -> None:
         if self.up:
-            self._worker(f.Connected())
+            self._worker(h.Connected())
 
-    def _worker(self, event: f.WorkerEvent, after: int = 0) -> None:
-        step = worker(event, self.w)
+    def _worker(self, event: h.WorkerEvent, after: int = 0) -> None:
+        try:
+            step = worker(event, self.w)
+        except RemoteProtocolError:
+            assert self.restored, "the peers of one history never break the protocol"
+            self._drop()
+            return
         for write in step.writes:
             self._worker_write(write)
         if step.row == "W19":
@@ -318,7 +348,7 @@ class World:
             self._to_caller(send)
         for act in step.acts:
             self._act(act, after)
-        if isinstance(event, f.Connected) and step.sends:
+        if isinstance(event, h.Connected) and step.sends:
             assert self.up
 
     def _worker_write(self, write: Write) -> None:
@@ -451,9 +481,9 @@ class World:
         self.up = True
         self.c = replace(self.c, connected=True)
         if self.w.state is not None:
-            self._worker(f.Connected())
+            self._worker(h.Connected())
         if self.c.state in (*f.OPEN, *f.TERMINALS):
-            self._caller(f.Connected())
+            self._caller(h.Connected())
 
     def do_lose(self) -> None:
         self.losses -= 1
@@ -469,13 +499,38 @@ class World:
         self.w = replace(self.w, wanted=False, ending=False)
         self.child, self.glance = -1, None
         if self.w.state is not None:
-            self._worker(f.Restarted())
+            self._worker(h.Restarted())
+
+    def do_repeat(self) -> None:
+        self.strays -= 1
+        self.c2w = (self.c2w[0], *self.c2w)
+
+    def do_late_frame(self) -> None:
+        self.strays -= 1
+        self.c2w, self.old = (*self.c2w, *self.old), ()
+
+    def do_back_up(self) -> None:
+        durable = replace(self.w, wanted=False, ending=False, asked=False, cursor=None, told=False)
+        self.backup = (durable, self.stored)
+
+    def do_restore(self) -> None:
+        """Start W's daemon on an older copy of its store; directories and processes stay."""
+        assert self.backup is not None
+        self.restores -= 1
+        self._drop()
+        (self.w, self.stored), self.old, self.restored = self.backup, (), True
+        self.child, self.glance = -1, None
+        if self.c.state not in (None, f.QUEUED):
+            self.c = replace(self.c, other_store=True)
+        if self.w.state is not None:
+            self._worker(h.Restarted())
 
     def do_kill_shim(self, index: str) -> None:
         self.kills -= 1
         self._bury(int(index))
 
     def _drop(self) -> None:
+        self.old = self.c2w[:1] if self.strays else ()
         self.up, self.c2w, self.w2c = False, (), ()
         self.c = replace(self.c, connected=False)
         self.w = replace(self.w, asked=False, cursor=None, told=False)

@@ -20,9 +20,10 @@ import pytest
 import typer.main
 
 from cmesh import __version__
+from cmesh.daemon.answers import SqlView
 from cmesh.errors import CmeshError, DiskFull
 from cmesh.interfaces import start
-from cmesh.interfaces.cli import session
+from cmesh.interfaces.cli import query, session
 from cmesh.interfaces.cli.app import app, main
 from cmesh.interfaces.cli.exits import TASK_EXITS
 from cmesh.model import TERMINAL, TaskState
@@ -109,7 +110,7 @@ class Cli:
 
 def commands() -> list[tuple[str, Any]]:
     def walk(command: Any, path: str) -> Iterator[tuple[str, Any]]:
-        if command.callback is not None:
+        if command.callback is not None and path:
             yield path, command
         for name, child in getattr(command, "commands", {}).items():
             yield from walk(child, f"{path} {name}".strip())
@@ -120,8 +121,8 @@ def commands() -> list[tuple[str, Any]]:
 def test_the_commands_of_this_release_are_all_there():
     names = {path.split()[0] for path, _command in commands()}
     wanted = (
-        "demo up down status login peers delegate wait tasks show result cancel approve deny sql "
-        "policy schema mcp version"
+        "demo up down status login peers delegate reply wait tasks show result cancel approve deny sql "
+        "audit policy schema mcp version"
     )
     assert names == set(wanted.split())
 
@@ -167,7 +168,8 @@ def test_a_finished_task_prints_its_result_on_stdout_and_the_rest_on_stderr(
     assert "\x1b" not in line
     process.order("finish", task_id=FIRST_TASK, state="succeeded", text=f"found: {EVIL}")
     status, out, err = cli.end()
-    assert (status, err.splitlines()) == (0, ["succeeded on worker"])
+    hint = f"hint: cmesh reply {FIRST_TASK} PROMPT"
+    assert (status, err.splitlines()) == (0, ["succeeded on worker", hint])
     assert out == "found: plain]0;title [31mred\n"
 
 
@@ -253,16 +255,35 @@ def test_a_daemon_that_went_away_is_started_and_asked_again(
     assert "the daemon restarted; asking again" in capsys.readouterr().err
 
 
-def test_equal_tasks_are_one_until_new_is_asked_for(
+def test_each_call_is_a_task_of_its_own_unless_it_has_the_key_of_another(
     daemon: DaemonThread, capsys: pytest.CaptureFixture[str]
 ):
-    for extra in ([], [], ["--new"]):
+    keys: list[str] = []
+    for extra in ([], [], ["--key", "k1"], ["--key", "k1"]):
         main([*TASK, "--no-wait", *extra])
-    seen = capsys.readouterr()
-    ids = seen.out.split()
-    assert ids[0] == ids[1] != ids[2]
-    assert f"this is {FIRST_TASK}" in seen.err
+        keys.append(daemon.order("calls")["last"]["arguments"]["idempotency_key"])
+    assert len(set(keys)) == 3
+    ids = capsys.readouterr().out.split()
+    assert len(set(ids)) == 3
+    assert ids[2] == ids[3]
     assert daemon.order("calls")["last"]["context"]["session"] == "cli"
+    assert main([*TASK, "--new"]) == 2
+
+
+def test_a_reply_goes_to_a_finished_task_and_prints_the_new_id(
+    daemon: DaemonThread, capsys: pytest.CaptureFixture[str]
+):
+    main([*TASK, "--no-wait"])
+    assert main(["reply", FIRST_TASK, "and then?", "--no-wait"]) == 43
+    daemon.order("finish", task_id=FIRST_TASK, state="succeeded", text="done")
+    capsys.readouterr()
+    assert main(["reply", FIRST_TASK, "and then?", "--no-wait", "--timeout", "5m"]) == 0
+    task_id = capsys.readouterr().out.strip()
+    arguments = daemon.order("calls")["last"]["arguments"]
+    assert (arguments["prompt"], arguments["timeout_s"]) == ("and then?", 300)
+    assert arguments["idempotency_key"].startswith("cli-")
+    main(["show", task_id])
+    assert f"2 of thread {FIRST_TASK}" in capsys.readouterr().out
 
 
 def test_options_of_delegate_arrive_as_the_operation_wants_them(daemon: DaemonThread):
@@ -397,6 +418,21 @@ def test_a_task_that_still_runs_has_no_result(capsys: pytest.CaptureFixture[str]
     assert "error: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("state", "status"), [("denied", 30), ("expired", 49)])
+def test_a_task_that_never_ran_has_no_result_and_its_states_exit_status(
+    daemon: DaemonThread, capsys: pytest.CaptureFixture[str], state: str, status: int
+):
+    main([*TASK, "--no-wait"])
+    daemon.order("finish", task_id=FIRST_TASK, state=state, text="policy denies it (path)")
+    capsys.readouterr()
+    assert main(["result", FIRST_TASK]) == status
+    seen = capsys.readouterr()
+    assert seen.out == ""
+    assert f"task {FIRST_TASK} {state}" in seen.err
+    assert main(["result", FIRST_TASK, "--json"]) == status
+    assert json.loads(capsys.readouterr().out)["state"] == state
+
+
 def test_what_is_shown_of_a_task_names_witness_rule_and_age(
     daemon: DaemonThread, capsys: pytest.CaptureFixture[str]
 ):
@@ -405,7 +441,11 @@ def test_what_is_shown_of_a_task_names_witness_rule_and_age(
     capsys.readouterr()
     assert main(["show", FIRST_TASK]) == 0
     page = capsys.readouterr().out
-    for words in ("the worker committed the row", "ask the build box", "0s ago, link connected"):
+    for words in (
+        "the worker committed the row",
+        "ask the build box",
+        "last heard from worker 0 s ago, link connected",
+    ):
         assert words in page
     assert "\x1b" not in page
     assert "\u202e" not in page
@@ -435,6 +475,22 @@ def test_rows_come_as_lines_json_or_csv(capsys: pytest.CaptureFixture[str]):
     main(["sql", "SELECT 1", "--format", "csv"])
     parsed = list(csv.reader(io.StringIO(capsys.readouterr().out)))
     assert parsed == [["task_id", "state"], [FIRST_TASK, "queued"]]
+
+
+def test_no_text_in_a_csv_is_a_formula(capsys: pytest.CaptureFixture[str]):
+    view = SqlView(
+        columns=["=cmd|' /C calc'!A0", "n\x1b[2J"],
+        types=["VARCHAR", "BIGINT"],
+        rows=[["@SUM(1)", -5], ["+1\x07", 7], ["plain", None]],
+    )
+    query._print_rows(view, "csv")  # pyright: ignore[reportPrivateUsage]
+    parsed = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+    assert parsed == [
+        ["'=cmd|' /C calc'!A0", "n[2J"],
+        ["'@SUM(1)", "-5"],
+        ["'+1", "7"],
+        ["plain", ""],
+    ]
 
 
 @pytest.mark.usefixtures("daemon")
@@ -581,3 +637,118 @@ def test_peers_and_tasks_complete_from_a_running_daemon_only(
     assert complete("cmesh delegate wor") == "worker"
     process.kill()
     assert complete("cmesh delegate wor") == ""
+
+
+def test_the_version_has_an_option_too(capsys: pytest.CaptureFixture[str]):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"cmesh {__version__}\n"
+
+
+def test_a_result_in_a_pipe_is_printed_once(process: DaemonProcess):
+    cli = Cli(*TASK)
+    cli.until("queued on worker")
+    process.order("start", task_id=FIRST_TASK)
+    process.order("emit", task_id=FIRST_TASK, kind="running", text="")
+    process.order("emit", task_id=FIRST_TASK, kind="output", text="the answer")
+    process.order("emit", task_id=FIRST_TASK, kind="text", text="first thoughts")
+    process.order("emit", task_id=FIRST_TASK, kind="text", text="the answer")
+    process.order("finish", task_id=FIRST_TASK, state="succeeded", text="the answer")
+    status, out, err = cli.end()
+    assert (status, out) == (0, "the answer\n")
+    assert "the answer" not in err
+    assert "text: first thoughts" in err
+    assert "running: " not in err
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_refusal_is_said_once(capsys: pytest.CaptureFixture[str]):
+    assert main(["delegate", "worker", "look", "-C", "/etc"]) == 30
+    assert capsys.readouterr().err.count("no rule allows path") == 1
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_cancelling_what_has_ended_is_an_error_that_says_how_it_ended(
+    daemon: DaemonThread, as_json: list[str], capsys: pytest.CaptureFixture[str]
+):
+    assert main([*TASK, "--no-wait"]) == 0
+    daemon.order("finish", task_id=FIRST_TASK, state="succeeded", text="done")
+    capsys.readouterr()
+    assert main(["cancel", FIRST_TASK, *as_json]) == 43
+    seen = capsys.readouterr()
+    assert "already ended as succeeded" in (seen.out if as_json else seen.err)
+
+
+def test_a_cancel_of_what_nobody_knows_says_that_it_ends_nothing(
+    daemon: DaemonThread, capsys: pytest.CaptureFixture[str]
+):
+    assert main([*TASK, "--no-wait"]) == 0
+    daemon.order("finish", task_id=FIRST_TASK, state="unknown", text="")
+    capsys.readouterr()
+    assert main(["cancel", FIRST_TASK]) == 0
+    seen = capsys.readouterr()
+    assert seen.out.strip() == f"{FIRST_TASK} unknown"
+    assert "nobody can end it" in seen.err
+
+
+@pytest.mark.usefixtures("daemon")
+def test_one_peer_is_shown_with_what_may_be_asked_there(capsys: pytest.CaptureFixture[str]):
+    assert main(["peers", "show", "worker"]) == 0
+    shown = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+    assert (shown["operations"], shown["paths"]) == ("task", "/srv")
+    assert main(["peers", "show", "wroker"]) == 24
+    assert "did you mean `worker`?" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_peers_name_alone_shows_that_peer(capsys: pytest.CaptureFixture[str]):
+    main(["peers", "show", "worker"])
+    page = capsys.readouterr().out
+    assert main(["peers", "worker"]) == 0
+    assert capsys.readouterr().out == page
+    assert main(["peers", "wroker"]) == 24
+    assert "did you mean `worker`?" in capsys.readouterr().err
+    assert main(["peers", "worker", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "worker"
+    assert main(["peers", "trsut", "worker"]) == 2
+
+
+@pytest.mark.usefixtures("daemon")
+def test_what_a_peer_has_not_said_yet_is_not_shown_as_nothing(capsys: pytest.CaptureFixture[str]):
+    assert main(["peers"]) == 0
+    [columns, *rows] = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    may_ask = {row[0]: row[columns.index("MAY ASK")] for row in rows}
+    assert may_ask == {"worker": "query, full", "gone": "not heard of yet"}
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_trusted_key_can_be_taken_back(capsys: pytest.CaptureFixture[str]):
+    assert main(["peers", "untrust", "worker"]) == 0
+    assert capsys.readouterr().out == "worker untrusted cd34\n"
+
+
+def test_policy_show_says_in_which_line_each_rule_begins(
+    environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+):
+    directory = Path(environment["CMESH_CONFIG_DIR"])
+    directory.mkdir(mode=0o700)
+    file = directory / "config.toml"
+    file.write_text(CONFIG, "utf-8")
+    file.chmod(0o600)
+    assert main(["policy", "show"]) == 0
+    shown = capsys.readouterr().out
+    assert str(file) in shown
+    assert "inbound allow: looks  (config.toml line 2)" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "page"),
+    [
+        (["sql", "--limit", "0", "x"], "cmesh sql"),
+        (["peers", "trust", "", "--fingerprint", "x"], "cmesh peers trust"),
+    ],
+)
+def test_a_bad_argument_points_to_its_own_command_s_page(
+    words: list[str], page: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(words) == 2
+    assert f"hint: see `{page} --help`" in capsys.readouterr().err

@@ -18,21 +18,53 @@ full = []
 """
 
 
-def test_the_built_in_runners_are_claude_and_command() -> None:
-    assert sorted(load_manifests()) == ["claude", "command"]
+def test_the_built_in_runners_are_two_agents_and_command() -> None:
+    assert sorted(load_manifests()) == ["claude", "codex", "command"]
 
 
-@pytest.mark.parametrize("name", ["claude", "command"])
-def test_only_the_profile_without_a_sandbox_runs_yet(name: str) -> None:
-    assert set(load_manifests()[name].profiles) == {Profile.FULL}
+def test_every_profile_runs_with_every_built_in_runner() -> None:
+    for manifest in load_manifests().values():
+        assert set(manifest.profiles) == set(Profile)
 
 
 def test_claude_never_reads_settings_of_the_working_directory() -> None:
     manifest = load_manifests()["claude"]
-    full = manifest.profiles[Profile.FULL]
-    assert full[full.index("--setting-sources") + 1] == "user"
+    for arguments in manifest.profiles.values():
+        assert arguments[arguments.index("--setting-sources") + 1] == "user"
     assert "--strict-mcp-config" in manifest.argv
     assert manifest.env["CLAUDE_CONFIG_DIR"].startswith("{home}/")
+
+
+def test_codex_is_told_by_arguments_alone_and_keeps_nothing() -> None:
+    manifest = load_manifests()["codex"]
+    assert {"--ignore-user-config", "--ignore-rules", "--ephemeral"} <= set(manifest.argv)
+    assert manifest.env["CODEX_HOME"] == "{home}"
+
+
+@pytest.mark.parametrize(
+    ("said", "holds"),
+    [
+        ("2.1.330 (Claude Code)", True),
+        ("codex-cli 2.1.331", True),
+        ("2.1.1000", True),
+        ("2.1.329", False),
+        ("2.1", False),
+        ("2.2", False),
+        ("2.2.0", False),
+        ("10.1.330", False),
+        ("v", False),
+        ("", False),
+    ],
+)
+def test_a_version_is_held_by_its_numbers(said: str, holds: bool) -> None:
+    versions = load_manifests()["claude"].versions
+    assert versions is not None
+    assert versions.hold(said) is holds
+
+
+def test_each_agent_names_the_versions_that_were_tried() -> None:
+    with_versions = {name for name, one in load_manifests().items() if one.versions is not None}
+    assert with_versions == {name for name, one in load_manifests().items() if one.program}
 
 
 def test_a_good_manifest_is_read() -> None:
@@ -48,6 +80,7 @@ def test_a_good_manifest_is_read() -> None:
         ("schema_version = 1", "schema_version = 2", "schema_version"),
         ('name = "x"', 'name = "x"\nshell = true', "shell"),
         ("reports_cost = false", "", "reports_cost"),
+        ("[profiles]", '[versions]\nfirst = "new"\nbelow = "2"\n[profiles]', "versions.first"),
         ("[profiles]", '[env]\nA = "{b}"\n[profiles]', "env.A"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from mcp import Client
 from mcp.server.subscriptions import ResourceUpdated
 
-from cmesh.daemon.operations import Context, DelegateArguments
+from cmesh.daemon.arguments import Context, DelegateArguments
 from cmesh.interfaces.mcp.server import McpSession
 from tests.fakes.operations import FIRST_TASK, FakeOperations
 

@@ -10,17 +10,16 @@ import mcp_types as types
 import pytest
 from mcp import Client, MCPError
 
-from cmesh.daemon.operations import (
+from cmesh.daemon.answers import Problem, SqlView
+from cmesh.daemon.arguments import (
     Context,
     DelegateArguments,
-    Problem,
     SqlArguments,
-    SqlView,
     TaskArguments,
     TasksArguments,
 )
 from cmesh.errors import CmeshError, PolicyDenied, QueryRefused
-from cmesh.interfaces.mcp import server as server_module
+from cmesh.interfaces.mcp import calls as calls_module
 from cmesh.interfaces.mcp.guide import INSTRUCTIONS
 from cmesh.interfaces.mcp.server import McpSession
 from cmesh.interfaces.mcp.tools import TOOLS, listed
@@ -34,6 +33,7 @@ TASK: dict[str, object] = {"peer": "worker", "prompt": "why?", "directory": "/sr
 ARGUMENTS: dict[str, dict[str, object]] = {
     "list_peers": {},
     "delegate": TASK,
+    "reply_task": {"task_id": FIRST_TASK, "prompt": "and then?", "wait_s": 0},
     "get_task": {"task_id": FIRST_TASK, "wait_s": 0},
     "get_result": {"task_id": FIRST_TASK},
     "list_tasks": {},
@@ -151,7 +151,7 @@ async def test_an_unknown_argument_is_refused_by_name(
     async with connected(operations, mode) as client:
         result = await client.call_tool(name, ARGUMENTS[name] | {"secret": "hunter2"})
     assert result.is_error
-    assert text_of(result).startswith("bad_arguments: secret: ")
+    assert text_of(result).startswith("bad_arguments: `secret`: ")
     assert "\nNext: " in text_of(result)
     assert "hunter2" not in text_of(result)
 
@@ -186,6 +186,38 @@ async def test_an_unknown_tool_is_an_error_the_model_reads(
         result = await client.call_tool("reboot", {})
     assert result.is_error
     assert "list_peers" in text_of(result)
+
+
+async def test_a_finished_task_says_how_to_go_on_and_a_reply_is_the_next_turn(
+    operations: FakeOperations, mode: str
+) -> None:
+    async with connected(operations, mode) as client:
+        await a_finished_task(operations)
+        literal = f'reply_task(task_id="{FIRST_TASK}", prompt="…")'
+        known = fields_of(await client.call_tool("get_task", ARGUMENTS["get_task"]))
+        assert (known["follow_up"], known["reply"]) == ("possible", literal)
+        assert literal in text_of(await client.call_tool("get_result", ARGUMENTS["get_result"]))
+        turn = fields_of(await client.call_tool("reply_task", ARGUMENTS["reply_task"]))
+        assert (turn["follows"], turn["turn"], turn["state"]) == (FIRST_TASK, 2, "queued")
+        assert turn["next"].startswith(f'get_task(task_id="{turn["task_id"]}"')
+        before = fields_of(await client.call_tool("get_task", ARGUMENTS["get_task"]))
+        assert before["followed_by"] == turn["task_id"]
+        assert "reply" not in before
+
+
+async def test_a_reply_that_cannot_be_taken_names_the_call_that_can(
+    operations: FakeOperations, mode: str
+) -> None:
+    async with connected(operations, mode) as client:
+        await a_finished_task(operations)
+        turn = fields_of(await client.call_tool("reply_task", ARGUMENTS["reply_task"]))
+        other = await client.call_tool("reply_task", ARGUMENTS["reply_task"] | {"prompt": "or?"})
+        assert text_of(other).startswith("task_conflict: ")
+        assert f'\nNext: get_task(task_id="{turn["task_id"]}")' in text_of(other)
+        again = ARGUMENTS["reply_task"] | {"task_id": turn["task_id"]}
+        early = await client.call_tool("reply_task", again)
+        assert text_of(early).startswith("task_unfinished: ")
+        assert f'\nNext: get_task(task_id="{turn["task_id"]}", wait_s=20)' in text_of(early)
 
 
 async def test_a_task_is_followed_from_call_to_result_by_next_alone(
@@ -349,13 +381,13 @@ async def test_a_wait_never_outlasts_the_limit_of_a_call(operations: FakeOperati
         await client.call_tool("get_task", {"task_id": task_id, "wait_s": 45})
     arguments = operations.calls[-1][2]
     assert isinstance(arguments, TaskArguments)
-    assert arguments.wait_s < server_module.CALL_LIMIT_S - 1
+    assert arguments.wait_s < calls_module.CALL_LIMIT_S - 1
 
 
 async def test_a_call_that_hangs_is_answered(
     operations: FakeOperations, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "CALL_LIMIT_S", 0.05)
+    monkeypatch.setattr(calls_module, "CALL_LIMIT_S", 0.05)
     async with connected(operations, mode) as client:
         await client.call_tool("delegate", TASK)
         result = await client.call_tool("get_task", {"task_id": FIRST_TASK, "wait_s": 40})
@@ -366,7 +398,7 @@ async def test_a_call_that_hangs_is_answered(
 async def test_waiting_reports_progress(
     operations: FakeOperations, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "PROGRESS_S", 0.01)
+    monkeypatch.setattr(calls_module, "PROGRESS_S", 0.01)
     seen: list[float] = []
 
     async def on_progress(progress: float, total: float | None, message: str | None) -> None:

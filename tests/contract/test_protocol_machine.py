@@ -1,6 +1,9 @@
 """The promises of the checked model, on the real tables: ONCE to RECEIPT, and SETTLES."""
 
 from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 
 import pytest
 from hypothesis import note, settings
@@ -8,7 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from typing_extensions import override
 
+from cmesh.errors import LinkError
+from cmesh.protocol import facts as f
+from cmesh.protocol import happenings as h
 from cmesh.protocol.facts import ACCEPTED, QUEUED, TERMINALS
+from cmesh.protocol.state import Send, caller, worker
 from tests.contract.protocol_world import World
 
 FEWEST_STATES = 20_000
@@ -16,6 +23,8 @@ SETTLE_EVERY = 50  # letting a state settle costs as much as many steps; so ever
 
 
 def check_agreement(world: World) -> None:
+    if world.restored:
+        return
     c, w = world.c.state, world.w.state
     assert c != ACCEPTED or w is not None, "KEPT"
     assert w is None or c not in {None, QUEUED}, "W knows what C never sent"
@@ -23,12 +32,41 @@ def check_agreement(world: World) -> None:
         assert c == w, "FINAL: two ends"
 
 
+@cache
+def check_bad_input(c: f.CallerFacts, w: f.WorkerFacts) -> None:
+    """Nothing that a peer says wrongly changes a task, starts it or ends it."""
+    assert _refused(lambda: caller(h.GotEvent(c.last_seq + 2), c))
+    assert _refused(lambda: caller(h.GotResult("succeeded", c.last_seq + 1), c)) or c.evidence
+    assert _refused(lambda: caller(h.GotResult("running", c.last_seq), c))
+    for state in TERMINALS:
+        if c.state in TERMINALS and state != c.state:
+            assert _refused(lambda end=state: caller(h.GotResult(end, c.last_seq), c))
+    if w.state is None:
+        assert _refused(lambda: worker(h.GotResultAck(), w))
+        return
+    assert _refused(lambda: worker(h.GotSubscribe(w.last_seq + 1), w))
+    step = worker(h.GotSubmit("allow"), replace(w, same_hash=False))
+    assert (step.writes, step.sends, step.acts) == ((), (Send.CONFLICT,), ())
+    for reason in ("user", "expired"):
+        step = worker(h.GotCancel(reason), w)
+        if w.state in TERMINALS:
+            assert (step.next, step.writes, step.sends, step.acts) == (w.state, (), (), ())
+
+
+def _refused(ask: Callable[[], object]) -> bool:
+    try:
+        ask()
+    except LinkError:
+        return True
+    return False
+
+
 class Delegation(RuleBasedStateMachine):
-    """Any order of sends, deliveries, looks, losses, kills, cancels and expiries."""
+    """Any order of sends, deliveries, looks, losses, kills, cancels, expiries and repeats."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World()
+        self.world = World(strays=2)
 
     @rule(choice=st.integers(0, 2**16), again=st.booleans())
     def work_goes_on(self, choice: int, again: bool) -> None:
@@ -50,6 +88,10 @@ class Delegation(RuleBasedStateMachine):
     def the_two_stores_agree(self) -> None:
         check_agreement(self.world)
 
+    @invariant()
+    def nothing_wrong_is_taken(self) -> None:
+        check_bad_input(self.world.c, self.world.w)
+
     @override
     def teardown(self) -> None:
         self.world.settle()
@@ -65,6 +107,43 @@ class TestDelegation(Delegation.TestCase):
     pytestmark = pytest.mark.timeout(180)
 
 
+class Restoration(Delegation):
+    """The same, and W's store goes back to a backup once: ONCE, ZERO, LATE and FINAL still hold.
+
+    The task may stay `unknown` at the caller; nobody starts it again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(strays=1, restores=1)
+
+    @override
+    def teardown(self) -> None:
+        if not self.world.restored:
+            super().teardown()
+
+
+Restoration.TestCase.settings = settings(Delegation.TestCase.settings, max_examples=100)
+
+
+class TestRestoration(Restoration.TestCase):
+    pytestmark = pytest.mark.timeout(180)
+
+
+def test_a_restored_store_that_asks_gets_no_yes() -> None:
+    """The shortest history in which a yes would start the task a second time."""
+    world = World(restores=1, kills=1)
+    for name in (
+        "delegate", "link_up", "first_send", "deliver_w:allow", "deliver_w:allow", "back_up",
+        "slot", "glance", "look", "shim:0", "shim:0", "shim:0", "end:0succeeded", "shim:0",
+        "restore", "link_up",
+    ):  # fmt: skip
+        world.apply(name)
+    assert world.w2c == (("still_wanted",),)
+    world.apply("deliver_c")
+    assert world.c2w == ()
+
+
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     "first",
@@ -72,6 +151,9 @@ class TestDelegation(Delegation.TestCase):
         pytest.param(World(kills=1, losses=0, events=0, cancels=0, expiries=0), id="a kill"),
         pytest.param(World(kills=0, losses=1, events=1, cancels=0, expiries=0), id="a loss"),
         pytest.param(World(kills=0, losses=0, events=1, cancels=1, expiries=0), id="a cancel"),
+        pytest.param(
+            World(kills=0, losses=1, events=0, cancels=0, expiries=0, strays=1), id="a stray frame"
+        ),
     ],
 )
 def test_every_reachable_state_keeps_every_promise(first: World) -> None:

@@ -5,6 +5,7 @@ A vector is never changed to fit the code: a changed byte is a changed protocol.
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +18,9 @@ from cmesh.errors import LinkError, RemoteProtocolError
 from cmesh.keys import SigningKey, verify
 from cmesh.model import NodeId, TaskId
 from cmesh.protocol.codec import decode, decode_chunk, encode, encode_chunk
-from cmesh.protocol.messages import May, Message, ResultMessage, Submit
+from cmesh.protocol.convert import spec_from
+from cmesh.protocol.link_messages import May
+from cmesh.protocol.messages import Message, ResultMessage, Submit
 from cmesh.protocol.receipts import head_bytes, result_bytes
 from cmesh.protocol.session import Session
 from scripts.gen_schemas import SCHEMAS
@@ -74,6 +77,16 @@ def test_a_wrong_frame_is_refused_as_recorded(vector: dict[str, str]) -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         decode(vector["frame"])
     assert caught.value.message == vector["error"]
+
+
+@pytest.mark.parametrize("frame_type", ["welcome", "grants"])
+def test_a_list_of_more_ended_tasks_than_a_worker_keeps_is_refused(frame_type: str) -> None:
+    frame = json.loads(next(v["frame"] for v in MESSAGES if v["type"] == frame_type))
+    frame["unacknowledged"] = [f"0193a5c0-0000-7000-8000-{n:012d}" for n in range(1_024)]
+    assert len(getattr(decode(json.dumps(frame)), "unacknowledged", ())) == 1_024
+    frame["unacknowledged"].append("0193a5c0-0000-7000-8000-000000001024")
+    with pytest.raises(RemoteProtocolError, match="`unacknowledged`"):
+        decode(json.dumps(frame))
 
 
 @pytest.mark.parametrize("vector", load("chunks"), ids=lambda vector: str(vector["offset"]))
@@ -135,6 +148,20 @@ def test_a_recorded_submit_still_has_the_hash_it_was_recorded_with() -> None:
     submit = decode(next(v["frame"] for v in MESSAGES if v["type"] == "submit"))
     assert isinstance(submit, Submit)
     assert submit.payload_hash == load("receipts")["payload_hash"]
+
+
+def test_a_recorded_follow_up_differs_only_by_what_it_follows() -> None:
+    submits = [decode(v["frame"]) for v in MESSAGES if v["type"] == "submit"]
+    [follow_up] = [m for m in submits if isinstance(m, Submit) and m.spec.follows is not None]
+    spec = spec_from(follow_up)
+    assert spec.follows == TASK
+    assert spec.payload_hash() == follow_up.payload_hash
+    assert replace(spec, follows=None).payload_hash() != follow_up.payload_hash
+    older = follow_up.model_copy(
+        update={"spec": follow_up.spec.model_copy(update={"follows": None})}
+    )
+    with pytest.raises(RemoteProtocolError, match="payload hash is wrong"):
+        spec_from(older)
 
 
 @given(data=st.data())

@@ -18,6 +18,7 @@ from typing_extensions import override
 from cmesh.clock import Clock
 from cmesh.daemon.actor import News
 from cmesh.daemon.caller import Caller
+from cmesh.daemon.networks import Networks
 from cmesh.daemon.parts import Parts
 from cmesh.daemon.rules import Rules
 from cmesh.daemon.worker import Worker
@@ -29,16 +30,22 @@ from cmesh.model import Direction, Identity, Limits, NodeId, Profile, TaskId, Ta
 from cmesh.policy.rules import FULL_CONSENT
 from cmesh.protocol.codec import Chunk
 from cmesh.protocol.handshake import Local, Side
-from cmesh.protocol.messages import Grants, May, Message
-from cmesh.protocol.session import Introduced, Session
+from cmesh.protocol.link_messages import Grants, May
+from cmesh.protocol.messages import Message
+from cmesh.protocol.session import Session
+from cmesh.protocol.session_events import Introduced
+from cmesh.redact import Redactor
+from cmesh.runner.confine import Sandboxes
 from cmesh.runner.registry import Runners
+from cmesh.runner.sessions import Sessions
 from cmesh.runner.supervise import Supervisor
+from cmesh.sandbox.tier import Enforcement
 from cmesh.store.records import DecisionRecord, TaskRecord, TaskSnapshot
 from cmesh.store.store import Store
 from tests.fakes.shims import FakeShims
 from tests.fakes.wire import MemoryWire, wire_pair
 
-__all__ = ["Half", "StillClock", "allowed", "connect"]
+__all__ = ["SETTLE_LIMIT_S", "Half", "StillClock", "allowed", "connect"]
 
 FLOOR_BYTES = 1024 * 1024
 SETTLE_LIMIT_S = 20.0
@@ -66,6 +73,7 @@ class Half:
     Attributes:
         known: whois: who a node id is now; a missing one is unknown.
         whois_error: what whois answers instead.
+        enforcement: what its sandbox has; found out once in a life.
         mute: answers of the worker are lost.
     """
 
@@ -83,8 +91,11 @@ class Half:
         self.whois_error: CmeshError | None = None
         self.link: Link | None = None
         self.wire: MemoryWire | None = None
+        self.enforcement = Enforcement()
         self.mute = False
         self.wanted: list[NodeId] = []
+        self.wakes: list[tuple[TaskId, str]] = []
+        self.ended: list[TaskId] = []
         self.carrying: set[asyncio.Task[None]] = set()
         self.clock = clock
         self.config = self.base / "config.toml"
@@ -99,7 +110,7 @@ argv = ["/bin/true"]
 [[inbound.allow]]
 name = "friends"
 peers = ["user:me@example.com"]
-operations = ["task"]
+operations = ["task", "follow_up"]
 profiles = ["full"]
 runners = ["command:x"]
 paths = ["{self.place}"]
@@ -124,6 +135,9 @@ consent = "{FULL_CONSENT}"
         parts = Parts(
             store=self.store,
             supervisor=cast("Supervisor", self.shims),
+            sandboxes=Sandboxes((self.base / "store",), lambda: self.enforcement),
+            networks=Networks(self.store, self.base / "tasks", self.clock),
+            sessions=Sessions(self.base / "sessions"),
             runners=lambda: runners,
             rules=self.rules,
             clock=self.clock,
@@ -135,6 +149,9 @@ consent = "{FULL_CONSENT}"
             identify=self.identify,
             self_id=lambda: self.node_id,
             news=self.news,
+            redactor=Redactor,
+            ended=self.ended.append,
+            wake=lambda record, state: self.wakes.append((record.task_id, state)),
         )
         self.parts = parts
         self.worker = Worker(parts)
@@ -152,6 +169,7 @@ consent = "{FULL_CONSENT}"
             await asyncio.wait(self.carrying)
         await self.caller.close()
         await self.worker.close()
+        await self.parts.networks.close()
         await self.store.close()
 
     async def restart(self) -> None:
@@ -209,7 +227,7 @@ consent = "{FULL_CONSENT}"
             self.caller.disconnected(link)
 
     def record(self, worker: "Half", **change: Any) -> TaskRecord:
-        """Return a new task for `worker`."""
+        """Return a new task for `worker`; a change of a field of the spec."""
         fields: dict[str, Any] = {
             "runner": "command:x",
             "profile": Profile.FULL,
@@ -257,13 +275,13 @@ consent = "{FULL_CONSENT}"
 
     async def settled(self, task_id: TaskId) -> None:
         """Wait until all that happened to a task so far has been handled."""
-        for tasks in (self.worker._tasks, self.caller._tasks):
+        for tasks in (self.worker._inbounds.tasks, self.caller._tasks):
             if task_id in tasks:
                 await tasks[task_id]._actor.settle()
 
     async def quiet(self) -> None:
         """Wait until every message that came so far has been taken care of."""
-        await self.worker._turns.close()
+        await self.worker._requests._turns.close()
         await self.caller._turns.close()
 
     async def acknowledged(self, task_id: TaskId) -> TaskSnapshot:

@@ -22,14 +22,14 @@ from cmesh.model import Identity, NodeId, TaskId
 from cmesh.node.listener import Connection
 from cmesh.node.node import Node
 from cmesh.protocol.codec import Chunk, decode, decode_chunk, encode
-from cmesh.protocol.handshake import Side
+from cmesh.protocol.handshake import Local, Side
+from cmesh.protocol.link_messages import May, Receipt
 from cmesh.protocol.messages import (
     MINOR,
     MINOR_MINIMUM,
     Accepted,
     Artifact,
     End,
-    May,
     Message,
     Outcome,
     ResultAck,
@@ -38,7 +38,8 @@ from cmesh.protocol.messages import (
     Subscribe,
 )
 from cmesh.protocol.receipts import result_bytes
-from cmesh.protocol.session import Introduced, Local, Opened, Session
+from cmesh.protocol.session import Session
+from cmesh.protocol.session_events import Introduced, Opened
 
 __all__ = ["Channel", "LinkPeer", "Script", "other_service", "result", "serve_worker"]
 
@@ -68,10 +69,17 @@ class Channel:
         await self.wire.send(frame)
 
     async def receive(self) -> Message | Chunk:
-        """Return the next message; raises `LinkError` at the link's end."""
-        frame = await self.wire.receive(FRAME_LIMIT_S)
-        self.frames.append(frame)
-        return decode_chunk(frame) if isinstance(frame, bytes) else decode(frame)
+        """Return the next message but audit heads, which may come at any time.
+
+        Raises:
+            LinkError: the link has ended.
+        """
+        while True:
+            frame = await self.wire.receive(FRAME_LIMIT_S)
+            self.frames.append(frame)
+            message = decode_chunk(frame) if isinstance(frame, bytes) else decode(frame)
+            if not isinstance(message, Receipt):
+                return message
 
     async def ended(self) -> str:
         """Hear what comes until the link ends; return why it did."""

@@ -14,7 +14,7 @@ import uvicorn
 from mcp.server.context import HandlerResult, ServerRequestContext
 from mcp.server.transport_security import TransportSecuritySettings
 
-from cmesh.daemon.operations import Context
+from cmesh.daemon.arguments import Context
 from cmesh.interfaces.mcp.server import McpSession
 from tests.fakes.operations import FakeOperations
 

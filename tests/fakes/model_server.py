@@ -1,7 +1,7 @@
 """A scripted model server on loopback: the real agent CLI talks to it instead of a model.
 
-Speaks the Anthropic messages API (plain and streaming) and count_tokens. A script is a list of
-turns; the prompt picks it with `<<fake-json:[...]>>` or `<<fake:NAME>>`. Which turn is next
+Speaks the Anthropic messages API (plain and streaming) with count_tokens, and the OpenAI
+responses API (streaming). A script is a list of turns; the prompt picks it with `<<fake-json:[...]>>` or `<<fake:NAME>>`. Which turn is next
 follows from the request alone (assistant turns after the newest marker), so parallel runs,
 retries and resumed sessions need no state here.
 
@@ -26,15 +26,14 @@ from typing import Any, Self
 
 from typing_extensions import override
 
-__all__ = ["ModelServer", "fake_json"]
+from tests.fakes import messages_api, responses_api
+from tests.fakes.dialogue import Json, last_tool_result, said, user_text
+from tests.fakes.live_model import LiveModel
+
+__all__ = ["Json", "ModelServer", "fake_json"]
 
 MARKER = re.compile(r"<<fake(?:-json)?:(.*?)>>", re.DOTALL)
-TOOLS = {"$shell": "Bash", "$read": "Read", "$write": "Write"}
 HANG_LIMIT_S = 120.0
-TEXT_PIECE = 16
-USAGE = {"input_tokens": 100, "output_tokens": 20}
-
-Json = dict[str, Any]
 
 
 def fake_json(*turns: Json) -> str:
@@ -47,12 +46,15 @@ class ModelServer:
 
     Attributes:
         url: base URL, for example `http://127.0.0.1:40123`.
-        requests: every request body so far, newest last.
+        live: conversations by name whose turns come one at a time; the marker
+            `<<fake:NAME>>` leads there first. Their requests are not kept.
+        requests: every other request body so far, newest last.
         keys: the API key each of them came with; never in the log.
     """
 
     def __init__(self, *, port: int = 0, scripts: dict[str, list[Json]] | None = None) -> None:
         self.scripts = scripts or {}
+        self.live: dict[str, LiveModel] = {}
         self.requests: list[Json] = []
         self.keys: list[str] = []
         self.log: Path | None = None
@@ -75,6 +77,8 @@ class ModelServer:
 
     def __exit__(self, *_exc: object) -> None:
         self.closing.set()
+        for live in self.live.values():
+            live.end()
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -88,9 +92,13 @@ class ModelServer:
                 with self.log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(body) + "\n")
 
-    def turn_for(self, body: Json) -> Json:
-        """Return the turn that answers a request."""
-        script, index = self._script(body)
+    def turn_for(self, messages: list[Json], body: Json, key: str) -> Json:
+        """Return the turn that answers a request; blocks while a live one is not given."""
+        name, index = self._place(messages)
+        if name in self.live:
+            return self.live[name].turn(index, last_tool_result(messages))
+        self.note(body, key)
+        script = self._script(name)
         turn = script[min(index, len(script) - 1)] if script else {"text": "ok"}
         return self._without_spent_error(turn, script, index)
 
@@ -101,20 +109,22 @@ class ModelServer:
             self.keys.clear()
             self._errors.clear()
 
-    def _script(self, body: Json) -> tuple[list[Json], int]:
-        messages: list[Json] = body.get("messages", [])
+    def _place(self, messages: list[Json]) -> tuple[str, int]:
+        """Return the newest marker, and how many turns of the model came after it."""
         for at in range(len(messages) - 1, -1, -1):
-            found = MARKER.findall(_user_text(messages[at]))
+            found = MARKER.findall(user_text(messages[at]))
             if found:
                 later = [m for m in messages[at + 1 :] if m["role"] == "assistant"]
-                return self._named(found[-1]), len(later)
-        return self.scripts.get("default", []), sum(m["role"] == "assistant" for m in messages)
+                return found[-1].strip(), len(later)
+        return "", sum(m["role"] == "assistant" for m in messages)
 
-    def _named(self, text: str) -> list[Json]:
-        if text.lstrip().startswith("["):
-            turns: list[Json] = json.loads(text)
+    def _script(self, name: str) -> list[Json]:
+        if name.startswith("["):
+            turns: list[Json] = json.loads(name)
             return turns
-        return self.scripts.get(text.strip(), [{"text": f"no script {text.strip()!r}"}])
+        if not name:
+            return self.scripts.get("default", [])
+        return self.scripts.get(name, [{"text": f"no script {name!r}"}])
 
     def _without_spent_error(self, turn: Json, script: list[Json], index: int) -> Json:
         if "error" not in turn or "times" not in turn:
@@ -156,14 +166,28 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/v1/messages/count_tokens":
             self._json(200, {"input_tokens": max(1, len(json.dumps(body)) // 4)})
         elif path == "/v1/messages":
-            self.fake.note(body, self.headers.get("x-api-key", ""))
-            self._answer(body, self.fake.turn_for(body))
+            said_so_far = messages_api.dialogue(body)
+            turn = self.fake.turn_for(said_so_far, body, self.headers.get("x-api-key", ""))
+            if self._plays(turn):
+                message = messages_api.reply(body, turn, said(turn, said_so_far))
+                if body.get("stream"):
+                    self._stream(messages_api.events(message))
+                else:
+                    self._json(200, message)
+        elif path == "/v1/responses":
+            said_so_far = responses_api.dialogue(body)
+            key = self.headers.get("authorization", "").removeprefix("Bearer ")
+            turn = self.fake.turn_for(said_so_far, body, key)
+            if self._plays(turn):
+                response = responses_api.reply(body, said(turn, said_so_far))
+                self._stream(responses_api.events(response))
         else:
             self._json(
                 404, {"type": "error", "error": {"type": "not_found_error", "message": path}}
             )
 
-    def _answer(self, body: Json, turn: Json) -> None:
+    def _plays(self, turn: Json) -> bool:
+        """Do what a turn does instead of saying something; True = it says something."""
         time.sleep(turn.get("delay", 0))
         if turn.get("hang"):
             self.fake.closing.wait(HANG_LIMIT_S)
@@ -174,10 +198,9 @@ class _Handler(BaseHTTPRequestHandler):
             kind = turn.get("kind", "api_error")
             error = {"type": kind, "message": turn.get("message", f"scripted {turn['error']}")}
             self._json(turn["error"], {"type": "error", "error": error}, turn.get("retry_after"))
-        elif body.get("stream"):
-            self._stream(_message(body, turn))
         else:
-            self._json(200, _message(body, turn))
+            return True
+        return False
 
     def _json(self, status: int, value: object, retry_after: object = None) -> None:
         data = b"" if value is None else json.dumps(value).encode()
@@ -189,101 +212,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def _stream(self, message: Json) -> None:
+    def _stream(self, events: Iterator[Json]) -> None:
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
-        for event in _events(message):
+        for event in events:
             data = f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
             self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
         self.wfile.write(b"0\r\n\r\n")
-
-
-def _message(body: Json, turn: Json) -> Json:
-    last = _last_tool_result(body.get("messages", []))
-    content: list[Json] = []
-    if "text" in turn:
-        content.append({"type": "text", "text": turn["text"].replace("{{last_tool_result}}", last)})
-    calls = [turn] if "tool" in turn else turn.get("tools", [])
-    depth = len(body.get("messages", []))
-    for index, call in enumerate(calls):
-        name = TOOLS.get(call["tool"], call["tool"])
-        made = {"type": "tool_use", "id": f"toolu_{depth:04d}{index:04d}", "name": name}
-        given: Json = call.get("input", {})
-        arguments = {k: _matched(v, body.get("messages", [])) for k, v in given.items()}
-        content.append(made | {"input": arguments})
-    return {
-        "id": f"msg_{depth:08d}",
-        "type": "message",
-        "role": "assistant",
-        "model": body.get("model", "fake"),
-        "content": content or [{"type": "text", "text": ""}],
-        "stop_reason": turn.get("stop", "tool_use" if calls else "end_turn"),
-        "stop_sequence": None,
-        "usage": USAGE | turn.get("usage", {}),
-    }
-
-
-def _events(message: Json) -> Iterator[Json]:
-    """Yield a message as the events of the streaming API."""
-    usage = message["usage"]
-    empty: Json = {"content": [], "stop_reason": None, "usage": usage | {"output_tokens": 1}}
-    yield {"type": "message_start", "message": message | empty}
-    for index, block in enumerate(message["content"]):
-        text = block["type"] == "text"
-        start = {"type": "text", "text": ""} if text else block | {"input": {}}
-        yield {"type": "content_block_start", "index": index, "content_block": start}
-        whole = block["text"] if text else json.dumps(block["input"])
-        for at in range(0, len(whole), TEXT_PIECE):
-            piece = whole[at : at + TEXT_PIECE]
-            delta = (
-                {"type": "text_delta", "text": piece}
-                if text
-                else {"type": "input_json_delta", "partial_json": piece}
-            )
-            yield {"type": "content_block_delta", "index": index, "delta": delta}
-        yield {"type": "content_block_stop", "index": index}
-    ended = {"stop_reason": message["stop_reason"], "stop_sequence": None}
-    out = {"output_tokens": usage["output_tokens"]}
-    yield {"type": "message_delta", "delta": ended, "usage": out}
-    yield {"type": "message_stop"}
-
-
-def _user_text(message: Json) -> str:
-    if message["role"] != "user":
-        return ""
-    content = message["content"]
-    if isinstance(content, str):
-        return content
-    return "\n".join(block["text"] for block in content if block["type"] == "text")
-
-
-def _last_tool_result(messages: list[Json]) -> str:
-    for message in reversed(messages):
-        if isinstance(message["content"], str):
-            continue
-        for block in reversed(message["content"]):
-            if block["type"] == "tool_result":
-                return _flat(block.get("content", ""))
-    return ""
-
-
-def _matched(value: Any, messages: list[Json]) -> Any:
-    if not isinstance(value, str) or not value.startswith("{{match:"):
-        return value
-    pattern = value.removeprefix("{{match:").removesuffix("}}")
-    for end in range(len(messages), 0, -1):
-        found = re.search(pattern, _last_tool_result(messages[:end]))
-        if found:
-            return found[1]
-    return value
-
-
-def _flat(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(block.get("text", "") for block in content)
 
 
 def main() -> None:

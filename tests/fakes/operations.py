@@ -5,38 +5,57 @@ times are the same in every run. Only waits use the loop's real time.
 """
 
 import asyncio
+import base64
 import difflib
+import hashlib
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from typing_extensions import override
 
-from cmesh.daemon.operations import (
+from cmesh.daemon.answers import (
+    ConditionView,
+    CopyView,
+    DecisionView,
+    EventView,
+    PatchFile,
+    PatchView,
+    PeersView,
+    PeerView,
+    ResultView,
+    SqlView,
+    StatusView,
+    TasksView,
+    TaskView,
+    UntrustView,
+)
+from cmesh.daemon.arguments import (
     ApproveArguments,
     Arguments,
     CancelArguments,
-    ConditionView,
     Context,
-    DecisionView,
     DelegateArguments,
-    EventView,
     ExplainArguments,
     NoArguments,
-    Operations,
-    PeersView,
-    PeerView,
+    PatchArguments,
+    ReplyArguments,
     ResultArguments,
-    ResultView,
     SqlArguments,
-    SqlView,
-    StatusView,
     TaskArguments,
     TasksArguments,
-    TasksView,
-    TaskView,
     TrustArguments,
+    UntrustArguments,
 )
-from cmesh.errors import PeerUnreachable, TaskConflict, TaskNotFound, TaskRefused, UnknownPeer
+from cmesh.daemon.asking import DERIVED_KEY
+from cmesh.daemon.operations import Operations
+from cmesh.errors import (
+    PeerUnreachable,
+    TaskConflict,
+    TaskNotFound,
+    TaskRefused,
+    TaskUnfinished,
+    UnknownPeer,
+)
 from cmesh.model import TERMINAL, Direction, TaskState
 
 __all__ = ["FIRST_TASK", "FakeOperations"]
@@ -80,7 +99,7 @@ class FakeOperations(Operations):
                 name="worker", node_id="nWORKER", user="me@example.com", addresses=["100.64.0.2"],
                 online=True, link="connected", trust="trusted", fingerprint="cd34",
                 version="0.1.0", may_ask=["query", "full"], runners=["command:check", "claude"],
-                paths=["/srv"], last_contact_s=0.5,
+                paths=["/srv"], operations=["task"], last_contact_s=0.5,
             ),
             "gone": PeerView(name="gone", node_id="nGONE", user="me@example.com", link="down"),
         }  # fmt: skip
@@ -127,6 +146,8 @@ class FakeOperations(Operations):
         self._texts[task_id] = {"summary": text, "output": output or text, "errors": errors}
         exit_code = {TaskState.SUCCEEDED: 0, TaskState.FAILED: 1}.get(state)
         fields = {"summary": text, "exit_code": exit_code, "ended_at": self._now()}
+        well = state in (TaskState.SUCCEEDED, TaskState.FAILED)
+        fields |= {"follow_up": "possible" if well else ""}
         ended = {"profile_enforced": "none", "credential": "none", "receipt": "complete"}
         return self._move(task_id, state, {**fields, **ended})
 
@@ -150,6 +171,15 @@ class FakeOperations(Operations):
         return self.peers[peer.name]
 
     @override
+    async def untrust_peer(self, context: Context, arguments: UntrustArguments) -> UntrustView:
+        self._called("untrust_peer", context, arguments)
+        peer = self._peer(arguments.peer)
+        self.peers[peer.name] = peer.model_copy(update={"trust": "unknown"})
+        return UntrustView(
+            name=peer.name, node_id=peer.node_id, fingerprint=peer.fingerprint, ended=[]
+        )
+
+    @override
     async def delegate(self, context: Context, arguments: DelegateArguments) -> TaskView:
         self._called("delegate", context, arguments)
         peer = self._peer(arguments.peer)
@@ -166,6 +196,28 @@ class FakeOperations(Operations):
         if arguments.idempotency_key:
             self._keys[arguments.idempotency_key] = (task_id, arguments)
         self._wake()
+        await self._until(arguments.wait_s, lambda: self._tasks[task_id].state in TERMINAL)
+        return self._tasks[task_id]
+
+    @override
+    async def reply_task(self, context: Context, arguments: ReplyArguments) -> TaskView:
+        self._called("reply_task", context, arguments)
+        before = self._tasks[self._find(arguments.task_id)]
+        if before.state not in TERMINAL:
+            raise TaskUnfinished(f"task `{before.task_id}` has not ended")
+        if before.followed_by:
+            raise TaskConflict(f"task `{before.task_id}` is followed by `{before.followed_by}`")
+        task_id = f"{FIRST_TASK[:-12]}{len(self._tasks) + 1:012d}"
+        fields = {
+            "task_id": task_id, "state": TaskState.QUEUED, "prompt": arguments.prompt,
+            "witness": WITNESSES[TaskState.QUEUED], "follows": before.task_id, "follow_up": "",
+            "turn": before.turn + 1, "thread": before.thread or before.task_id, "summary": "",
+            "created_at": self._now(), "ended_at": None, "exit_code": None, "last_event": 0,
+        }  # fmt: skip
+        self._tasks[task_id] = before.model_copy(update=fields)
+        self._events[task_id] = []
+        self._sessions[task_id] = context.session
+        self._update(before.task_id, {"followed_by": task_id, "follow_up": "followed"})
         await self._until(arguments.wait_s, lambda: self._tasks[task_id].state in TERMINAL)
         return self._tasks[task_id]
 
@@ -206,16 +258,32 @@ class FakeOperations(Operations):
         text = self._texts.get(view.task_id, {}).get(arguments.part, "")
         end = arguments.offset + arguments.limit
         return ResultView(
+            follow_up=view.follow_up,
+            followed_by=view.followed_by,
             task_id=view.task_id, peer=view.peer, state=view.state, part=arguments.part,
             text=text[arguments.offset : end], offset=arguments.offset, total=len(text),
             next_offset=end if end < len(text) else None,
         )  # fmt: skip
 
     @override
+    async def get_patch(self, context: Context, arguments: PatchArguments) -> PatchFile:
+        self._called("get_patch", context, arguments)
+        view = self._tasks[self._find(arguments.task_id)]
+        if view.state not in TERMINAL:
+            raise TaskRefused(f"task `{view.task_id}` is {view.state}; it has no patch yet")
+        data = self._texts.get(view.task_id, {}).get("patch", "").encode()
+        return PatchFile(
+            task_id=view.task_id,
+            sha256=hashlib.sha256(data).hexdigest(),
+            data=base64.b64encode(data).decode(),
+            patch=view.patch or PatchView(bytes=len(data)),
+        )
+
+    @override
     async def cancel_task(self, context: Context, arguments: CancelArguments) -> TaskView:
         self._called("cancel_task", context, arguments)
         view = self._tasks[self._find(arguments.task_id)]
-        if view.state in TERMINAL:
+        if view.state in TERMINAL | {TaskState.UNKNOWN}:
             return view
         return self._move(view.task_id, TaskState.CANCELLING, {"cancel_requested": True})
 
@@ -264,6 +332,17 @@ class FakeOperations(Operations):
         self.stopped.set()
         return self.status_view.model_copy(update={"phase": "down"})
 
+    @override
+    async def copy_store(self, context: Context, arguments: NoArguments) -> CopyView:
+        self._called("copy_store", context, arguments)
+        return CopyView(directory="/nowhere", version="0", pid=1)
+
+    @override
+    async def hand_over(self, context: Context, arguments: NoArguments) -> StatusView:
+        self._called("hand_over", context, arguments)
+        self.stopped.set()
+        return self.status_view
+
     def _called(self, name: str, context: Context, arguments: Arguments) -> None:
         self.calls.append((name, context, arguments))
         if name in self.failures:
@@ -283,7 +362,8 @@ class FakeOperations(Operations):
             if first.model_copy(update={"wait_s": arguments.wait_s}) != arguments:
                 raise TaskConflict("this idempotency key was used for another task")
             return task_id
-        if arguments.new:
+        own = arguments.idempotency_key and not arguments.idempotency_key.startswith(DERIVED_KEY)
+        if arguments.new or own:
             return ""
         wanted = (arguments.peer, arguments.directory, arguments.prompt)
         for task_id, view in self._tasks.items():
@@ -304,6 +384,7 @@ class FakeOperations(Operations):
             state=state,
             witness=WITNESSES[state],
             known_s=0,
+            known_at=self._now(),
             link=peer.link,
             runner=arguments.runner,
             profile=arguments.profile,

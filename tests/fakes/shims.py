@@ -31,6 +31,7 @@ class FakeShims:
     Attributes:
         starts: how often an agent was started, by task.
         spawns: how often a shim was spawned, by task.
+        launches: what was prepared last, by task.
         claiming: a spawned shim claims at once; else it ends without a trace.
     """
 
@@ -39,9 +40,17 @@ class FakeShims:
         self.on_change: Callable[[TaskId], None] = lambda _: None
         self.starts: Counter[TaskId] = Counter()
         self.spawns: Counter[TaskId] = Counter()
+        self.launches: dict[TaskId, Launch] = {}
         self.ended: dict[TaskId, str] = {}
         self.claiming = True
         self._runs: dict[TaskId, _Run] = {}
+
+    @property
+    def containment(self) -> tuple[str, str]:
+        return ("pid_namespace", "")
+
+    def count_processes(self, task_id: TaskId) -> int:
+        return int(self._run(task_id).alive)
 
     def directory(self, task_id: TaskId) -> Path:
         return self.tasks_dir / task_id
@@ -51,6 +60,7 @@ class FakeShims:
 
     def prepare(self, task_id: TaskId, launch: Launch) -> Path:
         assert launch.argv
+        self.launches[task_id] = launch
         self.directory(task_id).mkdir(parents=True, exist_ok=True)
         return self.directory(task_id)
 

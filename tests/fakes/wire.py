@@ -26,6 +26,11 @@ class MemoryWire:
         self._other: MemoryWire | None = None
         self._broken = False
 
+    @property
+    def unread(self) -> int:
+        """Frames that have come and were not read yet."""
+        return self._inbox.qsize()
+
     def join(self, other: "MemoryWire") -> None:
         self._other, other._other = other, self
 

@@ -16,7 +16,9 @@ from cmesh.config import (
     ConfigFileError,
     NodeConfig,
     RunnerConfig,
+    SandboxConfig,
     StoreConfig,
+    WakeConfig,
     WorkerConfig,
     load_config,
     starter_config,
@@ -103,6 +105,12 @@ def test_every_table_is_read(tmp_path: Path, home: Path) -> None:
             [store]
             keep_text = "30d"
             store_prompts = "digest"
+            [sandbox]
+            accept_tier2_network = true
+            read = ["/opt"]
+            [wake]
+            hook = ["/opt/told", "--now"]
+            desktop = true
             """,
         )
     )
@@ -127,6 +135,8 @@ def test_every_table_is_read(tmp_path: Path, home: Path) -> None:
         },
         commands={"deploy-check": CommandConfig(argv=("python3", "/x/y.py"), env_pass=("PATH",))},
         store=StoreConfig(keep_text_days=30, store_prompts="digest"),
+        sandbox=SandboxConfig(accept_tier2_network=True, read=("/opt",)),
+        wake=WakeConfig(hook=("/opt/told", "--now"), desktop=True),
         policy=Policy.of(),
         sha256=config.sha256,
     )
@@ -342,6 +352,10 @@ SECTIONS = {
     "RunnerTable": "## `[runners.NAME]`",
     "CommandTable": "## `[commands.NAME]`",
     "StoreTable": "## `[store]`",
+    "WakeTable": "## `[wake]`",
+    "SandboxTable": "## `[sandbox]`",
+    "ProfileTable": "## `[profiles.NAME]`",
+    "ProfileLimitsTable": "### `limits` of a profile",
     "InboundAllowTable": "### `[[inbound.allow]]`",
     "InboundDenyTable": "### `[[inbound.deny]]`",
     "OutboundAllowTable": "### `[[outbound.allow]]`",
@@ -367,7 +381,9 @@ def test_every_key_is_documented_and_every_documented_key_exists() -> None:
         assert set(documented(heading)) == set(tables[name].model_fields), heading
 
 
-@pytest.mark.parametrize("name", ["NodeTable", "WorkerTable", "StoreTable", "InboundAllowTable"])
+@pytest.mark.parametrize(
+    "name", ["NodeTable", "WorkerTable", "StoreTable", "WakeTable", "InboundAllowTable"]
+)
 def test_documented_defaults_are_the_real_ones(name: str) -> None:
     model = {table.__name__: table for table in _tables()}[name]
     for key, default in documented(SECTIONS[name]).items():
@@ -382,8 +398,11 @@ def test_documented_defaults_are_the_real_ones(name: str) -> None:
 
 def test_the_documented_files_are_valid(tmp_path: Path) -> None:
     blocks = re.findall(r"(?s)```toml\n(.*?)```", DOCS.read_text(encoding="utf-8"))
-    whole, consent = blocks
+    whole, profiles, consent = blocks
     assert len(load_config(write(tmp_path, whole)).policy.inbound) == 2
+    named = RULE.replace('"query"', '"docs", "python-build"') + 'paths = ["/a"]\n' + profiles
+    (rule,) = load_config(write(tmp_path, named)).policy.inbound
+    assert rule.profile_names == ("docs", "python-build")
     full = RULE.replace('"query"', '"full"') + 'paths = ["/a"]\n' + consent
     assert load_config(write(tmp_path, full)).policy.inbound[0].consent
 

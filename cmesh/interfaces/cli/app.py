@@ -12,8 +12,9 @@ from typing import Annotated
 
 import typer
 
+from cmesh import __version__
 from cmesh.errors import CmeshError, UsageError
-from cmesh.interfaces.cli import daemon, output, peers, policy, query, tasks
+from cmesh.interfaces.cli import audit, daemon, output, peers, policy, query, tasks
 from cmesh.interfaces.cli.exits import DETACHED_EXIT
 from cmesh.interfaces.cli.options import JsonOption
 from cmesh.paths import state_dir
@@ -30,6 +31,29 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if wanted:
+        output.data(f"cmesh {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print cmesh's version; `cmesh version` has those of all parts.",
+        ),
+    ] = False,
+) -> None:
+    """Hand a policy-gated task to a coding agent on another machine you own."""
+    del version
 
 
 @app.command()
@@ -71,6 +95,7 @@ daemon.register(app)
 peers.register(app)
 tasks.register(app)
 query.register(app)
+audit.register(app)
 policy.register(app)
 
 
@@ -87,6 +112,8 @@ def main(arguments: Sequence[str]) -> int:
         words = list(arguments) or ["--help"]
         status: object = command.main(words, prog_name="cmesh", standalone_mode=False)
         return status if isinstance(status, int) else 0
+    except UsageError as error:
+        failure = _with_page(error, arguments)
     except CmeshError as error:
         failure = error
     except typer.Abort:
@@ -101,6 +128,19 @@ def main(arguments: Sequence[str]) -> int:
         failure = _unexpected(error)
     output.print_error(failure, as_json=as_json)
     return failure.exit_status
+
+
+def _with_page(error: UsageError, arguments: Sequence[str]) -> UsageError:
+    """Return the error with the command's own help page as its hint, when it has no better one."""
+    if error.hint != UsageError.default_hint:
+        return error
+    command, path = typer.main.get_command(app), "cmesh"
+    for word in arguments:
+        child = getattr(command, "commands", {}).get(word)
+        if child is None:
+            break
+        command, path = child, f"{path} {word}"
+    return UsageError(error.message, hint=f"see `{path} --help`")
 
 
 def _usage(error: typer.TyperException) -> UsageError:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -12,8 +13,14 @@ import typer
 from cmesh import __version__
 from cmesh.clock import SystemClock
 from cmesh.config import starter_config
-from cmesh.daemon.operations import StatusView
-from cmesh.errors import DaemonNotRunning, DaemonRestarted, DaemonTimeout, LoginRequired
+from cmesh.daemon.answers import StatusView
+from cmesh.errors import (
+    ControlUnreachable,
+    DaemonNotRunning,
+    DaemonRestarted,
+    DaemonTimeout,
+    LoginRequired,
+)
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.options import JsonOption
 from cmesh.interfaces.cli.session import call
@@ -32,6 +39,15 @@ SETTLE_LIMIT_S = 8.0
 
 SETTLE_POLL_S = 0.1
 
+_PHASES = {
+    "setup": "setup: not configured, no node",
+    "starting": "starting: not on the tailnet yet",
+    "login": "login: waits for a person to log this machine in",
+    "up": "up",
+    "down": "down",
+    "failed": "failed: not on the tailnet",
+}
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
@@ -39,21 +55,33 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def up(*, as_json: JsonOption = False) -> None:
+def up(
+    *,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the place of the daemon that runs.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Start the daemon unless it runs, and join the tailnet. Undoes `cmesh down`.
 
-    On a machine without a configuration it writes a first one, which allows nothing.
+    On a machine without a configuration it writes a first one, which allows nothing. Ends
+    with status 28 when the control server does not answer; the daemon then keeps trying.
+    With --replace this version of cmesh follows the one that runs; tasks go on, and when it
+    cannot serve, the other one does.
     """
     state = state_dir()
     clear_down(state)
     written = _write_starter(config_file())
+    if replace:
+        _replace(state, as_json=as_json)
+        return
     running = start_daemon(state, config_dir())
     view = call(_settled)
     if view.phase == "login" and not view.login_url:
         view = call(lambda client: client.login())
     if as_json:
         output.print_json(view)
-        return
+        raise typer.Exit(ControlUnreachable.exit_status if _control_trouble(view) else 0)
     if written:
         output.say(f"wrote a first configuration, which allows nothing yet: {config_file()}")
     if running.pid:
@@ -61,10 +89,35 @@ def up(*, as_json: JsonOption = False) -> None:
     _print_status(view)
     if view.login_url:
         output.say("to log this machine in, open the login page above; `cmesh login` waits for it")
+    if _control_trouble(view) is not None:
+        raise typer.Exit(ControlUnreachable.exit_status)
+
+
+def _replace(state: Path, *, as_json: bool) -> None:
+    # Here and not above: it needs what other commands do not load.
+    from cmesh.interfaces.replace import replace
+
+    done = replace(state, config_dir(), say=output.say)
+    if as_json:
+        output.print_json(asdict(done))
+        return
+    schema = f"{done.schema} -> {done.schema_after}" if done.schema != done.schema_after else ""
+    output.pairs(
+        [
+            ("was", done.before or "no daemon"),
+            ("version", done.version),
+            ("process", str(done.pid)),
+            ("schema", schema),
+            ("gap", f"{done.gap_s:.1f} s" if done.before else ""),
+        ]
+    )
 
 
 def down(*, as_json: JsonOption = False) -> None:
-    """Stop the daemon; only `cmesh up` starts it again. Running tasks go on."""
+    """Stop the daemon; only `cmesh up` starts it again. Running tasks go on.
+
+    It takes no new task, finishes what it is committing, tells its peers, and leaves.
+    """
     # The mark comes first, so that no agent's relay starts a new daemon in between.
     mark_down(state_dir())
     try:
@@ -95,7 +148,9 @@ def login(
     as_json: JsonOption = False,
 ) -> None:
     """Log this machine in to the tailnet. Prints the page to open."""
-    call(_settled)
+    trouble = _control_trouble(call(_settled))
+    if trouble is not None:
+        raise trouble
     view = call(lambda client: client.login())
     if not as_json and view.login_url:
         output.data(_web_address(view.login_url))
@@ -146,8 +201,6 @@ def _write_starter(path: Path) -> bool:
     """Write a first configuration where there is none; say whether it was written."""
     if path.exists():
         return False
-    if path.exists():
-        return False
     ensure_private_dir(path.parent)
     try:
         # Never over a file that another process has just written.
@@ -180,16 +233,56 @@ async def _until_up(client: ControlClient) -> StatusView:
         await asyncio.sleep(LOGIN_POLL_S)
 
 
+def _control_trouble(view: StatusView) -> ControlUnreachable | None:
+    for problem in view.problems:
+        if problem.code == ControlUnreachable.code:
+            return ControlUnreachable(problem.what, hint=problem.next)
+    return None
+
+
 def _web_address(url: str) -> str:
     # The control server chose it; anything but a web page has no place in a terminal.
     return url if urlsplit(url).scheme in ("http", "https") else "(the login URL is no web page)"
+
+
+def _handed_out(view: StatusView) -> str:
+    """Say how many tasks of this node are unfinished, and which wait for their worker."""
+    if not view.handed_out:
+        return ""
+    lines = [f"{view.handed_out} unfinished"]
+    for box in view.outbox:
+        why = f" [{box.code}]" if box.code else ""
+        lines.append(
+            f"{box.tasks} submitting to {box.peer}, link {box.link}{why}; "
+            f"the first expires {output.moment(box.expires_at)}"
+        )
+    return "\n".join(lines)
+
+
+def _contained(view: StatusView) -> str:
+    """Say what holds the processes of tasks here; nothing on a machine that runs none."""
+    if not view.worker or not view.containment:
+        return ""
+    kind = view.containment.replace("_", " ")
+    return f"{kind}: {view.containment_note}" if view.containment_note else kind
+
+
+def _sandbox(view: StatusView) -> str:
+    """Say what of a sandbox there is for tasks; nothing on a machine that runs none."""
+    if not view.worker or not view.enforcement:
+        return ""
+    return (
+        f"{view.enforcement}: {view.enforcement_note}"
+        if view.enforcement_note
+        else view.enforcement
+    )
 
 
 def _print_status(view: StatusView) -> None:
     expiry = output.moment(view.key_expiry)
     output.pairs(
         [
-            ("phase", view.phase),
+            ("phase", _PHASES[view.phase]),
             ("node", f"{view.node} ({view.node_id})" if view.node_id else view.node),
             ("user", view.user),
             ("addresses", ", ".join(view.addresses)),
@@ -199,12 +292,15 @@ def _print_status(view: StatusView) -> None:
             ("fingerprint", view.fingerprint),
             ("links", str(view.links)),
             ("tasks", f"{view.running} running, {view.waiting} waiting"),
+            ("handed out", _handed_out(view)),
             ("worker", "yes" if view.worker else "no"),
             ("profiles", ", ".join(view.profiles)),
             ("runners", ", ".join(view.runners)),
+            ("contained", _contained(view)),
+            ("sandbox", _sandbox(view)),
             ("state", view.state_dir),
             ("config", view.config_file),
-            ("process", f"{view.pid}, up {output.duration(view.uptime_s)}"),
+            ("process", f"{view.pid}, for {output.duration(view.uptime_s)}"),
             ("version", view.version),
         ]
     )

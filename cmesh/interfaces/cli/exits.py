@@ -7,15 +7,17 @@ classes; their numbers are free in the tree of errors.
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from cmesh.errors import PolicyDenied, TaskError
+from cmesh.errors import AuditBroken, PolicyDenied, TaskError
 from cmesh.model import TaskState
 
-__all__ = ["DENIED_EXIT", "DETACHED_EXIT", "TASK_EXITS"]
+__all__ = ["AUDIT_BROKEN_EXIT", "DENIED_EXIT", "DETACHED_EXIT", "TASK_EXITS"]
 
 DETACHED_EXIT = 130
 """Ctrl-C while waiting (128 + SIGINT): the command ends, the task goes on."""
 
 DENIED_EXIT = PolicyDenied.exit_status
+
+AUDIT_BROKEN_EXIT = AuditBroken.exit_status
 
 TASK_EXITS: Mapping[TaskState, int] = MappingProxyType(
     {

@@ -1,7 +1,8 @@
 """Waiting for a task's end with something to look at meanwhile.
 
-Progress goes to stderr: a live line on a terminal, plain lines in a pipe. The
-daemon may restart meanwhile; nothing here ends a task.
+Progress goes to stderr: a live line on a terminal, plain lines in a pipe. What the
+command prints as its result at the end is no progress. The daemon may restart
+meanwhile; nothing here ends a task.
 """
 
 import asyncio
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING, Protocol, Self
 from typing_extensions import override
 
 from cmesh.clock import Clock, SystemClock
-from cmesh.daemon.operations import EventView, TaskArguments, TaskView
+from cmesh.daemon.answers import EventView, TaskView
+from cmesh.daemon.arguments import TaskArguments
 from cmesh.errors import DaemonRestarted
+from cmesh.interfaces.age import heard
 from cmesh.interfaces.cli.output import duration, is_terminal, say, stderr
 from cmesh.interfaces.cli.session import call
 from cmesh.interfaces.client import ControlClient
@@ -116,6 +119,11 @@ def _state_line(view: TaskView) -> str:
     return f"{view.state.replace('_', ' ')} on {one_line(view.peer, 63)}{reason}"
 
 
+def _is_lost(view: TaskView) -> bool:
+    """Whether news of an accepted task cannot come at the moment."""
+    return view.known_at is not None and view.state not in ENDS and view.link != "connected"
+
+
 class _Silent(Progress):
     def __init__(self) -> None:
         self.view = None
@@ -142,14 +150,45 @@ class _Silent(Progress):
 
 
 class _Lines(_Silent):
+    def __init__(self) -> None:
+        super().__init__()
+        self._held: EventView | None = None
+        self._lost = False
+        self._ended = False
+
     @override
     def show(self, view: TaskView) -> None:
         known = self.view.state if self.view else None
         super().show(view)
-        if view.state != known:
+        if view.state != known and view.state not in ENDS:
             say(_state_line(view))
+        if _is_lost(view) != self._lost and view.state not in ENDS:
+            self._lost = not self._lost
+            say(f"{heard(view)}, link {view.link}" if self._lost else "the link is back")
         for event in view.events:
+            self._event(event, view)
+        if view.state in ENDS and self.seen >= view.last_event:
+            self._say_held(view)
+            # Any other end is told with its reason when the wait is over.
+            if view.state == TaskState.SUCCEEDED and not self._ended:
+                self._ended = True
+                say(_state_line(view))
+
+    def _event(self, event: EventView, view: TaskView) -> None:
+        # A command's output is its result, and so are an agent's last words: both are printed
+        # at the end, on stdout. So an agent's text is said once another event follows it.
+        if event.kind == "output" or not event.text.strip():
+            return
+        self._say_held(view)
+        if event.kind == "text":
+            self._held = event
+        else:
             say(_event_line(event))
+
+    def _say_held(self, view: TaskView) -> None:
+        held, self._held = self._held, None
+        if held is not None and not (view.state in ENDS and held.text[:200] in view.summary):
+            say(_event_line(held))
 
 
 class _Live(_Silent):
@@ -191,6 +230,8 @@ class _Live(_Silent):
         elapsed = duration(self._clock.monotonic() - self._since)
         state = _state_line(self.view) if self.view else "asking the daemon"
         tail = f"  {self._last}" if self._last else ""
+        if self.view and _is_lost(self.view):
+            tail = f"  {heard(self.view)}, link {self.view.link}{tail}"
         return Text(f"{state}  {elapsed}{tail}", overflow="ellipsis", no_wrap=True)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from cmesh.daemon.operations import TasksArguments
+from cmesh.daemon.arguments import TasksArguments
 from cmesh.errors import CmeshError, UsageError
 from cmesh.interfaces.client import ControlClient
 from cmesh.paths import control_socket, state_dir
@@ -21,7 +21,9 @@ __all__ = [
     "PeerArgument",
     "ProfileOption",
     "RunnerOption",
+    "StartWithinOption",
     "TaskArgument",
+    "WaitOption",
     "accept_argv",
     "seconds",
 ]
@@ -87,6 +89,13 @@ def _matching(ask: Callable[[ControlClient], Awaitable[list[str]]], incomplete: 
 JsonOption: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, errors too.")
 ]
+WaitOption: TypeAlias = Annotated[
+    bool, typer.Option("--wait/--no-wait", help="Wait for the end, or print the id only.")
+]
+StartWithinOption: TypeAlias = Annotated[
+    str,
+    typer.Option(metavar="TIME", help="It expires unless started by then; 1h, with queue 1d."),
+]
 PeerArgument: TypeAlias = Annotated[
     str,
     typer.Argument(
@@ -103,9 +112,9 @@ ProfileOption: TypeAlias = Annotated[
     str,
     typer.Option(
         "--profile",
-        help="What it may do: full; query, edit and build are refused until there is a sandbox.",
+        help="What it may do: query (read), edit (a copy; a patch comes back), build, or full.",
     ),
 ]
 RunnerOption: TypeAlias = Annotated[
-    str, typer.Option("--runner", help="Agent on the worker: claude, or command:NAME.")
+    str, typer.Option("--runner", help="Agent on the worker: claude, codex, or command:NAME.")
 ]

@@ -34,10 +34,11 @@ __all__ = [
     "table",
 ]
 
-_CUT_COLUMNS = frozenset({"DIRECTORY", "PROMPT"})
+_CUT_COLUMNS = frozenset({"DIRECTORY", "PATHS", "PROMPT"})
 """What may be cut to fit a terminal; ids, names and fingerprints may not."""
 
 _CUT_WIDTH = 12
+_MESSAGE_CHARACTERS = 4_000
 _COLUMN_GAP = 2
 # C1 controls, line separators and marks that turn the reading direction.
 _UNSAFE = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
@@ -77,13 +78,18 @@ def hint(text: str) -> None:
 
 def print_error(error: CmeshError, *, as_json: bool) -> None:
     """Print an error in its one form: JSON on stdout, or two lines on stderr."""
+    message = one_line(error.message, _MESSAGE_CHARACTERS)
     if as_json:
-        body = {"code": error.code, "message": error.message, "hint": error.hint}
+        body: dict[str, object] = {"code": error.code, "message": message, "hint": error.hint}
+        if error.retry_after_s is not None:
+            body["retry_after_s"] = error.retry_after_s
         print_json({"error": body})
         return
-    _labelled("error", "bold red", error.message)
+    _labelled("error", "bold red", message)
     if error.hint:
         hint(error.hint)
+    if error.retry_after_s is not None:
+        hint(f"try again in {duration(error.retry_after_s)}")
 
 
 def stderr() -> "Console":
@@ -154,6 +160,8 @@ def _blocks(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
 
 def duration(seconds: float) -> str:
     """Return seconds as people read them."""
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:.0f}ms"
     whole = int(seconds)
     if whole < _MINUTE_S:
         return f"{whole}s"

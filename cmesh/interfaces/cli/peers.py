@@ -1,19 +1,43 @@
-"""The commands about peers: who is on the tailnet, and whose cmesh key is trusted."""
+"""The commands about peers: who is on the tailnet, what they allow, whose key is trusted."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typing_extensions import override
 
-from cmesh.daemon.operations import PeersView, PeerView, TrustArguments
+from cmesh.daemon.answers import PeersView, PeerView
+from cmesh.daemon.arguments import TrustArguments, UntrustArguments
 from cmesh.errors import UnknownPeer, UsageError
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.options import JsonOption, PeerArgument
 from cmesh.interfaces.cli.session import call, checked
+from cmesh.nearest import did_you_mean
 
 __all__ = ["register"]
 
-_group = typer.Typer(help="List the tailnet's nodes, or trust one.")
+UNHEARD = "not heard of yet"
+"""For what a peer says as soon as a link is open, and has not said in this life of the daemon."""
+
+
+class _Peers(TyperGroup):
+    """The group; one word that is none of its commands is a peer to show."""
+
+    @override
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        # Any: typer's own copy of click, which has these types, is private to it.
+        words = [word for word in args if not word.startswith("-")]
+        if len(words) == 1 and args[0] == words[0] and args[0] not in self.commands:
+            args = ["show", *args]
+        return super().resolve_command(ctx, args)
+
+
+_group = typer.Typer(
+    cls=_Peers,
+    help="List the tailnet's nodes, look at one (`cmesh peers NAME`), trust one or trust it no "
+    "more.",
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -31,9 +55,35 @@ def peers(context: typer.Context, *, as_json: JsonOption = False) -> None:
         output.print_json(view)
         return
     output.table(
-        ["NAME", "NODE", "WHO", "ONLINE", "LINK", "TRUST", "FINGERPRINT", "MAY ASK", "RUNNERS"],
+        [
+            "NAME",
+            "NODE",
+            "WHO",
+            "ONLINE",
+            "LINK",
+            "TRUST",
+            "FINGERPRINT",
+            "MAY ASK",
+            "RUNNERS",
+            "PATHS",
+        ],
         [_row(peer) for peer in view.peers],
     )
+
+
+@_group.command()
+def show(*, peer: PeerArgument, as_json: JsonOption = False) -> None:
+    """Show one peer: who it is, its trust, and what I may do there as it said itself."""
+    view = _find(call(lambda client: client.list_peers()), peer)
+    if as_json:
+        output.print_json(view)
+        return
+    output.pairs(_facts(view))
+    if view.last_contact_s is None:
+        output.say(f"what you may ask of {view.name} is not known yet")
+        output.hint("a peer says it when a link opens, which the first `cmesh delegate` to it does")
+    elif not view.operations:
+        output.say(f"{view.name} lets you ask for nothing")
 
 
 @_group.command()
@@ -53,6 +103,23 @@ def trust(
         output.print_json(view)
     else:
         output.data(f"{view.name} {view.trust} {view.fingerprint}")
+
+
+@_group.command()
+def untrust(*, peer: PeerArgument, as_json: JsonOption = False) -> None:
+    """Trust a peer's key no more.
+
+    Ends its link at once, and its tasks here as `on_revoke` of their rule says. Tasks
+    handed to it wait until you trust it again. Nothing but `cmesh peers trust` does that.
+    """
+    arguments = checked(UntrustArguments, peer=peer)
+    view = call(lambda client: client.untrust_peer(arguments))
+    if as_json:
+        output.print_json(view)
+        return
+    output.data(f"{view.name} untrusted {view.fingerprint}")
+    for task_id in view.ended:
+        output.say(f"task {task_id} of {view.name} is ended")
 
 
 def _confirmed(name: str) -> str:
@@ -79,21 +146,47 @@ def _confirmed(name: str) -> str:
 
 def _find(view: PeersView, name: str) -> PeerView:
     for peer in view.peers:
-        if name in (peer.name, peer.node_id):
+        if name in (peer.name, peer.node_id, *peer.addresses):
             return peer
-    raise UnknownPeer(f"no peer is called `{name}`")
+    hint = did_you_mean(name, [peer.name for peer in view.peers]) or None
+    raise UnknownPeer(f"no peer is named `{name}`", hint=hint)
+
+
+def _facts(peer: PeerView) -> list[tuple[str, str]]:
+    contact = peer.last_contact_s
+    return [
+        ("name", peer.name),
+        ("node", peer.node_id),
+        ("who", peer.user or ", ".join(peer.tags)),
+        ("addresses", ", ".join(peer.addresses)),
+        ("online", _online(peer)),
+        ("link", peer.link),
+        ("heard", f"{output.duration(contact)} ago" if contact is not None else ""),
+        ("trust", peer.trust),
+        ("fingerprint", peer.fingerprint),
+        ("version", peer.version),
+        ("operations", ", ".join(peer.operations)),
+        ("profiles", ", ".join(peer.may_ask)),
+        ("runners", ", ".join(peer.runners)),
+        ("paths", "\n".join(peer.paths)),
+    ]
+
+
+def _online(peer: PeerView) -> str:
+    online = "expired" if peer.expired else "yes" if peer.online else "no"
+    return f"{online}, shared in" if peer.shared else online
 
 
 def _row(peer: PeerView) -> list[str]:
-    online = "expired" if peer.expired else "yes" if peer.online else "no"
     return [
         peer.name,
         peer.node_id,
         peer.user or ", ".join(peer.tags),
-        f"{online}, shared in" if peer.shared else online,
+        _online(peer),
         peer.link,
         peer.trust,
         peer.fingerprint,
-        ", ".join(peer.may_ask),
+        ", ".join(peer.may_ask) or (UNHEARD if peer.last_contact_s is None else "nothing"),
         ", ".join(peer.runners),
+        ", ".join(peer.paths),
     ]

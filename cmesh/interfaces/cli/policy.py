@@ -1,12 +1,16 @@
 """The commands about policy: what would be decided and why, and the rules as read."""
 
 import shlex
+import tomllib
 from dataclasses import asdict
-from typing import Annotated, cast
+from pathlib import Path
+from typing import Annotated, Any, cast
 
 import typer
 
-from cmesh.daemon.operations import DecisionView, ExplainArguments
+from cmesh.configfile import line_of
+from cmesh.daemon.answers import DecisionView
+from cmesh.daemon.arguments import ExplainArguments
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.exits import DENIED_EXIT
 from cmesh.interfaces.cli.options import (
@@ -76,23 +80,47 @@ def explain(  # noqa: PLR0913 - typer reads the options from the signature
 
 @_group.command()
 def show(*, as_json: JsonOption = False) -> None:
-    """Show the rules of the configuration as cmesh reads them. Needs no daemon."""
+    """Show the rules as cmesh reads them from `config.toml`, each with its line.
+
+    Needs no daemon: it reads the file now.
+    """
     from cmesh.config import load_config
 
     path = config_file()
-    policy = asdict(load_config(path).policy)
+    config = load_config(path)
+    policy = asdict(config.policy)
     if as_json:
-        output.print_json({"file": str(path), **policy})
+        output.print_json({"file": str(path), "exists": config.configured, **policy})
         return
     output.pairs([("file", str(path)), ("sha256", str(policy["sha256"]))])
+    if not config.configured:
+        output.say("there is no such file, so nothing is allowed")
+        output.hint("cmesh up")
+    lines = _rule_lines(path) if config.configured else {}
     for direction in ("inbound", "outbound"):
         rules: list[dict[str, object]] = list(policy[direction])
         if not rules:
             output.data(f"\n{direction}: no rule, so everything is denied")
         for rule in rules:
-            output.data(f"\n{direction} {rule['effect']}: {rule['name']}")
+            line = lines.get((direction, str(rule["name"])))
+            at = f"  ({path.name} line {line})" if line else ""
+            output.data(f"\n{direction} {rule['effect']}: {rule['name']}{at}")
             rest = [(name, _value(value)) for name, value in rule.items()]
             output.pairs([row for row in rest if row[0] not in ("effect", "name")])
+
+
+def _rule_lines(path: Path) -> dict[tuple[str, str], int]:
+    """Return the line of each rule's header, by direction and name; the file is known to parse."""
+    text = path.read_text("utf-8")
+    found: dict[tuple[str, str], int] = {}
+    table: dict[str, Any] = tomllib.loads(text)
+    for direction in ("inbound", "outbound"):
+        for effect, rules in table.get(direction, {}).items():
+            for index, rule in enumerate(rules):
+                line = line_of(text, (direction, effect, index))
+                if line is not None:
+                    found[direction, rule["name"]] = line
+    return found
 
 
 def _print_decision(view: DecisionView) -> None:

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from cmesh.daemon.operations import SqlArguments, SqlView
+from cmesh.daemon.answers import SqlView
+from cmesh.daemon.arguments import SqlArguments
 from cmesh.errors import UsageError
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.options import JsonOption
 from cmesh.interfaces.cli.session import call, checked
-from cmesh.text import scrub
+from cmesh.text import one_line, scrub
 
 __all__ = ["register"]
 
@@ -24,6 +25,7 @@ WHERE table_name IN (SELECT view_name FROM duckdb_views() WHERE NOT internal)
 ORDER BY table_name, column_index
 """
 _SCHEMA_ROWS = 10_000
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 FORMATS = ("table", "json", "csv")
 
 
@@ -71,8 +73,8 @@ def _print_rows(view: SqlView, form: str) -> None:
         output.print_json([dict(zip(view.columns, row, strict=True)) for row in view.rows])
     elif form == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(view.columns)
-        writer.writerows([_cell(value) for value in row] for row in view.rows)
+        writer.writerow([_inert(one_line(column)) for column in view.columns])
+        writer.writerows([_csv_cell(value) for value in row] for row in view.rows)
     else:
         output.table(view.columns, [[_cell(value) for value in row] for row in view.rows])
 
@@ -84,3 +86,16 @@ def _cell(value: object) -> str:
     if isinstance(value, str):
         return scrub(value)
     return scrub(json.dumps(value, ensure_ascii=False))
+
+
+def _csv_cell(value: object) -> str:
+    # A number may begin with a minus; only a text can be a formula.
+    return _inert(_cell(value)) if isinstance(value, str) else _cell(value)
+
+
+def _inert(text: str) -> str:
+    """Return a text that no spreadsheet takes for a formula: a remote machine may have written it.
+
+    The apostrophe is what spreadsheets themselves put before such a text.
+    """
+    return f"'{text}" if text.startswith(_FORMULA) else text

@@ -10,18 +10,28 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from cmesh import __version__
-from cmesh.daemon.operations import Arguments
-from cmesh.errors import DaemonNotRunning
+from cmesh.daemon.arguments import Arguments
+from cmesh.errors import DaemonNotRunning, DaemonRestarting
 from cmesh.interfaces.cli.output import say
 from cmesh.interfaces.client import ControlClient, run
+from cmesh.interfaces.launch import is_replacing
 from cmesh.interfaces.start import ensure_daemon
-from cmesh.interfaces.wire import usage_error
+from cmesh.interfaces.usage import usage_error
 from cmesh.paths import config_dir, control_socket, state_dir
 
 __all__ = ["call", "checked"]
 
 _T = TypeVar("_T")
 _A = TypeVar("_A", bound=Arguments)
+
+_LABELS = {
+    "task_id": "ID",
+    "peer": "PEER",
+    "prompt": "PROMPT",
+    "sql": "SELECT",
+    "timeout_s": "--timeout",
+    "idempotency_key": "--key",
+}
 
 
 def call(work: Callable[[ControlClient], Awaitable[_T]], *, start: bool = True) -> _T:
@@ -40,13 +50,15 @@ def call(work: Callable[[ControlClient], Awaitable[_T]], *, start: bool = True) 
         if client.daemon_version != __version__:
             say(
                 f"note: the daemon runs cmesh {client.daemon_version}, this command is "
-                f"{__version__}; restart it with `cmesh down` and `cmesh up`"
+                f"{__version__}; `cmesh up --replace` puts this one in its place"
             )
         return await work(client)
 
     try:
         return run(path, checked_work, cwd=cwd, agent=agent)
     except DaemonNotRunning:
+        if not start and is_replacing(state):
+            raise DaemonRestarting("a daemon of another version takes over just now") from None
         if not start:
             raise
     ensure_daemon(state, config_dir())
@@ -62,7 +74,12 @@ def checked(arguments: type[_A], /, **fields: Any) -> _A:
     try:
         return arguments.model_validate(fields)
     except ValidationError as error:
-        raise usage_error(error) from error
+        raise usage_error(error, _label, echo=True) from error
+
+
+def _label(field: str) -> str:
+    """Return what a field of an operation is called on the command line."""
+    return _LABELS.get(field, f"--{field.replace('_', '-')}")
 
 
 def _cwd() -> str:

@@ -1,120 +1,45 @@
-"""The commands about tasks: delegate, wait, tasks, show, result, cancel, approve, deny."""
+"""The commands about tasks: delegate, reply, wait, tasks, show, result, cancel, approve, deny."""
 
-from collections.abc import Callable
-from typing import Annotated, NoReturn
-from uuid import uuid4
+import shlex
+from typing import Annotated
 
 import typer
 
-from cmesh.daemon.operations import (
+from cmesh.daemon.answers import ResultView, TaskView, WillRunView
+from cmesh.daemon.arguments import (
     TEXT_CHARACTERS,
     ApproveArguments,
     CancelArguments,
-    DelegateArguments,
     ResultArguments,
-    ResultView,
     TaskArguments,
     TasksArguments,
-    TaskView,
 )
-from cmesh.errors import DaemonRestarted
+from cmesh.errors import RunnerCannot, SessionGone, TaskRefused
+from cmesh.interfaces.age import age, heard
 from cmesh.interfaces.cli import output
-from cmesh.interfaces.cli.exits import DETACHED_EXIT, TASK_EXITS
-from cmesh.interfaces.cli.follow import Progress, make_progress, wait_for
-from cmesh.interfaces.cli.options import (
-    JsonOption,
-    PeerArgument,
-    ProfileOption,
-    RunnerOption,
-    TaskArgument,
-    accept_argv,
-    seconds,
-)
+from cmesh.interfaces.cli.delegate import POSSIBLE, delegate, explain_end, reply, wait
+from cmesh.interfaces.cli.exits import TASK_EXITS
+from cmesh.interfaces.cli.options import JsonOption, TaskArgument
+from cmesh.interfaces.cli.patch import patch_facts, save
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.interfaces.client import ControlClient
-from cmesh.model import TaskState
+from cmesh.model import NEVER_RAN, TERMINAL, TaskState
 from cmesh.text import one_line
 
 __all__ = ["register"]
 
 SHOWN_EVENTS = 20
 
+_NO_FOLLOW_UP = {
+    RunnerCannot.code: "the runner keeps no conversation",
+    SessionGone.code: "the worker no longer has the conversation",
+}
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    for command in (delegate, wait, tasks, show, result, cancel, approve, deny):
+    for command in (delegate, reply, wait, tasks, show, result, cancel, approve, deny):
         app.command()(command)
-
-
-def delegate(  # noqa: PLR0913 - typer reads the options from the signature
-    *,
-    peer: PeerArgument,
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the agent there is to do.")],
-    directory: Annotated[
-        str, typer.Option("--directory", "-C", help="Absolute directory on the worker.")
-    ],
-    runner: RunnerOption = "claude",
-    profile: ProfileOption = "query",
-    accept: Annotated[
-        str, typer.Option(metavar="COMMAND", help="Acceptance command to run there afterwards.")
-    ] = "",
-    timeout: Annotated[
-        str, typer.Option(metavar="TIME", help="Longest run time there: 90, 15m, 2h.")
-    ] = "15m",
-    wait: Annotated[
-        bool, typer.Option("--wait/--no-wait", help="Wait for the end, or print the id only.")
-    ] = True,
-    key: Annotated[
-        str, typer.Option(help="Idempotency key: the same key never starts a second task.")
-    ] = "",
-    new: Annotated[
-        bool, typer.Option("--new", help="Start again although an equal task is unfinished.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Hand a task to the agent on another machine.
-
-    Waits for its end and prints the result. Ctrl-C stops the waiting, never the task.
-    """
-    arguments = checked(
-        DelegateArguments,
-        peer=peer,
-        prompt=prompt,
-        directory=directory,
-        runner=runner,
-        profile=profile,
-        accept=accept_argv(accept),
-        timeout_s=seconds(timeout),
-        # With a key of its own the call can be repeated when the daemon restarts under it.
-        idempotency_key=key or f"cli-{uuid4().hex}",
-        new=new,
-    )
-    progress = make_progress(quiet=as_json)
-
-    def submitted() -> TaskView:
-        view = _submit(arguments)
-        progress.show(view.model_copy(update={"events": [], "last_event": 0}))
-        return view
-
-    if not wait:
-        view = submitted()
-        _note_duplicate(view)
-        output.print_json(view) if as_json else output.data(view.task_id)
-        _explain_obstacle(view)
-        raise typer.Exit(TASK_EXITS[view.state] if view.state == TaskState.DENIED else 0)
-    _until_end(submitted, progress, as_json=as_json)
-
-
-def wait(*, task_id: TaskArgument, as_json: JsonOption = False) -> None:
-    """Wait for a task's end and print its result. Ctrl-C stops the waiting only."""
-    progress = make_progress(quiet=as_json)
-
-    def known() -> TaskView:
-        view = call(lambda client: client.get_task(checked(TaskArguments, task_id=task_id)))
-        progress.show(view.model_copy(update={"events": [], "last_event": 0}))
-        return view
-
-    _until_end(known, progress, as_json=as_json)
 
 
 def tasks(
@@ -126,21 +51,38 @@ def tasks(
     limit: Annotated[int, typer.Option(help="How many, newest first.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
-    """List tasks, newest first. Those handed out and those worked on here."""
+    """List tasks, newest first.
+
+    Those handed out and those worked on here. HEARD: when the worker of an unfinished one
+    was last heard.
+    """
     arguments = checked(TasksArguments, state=state, mine=mine, limit=limit)
     view = call(lambda client: client.list_tasks(arguments))
     if as_json:
         output.print_json(view)
         return
     output.table(
-        ["ID", "STATE", "WAY", "PEER", "RUNNER", "CREATED", "DIRECTORY", "PROMPT"],
+        [
+            "ID",
+            "STATE",
+            "HEARD",
+            "WAY",
+            "PEER",
+            "RUNNER",
+            "TURN",
+            "CREATED",
+            "DIRECTORY",
+            "PROMPT",
+        ],
         [
             [
                 task.task_id,
                 task.state.value,
+                _heard(task),
                 task.direction.value,
                 task.peer,
                 task.runner,
+                str(task.turn),
                 output.moment(task.created_at),
                 task.directory,
                 one_line(task.prompt, 60),
@@ -168,16 +110,35 @@ def show(*, task_id: TaskArgument, as_json: JsonOption = False) -> None:
 def result(
     *,
     task_id: TaskArgument,
-    part: Annotated[str, typer.Option(help="summary, output or errors.")] = "summary",
+    part: Annotated[str, typer.Option(help="summary, output, errors or patch.")] = "summary",
+    patch: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE", help="Save the patch as it is, for `git apply`; `-` = standard output."
+        ),
+    ] = "",
     offset: Annotated[int, typer.Option(help="Skip this many characters.")] = 0,
     everything: Annotated[
         bool, typer.Option("--all", help="Print to the end, however long.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Print a part of a task's result. It is what the other agent says, unchecked."""
+    """Print a part of a task's result. It is what the other agent says, unchecked.
+
+    A task that was never started has none: it ends with that state's status, as `wait` does.
+
+    The patch of a task that worked on a copy (profiles edit, build): look at it before you apply
+    it, at the files it flags first. Where it may hold a secret only the worker has it.
+    """
+    if patch:
+        save(task_id, patch, as_json=as_json)
+        return
     first = checked(ResultArguments, task_id=task_id, part=part, offset=offset)
     view = call(lambda client: _read(client, first, everything=everything))
+    if view.state in NEVER_RAN:
+        ended = call(lambda client: client.get_task(checked(TaskArguments, task_id=view.task_id)))
+        output.print_json(ended) if as_json else explain_end(ended)
+        raise typer.Exit(TASK_EXITS[view.state])
     if as_json:
         output.print_json(view)
         return
@@ -195,13 +156,24 @@ def cancel(
     reason: Annotated[str, typer.Option(help="Kept with the task, shown to the worker.")] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Ask for a task's end. It is `cancelled` once the worker counted no processes left."""
+    """Ask for a task's end. It is `cancelled` once the worker counted no processes left.
+
+    A task that has ended otherwise already is an error, status 43.
+    """
     arguments = checked(CancelArguments, task_id=task_id, reason=reason)
     view = call(lambda client: client.cancel_task(arguments))
+    if view.state in TERMINAL - {TaskState.CANCELLED}:
+        ended = view.state.replace("_", " ")
+        raise TaskRefused(
+            f"nothing to cancel: task `{view.task_id}` has already ended as {ended}",
+            hint=f"cmesh show {view.task_id}",
+        )
     if as_json:
         output.print_json(view)
         return
     output.data(f"{view.task_id} {view.state}")
+    if view.state == TaskState.UNKNOWN:
+        output.say(f"noted, and nobody can end it: {view.reason}")
     if view.state == TaskState.CANCELLING:
         output.hint(f"cmesh wait {view.task_id}")
 
@@ -231,66 +203,23 @@ def _answer(arguments: ApproveArguments, *, as_json: bool) -> None:
         output.data(f"{view.task_id} {view.state}")
 
 
-def _submit(arguments: DelegateArguments) -> TaskView:
-    try:
-        return call(lambda client: client.delegate(arguments))
-    except DaemonRestarted:
-        output.say("the daemon restarted; asking again")
-        return call(lambda client: client.delegate(arguments))
-
-
-def _until_end(begin: Callable[[], TaskView], progress: Progress, *, as_json: bool) -> NoReturn:
-    """Get a task, wait for its end, print it, exit as its state says."""
-    try:
-        with progress:
-            view = begin()
-            _note_duplicate(view)
-            view = wait_for(view.task_id, progress)
-    except KeyboardInterrupt:
-        _detached(progress.view, as_json=as_json)
-        raise typer.Exit(DETACHED_EXIT) from None
-    if as_json:
-        output.print_json(view)
-    else:
-        output.data(view.summary)
-        _explain_end(view)
-    raise typer.Exit(TASK_EXITS[view.state])
-
-
-def _detached(view: TaskView | None, *, as_json: bool) -> None:
-    if as_json:
-        interrupted = {"code": "interrupted", "message": "interrupted before the task was known"}
-        body = {"error": {**interrupted, "hint": "cmesh tasks --mine"}}
-        output.print_json(view if view is not None else body)
+def _will_run(view: WillRunView | None) -> list[tuple[str, str]]:
+    """Return what an approval would start; nothing for a task that waits for none."""
     if view is None:
-        output.say("stopped; whether the task was made is not known here")
-        output.hint("cmesh tasks --mine")
-        return
-    output.say(f"no longer waiting; the task is {view.state} and goes on")
-    output.hint(f"cmesh wait {view.task_id}, or cmesh cancel {view.task_id}")
+        return []
+    return [
+        ("would run", shlex.join(view.argv)),
+        ("in", view.directory),
+        ("under", view.profile),
+        ("for", output.duration(view.runtime_s) if view.runtime_s else ""),
+        ("cannot run", view.obstacle),
+    ]
 
 
-def _note_duplicate(view: TaskView) -> None:
-    if view.duplicate_of:
-        output.say(f"an equal task is unfinished: this is {view.duplicate_of}, no new one")
-
-
-def _explain_obstacle(view: TaskView) -> None:
-    """Say what keeps a task that has not ended, if anything does."""
-    if view.code:
-        output.say(
-            f"task {view.task_id} {view.state.replace('_', ' ')} [{view.code}]: {view.reason}"
-        )
-        output.hint(f"cmesh show {view.task_id}")
-
-
-def _explain_end(view: TaskView) -> None:
-    if view.state == TaskState.SUCCEEDED and not view.code:
-        return
-    code = f" [{view.code}]" if view.code else ""
-    reason = f": {view.reason}" if view.reason else ""
-    output.say(f"task {view.task_id} {view.state.replace('_', ' ')}{code}{reason}")
-    output.hint(f"cmesh show {view.task_id}")
+def _heard(task: TaskView) -> str:
+    if not heard(task):
+        return ""
+    return "never" if task.known_at is None else f"{age(task.known_s)} ago"
 
 
 async def _read(client: ControlClient, first: ResultArguments, *, everything: bool) -> ResultView:
@@ -305,16 +234,29 @@ async def _read(client: ControlClient, first: ResultArguments, *, everything: bo
     return view.model_copy(update={"text": "".join(texts), "offset": first.offset})
 
 
+def _follow_up(view: TaskView) -> str:
+    """Say whether `cmesh reply` can go on, and why not."""
+    if view.followed_by:
+        return f"followed by {view.followed_by}"
+    if view.follow_up == POSSIBLE:
+        return f"possible until {output.moment(view.follow_up_until)}"
+    why = _NO_FOLLOW_UP.get(view.follow_up, "")
+    return f"not possible: {why} [{view.follow_up}]" if why else view.follow_up
+
+
 def _facts(view: TaskView) -> list[tuple[str, str]]:
     cancel_wish = "requested" if view.cancel_requested else ""
     cost = "" if view.cost_usd is None else f"{view.cost_usd:.4f} USD"
+    more = " (the worker sent more than is kept)" if view.events_cut else ""
     left = "" if view.processes_left is None else str(view.processes_left)
     return [
         ("task", view.task_id),
         ("state", view.state.value),
         ("witness", view.witness),
-        ("known", f"{output.duration(view.known_s)} ago, link {view.link}"),
+        ("known", f"{heard(view)}, link {view.link}" if heard(view) else ""),
         ("reason", f"{view.reason}{f' [{view.code}]' if view.code else ''}"),
+        ("instead", view.advice),
+        ("retry in", "" if view.retry_after_s is None else output.duration(view.retry_after_s)),
         ("way", "handed out" if view.direction == "out" else "worked on here"),
         ("peer", f"{view.peer} ({view.node_id})"),
         ("rule", view.rule or "none"),
@@ -322,9 +264,12 @@ def _facts(view: TaskView) -> list[tuple[str, str]]:
         ("profile", view.profile.value),
         ("enforced", view.profile_enforced),
         ("credential", view.credential),
+        ("contained", view.containment.replace("_", " ")),
         ("directory", view.directory),
         ("prompt", view.prompt),
+        *_will_run(view.will_run),
         ("created", output.moment(view.created_at)),
+        ("expires", f"{output.moment(view.expires_at)} unless started" if view.expires_at else ""),
         ("started", output.moment(view.started_at)),
         ("ended", output.moment(view.ended_at)),
         ("elapsed", output.duration(view.elapsed_s) if view.started_at else ""),
@@ -332,8 +277,13 @@ def _facts(view: TaskView) -> list[tuple[str, str]]:
         ("cost", cost),
         ("cancel", cancel_wish),
         ("processes", left),
+        ("redacted", f"{view.redacted} secrets" if view.redacted else ""),
+        *patch_facts(view.patch),
         ("receipt", view.receipt),
         ("duplicate", view.duplicate_of or ""),
+        ("turn", f"{view.turn} of thread {view.thread}" if view.follows else ""),
+        ("follows", view.follows or ""),
+        ("follow-up", _follow_up(view)),
         ("summary", view.summary),
-        ("events", str(view.last_event) if view.last_event else ""),
+        ("events", f"{view.last_event}{more}" if view.last_event else ""),
     ]

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from cmesh.daemon.operations import SqlArguments
+from cmesh.daemon.arguments import SqlArguments
 from cmesh.interfaces.client import ControlClient
 from cmesh.interfaces.demo.report import require
 
@@ -41,9 +41,8 @@ LEFT JOIN receipts s ON s.task_id = t.task_id AND s.kind = 'result_ack'
 ORDER BY t.created_at
 """
 _STATES = """
-SELECT canon->>'name' AS state, canon->>'witness' AS witness,
-  (epoch_ms(ts) - min(epoch_ms(ts)) OVER ())::INTEGER AS after_ms
-FROM audit WHERE task_id = ?::UUID AND kind = 'state' ORDER BY seq
+SELECT state, witness, (epoch_ms(ts) - min(epoch_ms(ts)) OVER ())::INTEGER AS after_ms
+FROM steps WHERE task_id = ?::UUID ORDER BY seq
 """
 _DECISIONS = """
 SELECT direction, peer, peer_id, principal, effect, rule, reason, failed::VARCHAR AS failed

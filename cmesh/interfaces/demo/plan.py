@@ -1,6 +1,6 @@
 """What the demo will do: who asks whom for what, and the two configurations that allow it.
 
-Values only; the runner's program is looked up, nothing is started.
+Values only. The runner's program is looked up, and a sandbox is tried out.
 """
 
 import json
@@ -13,9 +13,11 @@ from pathlib import Path
 from cmesh.errors import RootRefused, RunnerUnavailable, UsageError
 from cmesh.interfaces.demo import why_deploy_failed
 from cmesh.interfaces.demo.sample import Sample
+from cmesh.model import Profile
 from cmesh.paths import require_private_file
 from cmesh.policy.rules import FULL_CONSENT
 from cmesh.runner.manifest import load_manifests
+from cmesh.sandbox.probe import find_enforcement
 
 __all__ = [
     "COMMAND",
@@ -55,6 +57,8 @@ class Plan:
         agent: the coding agent behind it; empty = the script, no model.
         program, key_file, base_url: of that agent.
         as_root: tasks will run as root, which the worker must be told to accept.
+        profile: `query` where a sandbox can be had for the runner, else `full`.
+        why_full: why it is not `query`, in words.
     """
 
     runner: str
@@ -63,6 +67,8 @@ class Plan:
     key_file: Path | None = None
     base_url: str = ""
     as_root: bool = False
+    profile: Profile = Profile.FULL
+    why_full: str = ""
 
     @property
     def prompt(self) -> str:
@@ -88,7 +94,13 @@ def make_plan(agent: str, key_file: str, base_url: str) -> Plan:
     if not agent:
         if key_file or base_url:
             raise UsageError("a key is of use to an agent only", hint="add `--runner claude`")
-        return Plan(runner=f"command:{COMMAND}", as_root=as_root)
+        found = find_enforcement()
+        return Plan(
+            runner=f"command:{COMMAND}",
+            as_root=as_root,
+            profile=Profile.QUERY if found.netns else Profile.FULL,
+            why_full="" if found.netns else f"{found.why}: {found.hint}",
+        )
     manifests = load_manifests()
     agents = sorted(name for name in manifests if name != "command")
     if agent not in agents:
@@ -122,17 +134,18 @@ def make_plan(agent: str, key_file: str, base_url: str) -> Plan:
         key_file=path,
         base_url=base_url,
         as_root=as_root,
+        why_full="the demo tries no sandbox for an agent; your own rules can",
     )
 
 
-def laptop_config(control_url: str) -> str:
+def laptop_config(control_url: str, plan: Plan) -> str:
     """Return the caller's `config.toml`."""
     return f"""\
 {_node("laptop", control_url)}
 [[outbound.allow]]
 name = {_text(OUTBOUND_RULE)}
 peers = [{_text(f"user:{USER}")}]
-profiles = ["full"]
+profiles = [{_text(plan.profile)}]
 prompt_bytes = 20000
 """
 
@@ -149,12 +162,11 @@ allow_root = {"true" if plan.as_root else "false"}
 name = {_text(INBOUND_RULE)}
 peers = [{_text(f"user:{USER}")}]
 operations = ["task"]
-profiles = ["full"]
+profiles = [{_text(plan.profile)}]
 runners = [{_text(plan.runner)}]
 paths = [{_text(str(sample.directory))}]
 limits = {{ runtime = "5m", concurrent = 1, per_day = 20 }}
-consent = {_text(FULL_CONSENT)}
-"""
+{_consent_or_sandbox(plan)}"""
 
 
 def _node(hostname: str, control_url: str) -> str:
@@ -164,6 +176,15 @@ hostname = {_text(hostname)}
 control_url = {_text(control_url)}
 auth_key_file = "auth.key"
 """
+
+
+def _consent_or_sandbox(plan: Plan) -> str:
+    if plan.profile is Profile.FULL:
+        return f"consent = {_text(FULL_CONSENT)}\n"
+    # The script and its interpreter; whatever else of this machine stays out of sight.
+    script = Path(why_deploy_failed.__file__).parent
+    places = dict.fromkeys(os.path.realpath(p) for p in (sys.prefix, sys.base_prefix, script))
+    return f"\n[sandbox]\nread = {json.dumps(list(places))}\n"
 
 
 def _runner(plan: Plan) -> str:

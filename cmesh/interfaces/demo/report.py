@@ -53,7 +53,7 @@ class Report:
                 {
                     "title": step.title,
                     "seconds": round(step.seconds, 3),
-                    "facts": dict(step.facts),
+                    "facts": [{"label": label, "text": text} for label, text in step.facts],
                     "checked": step.checked,
                 }
                 for step in self.steps

@@ -10,7 +10,8 @@ import sys
 from cmesh.clock import Clock
 from cmesh.errors import CmeshError, DemoFailed
 from cmesh.interfaces.demo import words
-from cmesh.interfaces.demo.plan import Plan
+from cmesh.interfaces.demo.ending import daemon_of
+from cmesh.interfaces.demo.plan import USER, Plan
 from cmesh.interfaces.demo.report import Report, StepReport, require
 from cmesh.interfaces.demo.screen import Screen
 from cmesh.interfaces.demo.stage import Stage
@@ -89,10 +90,11 @@ class Run:
         self._screen.failed(f"{title}: {error.message}", error.hint, logs)
 
     async def _leave_running(self, stage: Stage) -> None:
+        await stage.open_to_others(USER)
         self._report.ok = True
         self._report.keep = words.kept_fields(stage)
         self._screen.summary(*words.summary(self._report))
-        for title, commands in words.kept_commands(stage):
+        for title, commands in words.kept_commands(stage, self._plan):
             self._screen.commands(title, commands)
         self._print_line()
         await self._stop.wait()
@@ -106,9 +108,12 @@ class Run:
         self._screen.step(len(self._report.steps), step.title)
         self._screen.waiting("stopping the daemons and the tailnet")
         begun = self._clock.monotonic()
-        pids = [node.pid for node in stage.nodes if node.pid]
-        others = await stage.close()
+        pids = [pid for node in stage.nodes if (pid := daemon_of(node) or node.pid)]
+        left = await stage.close()
+        others = left.others
         try:
+            require(not left.daemons, words.still_running(left.daemons), stage.base)
+            require(not left.children, "processes of its daemons are left over", left.children)
             require(kept or not others, "processes are left over", others)
             require(others or not stage.base.exists(), "the directory is left over", stage.base)
         except DemoFailed as error:
@@ -117,7 +122,7 @@ class Run:
             return
         step.checked = "no process of it is left, its directory is gone"
         if others:
-            step.checked = "all of it has ended; agents that still use it can be ended too"
+            step.checked = "all of its own has ended; what still uses it is yours to end"
             self._screen.fact("still there", words.others(others, stage))
         step.facts.append(("daemons", ", ".join(map(str, pids))))
         step.seconds = self._clock.monotonic() - begun

@@ -15,24 +15,20 @@ from typing import TextIO, cast
 from urllib.parse import urlsplit
 
 from cmesh.clock import Clock
-from cmesh.daemon.operations import PeerView, TrustArguments
+from cmesh.daemon.answers import PeerView
+from cmesh.daemon.arguments import TaskArguments, TrustArguments
 from cmesh.interfaces.demo import audit
 from cmesh.interfaces.demo.follow import WAIT_S, Follower, asked
-from cmesh.interfaces.demo.plan import (
-    OUTBOUND_RULE,
-    USER,
-    Plan,
-    builder_config,
-    laptop_config,
-)
+from cmesh.interfaces.demo.plan import OUTBOUND_RULE, USER, Plan, builder_config, laptop_config
 from cmesh.interfaces.demo.report import Report, StepReport, require
 from cmesh.interfaces.demo.sample import Sample, make_sample
 from cmesh.interfaces.demo.screen import Screen
 from cmesh.interfaces.demo.stage import Stage
 from cmesh.interfaces.mcp.driver import AgentDriver, Answer, unfenced
+from cmesh.model import Profile
 from cmesh.text import one_line
 
-__all__ = ["LAPTOP_SQL", "Story"]
+__all__ = ["BUILDER_SQL", "LAPTOP_SQL", "Story"]
 
 CONTACT_LIMIT_S = 10.0
 REPORT_LIMIT_S = 30.0
@@ -40,13 +36,14 @@ REPORT_LIMIT_S = 30.0
 
 POLL_S = 0.05
 
-LAPTOP_SQL = "SELECT peer, state, code, rule, receipt FROM tasks ORDER BY created_at"
-BUILDER_SQL = (
-    "SELECT peer, principal, effect, rule, failed->0->>'condition' AS failed "
-    "FROM decisions ORDER BY ts"
+LAPTOP_SQL = (
+    "SELECT split_part(peer, '.', 1) AS peer, state, code, rule, receipt FROM tasks "
+    "ORDER BY created_at"
 )
-
-_SHOWN = {"accepted": "queued", "intent": "starting"}
+BUILDER_SQL = (
+    "SELECT split_part(peer, '.', 1) AS peer, principal, effect, rule, "
+    "failed->0->>'condition' AS failed FROM decisions ORDER BY ts"
+)
 
 
 class Story:
@@ -115,7 +112,7 @@ class Story:
         stage, testnet = self._stage, self._stage.testnet
         self._screen.waiting("starting both daemons; their nodes log in with an auth key")
         url = testnet.control_url
-        configs = (laptop_config(url), builder_config(url, self._plan, self._sample))
+        configs = (laptop_config(url, self._plan), builder_config(url, self._plan, self._sample))
         keys = [await testnet.auth_key(USER) for _ in stage.nodes]
         started = await asyncio.gather(
             *(stage.start(*each) for each in zip(stage.nodes, configs, keys, strict=True)),
@@ -223,8 +220,7 @@ class Story:
         recorded = await audit.states(self._stage.builder.client, self.report.task_id)
         self._fact("builder's log", "what each state rests on:")
         for row in recorded:
-            name = _SHOWN.get(str(row["state"]), row["state"])
-            self._fact(f"  +{row['after_ms']} ms", f"{name}: {row['witness']}")
+            self._fact(f"  +{row['after_ms']} ms", f"{row['state']}: {row['witness']}")
         self.report.states = [str(row["state"]) for row in recorded]
         require(
             answer.get("state") == "succeeded",
@@ -232,10 +228,14 @@ class Story:
             answer.get("reason") or answer.get("summary"),
         )
         require(
-            self.report.states == ["accepted", "intent", "running", "succeeded"],
+            self.report.states == ["queued", "queued", "running", "succeeded"],
             "builder did not record each state once",
             self.report.states,
         )
+        view = await self._stage.builder.client.get_task(TaskArguments(task_id=self.report.task_id))
+        self._fact("held by", view.profile_enforced)
+        held = view.profile_enforced.startswith("tier") == (self._plan.profile is Profile.QUERY)
+        require(held, "the profile was not enforced as planned", view.profile_enforced)
         return "one user, one rule, one start; each state has its witness"
 
     async def _finding(self) -> str:
@@ -307,12 +307,13 @@ class Story:
 
     def _table(self, name: str, sql: str, columns: list[str], table: list[list[object]]) -> None:
         self._fact(name, f'cmesh sql "{sql}"')
-        cells = [["" if cell is None else _cell(cell) for cell in row] for row in table]
+        # As `cmesh sql` prints them, so that who asks the same sees the same.
+        cells = [["" if cell is None else one_line(str(cell)) for cell in row] for row in table]
         self._screen.rows(columns, cells)
 
     async def _delegate(self, directory: str, *, wait_s: int) -> Answer:
         plan = self._plan
-        shown = f'delegate(peer="builder", runner="{plan.runner}", profile="full", '
+        shown = f'delegate(peer="builder", runner="{plan.runner}", profile="{plan.profile}", '
         self._fact("tool call", f'{shown}directory="{directory}", prompt="{plan.prompt[:33]}…")')
         answer = await asked(
             self._driver,
@@ -321,14 +322,9 @@ class Story:
             prompt=plan.prompt,
             directory=directory,
             runner=plan.runner,
-            profile="full",
+            profile=plan.profile,
             timeout_s=plan.runtime_s,
             wait_s=wait_s,
         )
         require(not answer.is_error, "the call was refused", answer.text)
         return answer
-
-
-def _cell(value: object) -> str:
-    text = ", ".join(map(str, cast("list[object]", value))) if isinstance(value, list) else value
-    return one_line(str(text).partition(".testnet.")[0], 40)

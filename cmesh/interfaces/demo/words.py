@@ -6,11 +6,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cmesh.interfaces.demo.plan import COMMAND, QUESTION, Plan
+from cmesh.interfaces.demo.plan import QUESTION, Plan
 from cmesh.interfaces.demo.report import Report
 from cmesh.interfaces.demo.stage import Stage
+from cmesh.model import Profile
 
-__all__ = ["head", "kept_commands", "kept_fields", "next_commands", "others", "summary"]
+__all__ = [
+    "head",
+    "kept_commands",
+    "kept_fields",
+    "next_commands",
+    "others",
+    "still_running",
+    "summary",
+]
 
 Commands = Sequence[tuple[str, str]]
 
@@ -33,10 +42,15 @@ def head(plan: Plan) -> list[str]:
             "Runner on builder: a script that really reads the files. No model was used; "
             "`--runner claude --key-file FILE` gives the same job to a real agent."
         )
-    lines.append(
-        "Profile: full, with its own rule and consent, as the sandboxed profiles are not in "
-        "this build yet."
-    )
+    if plan.profile is Profile.QUERY:
+        lines.append(
+            "Profile: query. The kernel keeps the task to reading that one directory and the "
+            "programs it needs: no network, nothing written."
+        )
+    else:
+        lines.append(
+            f"Profile: full, without a sandbox, with its own rule and consent ({plan.why_full})."
+        )
     if plan.as_root:
         lines.append(
             "You are root: builder's own configuration allows that (allow_root), for this "
@@ -82,10 +96,12 @@ def kept_fields(stage: Stage) -> Mapping[str, object]:
         "mcp": [_cmesh(), "mcp"],
         "environment": {node.name: node.environment() for node in stage.nodes},
         "directory": str(stage.base / "srv" / "myapp"),
+        "control_url": stage.testnet.control_url,
+        "auth_key_file": str(stage.join_key),
     }
 
 
-def kept_commands(stage: Stage) -> list[tuple[str, Commands]]:
+def kept_commands(stage: Stage, plan: Plan) -> list[tuple[str, Commands]]:
     """Return titled groups of commands for a kept demo."""
     laptop, builder = (
         " ".join(f"{name}={shlex.quote(value)}" for name, value in node.environment().items())
@@ -107,7 +123,7 @@ def kept_commands(stage: Stage) -> list[tuple[str, Commands]]:
                     "and ask it:",
                     (
                         f"Use cmesh: {QUESTION} Delegate it to builder, directory {directory}, "
-                        f"runner command:{COMMAND}, profile full."
+                        f"runner {plan.runner}, profile {plan.profile}."
                     ),
                 ),
             ],
@@ -118,6 +134,13 @@ def kept_commands(stage: Stage) -> list[tuple[str, Commands]]:
                 ("as laptop:", f"env {laptop} {cmesh} status"),
                 ("", f"env {laptop} {cmesh} tasks"),
                 ("as builder:", f"env {builder} {cmesh} peers"),
+            ],
+        ),
+        (
+            "Join with another daemon of this machine (docs/quickstart.md, part 2)",
+            [
+                ("its control_url:", stage.testnet.control_url),
+                ("its auth_key_file, good for several nodes:", str(stage.join_key)),
             ],
         ),
         (
@@ -137,6 +160,12 @@ def others(pids: Sequence[int], stage: Stage) -> str:
         f"processes {listed}, which you or your agent started; {stage.base} keeps a mark that "
         "stops them from starting a daemon there: remove it when they have ended"
     )
+
+
+def still_running(daemons: Mapping[str, int]) -> str:
+    """Return a sentence about daemons of the demo that could not be ended."""
+    listed = ", ".join(f"{name} (process {pid})" for name, pid in daemons.items())
+    return f"a daemon does not end: {listed}; its directory stays, end it and remove that yourself"
 
 
 def _cmesh() -> str:

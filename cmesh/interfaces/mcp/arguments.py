@@ -7,17 +7,19 @@ from typing import Annotated, Any, cast
 
 from pydantic import Field
 
-from cmesh.daemon.operations import (
+from cmesh.daemon.arguments import (
     WAIT_S,
     Arguments,
     DelegateArguments,
+    Prompt,
+    ReplyArguments,
     ResultArguments,
     TaskArguments,
     TaskRef,
     TasksArguments,
 )
 
-__all__ = ["Delegate", "GetResult", "GetTask", "ListTasks", "Query", "portable_schema"]
+__all__ = ["Delegate", "GetResult", "GetTask", "ListTasks", "Query", "Reply", "portable_schema"]
 
 DEFAULT_WAIT_S = 20
 SQL_ROWS = 200
@@ -30,7 +32,7 @@ class Delegate(DelegateArguments):
     peer: Annotated[
         str, Field(min_length=1, max_length=253, description="a name or node_id from list_peers")
     ]
-    prompt: str = Field(
+    prompt: Prompt = Field(
         min_length=1,
         max_length=20_000,
         description="the whole task: goal, context, what to report; the worker sees nothing else",
@@ -44,7 +46,7 @@ class Delegate(DelegateArguments):
         default="claude",
         max_length=80,
         pattern=r"^[a-z0-9_-]+(:[A-Za-z0-9._-]+)?$",
-        description="one of the peer's runners: `claude`, or `command:NAME`",
+        description="one of the peer's runners: `claude`, `codex`, or `command:NAME`",
     )
     accept: list[str] = Field(
         default_factory=list[str],
@@ -53,6 +55,26 @@ class Delegate(DelegateArguments):
     )
     timeout_s: int = Field(
         default=900, ge=1, le=14_400, description="seconds the task may run on the worker"
+    )
+    wait_s: float = Field(
+        default=DEFAULT_WAIT_S, ge=0, le=WAIT_S, description="seconds to wait here for its end"
+    )
+    idempotency_key: str = Field(
+        default="", max_length=200, description="repeat a call with the same key to get its task"
+    )
+
+
+class Reply(ReplyArguments):
+    """Arguments of the tool `reply_task`."""
+
+    task_id: Annotated[TaskRef, Field(description="the last turn of the conversation")]
+    prompt: Prompt = Field(
+        min_length=1,
+        max_length=20_000,
+        description="what to do now; the worker's agent remembers the earlier turns",
+    )
+    timeout_s: int = Field(
+        default=0, ge=0, le=14_400, description="seconds it may run, at most the task's; 0 = those"
     )
     wait_s: float = Field(
         default=DEFAULT_WAIT_S, ge=0, le=WAIT_S, description="seconds to wait here for its end"

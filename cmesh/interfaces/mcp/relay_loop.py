@@ -10,7 +10,7 @@ import sys
 import time
 
 from cmesh.interfaces.mcp.relay_session import NEXT_UP, NOT_RUNNING, Session
-from cmesh.interfaces.mcp.relay_start import Starter, control_socket, down_mark
+from cmesh.interfaces.mcp.relay_start import Starter, control_socket, down_mark, replacing_mark
 from cmesh.interfaces.mcp.relay_wire import LINE_BYTES, Lines, as_object, dump, parse
 
 TYPE_CHECKING = False
@@ -24,11 +24,11 @@ READ_BYTES = 64 * 1024
 GREETING_S = 5.0
 FLUSH_S = 2.0
 START_DELAY_S = 0.15
-RESTART_GRACE_S = 3.0
+RESTART_GRACE_S = 3.0  # for a daemon that names no grace of its own, and while one is replaced
 HELPER_POLL_S = 0.05
 FIRST_BACKOFF_S = 0.02
 LAST_BACKOFF_S = 5.0
-HELD_BACKOFF_S = 0.5
+HELD_BACKOFF_S = 0.1
 
 
 class Relay:
@@ -40,6 +40,8 @@ class Relay:
         self._name = name
         self._path = control_socket(state)
         self._starter = Starter(command, down_mark(state))
+        self._replacing = replacing_mark(state)
+        self._grace_s = RESTART_GRACE_S
         self._stdin = Lines()
         self._answers = Lines()
         self._socket: _socket.socket | None = None
@@ -55,8 +57,10 @@ class Relay:
             try:
                 ready = self._wait()
                 self.session.now = time.monotonic()
+                # Before the client: a call must not be given to a daemon that is known to be gone.
+                self._from_daemon(ready)
                 status = self._client(ready)
-                self._daemon(ready)
+                self._to_daemon()
                 self._timers()
                 self._write_client()
             except BrokenPipeError:
@@ -106,19 +110,26 @@ class Relay:
             self._attempt_at = self.session.now
         return None
 
-    def _daemon(self, ready: dict[int, int]) -> None:
-        if self._socket is not None and self.session.renew:
-            self._close()
-            self._attempt_at = self.session.now
+    def _from_daemon(self, ready: dict[int, int]) -> None:
         if self._socket is None:
             return
         try:
             if ready.get(self._socket.fileno(), 0) & ~select.POLLOUT:
                 self._receive(self._socket)
-            self._write_daemon()
         except BlockingIOError:
             return
         except (OSError, ValueError):
+            self._close()
+
+    def _to_daemon(self) -> None:
+        if self._socket is not None and self.session.renew:
+            self._close()
+            self._attempt_at = self.session.now
+        try:
+            self._write_daemon()
+        except BlockingIOError:
+            return
+        except OSError:
             self._close()
 
     def _write_daemon(self) -> None:
@@ -146,6 +157,7 @@ class Relay:
             self._backoff_s = FIRST_BACKOFF_S
             self._start_at = None
             self._starter.answered()
+            self._grace_s = _seconds(answer.get("grace_s"))
             self.session.connected(answer.get("version"))
             return
         error = as_object(answer.get("error"))
@@ -194,6 +206,8 @@ class Relay:
         if self._starter.refuses(now):
             self._not_started()
             return
+        if self._starter.waits(now):
+            return
         if self._start_at is None:
             self._start_at = now + START_DELAY_S
         if now >= self._start_at:
@@ -201,8 +215,8 @@ class Relay:
             self._starter.start(now)
             if not self._starter.running:
                 self._not_started()
-        else:
-            self._attempt_at = self._start_at
+        elif self._attempt_at is not None:
+            self._attempt_at = min(self._attempt_at, self._start_at)
 
     def _not_started(self) -> None:
         code, step = self._starter.code or NOT_RUNNING, self._starter.hint or NEXT_UP
@@ -216,14 +230,16 @@ class Relay:
         self._backoff_s = min(self._backoff_s * 2, LAST_BACKOFF_S)
 
     def _close(self) -> None:
-        """Drop the daemon; whoever restarts it gets `RESTART_GRACE_S` before this starts one."""
+        """Drop the daemon; whoever restarts it gets its grace before this starts one."""
         if self._socket is None:
             return
         self._socket.close()
         self._socket = None
         self._answers = Lines()
         if self.session.live:
-            self._start_at = self.session.now + RESTART_GRACE_S
+            replaced = os.path.lexists(self._replacing)
+            grace_s = RESTART_GRACE_S if replaced else self._grace_s
+            self._start_at = self.session.now + grace_s
         self.session.lost()
         self._retry(self.session.now)
 
@@ -257,6 +273,13 @@ class Relay:
                     self._write_client()
         except BrokenPipeError:
             return
+
+
+def _seconds(value: object) -> float:
+    """Return a grace as the daemon named it, never longer than the usual one."""
+    if isinstance(value, (int, float)) and 0 <= value <= RESTART_GRACE_S:
+        return float(value)
+    return RESTART_GRACE_S
 
 
 def _load_handshake() -> dict[str, object]:

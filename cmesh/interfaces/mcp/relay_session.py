@@ -22,6 +22,7 @@ CALL_TEXT_CHARACTERS = 2_000
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
 INTERNAL_ERROR = -32603
+CONNECTION_CLOSED = -32000
 NOT_RUNNING = "daemon_not_running"
 NEXT_UP = "run `cmesh up`"
 PROTOCOL_VERSION = "io.modelcontextprotocol/protocolVersion"
@@ -106,6 +107,8 @@ class Session:
         identifier = message.get("id")
         if "method" not in message and identifier is not None:
             key = _key(identifier)
+            if as_object(message.get("error")).get("code") == CONNECTION_CLOSED:
+                return  # the SDK's word as the daemon goes: `lost` has a better answer
             request = self.sent.pop(key, None)
             if request is None:
                 return  # to what this replayed itself, or to a call that was given up
@@ -284,7 +287,7 @@ class Session:
         """Return the same call, literally; a `delegate` gets the key that makes it safe."""
         name = str(request.params.get("name"))
         arguments = dict(as_object(request.params.get("arguments")))
-        if name == "delegate" and not arguments.get("idempotency_key"):
+        if name in {"delegate", "reply_task"} and not arguments.get("idempotency_key"):
             key = derived_key(self._session, self._pid, request.params, request.id)
             arguments["idempotency_key"] = key
         call = f"{name}({', '.join(f'{k}={literal(v)}' for k, v in arguments.items())})"

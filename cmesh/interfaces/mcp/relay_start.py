@@ -11,11 +11,12 @@ if TYPE_CHECKING:
 else:
     import _signal  # built in; `signal` would load `enum`
 
-__all__ = ["Starter", "control_socket", "down_mark", "state_dir"]
+__all__ = ["Starter", "control_socket", "down_mark", "replacing_mark", "state_dir"]
 
 READ_BYTES = 64 * 1024
 START_LIMIT_S = 18.0
-START_AGAIN_S = 10.0
+START_AGAIN_S = 10.0  # after a failure, which calls are told of meanwhile
+START_SOON_S = 1.0  # after a daemon that answered its start and is gone all the same
 SOCKET_PATH_BYTES = 100
 
 
@@ -45,6 +46,11 @@ def down_mark(state: str) -> str:
     return os.path.join(state, "down")
 
 
+def replacing_mark(state: str) -> str:
+    """Return the mark that is there while `cmesh up --replace` ends one daemon for another."""
+    return os.path.join(state, "replacing")
+
+
 class Starter:
     """Runs the command that starts a daemon: detached, one at a time, bounded."""
 
@@ -58,6 +64,7 @@ class Starter:
         self._output = -1
         self._deadline = 0.0
         self._again = 0.0
+        self._answered = False  # since the last start
 
     def refuses(self, now: float) -> bool:
         """Return whether no start may be tried now; `reason` says why."""
@@ -65,12 +72,16 @@ class Starter:
             self.reason = "cmesh was stopped with `cmesh down`"
             self.code = self.hint = ""
             return True
-        self.reason = self.reason or "the daemon was started, but does not answer"
+        return bool(self.reason) and now < self._again
+
+    def waits(self, now: float) -> bool:
+        """Return whether the last start ended well so lately that calls wait for the next one."""
         return now < self._again
 
     def start(self, now: float) -> None:
         """Start the command; `poll` tells how it ends."""
         self.code = self.hint = ""
+        self._answered = False
         self._output, output = os.pipe()
         os.set_blocking(self._output, False)
         try:
@@ -104,17 +115,23 @@ class Starter:
             os.kill(self._pid, _signal.SIGKILL)
             os.waitpid(self._pid, 0)
             self._failed(now, f"the daemon did not start within {START_LIMIT_S:.0f} s")
+        elif self._answered:
+            # The daemon was quicker than the end of what started it. Should it have ended since,
+            # that is news: it may be started at once.
+            self.reason = ""
         elif status:
             self._failed(now, self._explain())
         else:
-            # When it is not there after all, the next calls say so instead of starting in a loop.
-            self._failed(now, "")
+            # It answered who started it. Should it be gone when this looks, it was killed.
+            self.reason = ""
+            self._again = now + START_SOON_S
         os.close(self._output)
         return True
 
     def answered(self) -> None:
         """Note that a daemon has answered: should it end, it may be started at once."""
         self._again = 0.0
+        self._answered = True
 
     def _failed(self, now: float, reason: str) -> None:
         self.reason = reason

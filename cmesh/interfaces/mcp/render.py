@@ -6,75 +6,46 @@ here calls the daemon.
 
 import json
 import re
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 import mcp_types as types
 
-from cmesh.daemon.operations import (
-    EventView,
-    PeerView,
-    ResultView,
-    SqlView,
-    StatusView,
-    TaskView,
-)
-from cmesh.errors import CmeshError
+from cmesh.daemon.answers import EventView, PatchView, PeerView, SqlView, StatusView, TaskView
+from cmesh.errors import CmeshError, QueryRefused
+from cmesh.interfaces.age import heard
+from cmesh.interfaces.mcp.fence import Fence, cut_json, json_length, plain
 from cmesh.interfaces.mcp.relay_wire import literal
 from cmesh.model import TERMINAL, Direction, TaskState
-from cmesh.text import cut, defang, fence, one_line, scrub
+from cmesh.text import cut, defang, one_line, scrub
 
 __all__ = [
-    "RESULT_CHARACTERS",
-    "Fence",
+    "POSSIBLE",
     "call_text",
     "error_result",
     "peer_fields",
-    "plain",
+    "reply_call",
     "result",
-    "result_text",
     "rows_result",
     "sql_fields",
     "status_fields",
     "task_fields",
     "task_next",
+    "when",
 ]
 
-RESULT_CHARACTERS = 10_000
-"""No result is longer; clients cut at 10,000 to 12,000, in the middle and silently."""
 
 LIST_CHARACTERS = 9_000
 SUMMARY_CHARACTERS = 3_000
-EVENTS_CHARACTERS = 3_000
+EVENTS_CHARACTERS = 2_700
 EVENT_CHARACTERS = 400
 PROMPT_CHARACTERS = 200
+NAMES_CHARACTERS = 600
 MESSAGE_CHARACTERS = 1_500
 WAIT_S = 20
+POSSIBLE = "possible"
 
-_TOKEN = re.compile(r"[A-Za-z0-9@._:/+~-]{1,253}")
 _CODE = re.compile(r"[a-z_]{1,40}")
-
-
-class Fence:
-    """Marks remote text in one result; every result has its own nonce."""
-
-    def __init__(self, nonce: str | None = None) -> None:
-        self._nonce = nonce or secrets.token_hex(8)
-
-    def text(self, text: str, source: str, limit: int) -> str:
-        """Return `text` cut to `limit` characters of JSON, as data; empty stays empty."""
-        return self.whole(_cut_json(text, limit), source) if text else ""
-
-    def whole(self, text: str, source: str, *, what: str = "Output of peer") -> str:
-        """Return `text` as data, uncut; the caller has limited it."""
-        named = source if _TOKEN.fullmatch(source) else "(unnamed)"
-        return fence(text, source=named, nonce=self._nonce, what=what)
-
-    def name(self, text: str, source: str) -> str:
-        """Return an identifier as it is and anything else, such as free text, as data."""
-        return text if _TOKEN.fullmatch(text) else self.text(one_line(text), source, 100)
 
 
 def result(fields: Mapping[str, object], next_call: str) -> types.CallToolResult:
@@ -94,7 +65,12 @@ def error_result(error: CmeshError, next_call: str) -> types.CallToolResult:
 
     Not a JSON-RPC error: clients do not show those to the model.
     """
-    text = f"{error.code}: {one_line(error.message, MESSAGE_CHARACTERS)}\nNext: {next_call}"
+    message = one_line(error.message, MESSAGE_CHARACTERS)
+    if isinstance(error, QueryRefused):
+        # The database quotes values in its errors, and another machine may have written them.
+        message = Fence().whole(defang(message), "this-node", what="Error about records of")
+    after = "" if error.retry_after_s is None else f" (in {error.retry_after_s} s)"
+    text = f"{error.code}: {message}\nNext: {scrub(next_call)}{after}"
     return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=True)
 
 
@@ -115,14 +91,17 @@ def task_fields(view: TaskView, mark: Fence, *, brief: bool = False) -> dict[str
         "state": view.state,
         "runner": mark.name(view.runner, source),
         "profile": view.profile,
-        "directory": mark.name(view.directory, source)
-        if remote
-        else _cut_json(view.directory, 300),
-        "created_at": _time(view.created_at),
+        "directory": mark.name(view.directory, source) if remote else cut_json(view.directory, 300),
+        "created_at": when(view.created_at),
+        "expires_at": when(view.expires_at),
         "elapsed_s": round(view.elapsed_s, 1),
         "code": view.code if _CODE.fullmatch(view.code) else "",
         "exit_code": view.exit_code,
         "duplicate_of": view.duplicate_of,
+        "follows": view.follows,
+        "turn": view.turn if view.turn > 1 else None,
+        "followed_by": view.followed_by,
+        "retry_after_s": view.retry_after_s,
     }
     if brief:
         return _filled(fields) | ({} if remote else {"prompt": cut(prompt, 80)})
@@ -131,27 +110,59 @@ def task_fields(view: TaskView, mark: Fence, *, brief: bool = False) -> dict[str
         "prompt": mark.text(prompt, source, PROMPT_CHARACTERS) if remote else prompt,
         "witness": mark.name(view.witness, source),
         "known_s": round(view.known_s, 1),
+        "known_at": when(view.known_at),
+        "heard": heard(view.model_copy(update={"peer": plain(view.peer)})),
         "link": view.link,
         "rule": mark.name(view.rule or "", source) if remote else one_line(view.rule or ""),
         "reason": mark.text(defang(view.reason), source, 600),
+        "advice": mark.text(defang(view.advice), source, 600),
         "summary": mark.text(defang(view.summary), source, SUMMARY_CHARACTERS),
         "cost_usd": view.cost_usd,
         "profile_enforced": mark.name(view.profile_enforced, source),
         "credential": mark.name(view.credential, source),
+        "containment": view.containment,
         "processes_left": view.processes_left,
+        "patch": _patch(view.patch, mark, source),
+        "redacted": view.redacted or None,
+        "prompt_redacted": view.prompt_redacted or None,
         "receipt": view.receipt if view.receipt != "none" else "",
-        "started_at": _time(view.started_at),
-        "ended_at": _time(view.ended_at),
+        "follow_up": view.follow_up,
+        "follow_up_until": when(view.follow_up_until),
+        "reply": reply_call(view.task_id) if view.follow_up == POSSIBLE else "",
+        "started_at": when(view.started_at),
+        "ended_at": when(view.ended_at),
         "events": events,
         "last_event": last or view.last_event,
     }
+    if view.events_cut:
+        fields["events_cut"] = True
     if view.cancel_requested and view.state not in TERMINAL:
         fields["cancel_requested"] = True
     return _filled(fields)
 
 
+def _patch(patch: PatchView | None, mark: Fence, source: str) -> dict[str, object] | None:
+    """Return what is known of a patch: facts, and names between marks."""
+    if patch is None:
+        return None
+    facts: dict[str, object] = {
+        "files": patch.files,
+        "bytes": patch.bytes,
+        "sha256": patch.sha256,
+        "base_commit": patch.base_commit,
+        "dirty": patch.dirty,
+        "withheld": patch.withheld,
+        "changed": mark.text("\n".join(patch.changed), source, NAMES_CHARACTERS),
+        "flagged": mark.text("\n".join(patch.flagged), source, NAMES_CHARACTERS),
+        "left_out": patch.left_out_count or None,
+    }
+    return _filled(facts)
+
+
 def task_next(view: TaskView, last_event: int) -> str:
     """Return the literal next call for a task in its state."""
+    if view.state is TaskState.DENIED and view.retry_after_s is not None:
+        return f"delegate again with the same arguments in {view.retry_after_s} s"
     if view.state is TaskState.DENIED:
         return call_text("list_peers")
     if view.state is TaskState.EXPIRED:
@@ -168,9 +179,9 @@ def task_next(view: TaskView, last_event: int) -> str:
     )
 
 
-def plain(text: str) -> str:
-    """Return a remote identifier for a `next`, where nothing is fenced; else an ellipsis."""
-    return text if _TOKEN.fullmatch(text) else "…"
+def reply_call(task_id: str) -> str:
+    """Return the literal call that goes on with a task's conversation."""
+    return call_text("reply_task", task_id=task_id, prompt="…")
 
 
 def peer_fields(view: PeerView, mark: Fence) -> dict[str, object]:
@@ -189,6 +200,7 @@ def peer_fields(view: PeerView, mark: Fence) -> dict[str, object]:
             "may_ask": [mark.name(profile, source) for profile in view.may_ask[:6]],
             "runners": [mark.name(runner, source) for runner in view.runners[:8]],
             "paths": [mark.name(path, source) for path in view.paths[:8]],
+            "operations": [mark.name(one, source) for one in view.operations[:8]],
             "version": mark.name(view.version, source) if view.version else "",
             "expired": view.expired or None,
             "shared": view.shared or None,
@@ -203,6 +215,9 @@ def status_fields(view: StatusView) -> dict[str, object]:
     INVARIANT: without the login URL; no link that authorises stands in a tool result.
     """
     fields = view.model_dump(mode="json", exclude_none=True, exclude={"login_url", "problems"})
+    fields["outbox"] = [
+        box.model_dump(mode="json") | {"peer": plain(box.peer)} for box in view.outbox[:10]
+    ]
     fields["problems"] = [problem.model_dump() for problem in view.problems[:10]]
     return _filled(fields)
 
@@ -213,7 +228,7 @@ def sql_fields(view: SqlView, mark: Fence) -> tuple[dict[str, object], bool]:
     room = LIST_CHARACTERS - 1_000
     for row in view.rows:
         line = cut(json.dumps(row, ensure_ascii=False, default=str), 2_000)
-        room -= _json_length(line)
+        room -= json_length(line)
         if room < 0:
             break
         lines.append(line)
@@ -229,57 +244,6 @@ def sql_fields(view: SqlView, mark: Fence) -> tuple[dict[str, object], bool]:
     if truncated:
         fields["truncated"] = True
     return fields, truncated
-
-
-@dataclass(frozen=True, slots=True)
-class _Head:
-    """The header lines of a result text."""
-
-    view: ResultView
-    shown: int
-
-    def text(self) -> str:
-        view = self.view
-        end = view.offset + self.shown
-        following = end if end < view.total else None
-        lines = [
-            f"task: {view.task_id}",
-            f"peer: {one_line(view.peer, 63)}",
-            f"state: {view.state}",
-            f"part: {view.part}",
-            f"characters: {view.offset} to {end} of {view.total}",
-            f"next_offset: {'none' if following is None else following}",
-        ]
-        if view.sha256:
-            lines.append(f"sha256: {one_line(view.sha256, 64)}")
-        if view.truncated:
-            lines.append("truncated: the worker kept only the beginning of the output")
-        tier = "none (self-attested by the worker)" if view.self_attested else "enforced"
-        lines.append(f"sandbox: {tier}")
-        return "\n".join(lines)
-
-    def next_call(self) -> str:
-        view = self.view
-        end = view.offset + self.shown
-        if end < view.total and self.shown:
-            return call_text("get_result", task_id=view.task_id, part=view.part, offset=end)
-        other = "output" if view.part == "summary" else "summary"
-        return call_text("get_result", task_id=view.task_id, part=other)
-
-
-def result_text(view: ResultView, mark: Fence) -> str:
-    """Return a slice of a result as text of at most `RESULT_CHARACTERS`.
-
-    Offsets count characters of the part as the daemon holds it, so a slice
-    that does not fit is cut at its end and `next_offset` says where.
-    """
-    shown = len(view.text)
-    while True:
-        text = _result_text(view, shown, mark)
-        over = len(text) - RESULT_CHARACTERS
-        if over <= 0 or shown == 0:
-            return text
-        shown = max(0, shown - over)
 
 
 def rows_result(
@@ -303,15 +267,6 @@ def rows_result(
     return result(fields, next_call(len(shown)))
 
 
-def _result_text(view: ResultView, shown: int, mark: Fence) -> str:
-    # Only a summary is prose that a client might render; anything else stays exact.
-    body = view.text[:shown]
-    body = defang(scrub(body)) if view.part == "summary" else body
-    head = _Head(view, shown)
-    fenced = mark.whole(body or "(empty)", view.peer)
-    return f"{head.text()}\n\n{fenced}\n\nNext: {head.next_call()}"
-
-
 def _events(views: Iterable[EventView], mark: Fence, source: str) -> tuple[str, int]:
     """Return events as one fenced text and the number of the last one shown."""
     lines: list[str] = []
@@ -319,7 +274,7 @@ def _events(views: Iterable[EventView], mark: Fence, source: str) -> tuple[str, 
     for view in views:
         text = one_line(defang(view.text), EVENT_CHARACTERS)
         line = f"{view.seq} {one_line(view.kind, 40)} {text}".rstrip()
-        room -= _json_length(line)
+        room -= json_length(line)
         if room < 0:
             break
         lines.append(line)
@@ -327,20 +282,8 @@ def _events(views: Iterable[EventView], mark: Fence, source: str) -> tuple[str, 
     return (mark.whole("\n".join(lines), source) if lines else ""), last
 
 
-def _cut_json(text: str, limit: int) -> str:
-    room = limit
-    shown = cut(text, room)
-    while (length := _json_length(shown)) > limit + 2:
-        room = room * limit // length
-        shown = cut(text, room)
-    return shown
-
-
-def _json_length(line: str) -> int:
-    return len(json.dumps(line, ensure_ascii=False))
-
-
-def _time(moment: datetime | None) -> str:
+def when(moment: datetime | None) -> str:
+    """Return a moment as text; empty for none."""
     return moment.isoformat(timespec="seconds") if moment else ""
 
 

@@ -11,24 +11,20 @@ from urllib.parse import parse_qsl, urlsplit
 import mcp_types as types
 from pydantic import ValidationError
 
-from cmesh.daemon.operations import (
+from cmesh.daemon.answers import TaskView
+from cmesh.daemon.arguments import (
     Context,
     NoArguments,
-    Operations,
     ResultArguments,
     TaskArguments,
     TasksArguments,
-    TaskView,
 )
+from cmesh.daemon.operations import Operations
 from cmesh.errors import UsageError
+from cmesh.interfaces.mcp.fence import Fence
 from cmesh.interfaces.mcp.guide import GUIDE
-from cmesh.interfaces.mcp.render import (
-    Fence,
-    peer_fields,
-    result_text,
-    status_fields,
-    task_fields,
-)
+from cmesh.interfaces.mcp.render import peer_fields, status_fields, task_fields
+from cmesh.interfaces.mcp.result_page import result_text
 from cmesh.model import TERMINAL
 
 __all__ = ["complete", "read", "resources", "task_of", "templates", "watch"]

@@ -8,48 +8,36 @@ never ends a task.
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import anyio
 import mcp_types as types
-from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ResourceUpdated
 from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 
 from cmesh import __version__
-from cmesh.daemon.operations import Context, Operations, TaskArguments, TaskView
-from cmesh.errors import CmeshError, DaemonTimeout, QueryRefused, TaskNotFound, UsageError
+from cmesh.daemon.answers import TaskView
+from cmesh.daemon.arguments import Context, TaskArguments
+from cmesh.daemon.operations import Operations
+from cmesh.errors import CmeshError, DaemonTimeout, TaskNotFound, UsageError
 from cmesh.interfaces.mcp import prompts, resources
+from cmesh.interfaces.mcp.calls import CALL_LIMIT_S, Request, ToolCalls, internal
 from cmesh.interfaces.mcp.guide import INSTRUCTIONS
 from cmesh.interfaces.mcp.relay_session import derived_key
-from cmesh.interfaces.mcp.render import call_text, error_result
-from cmesh.interfaces.mcp.tools import TOOLS, Call, listed
+from cmesh.interfaces.mcp.render import call_text
+from cmesh.interfaces.mcp.tools import TOOLS
 from cmesh.interfaces.mcp.transport import serve_streams
+from cmesh.text import one_line
 
 __all__ = ["CALL_LIMIT_S", "McpSession", "serve_mcp"]
 
-CALL_LIMIT_S = 45.0
-"""Every call answers within this; clients give up after 60 s or more."""
-
-PROGRESS_S = 5.0
 SUBSCRIPTIONS = 64
 
 T = TypeVar("T")
-_Request = ServerRequestContext[Any, Any]
 _logger = logging.getLogger(__name__)
-
-# Next steps a model can take itself; every other code keeps its own hint.
-_NEXT_CALLS = {
-    "unknown_peer": call_text("list_peers"),
-    "task_not_found": call_text("list_tasks"),
-    "peer_unreachable": call_text("list_peers"),
-    "query_failed": call_text(
-        "query", sql="SELECT table_name, column_name, data_type FROM information_schema.columns"
-    ),
-}
 
 
 async def serve_mcp(
@@ -80,13 +68,16 @@ class McpSession:
         self._operations = operations
         self._context = context
         self._watches: dict[tuple[str, str], asyncio.Task[None]] = {}
+        calls = ToolCalls(
+            operations, context, TOOLS, key=self._key, fallback=call_text("cmesh_status")
+        )
         self.server: Server[Any] = Server(
             "cmesh",
             version=__version__,
             title="cmesh",
             instructions=INSTRUCTIONS,
-            on_list_tools=self._list_tools,
-            on_call_tool=self._call_tool,
+            on_list_tools=calls.list,
+            on_call_tool=calls.call,
             on_list_resources=self._list_resources,
             on_list_resource_templates=self._list_templates,
             on_read_resource=self._read_resource,
@@ -104,56 +95,25 @@ class McpSession:
             task.cancel()
         self._watches.clear()
 
-    async def _list_tools(self, _ctx: _Request, _params: object) -> types.ListToolsResult:
-        return types.ListToolsResult(tools=listed())
+    def _key(self, params: Mapping[str, Any], request_id: object) -> str:
+        return derived_key(self._context.session, self._context.pid, dict(params), request_id)
 
-    async def _call_tool(
-        self, ctx: _Request, params: types.CallToolRequestParams
-    ) -> types.CallToolResult:
-        tool = TOOLS.get(params.name)
-        arguments = params.arguments or {}
-        try:
-            if tool is None:
-                raise UsageError(f"there is no such tool; there are {', '.join(TOOLS)}")
-            key = derived_key(
-                self._context.session, self._context.pid, dict(ctx.params or {}), ctx.request_id
-            )
-            call = Call(
-                operations=self._operations, context=self._context, arguments=arguments, key=key
-            )
-            with anyio.fail_after(CALL_LIMIT_S):
-                return await _with_progress(ctx, tool.run(call))
-        except ValidationError as error:
-            allowed = ", ".join(tool.arguments.model_fields) if tool else ""
-            return error_result(_bad_arguments(error), f"call again; it takes: {allowed or 'none'}")
-        except TimeoutError:
-            late = DaemonTimeout(f"no answer within {CALL_LIMIT_S:.0f} s; tasks are unaffected")
-            return error_result(late, call_text("list_tasks", state="open"))
-        except CmeshError as error:
-            return error_result(error, _next_call(error))
-        except Exception:
-            # The model gets a reference, never a traceback.
-            reference = secrets.token_hex(4)
-            data = {"tool": params.name, "ref": reference}
-            _logger.exception("mcp_call_failed", extra={"data": data})
-            return error_result(_internal(reference), call_text("cmesh_status"))
-
-    async def _list_resources(self, _ctx: _Request, _params: object) -> types.ListResourcesResult:
+    async def _list_resources(self, _ctx: Request, _params: object) -> types.ListResourcesResult:
         return types.ListResourcesResult(resources=resources.resources())
 
     async def _list_templates(
-        self, _ctx: _Request, _params: object
+        self, _ctx: Request, _params: object
     ) -> types.ListResourceTemplatesResult:
         return types.ListResourceTemplatesResult(resource_templates=resources.templates())
 
     async def _read_resource(
-        self, _ctx: _Request, params: types.ReadResourceRequestParams
+        self, _ctx: Request, params: types.ReadResourceRequestParams
     ) -> types.ReadResourceResult:
         contents = await _answer(resources.read(params.uri, self._operations, self._context))
         return types.ReadResourceResult(contents=[*contents])
 
     async def _subscribe(
-        self, ctx: _Request, params: types.SubscribeRequestParams
+        self, ctx: Request, params: types.SubscribeRequestParams
     ) -> types.EmptyResult:
         session = ctx.session
         uri = params.uri
@@ -165,13 +125,13 @@ class McpSession:
         return types.EmptyResult()
 
     async def _unsubscribe(
-        self, _ctx: _Request, params: types.UnsubscribeRequestParams
+        self, _ctx: Request, params: types.UnsubscribeRequestParams
     ) -> types.EmptyResult:
         self._unwatch("", params.uri)
         return types.EmptyResult()
 
     async def _listen(
-        self, ctx: _Request, params: types.SubscriptionsListenRequestParams
+        self, ctx: Request, params: types.SubscriptionsListenRequestParams
     ) -> types.SubscriptionsListenResult:
         """Serve a modern subscription stream; it honours what can be watched."""
         owner = f"listen:{ctx.request_id!r}"
@@ -187,11 +147,11 @@ class McpSession:
             for uri in uris:
                 self._unwatch(owner, uri)
 
-    async def _list_prompts(self, _ctx: _Request, _params: object) -> types.ListPromptsResult:
+    async def _list_prompts(self, _ctx: Request, _params: object) -> types.ListPromptsResult:
         return types.ListPromptsResult(prompts=prompts.listed())
 
     async def _get_prompt(
-        self, _ctx: _Request, params: types.GetPromptRequestParams
+        self, _ctx: Request, params: types.GetPromptRequestParams
     ) -> types.GetPromptResult:
         try:
             return prompts.get(params.name, params.arguments or {})
@@ -199,7 +159,7 @@ class McpSession:
             raise _protocol_error(error) from error
 
     async def _complete(
-        self, _ctx: _Request, params: types.CompleteRequestParams
+        self, _ctx: Request, params: types.CompleteRequestParams
     ) -> types.CompleteResult:
         argument = params.argument
         values = await _answer(
@@ -244,24 +204,6 @@ class McpSession:
             task.cancel()
 
 
-async def _with_progress(ctx: _Request, work: Awaitable[T]) -> T:
-    """Return what `work` returns, reporting progress while it takes its time.
-
-    Cancelling this cancels `work`, which leaves the task it waits for alone.
-    """
-    task = asyncio.ensure_future(work)
-    waited_s = 0.0
-    try:
-        while not task.done():
-            await asyncio.wait({task}, timeout=PROGRESS_S)
-            if not task.done():
-                waited_s += PROGRESS_S
-                await ctx.session.report_progress(waited_s, message=f"waiting, {waited_s:.0f} s")
-        return task.result()
-    finally:
-        task.cancel()
-
-
 async def _answer(work: Awaitable[T]) -> T:
     """Return what `work` returns; errors become JSON-RPC errors, for requests that are no tools."""
     try:
@@ -274,27 +216,10 @@ async def _answer(work: Awaitable[T]) -> T:
     except Exception as error:
         reference = secrets.token_hex(4)
         _logger.exception("mcp_request_failed", extra={"data": {"ref": reference}})
-        raise _protocol_error(_internal(reference)) from error
+        raise _protocol_error(internal(reference)) from error
 
 
 def _protocol_error(error: CmeshError) -> MCPError:
     ours = isinstance(error, UsageError | TaskNotFound)
     code = types.INVALID_PARAMS if ours else types.INTERNAL_ERROR
-    return MCPError(code=code, message=f"{error.code}: {error.message}")
-
-
-def _next_call(error: CmeshError) -> str:
-    if error.hint and error.hint != error.default_hint and not isinstance(error, QueryRefused):
-        return error.hint
-    return _NEXT_CALLS.get(error.code) or error.hint or call_text("cmesh_status")
-
-
-def _bad_arguments(error: ValidationError) -> UsageError:
-    """Say what is wrong without the rejected value, which may be a secret."""
-    problems = error.errors(include_url=False, include_input=False, include_context=False)
-    said = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in problems[:5]]
-    return UsageError("; ".join(said))
-
-
-def _internal(reference: str) -> CmeshError:
-    return CmeshError(f"unexpected failure; the daemon's log has it as {reference}")
+    return MCPError(code=code, message=f"{error.code}: {one_line(error.message, 1_500)}")

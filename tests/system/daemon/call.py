@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict
 
-from cmesh.daemon.operations import View
+from cmesh.daemon.answers import View
 from cmesh.errors import CmeshError
 from cmesh.interfaces.client import ControlClient
 from cmesh.interfaces.wire import OPERATIONS, error_body

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "-c",
         "trap '' TERM; setsid sleep 300 & echo ready; while :; do sleep 1; done",
     ),
+    "held": ("/bin/sh", "-c", "echo one; while [ ! -e go ]; do sleep 0.05; done; rm go; echo two"),
     "flood": ("/bin/sh", "-c", "yes flood | head -c 40000000"),
 }
 
@@ -49,7 +50,7 @@ def inbound(directory: Path, runners: list[str], more: str = "") -> str:
 [[inbound.allow]]
 name = "the laptop may work here"
 peers = ["user:me@example.com"]
-operations = ["task"]
+operations = ["task", "follow_up"]
 profiles = ["full"]
 runners = [{names}]
 paths = ["{directory}"]

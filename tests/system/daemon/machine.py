@@ -20,15 +20,14 @@ from typing import Any, TypeVar
 import pytest
 from pydantic import ConfigDict
 
-from cmesh.daemon.operations import (
+from cmesh.daemon.answers import StatusView, TaskView, View
+from cmesh.daemon.arguments import (
     DelegateArguments,
     NoArguments,
+    ReplyArguments,
     SqlArguments,
-    StatusView,
     TaskArguments,
-    TaskView,
     TrustArguments,
-    View,
 )
 from cmesh.errors import CmeshError
 from cmesh.interfaces.client import ControlClient
@@ -238,17 +237,24 @@ class Machine:
         return await asyncio.to_thread(self._call_as_user, operation, arguments)
 
     async def delegate(self, peer: str, runner: str, directory: Path, **more: Any) -> TaskView:
-        """Delegate with profile `full`."""
+        """Delegate with profile `full`; a task waits for a peer that is away."""
         fields: dict[str, Any] = {
             "peer": peer,
             "prompt": "do it",
             "directory": str(directory),
             "runner": runner,
             "profile": Profile.FULL,
+            "if_offline": "queue",
             **more,
         }
         arguments = DelegateArguments.model_validate(fields)
         return TaskView.model_validate(await self.call("delegate", arguments))
+
+    async def reply(self, task_id: str, prompt: str, **more: Any) -> TaskView:
+        """Ask for another turn of an ended task."""
+        fields = {"task_id": task_id, "prompt": prompt, **more}
+        arguments = ReplyArguments.model_validate(fields)
+        return TaskView.model_validate(await self.call("reply_task", arguments))
 
     async def task(self, task_id: str, **more: Any) -> TaskView:
         arguments = TaskArguments.model_validate({"task_id": task_id, **more})

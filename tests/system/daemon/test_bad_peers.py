@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from cmesh.daemon.operations import NoArguments, ResultArguments, TrustArguments
+from cmesh.daemon.arguments import NoArguments, ResultArguments, TrustArguments
 from cmesh.errors import LinkError, TaskRefused
 from cmesh.keys import SigningKey
 from cmesh.model import Limits, Profile, TaskId, TaskSpec, TaskState

@@ -5,7 +5,6 @@ Both ask a scripted model on loopback; everything between them is real.
 
 import asyncio
 import json
-import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -15,24 +14,14 @@ import pytest
 
 from cmesh.model import TaskState
 from tests.fakes.model_server import ModelServer
+from tests.system.daemon.agents import AGENT_KEY, CLAUDE, claude_run
 from tests.system.daemon.conftest import OUTBOUND, MakeMachine, inbound
 from tests.system.daemon.machine import Machine, here
 
 RUN_LIMIT_S = 50.0
-LAPTOP_KEY = "sk-ant-laptop-0000"
 BUILDER_KEY = "sk-ant-builder-0000"
 FINDING = "port 8080 is taken by the old release"
 
-
-def _claude() -> Path | None:
-    named = os.environ.get("CMESH_TEST_CLAUDE")
-    path = (
-        Path(named) if named else Path(__file__).parents[3] / ".cache/npm/node_modules/.bin/claude"
-    )
-    return path if path.exists() else None
-
-
-CLAUDE = _claude()
 
 pytestmark = [
     pytest.mark.anyio,
@@ -64,33 +53,12 @@ env = {{ CLAUDE_CODE_MAX_RETRIES = "1" }}
 
 async def ask(machine: Machine, url: str, prompt: str) -> str:
     """Run the laptop's own agent, with cmesh as its only server; return what it says at last."""
-    home = machine.directory("agent")
-    server = {
-        "type": "stdio",
-        "command": machine.command()[0],
-        "args": machine.command("mcp")[1:],
-        "env": machine.environment(),
-    }
-    argv = [str(CLAUDE), "-p", prompt, "--output-format", "json", "--setting-sources", "user"]
-    argv += ["--mcp-config", json.dumps({"mcpServers": {"cmesh": server}}), "--strict-mcp-config"]
-    argv += ["--allowedTools", "mcp__cmesh"]
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(home),
-        "CLAUDE_CONFIG_DIR": str(home / ".claude"),
-        "TMPDIR": str(home),
-        "ANTHROPIC_API_KEY": LAPTOP_KEY,
-        "ANTHROPIC_BASE_URL": url,
-        "CLAUDE_CODE_MAX_RETRIES": "1",
-        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-        "DISABLE_AUTOUPDATER": "1",
-        "NO_PROXY": "127.0.0.1",
-    }
+    run = claude_run(machine, url, prompt)
     done = await asyncio.to_thread(
         subprocess.run,
-        argv,
-        cwd=home,
-        env=environment,
+        run.argv,
+        cwd=run.directory,
+        env=run.environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -174,6 +142,6 @@ def _assert_conversations(model: ModelServer, task_id: str) -> None:
         keys[name].add(key)
         if name == "laptop":
             heard = json.dumps(body["messages"])
-    assert keys == {"laptop": {LAPTOP_KEY}, "builder": {BUILDER_KEY}}
+    assert keys == {"laptop": {AGENT_KEY}, "builder": {BUILDER_KEY}}
     assert "next" in heard
     assert re.search(rf"get_result\(task_id=\W*{task_id}", heard)

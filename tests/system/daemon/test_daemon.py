@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cmesh.daemon.operations import NoArguments, TaskView
+from cmesh.daemon.answers import TaskView
+from cmesh.daemon.arguments import NoArguments
 from cmesh.errors import DaemonNotRunning, StoreBusy
 from cmesh.model import TaskState
 from cmesh.node.testnet import Testnet
@@ -233,10 +234,17 @@ async def test_a_first_contact_and_a_changed_key_wait_for_the_owner(
     assert (await caller.ended(view.task_id)).state is TaskState.SUCCEEDED
     assert await standing(worker, "caller") == "trusted"
 
+    assert worker.cli("peers", "untrust", "caller").returncode == 0
+    view = await untrusted(caller, place)
+    # The caller is told what may be true, not which of it; the worker's owner is told which.
+    assert "or the trust was taken back" in view.reason
+    assert "the key of `caller` is not trusted any more" in worker.log_text()
+    assert worker.log_text().count("`caller` is a first contact") == 1
+
 
 async def untrusted(caller: Machine, place: Path) -> TaskView:
     """Delegate, and return the task once it is known that its worker's owner must agree first."""
-    task_id = (await caller.delegate("worker", "command:true", place)).task_id
+    task_id = (await caller.delegate("worker", "command:true", place, new=True)).task_id
 
     async def waits() -> TaskView | None:
         view = await caller.task(task_id)

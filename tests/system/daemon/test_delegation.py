@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cmesh.daemon.operations import CancelArguments, ResultArguments
+from cmesh.daemon.arguments import CancelArguments, ResultArguments
 from cmesh.errors import PolicyDenied, TaskConflict, UnknownPeer
 from cmesh.model import Profile, TaskState
 from tests.system.daemon.machine import Machine, eventually
@@ -56,12 +56,15 @@ async def test_a_failing_command_is_a_failed_task_with_its_words(pair: Pair, pla
     assert "went wrong" in view.summary
 
 
-async def test_a_directory_outside_the_rule_is_denied_and_nothing_starts(pair: Pair) -> None:
+async def test_a_directory_outside_the_rule_is_denied_and_nothing_starts(
+    pair: Pair, place: Path
+) -> None:
     laptop, builder = pair
     view = await laptop.delegate("builder", "command:true", Path("/etc"), wait_s=30)
     assert (view.state, view.code) == (TaskState.DENIED, "policy_denied")
     assert "path" in view.reason
     assert "the laptop may work here" not in view.reason
+    assert view.advice == f"ask for what `builder` offers this node: paths `{place}`"
     there = await builder.task(view.task_id)
     assert there.state is TaskState.DENIED
     denied = f"SELECT failed FROM denials WHERE task_id = '{view.task_id}'"

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from cmesh.clock import SystemClock
-from cmesh.daemon.operations import ResultArguments
+from cmesh.daemon.arguments import ResultArguments
 from cmesh.errors import DiskFull
 from cmesh.model import TaskState
 from cmesh.node.testnet import Testnet

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from cmesh.interfaces.demo.processes import processes_with
+from cmesh.interfaces.demo.story import BUILDER_SQL, LAPTOP_SQL
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
@@ -107,7 +110,7 @@ def test_json_is_one_line_and_says_what_was_asserted(place: Path) -> None:
     body = json.loads(run.stdout)
     assert (body["ok"], body["model"], len(body["steps"])) == (True, "", 10)
     assert all(step["checked"] and step["seconds"] >= 0 for step in body["steps"])
-    assert body["states"] == ["accepted", "intent", "running", "succeeded"]
+    assert body["states"] == ["queued", "queued", "running", "succeeded"]
     assert body["refused"]["code"] == "policy_denied"
     assert body["refused"]["task_id"] != body["task_id"]
     assert (body["audit"]["tasks"], body["audit"]["chain"]) == (2, "verified")
@@ -159,7 +162,9 @@ plan.builder_config = too_wide
 
 
 def test_a_daemon_that_does_not_start_is_one_clear_error(place: Path) -> None:
-    status, body, error = patched(place, 'plan.laptop_config = lambda url: "[node]\\nwrong = 1\\n"')
+    status, body, error = patched(
+        place, 'plan.laptop_config = lambda url, plan: "[node]\\nwrong = 1\\n"'
+    )
     assert (status, body["ok"], body["error"]["code"]) == (10, False, "bad_config")
     assert "the daemon of laptop: " in body["error"]["message"]
     assert "wrong" in body["error"]["message"]
@@ -176,5 +181,68 @@ def test_kept_it_serves_others_until_it_is_told_to_stop(place: Path) -> None:
             argv = [sys.executable, "-m", "cmesh", "status", "--json"]
             status = called(argv, place, keep["environment"][name])
             assert json.loads(status.stdout)["phase"] == "up"
+        assert keep["control_url"].startswith("http://127.0.0.1:")
+        key_file = Path(keep["auth_key_file"])
+        assert (key_file.stat().st_mode & 0o777, bool(key_file.read_text("utf-8"))) == (0o600, True)
         subprocess.run(["/bin/sh", "-c", keep["stop"]], check=True, timeout=LIMIT_S)
         assert process.wait(LIMIT_S) == 0
+
+
+def test_daemons_that_were_stopped_started_and_replaced_end_with_it(place: Path) -> None:
+    with running(place, "--json", "--keep") as process:
+        assert process.stdout is not None
+        body = json.loads(process.stdout.readline())
+        for name, *words in (("builder", "down"), ("builder", "up"), ("laptop", "up", "--replace")):
+            argv = [sys.executable, "-m", "cmesh", *words]
+            run = called(argv, place, body["keep"]["environment"][name])
+            assert run.returncode == 0, run.stderr
+        process.terminate()
+        assert process.wait(LIMIT_S) == 0
+    # That nothing is left, no process and no directory, is the fixture's to assert.
+
+
+def test_the_rows_it_shows_are_what_the_sql_beside_them_gives(place: Path) -> None:
+    with running(place, "--keep") as process:
+        assert process.stdout is not None
+        shown: list[str] = []
+        for line in process.stdout:
+            shown.append(line)
+            if line.startswith("    claude mcp remove"):
+                break
+        text = "".join(shown)
+        for name, sql in (("laptop", LAPTOP_SQL), ("builder", BUILDER_SQL)):
+            found = re.search(rf"CMESH_STATE_DIR=(\S+/{name}/state)", text)
+            assert found is not None
+            variables = {
+                "CMESH_STATE_DIR": found[1],
+                "CMESH_CONFIG_DIR": found[1].removesuffix("state") + "config",
+                "CMESH_TESTNET": "1",
+            }
+            assert f'cmesh sql "{sql}"' in " ".join(text.split())
+            run = called([sys.executable, "-m", "cmesh", "sql", sql], place, variables)
+            for row in run.stdout.splitlines():
+                cells = [cell for cell in row.split("\t") if cell]
+                assert re.search(r" +".join(map(re.escape, cells)) + r"\n", text), row
+
+
+def test_what_uses_a_kept_demo_and_is_not_its_own_is_named_and_left_alone(place: Path) -> None:
+    with running(place, "--keep") as process:
+        assert process.stdout is not None
+        state = ""
+        for line in process.stdout:
+            if found := re.search(r"CMESH_STATE_DIR=(\S+laptop/state)", line):
+                state = found[1]
+            if line.startswith("    claude mcp remove"):
+                break
+        other = subprocess.Popen(["/bin/sleep", "600"], env={"CMESH_STATE_DIR": state})
+        try:
+            process.terminate()
+            rest = " ".join(process.stdout.read().split())
+            assert process.wait(LIMIT_S) == 0
+            assert f"processes {other.pid}, which you or your agent started" in rest
+            assert other.poll() is None
+            assert Path(state, "down").exists()
+        finally:
+            other.kill()
+            other.wait(LIMIT_S)
+            shutil.rmtree(Path(state).parents[1])

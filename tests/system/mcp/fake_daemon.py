@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from cmesh.daemon.operations import Context, DelegateArguments
+from cmesh.daemon.arguments import Context, DelegateArguments
 from cmesh.interfaces.control import ControlServer
 from cmesh.interfaces.mcp.server import serve_mcp
 from cmesh.paths import control_socket, state_dir

@@ -45,7 +45,7 @@ async def test_tools_are_there_without_a_daemon(make_relay: MakeRelay) -> None:
     legacy = await relay.answer("tools/list")
     modern = await relay.answer("tools/list", {"_meta": MODERN})
     discovered = await relay.answer("server/discover", {"_meta": MODERN})
-    assert len(legacy["result"]["tools"]) == len(modern["result"]["tools"]) == 8
+    assert len(legacy["result"]["tools"]) == len(modern["result"]["tools"]) == 9
     assert discovered["result"]["supportedVersions"] == ["2026-07-28"]
 
 
@@ -74,6 +74,19 @@ async def test_a_daemon_that_a_person_stopped_is_not_started(
 async def test_the_relay_starts_the_daemon_it_needs(make_relay: MakeRelay, state: Path) -> None:
     pid_file = state / "pid"
     relay = await make_relay(sys.executable, "-c", START, str(pid_file), *Daemon.argv)
+    await relay.begin()
+    status = await relay.text("cmesh_status")
+    os.kill(int(pid_file.read_text("utf-8")), signal.SIGKILL)
+    assert '"phase":"up"' in status
+
+
+async def test_a_daemon_that_is_gone_as_soon_as_it_is_started_is_started_again(
+    make_relay: MakeRelay, state: Path
+) -> None:
+    pid_file, once = state / "pid", state / "once"
+    script = 'once=$1; shift; [ -e "$once" ] || { : >"$once"; exit 0; }; exec "$@"'
+    begin = (sys.executable, "-c", START, str(pid_file), *Daemon.argv)
+    relay = await make_relay("/bin/sh", "-c", script, "sh", str(once), *begin)
     await relay.begin()
     status = await relay.text("cmesh_status")
     os.kill(int(pid_file.read_text("utf-8")), signal.SIGKILL)

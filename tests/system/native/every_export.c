@@ -28,6 +28,8 @@ static void unknown_handles(void) {
     int fd = -1;
     char address[64];
     CHECK(cmesh_set_tags(NONE, "tag:a") == EBADF);
+    CHECK(cmesh_set_port(NONE, 0) == EBADF);
+    CHECK(cmesh_set_port(NONE, 65536) == EINVAL && cmesh_set_port(NONE, -1) == EINVAL);
     CHECK(cmesh_login(NONE, OUT) == EBADF);
     CHECK(needed == strlen(out) + 1 && needed > 1);
     CHECK(cmesh_logout(NONE, OUT) == EBADF);
@@ -119,6 +121,7 @@ static void bad_arguments(tailscale sd, const char* own) {
     CHECK(tailscale_loopback(sd, NULL, 0, NULL, NULL) == -1);
     CHECK(tailscale_set_logfd(sd, NONE) == -1);
     CHECK(cmesh_set_tags(sd, "tag:late") == -1);
+    CHECK(cmesh_set_port(sd, 41641) == -1);
     CHECK(cmesh_set_memory_limit(0) == EINVAL);
     CHECK(cmesh_set_memory_limit(128LL << 20) == 0);
     CHECK(cmesh_allow_loopback_only() == EBUSY);

@@ -85,6 +85,33 @@ async def test_a_start_that_failed_can_be_tried_again(testnet: Testnet, tmp_path
     await node.close()
 
 
+async def test_a_restarted_node_has_the_udp_port_that_peers_send_to(
+    testnet: Testnet, tmp_path: Path
+) -> None:
+    options = NodeOptions(state_dir=tmp_path / "n", hostname="n", control_url=testnet.control_url)
+    ports = set[int]()
+    for _ in range(3):
+        async with Node(options) as node:
+            ports.add((await node.status()).port)
+    assert len(ports) == 1
+    assert ports != {0}
+
+
+async def test_a_port_that_somebody_took_meanwhile_is_given_up(
+    testnet: Testnet, tmp_path: Path
+) -> None:
+    options = NodeOptions(state_dir=tmp_path / "n", hostname="n", control_url=testnet.control_url)
+    async with Node(options) as node:
+        old = (await node.status()).port
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("0.0.0.0", old))
+        async with Node(options) as node:
+            new = (await node.status()).port
+    assert new not in {0, old}
+    async with Node(options) as node:
+        assert (await node.status()).port == new
+
+
 async def test_a_node_must_be_started(tmp_path: Path) -> None:
     node = Node(NodeOptions(state_dir=tmp_path / "n", hostname="n"))
     with pytest.raises(NodeClosed, match="not started"):

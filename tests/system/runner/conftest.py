@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cmesh.runner.launch import Containment
 from tests.system.runner.support import Worker
 
 
@@ -14,9 +15,16 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-async def worker(tmp_path: Path) -> AsyncIterator[Worker]:
-    worker = Worker(tmp_path / "tasks")
+def containment() -> Containment:
+    """Return what tasks are launched with; tests of how they end are run with each kind."""
+    return "pid_namespace"
+
+
+@pytest.fixture
+async def worker(tmp_path: Path, containment: Containment) -> AsyncIterator[Worker]:
+    worker = Worker(tmp_path / "tasks", containment)
     await worker.supervisor.start()
+    await worker.eventually(lambda: worker.supervisor.containment != ("", ""))
     yield worker
     await worker.supervisor.close()
     log = tmp_path / "tasks" / "shim.log"

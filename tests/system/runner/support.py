@@ -8,13 +8,28 @@ import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from cmesh.beneath import Judged
 from cmesh.model import TaskId
 from cmesh.runner import processes
 from cmesh.runner.evidence import Exit, Look
-from cmesh.runner.launch import Launch
+from cmesh.runner.launch import Containment, Launch
+from cmesh.runner.sessions import Place
+from cmesh.runner.shim_processes import Process, is_zombie, stat_of
 from cmesh.runner.supervise import Supervisor
 
-__all__ = ["PYTHON", "SHIM", "WAIT_LIMIT_S", "Worker", "alive", "new_id", "python"]
+__all__ = [
+    "CONTAINMENTS",
+    "PYTHON",
+    "SHIM",
+    "WAIT_LIMIT_S",
+    "Worker",
+    "alive",
+    "lives",
+    "new_id",
+    "python",
+]
+
+CONTAINMENTS: tuple[Containment, ...] = ("pid_namespace", "best_effort")
 
 WAIT_LIMIT_S = 20.0
 POLL_S = 0.02
@@ -32,17 +47,34 @@ def python(code: str) -> tuple[str, ...]:
 
 
 def alive(pid: int) -> bool:
-    stat = processes.shim.stat_of(pid)
-    return stat is not None and not processes.shim.is_zombie(stat[0])
+    stat = stat_of(pid)
+    return stat is not None and not is_zombie(stat[0])
+
+
+def lives(process: Process) -> bool:
+    """Return whether exactly this process lives, by the number it has outside of the task."""
+    stat = stat_of(process[0])
+    return stat is not None and stat[2] == process[1] and not is_zombie(stat[0])
 
 
 class Worker:
-    """A supervisor in this process, and what it was told."""
+    """A supervisor in this process, and what it was told.
 
-    def __init__(self, tasks_dir: Path) -> None:
+    Attributes:
+        containment: what the tasks are launched with.
+    """
+
+    def __init__(
+        self,
+        tasks_dir: Path,
+        containment: Containment = "pid_namespace",
+        *,
+        grace_s: float = GRACE_S,
+    ) -> None:
+        self.containment: Containment = containment
         self.news = asyncio.Event()
         self.told: list[TaskId] = []
-        self.supervisor = Supervisor(tasks_dir, on_change=self._tell, grace_s=GRACE_S)
+        self.supervisor = Supervisor(tasks_dir, on_change=self._tell, grace_s=grace_s)
 
     def _tell(self, task_id: TaskId) -> None:
         self.told.append(task_id)
@@ -57,6 +89,8 @@ class Worker:
         env: Mapping[str, str] | None = None,
         runtime_s: int = 60,
         output_bytes: int = 1_000_000,
+        session: Place | None = None,
+        judged: Judged | None = None,
     ) -> TaskId:
         task_id = new_id()
         launch = Launch(
@@ -66,6 +100,10 @@ class Worker:
             stdin=stdin,
             runtime_s=runtime_s,
             output_bytes=output_bytes,
+            containment=self.containment,
+            session=session,
+            judged=judged,
+            session_link=str(self.supervisor.directory(task_id) / "home" / "talks"),
         )
         self.supervisor.prepare(task_id, launch)
         return task_id
@@ -100,6 +138,16 @@ class Worker:
         async with asyncio.timeout(WAIT_LIMIT_S):
             while not check():
                 await asyncio.sleep(POLL_S)
+
+    def processes(self, task_id: TaskId) -> set[Process]:
+        """Return the task's processes by their numbers outside of it."""
+        claim = processes.read_owner(f"{self.supervisor.directory(task_id)}/claim")
+        return processes.task_processes(task_id, claim)
+
+    def shim(self, task_id: TaskId) -> int:
+        pid = self.claim(task_id)["pid"]
+        assert isinstance(pid, int)
+        return pid
 
     def output(self, task_id: TaskId) -> bytes:
         return self.supervisor.read_spool(task_id, 0, 10_000_000)

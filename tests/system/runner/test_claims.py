@@ -6,11 +6,15 @@ import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from cmesh.model import TaskId
+from cmesh.runner import processes
+from cmesh.runner.sessions import Sessions
+from cmesh.runner.shim_processes import signal_process, stat_of
 from tests.system.runner.support import PYTHON, SHIM, WAIT_LIMIT_S, Worker, alive, python
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
@@ -177,21 +181,45 @@ async def test_a_killed_idle_shim_is_replaced_and_its_task_can_be_given_again(
     assert (await worker.result(task_id)).exit_code == 0
 
 
-async def test_a_killed_shim_leaves_a_dead_owner_no_result_and_counted_processes(
+async def test_a_task_handed_to_the_next_keeper_is_watched_when_the_last_one_is_told_dead(
     worker: Worker,
 ) -> None:
-    task_id = worker.prepare(("/bin/sh", "-c", "sleep 61 & sleep 62 & echo ready; wait"))
+    await worker.run(("/bin/true",))
+    keeper = worker.supervisor.warm_pid
+    assert keeper is not None
+    children = Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
+    for pid in (keeper, *map(int, children)):
+        os.kill(pid, signal.SIGKILL)
+    # No turn of the loop in between, so that nobody has been told of the end yet.
+    while any(map(alive, (keeper, *map(int, children)))):
+        time.sleep(0.001)
+    task_id = worker.prepare(("/bin/sleep", "60"))
     await worker.supervisor.spawn(task_id)
-    await worker.printed(task_id, b"ready")
-    pid = worker.claim(task_id)["pid"]
-    assert isinstance(pid, int)
-    os.kill(pid, signal.SIGKILL)
-    look = await worker.until(task_id, lambda look: not look.owner_alive)
-    assert (look.claim, look.result) == ("shim", False)
-    assert worker.supervisor.count_processes(task_id) == 3
-    await worker.eventually(lambda: worker.supervisor.end_survivors(task_id) == 0)
-    assert look.agent_pid is not None
-    assert not alive(look.agent_pid)
+    assert worker.supervisor.warm_pid != keeper
+    await worker.until(task_id, lambda look: look.agent_pid is not None)
+    os.kill(worker.shim(task_id), signal.SIGKILL)
+    await worker.until(task_id, lambda look: not look.owner_alive)
+
+
+async def test_the_end_of_an_owner_that_has_closed_its_pipe_is_told(
+    worker: Worker,
+) -> None:
+    task_id = worker.prepare(("/bin/true",))
+    claim = worker.supervisor.directory(task_id) / "claim"
+    # As a killed process is for a moment: its pipe is closed, its lock is not.
+    holds = "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); "
+    argv = [*python(holds + "print(flush=True); time.sleep(60)"), str(claim)]
+    claim.touch()
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as owner:
+        stat = stat_of(owner.pid)
+        assert stat is not None
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        who = {"boot_id": processes.boot_id(), "pid": owner.pid, "start_time": stat[2]}
+        claim.write_text(json.dumps(who))
+        assert worker.supervisor.look(task_id).owner_alive
+        owner.kill()
+        await worker.until(task_id, lambda look: not look.owner_alive)
 
 
 async def test_survivors_are_not_ended_while_their_shim_lives(worker: Worker) -> None:
@@ -202,3 +230,102 @@ async def test_survivors_are_not_ended_while_their_shim_lives(worker: Worker) ->
     assert worker.supervisor.look(task_id).owner_alive
     worker.supervisor.end(task_id, "cancelled")
     await worker.result(task_id)
+
+
+async def test_a_process_of_the_same_pid_but_another_start_is_never_signalled() -> None:
+    stat = stat_of(os.getpid())
+    assert stat is not None
+    assert signal_process((os.getpid(), stat[2]), 0)
+    assert not signal_process((os.getpid(), stat[2] + 1), signal.SIGKILL)
+
+
+async def test_where_no_namespace_can_be_had_a_task_runs_and_the_claim_says_so(
+    worker: Worker,
+) -> None:
+    task_id = worker.prepare(("/bin/echo", "done"))
+    # A user namespace in which no other namespace may be made.
+    refuse = "cd /proc/sys/user; echo 0 > max_user_namespaces; echo 0 > max_pid_namespaces"
+    inside = ["unshare", "--user", "--map-root-user", "sh", "-c", f'{refuse}; exec "$@"', "sh"]
+    with subprocess.Popen(
+        [*inside, PYTHON, "-I", "-S", SHIM],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        said = json.loads(process.stdout.readline())
+        hand(process, worker.supervisor.directory(task_id))
+        await asyncio.to_thread(process.stdout.read)
+    note = "user namespace: No space left on device"
+    assert said == {"containment": "best_effort", "note": note}
+    await worker.eventually(lambda: worker.supervisor.look(task_id).result)
+    look = worker.supervisor.look(task_id)
+    assert (look.containment, look.containment_note) == ("best_effort", note)
+    assert look.exit is not None
+    assert (look.exit.exit_code, look.exit.containment) == (0, "best_effort")
+
+
+async def test_inside_its_namespace_a_task_has_its_own_proc_and_the_worker_s_user(
+    worker: Worker, tmp_path: Path
+) -> None:
+    code = (
+        "import os, pathlib, sys; "
+        "pathlib.Path(sys.argv[1]).touch(); "
+        "print(os.getpid(), os.readlink('/proc/self'), os.getuid(), os.getgid())"
+    )
+    task_id = worker.prepare((*python(code), str(tmp_path / "made")))
+    await worker.supervisor.spawn(task_id)
+    assert (await worker.result(task_id)).containment == "pid_namespace"
+    pid, self_, uid, gid = worker.output(task_id).split()
+    assert pid == self_
+    assert (int(uid), int(gid)) == (os.getuid(), os.getgid())
+    made = (tmp_path / "made").stat()
+    assert (made.st_uid, made.st_gid) == (os.getuid(), os.getgid())
+
+
+async def test_a_namespace_whose_first_process_is_killed_ends_its_task_and_says_so(
+    worker: Worker,
+) -> None:
+    task_id = worker.prepare(("/bin/sleep", "600"))
+    await worker.supervisor.spawn(task_id)
+    await worker.until(task_id, lambda look: look.agent_pid is not None)
+    claim = processes.read_owner(f"{worker.supervisor.directory(task_id)}/claim")
+    assert claim is not None
+    assert signal_process(claim.first, signal.SIGKILL)
+    exit_ = await worker.result(task_id)
+    assert (exit_.verdict, exit_.exit_code, exit_.processes_left) == ("exited", -9, 0)
+    assert "first process" in exit_.error
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "5", "[]"])
+async def test_a_launch_damaged_by_hand_starts_nothing_and_says_so(
+    worker: Worker, text: str
+) -> None:
+    task_id = worker.prepare(("/bin/true",))
+    (worker.supervisor.directory(task_id) / "launch.json").write_text(text)
+    await worker.supervisor.spawn(task_id)
+    exit_ = await worker.result(task_id)
+    assert exit_.verdict == "spawn_failed"
+    assert "`launch.json` makes no sense" in exit_.error
+
+
+async def test_two_turns_of_one_conversation_never_run_at_once(
+    worker: Worker, tmp_path: Path
+) -> None:
+    session = Sessions(tmp_path / "sessions").place(TaskId("thread"))
+    first = worker.prepare(python("print('in')"), session=session)
+    home = worker.supervisor.directory(first) / "home"
+    assert (home / "talks").resolve() == session.files
+    await worker.supervisor.spawn(first)
+    hold = worker.prepare(python("import time; time.sleep(60)"), session=session)
+    await worker.result(first)
+    # The result is there, so the lock is free, even while the first shim still ends.
+    await worker.supervisor.spawn(hold)
+    await worker.until(hold, lambda look: look.agent_pid is not None)
+    second = await worker.run(python("print('in')"), session=session)
+    assert (second.verdict, second.exit_code) == ("spawn_failed", None)
+    assert "another turn of this conversation" in second.error
+    worker.supervisor.end(hold, "cancelled")
+    assert (await worker.result(hold)).verdict == "cancelled"
+    third = await worker.run(python("print('in')"), session=session)
+    assert (third.verdict, third.exit_code) == ("exited", 0)

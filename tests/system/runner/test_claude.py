@@ -1,33 +1,23 @@
 """The real Claude Code through the supervisor, against a scripted model on loopback."""
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from cmesh.config import RunnerConfig
-from cmesh.model import Limits, Profile, TaskSpec, TaskState
+from cmesh.model import Limits, TaskState
 from cmesh.runner.programs import Programs
-from cmesh.runner.reader import Outcome, RunnerEvent
 from cmesh.runner.registry import Runner, Runners
 from tests.fakes.model_server import ModelServer, fake_json
-from tests.system.runner.support import Worker, new_id
+from tests.system.daemon.agents import CLAUDE
+from tests.system.runner.agents import finish, spec_for, start
+from tests.system.runner.support import Worker
 
-ROOT = Path(__file__).parents[3]
 KEY = "sk-ant-test-0000"
 
-
-def _claude() -> Path | None:
-    named = os.environ.get("CMESH_TEST_CLAUDE")
-    path = Path(named) if named else ROOT / ".cache/npm/node_modules/.bin/claude"
-    return path if path.exists() else None
-
-
-CLAUDE = _claude()
 
 pytestmark = [
     pytest.mark.anyio,
@@ -68,42 +58,12 @@ def project(tmp_path: Path) -> Path:
     return project
 
 
-def spec_for(prompt: str, project: Path) -> TaskSpec:
-    return TaskSpec(
-        task_id=new_id(),
-        runner="claude",
-        profile=Profile.FULL,
-        directory=str(project),
-        prompt=prompt,
-        limits=Limits(runtime_s=50),
-        not_after=datetime(2030, 1, 1, tzinfo=UTC),
-    )
-
-
-async def start(worker: Worker, runner: Runner, spec: TaskSpec) -> None:
-    directory = worker.supervisor.directory(spec.task_id)
-    launch = runner.launch(spec, directory, directory / "home")
-    worker.supervisor.prepare(spec.task_id, launch)
-    await worker.supervisor.spawn(spec.task_id)
-
-
-async def finish(
-    worker: Worker, runner: Runner, spec: TaskSpec
-) -> tuple[list[RunnerEvent], Outcome]:
-    exit_ = await worker.result(spec.task_id)
-    reader = runner.reader()
-    events = reader.feed(worker.output(spec.task_id))
-    stderr = worker.supervisor.read_spool(spec.task_id, 0, 4000, stream="stderr")
-    outcome = reader.finish(exit_, stderr)
-    return [*events, *outcome.events], outcome
-
-
 async def test_claude_reads_a_file_with_its_shell_and_answers(
     worker: Worker, runner: Runner, project: Path, model: ModelServer
 ) -> None:
     call = {"tool": "$shell", "input": {"command": "cat deploy.log", "description": "read"}}
     prompt = "why did it fail? " + fake_json(call, {"text": "because: {{last_tool_result}}"})
-    spec = spec_for(prompt, project)
+    spec = spec_for(runner, prompt, project)
     await start(worker, runner, spec)
     events, outcome = await finish(worker, runner, spec)
     assert outcome.state is TaskState.SUCCEEDED, outcome.error
@@ -119,7 +79,7 @@ async def test_claude_reads_a_file_with_its_shell_and_answers(
 async def test_everything_claude_writes_stays_in_the_task_s_directory(
     worker: Worker, runner: Runner, project: Path
 ) -> None:
-    spec = spec_for(fake_json({"text": "done"}), project)
+    spec = spec_for(runner, fake_json({"text": "done"}), project)
     await start(worker, runner, spec)
     _events, outcome = await finish(worker, runner, spec)
     assert outcome.state is TaskState.SUCCEEDED, outcome.error
@@ -129,7 +89,7 @@ async def test_everything_claude_writes_stays_in_the_task_s_directory(
 
 
 async def test_the_key_is_never_in_an_argv(worker: Worker, runner: Runner, project: Path) -> None:
-    spec = spec_for(fake_json({"hang": True}), project)
+    spec = spec_for(runner, fake_json({"hang": True}), project)
     await start(worker, runner, spec)
     look = await worker.until(spec.task_id, lambda look: look.agent_pid is not None)
     assert KEY.encode() not in Path(f"/proc/{look.agent_pid}/cmdline").read_bytes()
@@ -137,27 +97,10 @@ async def test_the_key_is_never_in_an_argv(worker: Worker, runner: Runner, proje
     await worker.result(spec.task_id)
 
 
-async def test_settings_of_the_working_directory_have_no_effect(
-    worker: Worker, runner: Runner, project: Path, tmp_path: Path
-) -> None:
-    hook = {"type": "command", "command": f"touch {tmp_path}/hook-ran"}
-    settings = {
-        "hooks": {"SessionStart": [{"hooks": [hook]}]},
-        "env": {"ANTHROPIC_BASE_URL": "http://127.0.0.1:1"},
-    }
-    (project / ".claude").mkdir()
-    (project / ".claude" / "settings.json").write_text(json.dumps(settings))
-    spec = spec_for(fake_json({"text": "done"}), project)
-    await start(worker, runner, spec)
-    _events, outcome = await finish(worker, runner, spec)
-    assert outcome.state is TaskState.SUCCEEDED, outcome.error
-    assert not (tmp_path / "hook-ran").exists()
-
-
 async def test_a_failing_model_is_a_failed_task_with_retries_shown(
     worker: Worker, runner: Runner, project: Path
 ) -> None:
-    spec = spec_for(fake_json({"error": 529, "kind": "overloaded_error"}), project)
+    spec = spec_for(runner, fake_json({"error": 529, "kind": "overloaded_error"}), project)
     await start(worker, runner, spec)
     events, outcome = await finish(worker, runner, spec)
     assert outcome.state is TaskState.FAILED
@@ -170,7 +113,7 @@ async def test_a_cancel_ends_claude_and_the_shell_of_its_tool(
 ) -> None:
     nap = "python3 -c 'import time; time.sleep(600)'"
     call = {"tool": "$shell", "input": {"command": nap, "description": "wait"}}
-    spec = spec_for(fake_json(call, {"text": "never"}), project)
+    spec = spec_for(runner, fake_json(call, {"text": "never"}), project)
     await start(worker, runner, spec)
     await worker.printed(spec.task_id, b'"tool_use"')
     await worker.eventually(lambda: worker.supervisor.count_processes(spec.task_id) > 1)
@@ -184,7 +127,7 @@ async def test_a_spent_budget_is_a_failure_that_names_it(
     worker: Worker, runner: Runner, project: Path
 ) -> None:
     call = {"tool": "$shell", "input": {"command": "true"}, "usage": {"output_tokens": 500_000}}
-    spec = spec_for(fake_json(call, call, {"text": "never"}), project)
+    spec = spec_for(runner, fake_json(call, call, {"text": "never"}), project)
     spec = replace(spec, limits=Limits(runtime_s=50, cost_usd=0.01))
     await start(worker, runner, spec)
     _events, outcome = await finish(worker, runner, spec)

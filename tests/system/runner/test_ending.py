@@ -1,15 +1,21 @@
 """Cancel, deadline, leftovers: a tree ends whole, and the shim alone says how."""
 
+import asyncio
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.system.runner.support import Worker, alive, python
+from tests.system.runner.support import CONTAINMENTS, Worker, alive, lives, python
 
-pytestmark = [pytest.mark.anyio, pytest.mark.system]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.system,
+    pytest.mark.parametrize("containment", CONTAINMENTS),
+]
 
 # Ignores SIGTERM; one child in a session of its own, one that lost its parent, one in the group.
 STUBBORN = """
@@ -36,23 +42,39 @@ os.write(1, b"ready\n")
 time.sleep(600)
 """
 BACKGROUND = """
-import os, subprocess, sys
-child = subprocess.Popen(["/bin/sleep", "600"], start_new_session=True)
-print(child.pid, flush=True)
+import subprocess, sys
+subprocess.Popen(["/bin/sleep", "600"], start_new_session=True)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+WAITS = """
+import sys
+print("ready", flush=True)
+sys.stdin.read()
+"""
+DEADLINE_S = 1.5
+# Each process forks the next one and ends; bounded, so that nothing spins on if a test is killed.
+CHAIN = """
+import os, time
+print("go", flush=True)
+end = time.monotonic() + 30
+while time.monotonic() < end:
+    if os.fork(): os._exit(0)
 """
 
 
 async def test_a_cancel_ends_a_tree_that_ignores_sigterm(worker: Worker) -> None:
     task_id = worker.prepare(python(STUBBORN))
     await worker.supervisor.spawn(task_id)
-    pids = [int(pid) for pid in (await worker.printed(task_id, b"\n")).split()]
-    assert len(pids) == 4
-    assert worker.supervisor.count_processes(task_id) == 4
+    assert len((await worker.printed(task_id, b"\n")).split()) == 4
+    processes = worker.processes(task_id)
+    assert (len(processes), worker.supervisor.count_processes(task_id)) == (4, 4)
     worker.supervisor.end(task_id, "cancelled")
     exit_ = await worker.result(task_id)
     assert (exit_.verdict, exit_.exit_code, exit_.end_reason) == ("cancelled", -9, "cancelled")
     assert (exit_.processes_left, exit_.leftovers_ended) == (0, 3)
-    assert not any(alive(pid) for pid in pids)
+    assert "counted 0 processes" in exit_.witness
+    assert not any(lives(process) for process in processes)
     assert worker.supervisor.count_processes(task_id) == 0
 
 
@@ -99,10 +121,8 @@ async def test_a_sigterm_that_is_not_the_worker_s_is_no_cancel(worker: Worker) -
     task_id = worker.prepare(python(POLITE))
     await worker.supervisor.spawn(task_id)
     await worker.printed(task_id, b"ready")
-    pid = worker.claim(task_id)["pid"]
-    assert isinstance(pid, int)
-    os.kill(pid, signal.SIGTERM)
-    os.kill(pid, signal.SIGHUP)
+    os.kill(worker.shim(task_id), signal.SIGTERM)
+    os.kill(worker.shim(task_id), signal.SIGHUP)
     look = worker.supervisor.look(task_id)
     assert look.owner_alive
     assert look.agent_pid is not None
@@ -119,31 +139,54 @@ async def test_the_deadline_ends_the_tree(worker: Worker) -> None:
     assert worker.supervisor.count_processes(task_id) == 0
 
 
+async def test_an_agent_that_ended_while_its_shim_stood_still_was_not_timed_out(
+    worker: Worker,
+) -> None:
+    task_id = worker.prepare(python(WAITS), runtime_s=1)
+    # A pipe for standard input, so that the agent ends when the test says so.
+    stdin = worker.supervisor.directory(task_id) / "stdin"
+    stdin.unlink()
+    os.mkfifo(stdin)
+    await worker.supervisor.spawn(task_id)
+    go = await asyncio.to_thread(os.open, stdin, os.O_WRONLY)
+    begun = time.monotonic()
+    await worker.printed(task_id, b"ready")
+    agent = worker.supervisor.look(task_id).agent_pid
+    assert agent is not None
+    os.kill(worker.shim(task_id), signal.SIGSTOP)
+    try:
+        os.close(go)
+        await worker.eventually(lambda: not alive(agent) and time.monotonic() > begun + DEADLINE_S)
+    finally:
+        os.kill(worker.shim(task_id), signal.SIGCONT)
+    exit_ = await worker.result(task_id)
+    assert (exit_.verdict, exit_.exit_code, exit_.processes_left) == ("exited", 0, 0)
+
+
 async def test_a_background_process_does_not_outlive_its_agent(worker: Worker) -> None:
     task_id = worker.prepare(python(BACKGROUND))
+    # A pipe for standard input, so that the agent waits until its processes were looked at.
+    stdin = worker.supervisor.directory(task_id) / "stdin"
+    stdin.unlink()
+    os.mkfifo(stdin)
     await worker.supervisor.spawn(task_id)
+    go = await asyncio.to_thread(os.open, stdin, os.O_WRONLY)
+    await worker.printed(task_id, b"ready")
+    processes = worker.processes(task_id)
+    assert len(processes) == 2
+    os.close(go)
     exit_ = await worker.result(task_id)
     assert (exit_.verdict, exit_.exit_code) == ("exited", 0)
     assert (exit_.leftovers_ended, exit_.processes_left) == (1, 0)
-    assert not alive(int(worker.output(task_id)))
+    assert not any(lives(process) for process in processes)
 
 
 async def test_a_tree_that_forks_all_the_time_is_ended(worker: Worker) -> None:
-    code = "import os\nprint('go', flush=True)\nwhile True:\n if os.fork(): os._exit(0)\n"
-    task_id = worker.prepare(python(code), runtime_s=20)
+    task_id = worker.prepare(python(CHAIN), runtime_s=20)
     await worker.supervisor.spawn(task_id)
     exit_ = await worker.result(task_id)
     assert (exit_.verdict, exit_.processes_left) == ("exited", 0)
     assert worker.supervisor.count_processes(task_id) == 0
-
-
-async def test_a_process_of_the_same_pid_but_another_start_is_never_signalled() -> None:
-    from cmesh.runner import shim
-
-    stat = shim.stat_of(os.getpid())
-    assert stat is not None
-    assert shim.signal_process((os.getpid(), stat[2]), 0)
-    assert not shim.signal_process((os.getpid(), stat[2] + 1), signal.SIGKILL)
 
 
 async def test_the_end_wish_is_on_disk_before_the_signal(worker: Worker) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cmesh.runner.shim import MARKER
+from cmesh.runner.launch import Containment
+from cmesh.runner.shim_processes import MARKER
 from tests.system.runner.support import Worker, python
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
@@ -174,3 +175,28 @@ async def test_no_descriptor_is_kept_for_a_finished_task(worker: Worker) -> None
     for _ in range(20):
         await worker.run(("/bin/true",))
     await worker.eventually(lambda: open_files() <= before)
+
+
+@pytest.mark.parametrize("containment", ["pid_namespace", "best_effort"])
+async def test_the_agent_starts_in_the_directory_that_was_judged_or_not_at_all(
+    worker: Worker, tmp_path: Path, containment: Containment
+) -> None:
+    worker.containment = containment
+    place, other = tmp_path / "app" / "src", tmp_path / "other"
+    for path in (place, other):
+        path.mkdir(parents=True)
+    info = place.stat()
+    judged = (str(tmp_path / "app"), "src", info.st_dev, info.st_ino)
+    where = python("import os; print(os.getcwd())")
+    task_id = worker.prepare(where, cwd="/", judged=judged)
+    await worker.supervisor.spawn(task_id)
+    await worker.result(task_id)
+    assert worker.output(task_id).decode() == f"{place}\n"
+    place.rename(tmp_path / "moved")
+    for swap in (lambda: place.symlink_to(other), place.mkdir):
+        swap()
+        task_id = worker.prepare(where, cwd=str(other), judged=judged)
+        await worker.supervisor.spawn(task_id)
+        exit_ = await worker.result(task_id)
+        assert (exit_.verdict, worker.output(task_id)) == ("spawn_failed", b"")
+        place.unlink() if place.is_symlink() else place.rmdir()

@@ -1,17 +1,27 @@
 """A caller and a worker against each other, with what may go wrong in between."""
 
+import asyncio
 from pathlib import Path
 from typing import cast
 
 import pytest
 
-from cmesh.daemon import inbound, worker
-from cmesh.errors import DiskFull, IdentityUnknown, NodeClosed
+from cmesh.daemon import inbound, requests
+from cmesh.errors import DiskFull, IdentityUnknown, NodeClosed, PolicyDenied
 from cmesh.link.link import Link
 from cmesh.model import TaskId, TaskState
 from cmesh.protocol import convert
-from cmesh.protocol.messages import Cancel, Denied, Failure, Message, ResultAck, Submit, Subscribe
-from tests.fakes.half import Half, allowed
+from cmesh.protocol.link_messages import Failure
+from cmesh.protocol.messages import (
+    Cancel,
+    Denied,
+    Message,
+    ResultAck,
+    StillWanted,
+    Submit,
+    Subscribe,
+)
+from tests.fakes.half import SETTLE_LIMIT_S, Half, allowed
 from tests.unit.daemon.conftest import Pair
 
 pytestmark = pytest.mark.anyio
@@ -26,6 +36,7 @@ class Recorded:
         self.held: list[object] = []
         self.refused: list[str] = []
         self.closed: list[str] = []
+        self.slowed: list[float] = []
         self.ended = False
 
     def post(self, message: Message) -> None:
@@ -33,6 +44,9 @@ class Recorded:
 
     def hold(self, work: object) -> None:
         self.held.append(work)
+
+    def slow(self, pause_s: float) -> None:
+        self.slowed.append(pause_s)
 
     async def refuse(self, error: Exception) -> None:
         self.refused.append(str(error))
@@ -97,6 +111,36 @@ async def test_a_peer_that_is_asked_cannot_make_the_asked_task_run_here(pair: Pa
     here = await pair.asker.seen(task_id)
     assert (here.state, "cancel_wish" in here.facts) == ("accepted", False)
     assert pair.asker.shims.starts[task_id] == 0
+
+
+async def test_a_number_from_the_future_and_an_unknown_id_change_nothing(pair: Pair) -> None:
+    await pair.connect()
+    task_id = await pair.asker.delegate(pair.doer)
+    await pair.doer.until(task_id, "running")
+    link, nobodys = Recorded(pair.asker), pair.asker.record(pair.doer).task_id
+    await said(pair.doer, link, Subscribe(task_id=nobodys, after_seq=0))
+    await said(pair.doer, link, ResultAck(task_id=nobodys, signature="x"))
+    await said(pair.doer, link, ResultAck(task_id=task_id, signature="x"))  # not ended yet
+    assert [m.code for m in link.posted if isinstance(m, Failure)] == ["task_not_found"] * 3
+    await said(pair.doer, link, Subscribe(task_id=task_id, after_seq=99))
+    assert link.refused == ["the peer subscribed after an event that is not there yet"]
+    pair.doer.shims.finish(task_id)
+    ended = await pair.doer.acknowledged(task_id)
+    assert (ended.state, pair.doer.shims.starts[task_id]) == ("succeeded", 1)
+
+
+async def test_a_cancel_of_a_finished_task_changes_nothing(pair: Pair) -> None:
+    await pair.connect()
+    task_id = await pair.asker.delegate(pair.doer)
+    await pair.doer.until(task_id, "running")
+    pair.doer.shims.finish(task_id)
+    before = await pair.doer.acknowledged(task_id)
+    link = Recorded(pair.asker)
+    payload_hash = before.record.payload_hash
+    await said(pair.doer, link, Cancel(task_id=task_id, reason="user", payload_hash=payload_hash))
+    assert (link.posted, link.refused) == ([], [])
+    assert await pair.doer.seen(task_id) == before
+    assert (await pair.asker.seen(task_id)).state == "succeeded"
 
 
 async def test_another_peer_learns_nothing_of_a_task_and_cannot_end_it(
@@ -258,17 +302,61 @@ async def test_a_restart_right_after_the_intent_starts_the_task_once(pair: Pair)
     pair.doer.shims.claiming = False
     task_id = await pair.asker.delegate(pair.doer)
     await pair.doer.until(task_id, "intent")
+    await pair.doer.stop()
     pair.doer.shims.claiming = True
     pair.doer.whois_error = NodeClosed("the node is not on the tailnet yet")
-    await pair.doer.restart()
+    await pair.doer.start()
     await pair.doer.settled(task_id)
     # Nobody can say yet who asked: it waits, it is not refused.
     there = await pair.doer.seen(task_id)
     assert (there.state, "cancel_wish" in there.facts) == ("intent", False)
     pair.doer.whois_error = None
     pair.doer.worker.changed(task_id)
+    await pair.doer.settled(task_id)
+    # Its caller has not followed it in this life: this store may be a backup, and it has run.
+    there = await pair.doer.seen(task_id)
+    assert (there.state, pair.doer.shims.starts[task_id]) == ("intent", 0)
+    await pair.connect()
     await pair.doer.until(task_id, "running")
     assert pair.doer.shims.starts[task_id] == 1
+
+
+async def test_what_a_restored_store_was_about_to_start_is_interrupted_and_never_starts(
+    pair: Pair,
+) -> None:
+    await pair.connect()
+    pair.doer.shims.claiming = False
+    task_id = await pair.asker.delegate(pair.doer)
+    await pair.doer.until(task_id, "intent")
+    await pair.doer.stop()
+    pair.doer.shims.claiming = True
+    await pair.doer.start()
+    await pair.doer.worker.restored()
+    ended = await pair.doer.until(task_id, "interrupted")
+    assert (ended.code, pair.doer.shims.starts[task_id]) == ("store_restored", 0)
+    assert ended.result is not None
+    assert "restored" in ended.result.witness
+    await pair.connect()
+    assert (await pair.asker.until(task_id, "interrupted")).code == "store_restored"
+    assert pair.doer.shims.starts[task_id] == 0
+
+
+async def test_a_task_that_was_told_as_running_is_never_wanted_again(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks for it lost the start, by a backup that no signed head shows."""
+    await pair.connect()
+    task_id = await pair.asker.delegate(pair.doer)
+    async with asyncio.timeout(SETTLE_LIMIT_S):
+        while (await pair.asker.seen(task_id)).progress != "running":
+            await pair.asker.news.next(task_id)
+    link, posted = pair.asker.link, list[Message]()
+    assert link is not None
+    monkeypatch.setattr(link, "post", posted.append)
+    assert pair.asker.caller.take(link, StillWanted(task_id=task_id))
+    await pair.asker.settled(task_id)
+    assert posted == []
+    assert pair.asker.link is link  # the question itself breaks no protocol
 
 
 async def test_a_restart_past_its_time_does_not_start_a_task(pair: Pair) -> None:
@@ -276,9 +364,10 @@ async def test_a_restart_past_its_time_does_not_start_a_task(pair: Pair) -> None
     pair.doer.shims.claiming = False
     task_id = await pair.asker.delegate(pair.doer)
     await pair.doer.until(task_id, "intent")
+    await pair.doer.stop()  # first, or a late look of this life could start it
     pair.doer.shims.claiming = True
     pair.clock.passed_s = 3_601
-    await pair.doer.restart()
+    await pair.doer.start()
     ended = await pair.doer.until(task_id, "cancelled")
     assert (ended.code, pair.doer.shims.starts[task_id]) == ("expired", 0)
 
@@ -345,6 +434,22 @@ async def test_a_lost_right_ends_the_task_and_tells_no_rule(pair: Pair) -> None:
     assert "right" in ended.reason
 
 
+async def test_why_a_task_was_ended_is_known_after_a_restart(pair: Pair) -> None:
+    await pair.connect()
+    task_id = await pair.asker.delegate(pair.doer)
+    await pair.doer.until(task_id, "running")
+    await pair.doer.worker.revoke(pair.asker.node_id, PolicyDenied.code, "trust was taken back")
+    await pair.doer.settled(task_id)
+    assert pair.doer.shims.ended.pop(task_id) == "revoked"
+    await pair.doer.restart()
+    await pair.doer.settled(task_id)
+    assert pair.doer.shims.ended[task_id] == "revoked"
+    await pair.connect()
+    pair.doer.shims.finish(task_id, verdict="cancelled")
+    ended = await pair.asker.until(task_id, "cancelled")
+    assert (ended.code, ended.reason) == (PolicyDenied.code, "trust was taken back")
+
+
 async def test_a_rule_that_lets_tasks_stay_holds_after_a_restart(pair: Pair) -> None:
     pair.doer.configure(pair.doer.rule('on_revoke = "stay"'))
     await pair.connect()
@@ -364,8 +469,10 @@ async def test_a_task_counted_today_is_not_counted_against_itself(pair: Pair) ->
     pair.doer.shims.claiming = False
     task_id = await pair.asker.delegate(pair.doer)
     await pair.doer.until(task_id, "intent")
+    await pair.doer.stop()
     pair.doer.shims.claiming = True
-    await pair.doer.restart()
+    await pair.doer.start()
+    await pair.connect()
     await pair.doer.until(task_id, "running")
 
 
@@ -399,6 +506,10 @@ async def test_a_task_is_never_sent_to_a_second_store(
         assert pair.asker.caller.elsewhere(task_id)
         pair.asker.wire.abort()
     assert await pair.doer.store.task(task_id) is None
+    # A wish without a link learns nothing of that store, so what is shown stays.
+    await asyncio.wait(pair.asker.carrying)
+    await pair.asker.caller.cancel(await pair.asker.seen(task_id), "not wanted any more")
+    assert pair.asker.caller.elsewhere(task_id)
     assert pair.doer.shims.starts[task_id] == 1
 
 
@@ -422,7 +533,7 @@ async def test_approval_is_seen_by_the_caller_and_may_come_while_it_is_away(pair
 async def test_a_peer_that_acknowledges_nothing_cannot_fill_the_store(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "UNSETTLED_LIMIT", 3)
+    monkeypatch.setattr(requests, "UNSETTLED_LIMIT", 3)
     link = Recorded(pair.asker)
     for number in range(5):
         task_id = pair.asker.record(pair.doer, prompt=str(number)).task_id

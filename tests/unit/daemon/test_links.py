@@ -8,20 +8,31 @@ from typing import cast
 
 import pytest
 
-from cmesh.daemon.links import Links
+from cmesh.daemon.links import (
+    BACKOFF_FIRST_S,
+    BACKOFF_MOST_S,
+    BRIEF_MOST,
+    UNREACHABLE_MOST_S,
+    Links,
+)
 from cmesh.daemon.presence import Presence
+from cmesh.errors import CmeshError, LinkError, NotCmesh, PeerUnreachable, RemoteProtocolError
 from cmesh.keys import SigningKey
-from cmesh.link.link import Link
+from cmesh.link.link import Link, Receiver
 from cmesh.link.tailnet import Wire
 from cmesh.model import Identity, NodeId, TaskId
 from cmesh.protocol.codec import Chunk
 from cmesh.protocol.handshake import Side as SessionSide
-from cmesh.protocol.messages import May, Message
-from cmesh.protocol.session import Introduced, Opened
+from cmesh.protocol.link_messages import Failure, May
+from cmesh.protocol.messages import Message
+from cmesh.protocol.session_events import Introduced, Opened
+from cmesh.rate import Bucket
 from tests.fakes.half import StillClock
 from tests.fakes.wire import MemoryWire, wire_pair
 
 pytestmark = pytest.mark.anyio
+
+ATTEMPTS = 12
 
 
 class Idle:
@@ -55,7 +66,8 @@ class Place:
             cast("Presence", SimpleNamespace(node_id=self.id)),
             self.side,
             key=SigningKey((name[-1] * 32).encode()),
-            incarnation=f"store-{name}",
+            incarnation=lambda: f"store-{name}",
+            seen=lambda _: None,
             clock=clock,
         )
 
@@ -110,3 +122,164 @@ async def test_a_later_link_replaces_one_that_may_be_dead() -> None:
     assert (a.side.down, b.side.down) == ([first[0]], [first[1]])
     await a.links.close()
     await b.links.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "most"),
+    [(PeerUnreachable("no answer"), UNREACHABLE_MOST_S), (NotCmesh("no"), BACKOFF_MOST_S)],
+)
+async def test_a_peer_that_does_not_answer_is_tried_again_soon_however_long_it_was_away(
+    monkeypatch: pytest.MonkeyPatch, error: CmeshError, most: float
+) -> None:
+    place = Place("n1", StillClock())
+    pauses: list[float] = []
+    enough = asyncio.Event()
+
+    async def fails(peer_id: NodeId) -> Link:
+        raise error
+
+    async def pause(peer_id: NodeId, seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == ATTEMPTS:
+            enough.set()
+        await asyncio.sleep(0)
+
+    def owes(_peer_id: NodeId) -> bool:
+        return True
+
+    monkeypatch.setattr(place.links, "_dial_once", fails)
+    monkeypatch.setattr(place.links, "_pause", pause)
+    monkeypatch.setattr(place.side, "owes", owes)
+    place.links.want(NodeId("n2"))
+    async with asyncio.timeout(5):
+        await enough.wait()
+    await place.links.close()
+    assert pauses[0] == BACKOFF_FIRST_S
+    assert pauses[ATTEMPTS - 1] == most
+
+
+@pytest.mark.parametrize(
+    ("error", "told", "most"),
+    [
+        (LinkError("the link broke"), False, UNREACHABLE_MOST_S),
+        (LinkError("the peer closed the link"), True, BACKOFF_MOST_S),
+        (RemoteProtocolError("the peer broke the protocol"), False, BACKOFF_MOST_S),
+        (None, False, BACKOFF_MOST_S),
+    ],
+)
+async def test_after_a_line_that_flapped_a_peer_is_dialled_soon_and_after_a_refusal_later(
+    monkeypatch: pytest.MonkeyPatch, error: CmeshError | None, most: float, *, told: bool
+) -> None:
+    clock = StillClock()
+    place, peer = Place("nA", clock), Place("nB", clock)
+    pauses: list[float] = []
+    paused = asyncio.Event()
+
+    async def pause(peer_id: NodeId, seconds: float) -> None:
+        pauses.append(seconds)
+        paused.set()
+        await asyncio.Event().wait()
+
+    def owes(_peer_id: NodeId) -> bool:
+        return True
+
+    for _ in range(BRIEF_MOST):
+        await cross(place, peer, clock, seconds=60, later_first=False)
+        link = place.links.get(peer.id)
+        assert link is not None
+
+        async def run(receiver: Receiver, pace: Bucket, link: Link = link) -> None:
+            if told:
+                receiver.on_message(link, Failure(code="policy_denied", reason="no"))
+            if error is not None:
+                raise error
+
+        monkeypatch.setattr(link, "run", run)
+        await place.links._run(link)
+    monkeypatch.setattr(place.links, "_pause", pause)
+    monkeypatch.setattr(place.side, "owes", owes)
+    place.links.want(peer.id)
+    async with asyncio.timeout(5):
+        await paused.wait()
+    await place.links.close()
+    await peer.links.close()
+    assert pauses == [most]
+
+
+async def test_a_new_link_of_a_peer_is_read_at_the_pace_of_the_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, paces = StillClock(), list[Bucket | None]()
+    a, b = Place("nA", clock), Place("nB", clock)
+
+    async def run(link: Link, receiver: object, pace: Bucket | None = None) -> None:
+        paces.append(pace)
+
+    monkeypatch.setattr(Link, "run", run)
+    for link in await cross(a, b, clock, seconds=60, later_first=False):
+        await a.links._run(link[0])
+    assert isinstance(paces[0], Bucket)
+    assert paces[0] is paces[1]
+    await a.links.close()
+    await b.links.close()
+
+
+@pytest.mark.parametrize("restarts", [True, False])
+async def test_who_asks_a_peer_that_restarts_waits_over_failed_attempts(
+    monkeypatch: pytest.MonkeyPatch, *, restarts: bool
+) -> None:
+    place, peer = Place("n1", StillClock()), NodeId("n2")
+    place.links.contact(peer).restarting_until = 60.0 if restarts else 0.0
+    attempts = 0
+
+    async def fails(peer_id: NodeId) -> Link:
+        nonlocal attempts
+        attempts += 1
+        if attempts == ATTEMPTS:  # it is back, or said to be away for good
+            place.links.contact(peer_id).restarting_until = 0.0
+        raise NotCmesh("nobody listens")
+
+    def owes(_peer_id: NodeId) -> bool:
+        return True
+
+    async def pause(peer_id: NodeId, seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(place.links, "_dial_once", fails)
+    monkeypatch.setattr(place.links, "_pause", pause)
+    monkeypatch.setattr(place.side, "owes", owes)
+    async with asyncio.timeout(5):
+        await place.links.attempt(peer, 60.0)
+    assert attempts >= ATTEMPTS if restarts else attempts < ATTEMPTS
+    await place.links.close()
+
+
+@pytest.mark.parametrize("online", [True, False])
+async def test_who_asks_a_peer_that_is_online_waits_over_attempts_without_an_answer(
+    monkeypatch: pytest.MonkeyPatch, *, online: bool
+) -> None:
+    place, peer_id = Place("n1", StillClock()), NodeId("n2")
+    attempts = 0
+
+    async def fails(_peer_id: NodeId) -> Link:
+        nonlocal attempts
+        attempts += 1
+        raise PeerUnreachable("no answer")
+
+    async def peer(_name: str) -> object:
+        return SimpleNamespace(online=online and attempts < ATTEMPTS)
+
+    def owes(_peer_id: NodeId) -> bool:
+        return True
+
+    async def pause(_peer_id: NodeId, _seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(place.links._presence, "peer", peer, raising=False)
+    monkeypatch.setattr(place.links, "_dial_once", fails)
+    monkeypatch.setattr(place.links, "_pause", pause)
+    monkeypatch.setattr(place.side, "owes", owes)
+    async with asyncio.timeout(5):
+        await place.links.attempt(peer_id, 60.0)
+    assert attempts >= ATTEMPTS if online else attempts < ATTEMPTS
+    await place.links.close()

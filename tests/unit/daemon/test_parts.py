@@ -10,7 +10,8 @@ import pytest
 from cmesh.config import Config
 from cmesh.daemon.actor import Actor, News
 from cmesh.daemon.draft import Draft
-from cmesh.daemon.rules import Rules, real_path
+from cmesh.daemon.roots import real_path
+from cmesh.daemon.rules import Rules
 from cmesh.daemon.trust import Trust
 from cmesh.daemon.turns import Turns
 from cmesh.errors import (

@@ -5,7 +5,8 @@ from typing import Any, cast
 
 import pytest
 
-from cmesh.daemon.operations import SqlArguments, SqlView
+from cmesh.daemon.answers import SqlView
+from cmesh.daemon.arguments import SqlArguments
 from cmesh.errors import DemoFailed
 from cmesh.interfaces.client import ControlClient
 from cmesh.interfaces.demo import audit

@@ -59,7 +59,7 @@ def test_only_root_lets_the_worker_run_tasks_as_root(
 
 
 def test_the_caller_takes_no_tasks(tmp_path: Path) -> None:
-    config = loaded(tmp_path, laptop_config(CONTROL))
+    config = loaded(tmp_path, laptop_config(CONTROL, make_plan("", "", "")))
     assert config.policy.inbound == ()
     assert config.node.control_url == CONTROL
 

@@ -63,11 +63,12 @@ def test_a_failure_goes_to_stderr_with_the_logs(capsys: pytest.CaptureFixture[st
 
 
 def test_a_run_is_one_line_of_json() -> None:
-    step = StepReport(title="t", facts=[("a", "b")], checked="c", seconds=0.5)
+    step = StepReport(title="t", facts=[("a", "b"), ("a", "c")], checked="c", seconds=0.5)
     report = Report(steps=[step], error=CmeshError("broken\nhere", hint="h"))
     line = report.line()
     assert "\n" not in line
     body = json.loads(line)
-    assert body["steps"] == [{"title": "t", "seconds": 0.5, "facts": {"a": "b"}, "checked": "c"}]
+    facts = [{"label": "a", "text": "b"}, {"label": "a", "text": "c"}]
+    assert body["steps"] == [{"title": "t", "seconds": 0.5, "facts": facts, "checked": "c"}]
     assert body["error"] == {"code": "internal", "message": "broken\nhere", "hint": "h"}
     assert body["ok"] is False

@@ -1,6 +1,7 @@
 """The typed client against the real server, and against servers that misbehave."""
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from cmesh import __version__
-from cmesh.daemon.operations import DelegateArguments, SqlArguments, TaskArguments
+from cmesh.daemon.arguments import DelegateArguments, SqlArguments, TaskArguments
 from cmesh.errors import (
     CmeshError,
     DaemonError,
@@ -199,3 +200,15 @@ async def test_the_blocking_form_connects_works_and_closes(
     assert await asyncio.to_thread(run, server.path, phase, cwd="/here", agent="me") == "up"
     _name, context, _arguments = operations.calls[0]
     assert (context.project, context.agent) == ("/here", "me")
+
+
+async def test_a_close_that_is_cancelled_leaves_no_connection(server: ControlServer):
+    client = ControlClient(server.path)
+    await client.connect()
+    closing = asyncio.create_task(client.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    assert closing.cancelled()
+    del client, closing
+    gc.collect()  # an open connection would warn here, and warnings are errors

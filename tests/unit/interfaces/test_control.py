@@ -1,6 +1,7 @@
 """The control server against raw lines: who is let in, what is answered, what a cancel does."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -12,10 +13,12 @@ from typing import Any, Self
 import pytest
 
 from cmesh import __version__
-from cmesh.daemon.operations import Context
+from cmesh.daemon.answers import StatusView
+from cmesh.daemon.arguments import Context, NoArguments
 from cmesh.errors import DiskFull
-from cmesh.interfaces import control
-from cmesh.interfaces.control import CALLS, ControlServer
+from cmesh.interfaces import control, control_calls
+from cmesh.interfaces.control import RESTART_GRACE_S, ControlServer
+from cmesh.interfaces.control_calls import CALLS
 from cmesh.interfaces.unixsocket import Credentials, peer_credentials
 from cmesh.interfaces.wire import OPERATIONS, REQUEST_BYTES
 from tests.fakes.operations import FIRST_TASK, FakeOperations
@@ -78,7 +81,11 @@ async def test_the_socket_is_the_owners_alone_and_no_other_name_stays(server: Co
 
 async def test_a_hello_is_answered_with_the_version(server: ControlServer):
     async with Raw(server.path) as client:
-        assert await client.hello() == {"ok": True, "version": __version__}
+        assert await client.hello() == {
+            "ok": True,
+            "version": __version__,
+            "grace_s": RESTART_GRACE_S,
+        }
 
 
 async def test_calls_carry_the_hello_and_the_pid_the_kernel_says(
@@ -147,9 +154,12 @@ async def test_every_operation_can_be_called_by_its_name(
 ):
     needed: dict[str, dict[str, object]] = {
         "trust_peer": {"peer": "worker"},
+        "untrust_peer": {"peer": "worker"},
         "delegate": TASK,
+        "reply_task": {"task_id": FIRST_TASK, "prompt": "and then"},
         "get_task": {"task_id": FIRST_TASK},
         "get_result": {"task_id": FIRST_TASK},
+        "get_patch": {"task_id": FIRST_TASK},
         "cancel_task": {"task_id": FIRST_TASK},
         "approve_task": {"task_id": FIRST_TASK, "approve": True},
         "sql": {"sql": "SELECT 1"},
@@ -158,7 +168,7 @@ async def test_every_operation_can_be_called_by_its_name(
     async with Raw(server.path) as client:
         await client.hello()
         for number, operation in enumerate(OPERATIONS, 1):
-            if operation == "get_result":
+            if operation in {"reply_task", "get_result"}:
                 operations.finish(FIRST_TASK, text="done")
             if operation == "approve_task":
                 operations.hold(FIRST_TASK)
@@ -193,7 +203,7 @@ async def test_bad_arguments_are_named_and_their_values_not_echoed(server: Contr
         answer = await client.ask(1, "delegate", peer="worker", prompt="s3cret" * 9_000, color="x9")
     message = answer["error"]["message"]
     assert answer["error"]["code"] == "bad_arguments"
-    assert "`directory`: field required" in message
+    assert "`directory`: is missing" in message
     assert "`color`" in message
     assert "s3cret" not in message
     assert "x9" not in message
@@ -370,3 +380,28 @@ async def test_an_mcp_relays_bytes_go_to_the_callback(state: Path, operations: F
         client.writer.write(b"12345")
         assert await client.reader.read() == b"12345"
     assert seen[0].session == "s1"
+
+
+async def test_a_client_that_does_not_read_its_answers_is_closed_by_name(
+    server: ControlServer,
+    operations: FakeOperations,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    usual = operations.status
+
+    async def long(context: Context, arguments: NoArguments) -> StatusView:
+        view = await usual(context, arguments)
+        return view.model_copy(update={"state_dir": "x" * 4_000_000})
+
+    monkeypatch.setattr(operations, "status", long)
+    monkeypatch.setattr(control_calls, "OWED_BYTES", 5_000_000)
+    async with Raw(server.path) as client:
+        await client.hello()
+        for number in (1, 2):
+            await client.send({"id": number, "op": "status", "arguments": {}})
+        async with asyncio.timeout(LIMIT_S):
+            while "control_not_reading" not in [record.message for record in caplog.records]:
+                await asyncio.sleep(0)
+            with contextlib.suppress(ConnectionResetError):
+                assert len(await client.reader.read()) < 8_000_000

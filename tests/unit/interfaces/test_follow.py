@@ -2,7 +2,8 @@
 
 import pytest
 
-from cmesh.daemon.operations import Context, DelegateArguments, TaskArguments, TaskView
+from cmesh.daemon.answers import TaskView
+from cmesh.daemon.arguments import Context, DelegateArguments, TaskArguments
 from cmesh.errors import DaemonRestarted
 from cmesh.interfaces.cli import follow as module
 from cmesh.interfaces.cli.follow import follow, make_progress, wait_for

@@ -25,9 +25,9 @@ def test_nothing_printed_can_drive_the_terminal(capsys: pytest.CaptureFixture[st
 
 
 def test_json_escapes_instead_of_dropping(capsys: pytest.CaptureFixture[str]):
-    output.print_error(DiskFull(EVIL, hint=""), as_json=True)
+    output.print_json({"text": EVIL})
     seen = capsys.readouterr()
-    assert json.loads(seen.out)["error"]["message"] == EVIL
+    assert json.loads(seen.out)["text"] == EVIL
     assert "\x1b" not in seen.out
 
 
@@ -44,7 +44,7 @@ def test_data_ends_with_exactly_one_newline(text: str, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0.4, "0s"), (59, "59s"), (61, "1m 01s"), (3_660, "1h 01m"), (90_000, "1d 1h")],
+    [(0.4, "400ms"), (0, "0s"), (59, "59s"), (61, "1m 01s"), (3_660, "1h 01m"), (90_000, "1d 1h")],
 )
 def test_durations_are_short(value: float, shown: str):
     assert output.duration(value) == shown

@@ -15,8 +15,9 @@ from cmesh import __version__
 from cmesh.errors import CmeshError, DaemonError, DaemonNotRunning, StoreBusy, UnsafePermissions
 from cmesh.interfaces import start
 from cmesh.interfaces.client import ControlClient, run
+from cmesh.interfaces.launch import record_launch
 from cmesh.interfaces.start import Running
-from cmesh.paths import config_dir, control_socket
+from cmesh.paths import config_dir, control_socket, ensure_private_dir
 
 ROOT = Path(__file__).parents[3]
 IMPORTS = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
@@ -138,6 +139,37 @@ def test_after_down_nothing_but_up_starts_a_daemon(state: Path, monkeypatch: pyt
         start.ensure_daemon(state, config_dir())
 
 
+@pytest.mark.usefixtures("stopped_after")
+def test_a_daemon_that_a_service_manager_keeps_is_waited_for(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ensure_private_dir(state)
+    record_launch(state, "service")
+    real, managers = start.pause, list[Running]()
+
+    def pause() -> None:
+        # The manager starts it while somebody waits, and nobody else may.
+        monkeypatch.setattr(start, "pause", real)
+        program(monkeypatch, SERVE)
+        managers.append(start.start_daemon(state, config_dir()))
+        program(monkeypatch, FAIL)
+
+    monkeypatch.setattr(start, "pause", pause)
+    found = start.ensure_daemon(state, config_dir())
+    assert [found.version] == [manager.version for manager in managers]
+
+
+@pytest.mark.usefixtures("stopped_after")
+def test_a_service_manager_s_daemon_that_does_not_come_back_is_replaced(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ensure_private_dir(state)
+    record_launch(state, "service")
+    monkeypatch.setattr(start, "SERVICE_WAIT_S", 0.1)
+    program(monkeypatch, SERVE)
+    assert start.ensure_daemon(state, config_dir()).pid > 0
+
+
 def test_a_long_log_is_put_aside_and_the_new_one_is_private(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -167,7 +199,10 @@ def test_a_failure_report_is_one_line():
 
 
 def test_the_daemon_is_this_interpreter_cut_off_from_its_surroundings(state: Path):
-    assert start.serve_argv(state, state) == [sys.executable, "-I", "-m", "cmesh", "daemon"]
+    assert start.serve_argv(state, state) == [
+        *(sys.executable, "-I", "-m", "cmesh"),
+        *("daemon", "--detached"),
+    ]
 
 
 def test_a_process_that_is_gone_is_not_waited_for():

@@ -11,8 +11,9 @@ from cmesh.link.link import Link
 from cmesh.link.tailnet import Wire
 from cmesh.model import Identity, TaskId
 from cmesh.protocol.codec import Chunk
-from cmesh.protocol.messages import Failure, May, Message, Ping, Restarting, StillWanted
-from cmesh.protocol.session import Introduced
+from cmesh.protocol.link_messages import Failure, May, Ping, Restarting
+from cmesh.protocol.messages import Message, StillWanted
+from cmesh.protocol.session_events import Introduced
 from tests.fakes.wire import MemoryWire, wire_pair
 from tests.unit.protocol.builders import CALLER, TASK, WORKER, acceptor, dialler
 
@@ -177,3 +178,62 @@ async def test_what_the_daemon_refuses_is_told_and_raised() -> None:
     assert [m.reason for m in heard.messages if isinstance(m, Failure)] == ["a hole in the events"]
     with pytest.raises(CmeshError):
         await theirs.send(StillWanted(task_id=TASK))
+
+
+async def test_a_peer_that_sends_too_fast_is_read_at_the_links_pace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(subject, "FRAMES_BURST", 2)
+    monkeypatch.setattr(subject, "FRAMES_PER_S", 0.001)
+    ours, theirs, _, b = await opened()
+    heard = Heard()
+    runs = [asyncio.create_task(ours.run(Heard())), asyncio.create_task(theirs.run(heard))]
+    for _ in range(9):
+        await ours.send(StillWanted(task_id="0193a5c0-0000-7000-8000-000000000000"))
+    await heard.count(3)  # two it may, and the one that is paid for by the wait
+    assert b.unread == 6
+    for run in runs:
+        run.cancel()
+    await asyncio.gather(*runs, return_exceptions=True)
+
+
+async def test_what_one_link_has_spent_of_a_pace_the_next_one_has_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(subject, "FRAMES_BURST", 2)
+    monkeypatch.setattr(subject, "FRAMES_PER_S", 0.001)
+    pace, unread = subject.new_pace(), list[int]()
+    for count in (3, 1):
+        ours, theirs, _, b = await opened()
+        heard = Heard()
+        runs = [
+            asyncio.create_task(ours.run(Heard())),
+            asyncio.create_task(theirs.run(heard, pace)),
+        ]
+        for _ in range(9):
+            await ours.send(StillWanted(task_id=TASK))
+        await heard.count(count)
+        unread.append(b.unread)
+        for run in runs:
+            run.cancel()
+        await asyncio.gather(*runs, return_exceptions=True)
+    assert unread == [6, 8]
+
+
+async def test_a_large_frame_counts_as_several() -> None:
+    weigh = subject._weight  # pyright: ignore[reportPrivateUsage]
+    assert weigh("x") == weigh(b"x") == 1
+    assert weigh("x" * 2**20) == 129
+    assert weigh(b"x" * 2**18) == 5
+
+
+async def test_what_was_posted_goes_out_before_a_goodbye() -> None:
+    ours, theirs, _, _ = await opened()
+    heard = Heard()
+    runs = [asyncio.create_task(ours.run(Heard())), asyncio.create_task(theirs.run(heard))]
+    for _ in range(20):
+        ours.post(StillWanted(task_id="0193a5c0-0000-7000-8000-000000000000"))
+    await ours.flushed()
+    await ours.close()
+    await asyncio.gather(*runs)
+    assert len(heard.messages) == 20

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from cmesh.daemon.operations import Context
+from cmesh.daemon.arguments import Context
 from cmesh.interfaces.mcp.server import serve_mcp
 from tests.fakes.operations import FakeOperations
 from tests.unit.mcp.support import Wire

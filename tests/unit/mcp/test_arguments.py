@@ -5,8 +5,8 @@ from typing import Any, Literal, cast
 import pytest
 from pydantic import Field
 
-from cmesh.daemon import operations
-from cmesh.daemon.operations import Arguments
+from cmesh.daemon import arguments as operations
+from cmesh.daemon.arguments import Arguments
 from cmesh.interfaces.mcp.arguments import portable_schema
 from cmesh.interfaces.mcp.tools import TOOLS
 from cmesh.model import Profile
@@ -14,6 +14,7 @@ from cmesh.model import Profile
 OPERATION_ARGUMENTS = {
     "list_peers": operations.NoArguments,
     "delegate": operations.DelegateArguments,
+    "reply_task": operations.ReplyArguments,
     "get_task": operations.TaskArguments,
     "get_result": operations.ResultArguments,
     "list_tasks": operations.TasksArguments,

@@ -1,5 +1,8 @@
-"""The relay finds the daemon where everything else finds it."""
+"""The relay finds the daemon where everything else finds it, and starts one when it may."""
 
+# pyright: reportPrivateUsage=false
+
+import os
 from pathlib import Path
 
 import pytest
@@ -39,3 +42,23 @@ def test_the_mark_is_the_one_that_down_leaves(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     start.mark_down(tmp_path)
     assert Path(relay_start.down_mark(str(tmp_path))).exists()
+
+
+@pytest.mark.parametrize("status", [0, 1])
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_daemon_that_answered_before_its_starter_ended_may_be_started_again_at_once(
+    tmp_path: Path, status: int, *, answered: bool
+) -> None:
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    command = ("/bin/sh", "-c", f"read word <{go}; exit {status}")
+    starter = relay_start.Starter(command, str(tmp_path / "down"))
+    starter.start(100.0)
+    if answered:
+        starter.answered()
+    go.write_text("on\n", "utf-8")
+    os.waitid(os.P_PID, starter._pid, os.WEXITED | os.WNOWAIT)
+    assert starter.poll(101.0)
+    assert starter.refuses(101.5) is (status == 1 and not answered)
+    assert starter.waits(101.5) is not answered
+    assert starter.waits(102.5) is (status == 1 and not answered)

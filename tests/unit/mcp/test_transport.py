@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from cmesh.daemon.operations import Context, DelegateArguments
+from cmesh.daemon.arguments import Context, DelegateArguments
 from cmesh.interfaces.mcp.relay_wire import LINE_BYTES
 from tests.fakes.operations import FIRST_TASK, FakeOperations
 from tests.unit.mcp.support import Wire

@@ -6,7 +6,8 @@ import pytest
 
 from cmesh.errors import ConfigError
 from cmesh.model import Operation, Profile
-from cmesh.policy.parse import PolicyError, parse_policy, parse_selector
+from cmesh.policy.mistakes import PolicyError
+from cmesh.policy.parse import parse_policy, parse_selector
 from cmesh.policy.rules import FULL_CONSENT, Policy, RuleLimits, Selector
 
 RULE: dict[str, Any] = {

@@ -1,11 +1,13 @@
 """Values that several protocol tests need, all fixed."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 from cmesh.keys import SigningKey, verify
 from cmesh.model import Limits, NodeId, Profile, Result, TaskId, TaskSpec, TaskState, Usage
 from cmesh.protocol.handshake import Local
-from cmesh.protocol.messages import FRAME_BYTES, May
+from cmesh.protocol.link_messages import May
+from cmesh.protocol.messages import FRAME_BYTES
 from cmesh.protocol.session import Session
 
 TASK = TaskId("0193a5c0-0000-7000-8000-000000000001")
@@ -49,7 +51,7 @@ def result(**change: object) -> Result:
     return Result(**(values | change))  # pyright: ignore[reportArgumentType] -- fields by name
 
 
-def local(node: NodeId, key: SigningKey, **change: int) -> Local:
+def local(node: NodeId, key: SigningKey, **change: Any) -> Local:
     return Local(
         node_id=node, incarnation=f"store-{node}", software="cmesh 0.1.0", key=key.public, **change
     )

@@ -6,7 +6,8 @@ from cmesh.errors import LocalProtocolError, RemoteProtocolError
 from cmesh.model import TaskId
 from cmesh.protocol.codec import CHUNK_BYTES, Chunk, decode, decode_chunk, encode, encode_chunk
 from cmesh.protocol.convert import submit
-from cmesh.protocol.messages import FRAME_BYTES, EventMessage, Failure, Followup, Ping, Submit
+from cmesh.protocol.link_messages import Failure, Ping
+from cmesh.protocol.messages import FRAME_BYTES, EventMessage, Submit
 from tests.unit.protocol.builders import TASK, THEN, TOO_LARGE, task_spec
 
 SHA = "0f" * 32
@@ -79,9 +80,9 @@ def test_a_message_above_the_cap_is_not_sent() -> None:
     )
     with pytest.raises(LocalProtocolError, match="`event` would be larger"):
         encode(message)
-    text = "\x01" * 200_000  # six bytes each in JSON
-    with pytest.raises(LocalProtocolError, match="`message` would be larger"):
-        encode(Followup(task_id=TASK, turn=1, text=text, payload_hash=SHA))
+    prompt = "\x01" * 200_000  # six bytes each in JSON
+    with pytest.raises(LocalProtocolError, match="`submit` would be larger"):
+        encode(submit(task_spec(prompt=prompt)))
 
 
 @pytest.mark.parametrize("final", [True, False])
@@ -115,3 +116,32 @@ def test_a_chunk_above_the_cap_is_not_sent() -> None:
 def test_a_wrong_binary_frame_is_refused(frame: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         decode_chunk(frame)
+
+
+@pytest.mark.parametrize(
+    "ts",
+    [
+        "0001-01-01T00:00:00+14:00",
+        "9999-12-31T23:59:59-14:00",
+        "9999-06-01T00:00:00Z",
+        "1969-12-31T23:59:59Z",
+    ],
+)
+def test_a_moment_at_the_ends_of_time_is_the_peers_fault(ts: str) -> None:
+    fields = {"type": "event", "task_id": TASK, "seq": 1, "ts": ts, "kind": "text"}
+    with pytest.raises(RemoteProtocolError, match="wrong `ts`"):
+        decode(json.dumps(fields))
+
+
+@pytest.mark.parametrize("code", ["", "Busy", "busy\n", "run `rm`", "x" * 65, "\u202ebusy"])
+def test_a_code_of_another_form_is_refused(code: str) -> None:
+    fields = {"type": "denied", "task_id": TASK, "code": code, "reason": ""}
+    with pytest.raises(RemoteProtocolError, match="wrong `code`"):
+        decode(json.dumps(fields))
+
+
+@pytest.mark.parametrize("seconds", [-1, 8 * 86_400, 1.5, "soon"])
+def test_a_time_to_come_back_must_be_one(seconds: object) -> None:
+    fields = {"type": "failure", "code": "busy", "reason": "", "retry_after_s": seconds}
+    with pytest.raises(RemoteProtocolError, match="wrong `retry_after_s`"):
+        decode(json.dumps(fields))

@@ -1,4 +1,5 @@
 from datetime import timedelta, timezone
+from typing import Any
 
 import pytest
 
@@ -7,6 +8,8 @@ from cmesh.model import Event, Limits, NodeId, TaskSpec
 from cmesh.protocol.codec import decode, encode
 from cmesh.protocol.convert import (
     DATA_CHARACTERS,
+    EVENT_DATA_BYTES,
+    EVENT_TEXT_CHARACTERS,
     event_from,
     event_message,
     inline_output,
@@ -101,6 +104,7 @@ def test_the_largest_result_fits_a_frame() -> None:
     large = result(text="\x01" * 70_000, error="€" * 9_000, witness="w" * 9_000, code="c" * 99)
     outcome = outcome_from(large, b"x" * 64 * 1024)
     assert len(outcome.text) == 64_000
+    assert outcome.code == "unknown_code"
     assert encode(ResultMessage(task_id=TASK, last_seq=0, outcome=outcome, signature=""))
 
 
@@ -118,9 +122,34 @@ def test_an_output_outside_the_result_is_fetched(
 
 
 @pytest.mark.parametrize(
-    ("inline", "why"), [("aGVsbG8", "not base64"), ("aGVsbG9v", "hash is wrong"), ("%", "base64")]
+    ("inline", "why"),
+    [("aGVsbG8", "not base64"), ("aGVsbG9v", "hash is wrong"), ("%", "base64"), ("é", "base64")],
 )
 def test_an_inline_output_must_be_the_signed_one(inline: str, why: str) -> None:
     outcome: Outcome = outcome_from(result()).model_copy(update={"output_inline": inline})
     with pytest.raises(RemoteProtocolError, match=why):
         inline_output(outcome)
+
+
+def event(**fields: Any) -> EventMessage:
+    base: dict[str, Any] = {"task_id": TASK, "seq": 1, "ts": THEN, "kind": "text"}
+    return EventMessage(**(base | fields))
+
+
+def test_an_event_that_came_is_cut_and_scrubbed() -> None:
+    data: dict[str, object] = {"a\u202e": ["\x1b[2J", 1, None]}
+    got = event_from(event(text="\x1b" + "x" * 60_000, data=data))
+    assert len(got.text) == EVENT_TEXT_CHARACTERS
+    assert got.data == {"a": ["[2J", 1, None]}
+
+
+def test_data_beyond_its_limit_gives_way_to_a_mark() -> None:
+    got = event_from(event(data={"x": "\u20ac" * EVENT_DATA_BYTES}))
+    assert list(got.data) == ["left_out_bytes"]
+
+
+def test_data_nested_without_end_is_cut_off() -> None:
+    deep: object = "bottom"
+    for _ in range(200):
+        deep = {"a": [deep]}
+    assert "bottom" not in str(event_from(event(data={"x": deep})).data)

@@ -5,8 +5,8 @@ import pytest
 from cmesh.errors import LinkError, LocalProtocolError, RemoteProtocolError, VersionMismatch
 from cmesh.model import NodeId
 from cmesh.protocol.codec import decode, encode, encode_chunk
-from cmesh.protocol.messages import (
-    Accepted,
+from cmesh.protocol.handshake import hello_bytes
+from cmesh.protocol.link_messages import (
     Challenge,
     Failure,
     Grants,
@@ -17,7 +17,9 @@ from cmesh.protocol.messages import (
     Restarting,
     Welcome,
 )
-from cmesh.protocol.session import Got, GotChunk, Introduced, Opened, Session, hello_bytes
+from cmesh.protocol.messages import Accepted
+from cmesh.protocol.session import Session
+from cmesh.protocol.session_events import Got, GotChunk, Introduced, Opened
 from tests.unit.protocol.builders import (
     CALLER,
     CALLER_KEY,

@@ -11,8 +11,10 @@ import pytest
 from cmesh.errors import LinkError, LocalProtocolError, RemoteProtocolError
 from cmesh.model import TaskState
 from cmesh.protocol import facts as f
-from cmesh.protocol.facts import CallerFacts, Looked, WorkerFacts
+from cmesh.protocol import happenings as h
+from cmesh.protocol.facts import CallerFacts, WorkerFacts
 from cmesh.protocol.guards import CALLER_GUARDS, WORKER_GUARDS
+from cmesh.protocol.happenings import Looked
 from cmesh.protocol.state import (
     CALLER,
     WORKER,
@@ -35,19 +37,19 @@ CALLER_STATES = (None, f.QUEUED, f.SENT, f.ACCEPTED, *f.TERMINALS)
 WORKER_STATES = (None, f.ACCEPTED, f.WAITING, f.INTENT, f.RUNNING, *f.TERMINALS)
 BOTH = (False, True)
 
-CALLER_EVENTS: tuple[f.CallerEvent, ...] = (
-    f.Delegated(),
-    f.LinkUp(),
-    f.UserCancels(),
-    f.Expired(),
-    f.Connected(),
-    f.GotAccepted(),
-    f.GotDenied("policy_denied", "no rule"),
-    *(f.GotEvent(n) for n in (1, 2, 3, 4)),
-    *(f.GotGap(n) for n in (1, 2, 3)),
-    f.GotStillWanted(),
-    *(f.GotResult(state, n) for state in (*f.TERMINALS, "accepted") for n in (1, 2, 3)),
-    f.GotWelcome(),
+CALLER_EVENTS: tuple[h.CallerEvent, ...] = (
+    h.Delegated(),
+    h.LinkUp(),
+    h.UserCancels(),
+    h.Expired(),
+    h.Connected(),
+    h.GotAccepted(),
+    h.GotDenied("policy_denied", "no rule"),
+    *(h.GotEvent(n) for n in (1, 2, 3, 4)),
+    *(h.GotGap(n) for n in (1, 2, 3)),
+    h.GotStillWanted(),
+    *(h.GotResult(state, n) for state in (*f.TERMINALS, "accepted") for n in (1, 2, 3)),
+    h.GotWelcome(),
 )
 
 LOOKS: tuple[Looked, ...] = tuple(
@@ -67,24 +69,25 @@ LOOKS: tuple[Looked, ...] = tuple(
     for agent, owner, child, stored, directory in itertools.product(BOTH, repeat=5)
 )
 
-WORKER_EVENTS: tuple[f.WorkerEvent, ...] = (
+WORKER_EVENTS: tuple[h.WorkerEvent, ...] = (
     *(
-        f.GotSubmit(decision, waited=waited)
+        h.GotSubmit(decision, waited=waited)
         for decision in ("allow", "ask", "deny")
         for waited in BOTH
     ),
-    f.GotCancel("user"),
-    f.GotCancel("expired"),
-    f.Approved(),
-    f.Refused(),
-    f.Expired(),
-    f.Connected(),
-    f.Restarted(),
-    f.GotWanted(),
-    f.Slot(),
-    *(f.GotSubscribe(n) for n in (0, 2, 3)),
-    f.Flow(),
-    f.GotResultAck(),
+    h.GotCancel("user"),
+    h.GotCancel("expired"),
+    h.Approved(),
+    h.Refused(),
+    h.Expired(),
+    h.Connected(),
+    h.Restarted(),
+    h.StoreRestored(),
+    h.GotWanted(),
+    h.Slot(),
+    *(h.GotSubscribe(n) for n in (0, 2, 3)),
+    h.Flow(),
+    h.GotResultAck(),
 )
 
 
@@ -121,17 +124,23 @@ def worker_facts() -> Iterator[WorkerFacts]:
 
 
 @pytest.fixture(scope="module")
-def caller_steps() -> list[tuple[f.CallerEvent, CallerFacts, Step]]:
+def caller_steps() -> list[tuple[h.CallerEvent, CallerFacts, Step]]:
     return list(_all_steps(CALLER_EVENTS, list(caller_facts()), caller))
 
 
 @pytest.fixture(scope="module")
-def worker_steps() -> list[tuple[f.WorkerEvent, WorkerFacts, Step]]:
+def worker_steps() -> list[tuple[h.WorkerEvent, WorkerFacts, Step]]:
     plain = list(_all_steps(WORKER_EVENTS, list(worker_facts()), worker))
     looking = [
-        WorkerFacts(state=state, cancel_wish=wish, ending=ending, acknowledged=acknowledged)
+        WorkerFacts(
+            state=state,
+            cancel_wish=wish,
+            ending=ending,
+            acknowledged=acknowledged,
+            restored=restored,
+        )
         for state in WORKER_STATES
-        for wish, ending, acknowledged in itertools.product(BOTH, repeat=3)
+        for wish, ending, acknowledged, restored in itertools.product(BOTH, repeat=4)
     ]
     return plain + list(_all_steps(LOOKS, looking, worker))
 
@@ -151,7 +160,7 @@ def _all_steps(
 
 def test_every_row_of_the_model_is_there_and_nothing_else() -> None:
     assert sorted({row.id for row in CALLER}, key=_order) == [f"C{n}" for n in range(1, 24)]
-    assert sorted({row.id for row in WORKER}, key=_order) == [f"W{n}" for n in range(1, 30)]
+    assert sorted({row.id for row in WORKER}, key=_order) == [f"W{n}" for n in range(1, 31)]
     assert {row.side for row in CALLER} == {"caller"}
     assert {row.side for row in WORKER} == {"worker"}
 
@@ -225,20 +234,20 @@ def test_a_shim_is_spawned_only_with_an_intent_on_file(
 
 def test_what_no_row_takes_is_the_fault_of_whoever_sent_it() -> None:
     with pytest.raises(RemoteProtocolError, match=r"`event\(n\)`.*state `accepted`"):
-        caller(f.GotEvent(4), CallerFacts(state=f.ACCEPTED, last_seq=2))
+        caller(h.GotEvent(4), CallerFacts(state=f.ACCEPTED, last_seq=2))
     with pytest.raises(RemoteProtocolError, match="state `none`"):
-        worker(f.GotResultAck(), WorkerFacts(state=None))
+        worker(h.GotResultAck(), WorkerFacts(state=None))
     with pytest.raises(LocalProtocolError, match="`delegate`"):
-        caller(f.Delegated(), CallerFacts(state=f.SENT))
+        caller(h.Delegated(), CallerFacts(state=f.SENT))
     with pytest.raises(LocalProtocolError, match="`approved`"):
-        worker(f.Approved(), WorkerFacts(state=f.RUNNING))
+        worker(h.Approved(), WorkerFacts(state=f.RUNNING))
 
 
 # -- the caller ---------------------------------------------------------------------------------
 
 
 def test_a_task_is_marked_sent_before_it_is_sent() -> None:
-    assert caller(f.LinkUp(), CallerFacts(state=f.QUEUED, connected=True)) == Step(
+    assert caller(h.LinkUp(), CallerFacts(state=f.QUEUED, connected=True)) == Step(
         row="C2",
         next=f.SENT,
         writes=(Write("state", "sent"),),
@@ -247,10 +256,10 @@ def test_a_task_is_marked_sent_before_it_is_sent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "end"), [(f.UserCancels(), "cancelled"), (f.Expired(), "expired")]
+    ("event", "end"), [(h.UserCancels(), "cancelled"), (h.Expired(), "expired")]
 )
 def test_a_caller_decides_alone_only_what_was_never_sent(
-    event: f.UserCancels | f.Expired, end: str
+    event: h.UserCancels | h.Expired, end: str
 ) -> None:
     assert caller(event, CallerFacts(state=f.QUEUED)).next == end
     for state in f.OPEN:
@@ -260,56 +269,56 @@ def test_a_caller_decides_alone_only_what_was_never_sent(
 
 
 def test_a_wish_is_written_offline_and_sent_at_the_next_connection() -> None:
-    offline = caller(f.UserCancels(), CallerFacts(state=f.SENT))
+    offline = caller(h.UserCancels(), CallerFacts(state=f.SENT))
     assert (offline.writes, offline.sends) == ((Write("fact", "cancel_wish"),), ())
-    step = caller(f.Connected(), CallerFacts(state=f.SENT, wish="user", connected=True))
+    step = caller(h.Connected(), CallerFacts(state=f.SENT, wish="user", connected=True))
     assert step.sends == (Send.CANCEL_USER, Send.SUBSCRIBE)
-    step = caller(f.Connected(), CallerFacts(state=f.SENT, wish="expired", connected=True))
+    step = caller(h.Connected(), CallerFacts(state=f.SENT, wish="expired", connected=True))
     assert step.sends == (Send.CANCEL_EXPIRED, Send.SUBSCRIBE)
 
 
 def test_a_users_cancel_outranks_an_expiry_but_not_the_other_way_round() -> None:
-    step = caller(f.UserCancels(), CallerFacts(state=f.SENT, wish="expired", connected=True))
+    step = caller(h.UserCancels(), CallerFacts(state=f.SENT, wish="expired", connected=True))
     assert (step.row, step.sends) == ("C8", (Send.CANCEL_USER,))
-    step = caller(f.Expired(), CallerFacts(state=f.SENT, wish="user", connected=True))
+    step = caller(h.Expired(), CallerFacts(state=f.SENT, wish="user", connected=True))
     assert (step.row, step.writes, step.sends) == ("C9", (), ())
-    assert caller(f.UserCancels(), CallerFacts(state=f.SENT, wish="user")).writes == ()
+    assert caller(h.UserCancels(), CallerFacts(state=f.SENT, wish="user")).writes == ()
 
 
 def test_nothing_is_sent_to_another_store_than_the_task_was_sent_to() -> None:
     known = CallerFacts(state=f.SENT, connected=True, other_store=True)
-    assert caller(f.Connected(), known).sends == ()
-    assert caller(f.UserCancels(), known).sends == ()
+    assert caller(h.Connected(), known).sends == ()
+    assert caller(h.UserCancels(), known).sends == ()
     assert public("caller", f.SENT, known) is TaskState.UNKNOWN
 
 
 def test_a_result_is_taken_only_after_the_last_event() -> None:
     known = CallerFacts(state=f.ACCEPTED, last_seq=2)
-    step = caller(f.GotResult("timed_out", 2), known)
+    step = caller(h.GotResult("timed_out", 2), known)
     assert step == Step(
         row="C17",
         next="timed_out",
         writes=(Write("state", "timed_out"), Write("result")),
         sends=(Send.RESULT_ACK,),
     )
-    for wrong in (f.GotResult("succeeded", 3), f.GotResult("running", 2)):
+    for wrong in (h.GotResult("succeeded", 3), h.GotResult("running", 2)):
         with pytest.raises(RemoteProtocolError):
             caller(wrong, known)
 
 
 def test_another_end_than_ones_own_is_refused() -> None:
     with pytest.raises(RemoteProtocolError):
-        caller(f.GotResult("failed", 2), CallerFacts(state="succeeded", last_seq=2))
+        caller(h.GotResult("failed", 2), CallerFacts(state="succeeded", last_seq=2))
 
 
 def test_a_denied_task_still_takes_its_events_and_its_signed_result() -> None:
     known = CallerFacts(state="denied", last_seq=0)
-    assert caller(f.GotEvent(1), known).writes == (Write("event"),)
-    assert caller(f.GotWelcome(), known).sends == (Send.SUBSCRIBE,)
-    step = caller(f.GotResult("denied", 0), known)
+    assert caller(h.GotEvent(1), known).writes == (Write("event"),)
+    assert caller(h.GotWelcome(), known).sends == (Send.SUBSCRIBE,)
+    step = caller(h.GotResult("denied", 0), known)
     assert (step.writes, step.sends) == ((Write("result"),), (Send.RESULT_ACK,))
     with pytest.raises(RemoteProtocolError):
-        caller(f.GotEvent(1), CallerFacts(state="denied", last_seq=0, evidence=True))
+        caller(h.GotEvent(1), CallerFacts(state="denied", last_seq=0, evidence=True))
 
 
 # -- the worker ---------------------------------------------------------------------------------
@@ -317,40 +326,40 @@ def test_a_denied_task_still_takes_its_events_and_its_signed_result() -> None:
 
 def test_another_payload_under_a_known_id_is_a_conflict_and_changes_nothing() -> None:
     for state in WORKER_STATES[1:]:
-        step = worker(f.GotSubmit("allow"), WorkerFacts(state=state, same_hash=False))
+        step = worker(h.GotSubmit("allow"), WorkerFacts(state=state, same_hash=False))
         assert step == Step(row="W4", next=str(state), sends=(Send.CONFLICT,))
 
 
 def test_a_repeated_submit_gets_the_answer_that_is_on_file_whatever_policy_says_now() -> None:
     for decision in ("allow", "ask", "deny"):
-        event = f.GotSubmit(decision)
+        event = h.GotSubmit(decision)
         assert worker(event, WorkerFacts(state="denied")).sends == (Send.DENIED,)
         assert worker(event, WorkerFacts(state="cancelled")).sends == (Send.ACCEPTED,)
         assert worker(event, WorkerFacts(state=f.RUNNING)).writes == ()
 
 
 def test_a_cancel_of_an_unknown_id_leaves_a_tombstone() -> None:
-    step = worker(f.GotCancel("user"), WorkerFacts(state=None))
+    step = worker(h.GotCancel("user"), WorkerFacts(state=None))
     assert step.next == "cancelled"
     assert step.writes == (Write("task"), Write("state", "cancelled"), Write("result"))
-    late = worker(f.GotSubmit("allow"), WorkerFacts(state="cancelled"))
+    late = worker(h.GotSubmit("allow"), WorkerFacts(state="cancelled"))
     assert (late.next, late.writes) == ("cancelled", ())
 
 
 def test_an_expiry_does_not_end_what_has_started() -> None:
     for state in f.STARTED:
-        for event in (f.GotCancel("expired"), f.Expired()):
+        for event in (h.GotCancel("expired"), h.Expired()):
             step = worker(event, WorkerFacts(state=state))
             assert (step.next, step.writes, step.acts) == (state, (), ())
 
 
 def test_a_late_task_starts_only_after_a_yes_in_this_life() -> None:
     late = WorkerFacts(state=f.ACCEPTED, late=True)
-    assert worker(f.Connected(), late).sends == (Send.STILL_WANTED,)
-    assert worker(f.Slot(), late).next == f.ACCEPTED
+    assert worker(h.Connected(), late).sends == (Send.STILL_WANTED,)
+    assert worker(h.Slot(), late).next == f.ACCEPTED
     yes = WorkerFacts(state=f.ACCEPTED, late=True, wanted=True)
-    assert worker(f.Slot(), yes).next == f.INTENT
-    assert worker(f.Restarted(), WorkerFacts(state=f.ACCEPTED)).writes == (Write("fact", "late"),)
+    assert worker(h.Slot(), yes).next == f.INTENT
+    assert worker(h.Restarted(), WorkerFacts(state=f.ACCEPTED)).writes == (Write("fact", "late"),)
 
 
 @pytest.mark.parametrize(
@@ -406,7 +415,7 @@ def test_a_subscription_sends_events_then_the_result_once(
     known = WorkerFacts(
         state="succeeded", last_seq=2, cursor=cursor, pruned_through=pruned, told=told
     )
-    assert worker(f.Flow(), known).sends == sends
+    assert worker(h.Flow(), known).sends == sends
 
 
 def test_a_directory_goes_only_after_the_receipt() -> None:
@@ -417,11 +426,11 @@ def test_a_directory_goes_only_after_the_receipt() -> None:
 
 
 def test_an_unknown_task_cannot_be_followed() -> None:
-    assert worker(f.GotSubscribe(0), WorkerFacts(state=None)) == Step(
+    assert worker(h.GotSubscribe(0), WorkerFacts(state=None)) == Step(
         row="W22", next="", sends=(Send.UNKNOWN,)
     )
     with pytest.raises(RemoteProtocolError):
-        worker(f.GotSubscribe(3), WorkerFacts(state=f.RUNNING, last_seq=2))
+        worker(h.GotSubscribe(3), WorkerFacts(state=f.RUNNING, last_seq=2))
 
 
 # -- what people see ----------------------------------------------------------------------------

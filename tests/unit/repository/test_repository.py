@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -110,6 +111,25 @@ def test_a_build_puts_its_output_where_the_caller_stands(tmp_path: Path) -> None
     done = _build(f"{tmp_path}:/usr/bin:/bin", CC="cc", TARGET="out/program", CWD=str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "out" / "program").exists()
+
+
+def test_go_counts_nothing_in_the_user_s_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    environment = build_ext.go_environment()
+    place = Path(environment["XDG_CONFIG_HOME"])
+    assert place.is_relative_to(ROOT)
+    assert (place / "go" / "telemetry" / "mode").read_text("utf-8") == "off"
+    assert environment["GOENV"].startswith(str(Path.home()))
+
+
+def test_the_demo_answers_help_without_set_up(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "scripts").mkdir(parents=True)
+    shutil.copy(ROOT / "scripts" / "demo", tree / "scripts" / "demo")
+    argv = ["/bin/sh", str(tree / "scripts" / "demo"), "--help"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=BUILD_LIMIT_S, check=True)
+    assert "--key-file" in done.stdout
+    assert [path.name for path in tree.iterdir()] == ["scripts"]
 
 
 def test_the_third_party_licences_are_current() -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from cmesh.errors import SandboxUnavailable, UsageError
 from cmesh.model import Limits, Profile, TaskId, TaskSpec
 from cmesh.runner.command import Host, build_launch
 from cmesh.runner.manifest import load_manifests
+from cmesh.runner.sessions import Sessions
 
 TASK = TaskId("0198c0de-1111-7aaa-8bbb-0123456789ab")
 SPEC = TaskSpec(
@@ -41,6 +43,17 @@ def test_claude_gets_its_flags_and_the_prompt_on_stdin_alone() -> None:
     assert (launch.cwd, launch.runtime_s, launch.output_bytes) == ("/srv/myapp", 60, 1000)
 
 
+def test_a_later_turn_goes_on_with_the_conversation_of_the_first(tmp_path: Path) -> None:
+    thread = TaskId("0198c0de-0000-7aaa-8bbb-0123456789ab")
+    host = replace(HOST, session=Sessions(tmp_path).place(thread))
+    launch = build_launch(replace(SPEC, follows=thread), CLAUDE, host)
+    assert launch.argv[launch.argv.index("--resume") + 1] == thread
+    assert "--session-id" not in launch.argv
+    assert launch.session == host.session
+    assert launch.session_link == "/tasks/t/home/.claude/projects"
+    assert build_launch(SPEC, COMMAND, host).session_link == ""
+
+
 def test_the_key_is_in_the_environment_and_never_in_the_argv() -> None:
     launch = build_launch(SPEC, CLAUDE, HOST)
     assert launch.env["ANTHROPIC_API_KEY"] == "key-1"
@@ -65,10 +78,11 @@ def test_model_and_budget_are_arguments_only_when_set() -> None:
     assert argv[argv.index("--max-budget-usd") + 1] == "2.5"
 
 
-@pytest.mark.parametrize("profile", [Profile.QUERY, Profile.EDIT, Profile.BUILD])
-def test_a_profile_that_needs_a_sandbox_is_refused(profile: Profile) -> None:
+@pytest.mark.parametrize("profile", [Profile.EDIT, Profile.BUILD])
+def test_a_profile_that_no_manifest_has_is_refused(profile: Profile) -> None:
+    narrow = CLAUDE.model_copy(update={"profiles": {Profile.QUERY: ()}})
     with pytest.raises(SandboxUnavailable, match=profile.value):
-        build_launch(replace(SPEC, profile=profile), CLAUDE, HOST)
+        build_launch(replace(SPEC, profile=profile), narrow, HOST)
 
 
 def test_a_command_s_own_braces_and_the_task_s_are_left_alone() -> None:

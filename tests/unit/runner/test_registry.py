@@ -1,6 +1,7 @@
 """Which runners there are, and why one is not available."""
 
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from cmesh.config import CommandConfig, RunnerConfig
 from cmesh.errors import RunnerUnavailable
 from cmesh.model import Limits, Profile, TaskId, TaskSpec
 from cmesh.runner.claude_stream import ClaudeReader
+from cmesh.runner.codex_stream import CodexReader
+from cmesh.runner.egress.network import RELAY_PORT
 from cmesh.runner.programs import Programs
 from cmesh.runner.reader import OutputReader
 from cmesh.runner.registry import Runners
@@ -83,6 +86,45 @@ def test_claude_takes_its_key_from_the_file_at_each_launch(
     assert isinstance(runner.reader(), ClaudeReader)
 
 
+@pytest.mark.parametrize(
+    ("profile", "url", "seen"),
+    [
+        (Profile.FULL, "http://127.0.0.1:1/v1", "http://127.0.0.1:1/v1"),
+        (Profile.QUERY, "http://127.0.0.1:1/v1", f"http://127.0.0.1:{RELAY_PORT}/v1"),
+        (Profile.QUERY, "https://model.example.com/v1", "https://model.example.com/v1"),
+    ],
+)
+def test_codex_is_told_its_models_address_as_the_task_sees_it(
+    claude: Path, key: Path, tmp_path: Path, profile: Profile, url: str, seen: str
+) -> None:
+    config = RunnerConfig(program=str(claude), key_file=key, base_url=url, model="m")
+    runner = Runners({"codex": config}, {}, programs=Programs("/usr/bin:/bin")).resolve("codex")
+    task = replace(spec("codex"), profile=profile)
+    launch = runner.launch(task, tmp_path, tmp_path / "home")
+    assert f'model_providers.cmesh.base_url="{seen}"' in launch.argv
+    assert launch.argv[launch.argv.index("--model") + 1] == "m"
+    assert launch.env["CODEX_API_KEY"] == "sk-1"
+    assert launch.env["CODEX_HOME"] == launch.env["HOME"]
+    assert (runner.reports_cost, runner.manifest.session) == (False, None)
+    assert isinstance(runner.reader(), CodexReader)
+
+
+def test_without_an_address_codex_asks_its_own(claude: Path, key: Path, tmp_path: Path) -> None:
+    config = RunnerConfig(program=str(claude), key_file=key)
+    runner = Runners({"codex": config}, {}, programs=Programs("/usr/bin:/bin")).resolve("codex")
+    argv = runner.launch(spec("codex"), tmp_path, tmp_path / "home").argv
+    assert not [part for part in argv if "model_provider" in part]
+
+
+def test_an_address_that_a_query_cannot_reach_is_refused(
+    claude: Path, key: Path, tmp_path: Path
+) -> None:
+    config = RunnerConfig(program=str(claude), key_file=key, base_url="http://[")
+    runner = Runners({"codex": config}, {}, programs=Programs("/usr/bin:/bin")).resolve("codex")
+    with pytest.raises(RunnerUnavailable, match="is not a URL"):
+        runner.launch(replace(spec("codex"), profile=Profile.QUERY), tmp_path, tmp_path / "home")
+
+
 def test_the_version_is_asked_once(claude: Path, key: Path, tmp_path: Path) -> None:
     known = runners(claude, key_file=key)
     for _ in range(3):
@@ -134,10 +176,23 @@ def test_a_missing_key_file_is_named(claude: Path, tmp_path: Path) -> None:
 
 def test_the_list_says_why_a_runner_is_not_available(claude: Path) -> None:
     by_name = {status.name: status for status in runners(claude).status()}
-    assert list(by_name) == ["claude", "command:echo"]
+    assert list(by_name) == ["claude", "codex", "command:echo"]
     assert by_name["command:echo"].available
     assert not by_name["claude"].available
     assert "no key" in by_name["claude"].reason
+
+
+def test_the_list_says_what_runs_without_a_sandbox_only(claude: Path, key: Path) -> None:
+    assert runners(claude, key_file=key).resolve("claude").untested() is None
+    claude.write_text("#!/bin/sh\necho 3.0.0\n")
+    status = {one.name: one for one in runners(claude, key_file=key).status()}["claude"]
+    assert status.available
+    assert status.untested is not None
+    assert "`3.0.0`; only 2.1.330 to below 2.2" in status.untested.message
+    claude.write_text("#!/bin/sh\n")
+    silent = runners(claude, key_file=key).resolve("claude").untested()
+    assert silent is not None
+    assert "names no version" in silent.message
 
 
 def test_the_login_shell_gives_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

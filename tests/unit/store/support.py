@@ -1,8 +1,13 @@
 """Records for tests of the store."""
 
+import shutil
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import pytest
 import uuid_utils
 from typing_extensions import override
 
@@ -19,6 +24,7 @@ from cmesh.model import (
     TaskState,
     Usage,
 )
+from cmesh.store import child, queries
 from cmesh.store.records import (
     DecisionRecord,
     EventRecord,
@@ -26,8 +32,10 @@ from cmesh.store.records import (
     ResultRecord,
     StepRecord,
     TaskRecord,
+    TaskSnapshot,
     TrustRecord,
 )
+from cmesh.store.store import Store
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 PEER = NodeId("nPEER")
@@ -164,3 +172,35 @@ def acknowledgement(record: TaskRecord) -> ReceiptRecord:
         head_hash="ef" * 32,
         signature="c" * 86,
     )
+
+
+async def tasks_in_the_file(
+    store: Store,
+    *,
+    direction: Direction | None = None,
+    states: Sequence[TaskState] | None = None,
+    session: str | None = None,
+    limit: int,
+) -> list[TaskSnapshot]:
+    """What `Store.tasks` answers when memory does not: the database's own answer."""
+    read = partial(
+        queries.snapshots, direction=direction, states=states, session=session, limit=limit
+    )
+    return await store._read(read)  # pyright: ignore[reportPrivateUsage]
+
+
+def add_migration(patch: pytest.MonkeyPatch, folder: Path, sql: str) -> None:
+    """Let the database process be a newer cmesh's: this tree with one more migration."""
+    newer = folder / "newer"
+    ignored = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(child.ROOT / "cmesh", newer / "cmesh", ignore=ignored, dirs_exist_ok=True)
+    code = newer / "cmesh" / "store" / "migrations.py"
+    # Here: it loads DuckDB, and a test shows that a daemon does not.
+    from cmesh.store.migrations import MIGRATIONS
+
+    last = f'"{MIGRATIONS[-1]}",\n'
+    one, two = f"{last})", f'{last}    "extra.sql",\n)'
+    assert one in code.read_text("utf-8")
+    code.write_text(code.read_text("utf-8").replace(one, two), "utf-8")
+    code.with_name("extra.sql").write_text(sql, "utf-8")
+    patch.setattr(child, "ROOT", newer)

@@ -2,6 +2,9 @@
 
 import asyncio
 import math
+import os
+import threading
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,7 +12,11 @@ import pytest
 
 from cmesh.errors import DiskFull, StoreBusy, StoreError, TaskConflict
 from cmesh.model import Direction, Event, NodeId, TaskState
+from cmesh.store import store as store_module
+from cmesh.store.index import FINISHED_KEPT
+from cmesh.store.journal import Entry, Journal
 from cmesh.store.records import AuditRecord, EventRecord
+from cmesh.store.room import Room
 from cmesh.store.store import Store
 from tests.unit.store.conftest import OpenStore
 from tests.unit.store.support import (
@@ -24,10 +31,13 @@ from tests.unit.store.support import (
     result,
     state,
     task,
+    tasks_in_the_file,
     trust,
 )
 
 pytestmark = pytest.mark.anyio
+
+DISK_LIMIT_S = 20.0
 
 
 async def test_a_commit_returns_the_number_of_its_last_row(store: Store) -> None:
@@ -36,6 +46,37 @@ async def test_a_commit_returns_the_number_of_its_last_row(store: Store) -> None
     assert await store.commit([asked, state(asked, "sent")]) == before + 2
     assert store.head[0] == before + 2
     assert await store.commit([]) == before + 2
+
+
+async def test_what_the_disk_has_begun_with_is_waited_for_and_what_waits_behind_is_taken_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, answers, append = threading.Event(), threading.Event(), Journal.append
+
+    def slow(journal: Journal, entries: Sequence[Entry]) -> None:
+        begun.set()
+        assert answers.wait(DISK_LIMIT_S)
+        append(journal, entries)
+
+    monkeypatch.setattr(Journal, "append", slow)
+    monkeypatch.setattr(store_module, "COMMIT_LIMIT_S", 0.01)
+    asked, behind = task(), task(key="k")
+    first = asyncio.create_task(store.commit([asked]))
+    try:
+        assert await asyncio.to_thread(begun.wait, DISK_LIMIT_S)
+        with pytest.raises(StoreError, match="has not answered"):
+            await store.commit([behind])
+        assert not first.done()  # it may be on the disk: nobody may do it a second time
+    finally:
+        answers.set()
+    last = await first
+    assert store.head[0] == last
+    assert await store.task(asked.task_id) is not None
+    assert await store.task(behind.task_id) is None
+    # Id and key are free again, and the chain has no hole.
+    await store.commit([behind])
+    assert await store.idempotent("k") == behind.task_id
+    assert (await store.verify()).finding is None
 
 
 async def test_a_task_tells_its_latest_state_and_all_its_facts(store: Store) -> None:
@@ -125,7 +166,7 @@ async def test_any_json_object_can_be_an_events_data(store: Store, data: dict[st
     happened = Event(seq=1, ts=NOON, kind="raw", text="\ud83d\0", data=data)
     record = EventRecord(task_id=asked.task_id, direction=Direction.OUT, event=happened)
     await store.commit([asked, record])
-    rows = await store.tasks(limit=1)
+    rows = await tasks_in_the_file(store, limit=1)
     assert rows[0].last_event == 1
     assert (await store.verify()).bad_seq is None
 
@@ -162,7 +203,9 @@ async def test_tasks_are_listed_newest_first_by_direction_state_and_session(stor
     await store.commit([state(old, "sent"), state(old, "denied")])
 
     async def ids(**wanted: object) -> list[str]:
-        return [t.record.task_id for t in await store.tasks(limit=9, **wanted)]  # pyright: ignore[reportArgumentType]
+        found = await store.tasks(limit=9, **wanted)  # pyright: ignore[reportArgumentType]
+        assert found == await tasks_in_the_file(store, limit=9, **wanted)  # pyright: ignore[reportArgumentType]
+        return [t.record.task_id for t in found]
 
     assert await ids() == [new.task_id, theirs.task_id, old.task_id]
     assert await ids(direction=Direction.OUT) == [new.task_id, old.task_id]
@@ -170,6 +213,29 @@ async def test_tasks_are_listed_newest_first_by_direction_state_and_session(stor
     assert await ids(states=[TaskState.DENIED, TaskState.SUBMITTING]) == [new.task_id, old.task_id]
     assert await ids(session="other") == [new.task_id]
     assert len(await store.tasks(limit=1)) == 1
+
+
+async def test_more_tasks_are_listed_than_memory_holds(open_store: OpenStore) -> None:
+    store = await open_store()
+    asked = [task() for _ in range(FINISHED_KEPT + 10)]
+    await store.commit(asked)
+    for record in asked:
+        await store.commit([state(record, "succeeded")])
+    old = asked[0]
+    waiting = task(direction=Direction.IN)
+    await store.commit([waiting])
+    for _ in range(2):
+        for limit in (1, FINISHED_KEPT, FINISHED_KEPT + 5, 999):
+            listed = await store.tasks(limit=limit)
+            assert listed == await tasks_in_the_file(store, limit=limit)
+        assert [one.record for one in await store.tasks(states=[TaskState.QUEUED], limit=9)] == [
+            waiting
+        ]
+        found = await store.task(old.task_id)
+        assert found is not None
+        assert found.record == old
+        await store.close()
+        store = await open_store()
 
 
 async def test_a_prefix_finds_the_ids_that_start_with_it(store: Store) -> None:
@@ -192,7 +258,7 @@ async def test_tasks_of_a_peer_are_counted_without_the_denied_ones(
     clock.advance(3600)
     await store.commit([denied, state(denied, "denied"), late])
     assert await store.counts(PEER, NOON) == 2
-    assert await store.counts(PEER, NOON + timedelta(minutes=1)) == 1
+    assert await store.counts(PEER, NOON + timedelta(hours=1)) == 1
     clock.advance(3 * 86400)
     assert await store.counts(PEER, NOON) == 2
     assert await store.counts(PEER, clock.now() - timedelta(hours=1)) == 0
@@ -221,11 +287,11 @@ async def test_too_little_room_refuses_new_tasks_before_anything_else(
     store = await open_store()
     running = task()
     await store.commit([running])
-    monkeypatch.setattr(store, "_options", _with_floor(store, share=1.5))
+    monkeypatch.setattr(store, "_room", _with_floor(store, share=1.5))
     with pytest.raises(DiskFull, match="MiB are free"):
         await store.commit([task()])
     await store.commit([state(running, "succeeded"), result(running)])
-    monkeypatch.setattr(store, "_options", _with_floor(store, share=3))
+    monkeypatch.setattr(store, "_room", _with_floor(store, share=3))
     with pytest.raises(DiskFull):
         await store.commit([AuditRecord(kind="x")])
     with pytest.raises(DiskFull):
@@ -284,7 +350,7 @@ async def test_prompts_that_must_not_be_kept_last_until_their_task_ends(
     secret = "the prompt nobody may find later"
     asked = task(prompt=secret)
     await store.commit([asked])
-    await store.tasks(limit=1)
+    await tasks_in_the_file(store, limit=1)
     await store.close()
     again = await open_store(store_prompts="digest")
     found = await again.task(asked.task_id)
@@ -300,12 +366,7 @@ async def test_prompts_that_must_not_be_kept_last_until_their_task_ends(
     assert not [path for path in left if secret.encode() in path.read_bytes()]
 
 
-def _with_floor(store: Store, *, share: float) -> object:
-    import os
-    from dataclasses import replace
-
-    disk = os.statvfs(store._options.directory)  # pyright: ignore[reportPrivateUsage]
-    return replace(
-        store._options,  # pyright: ignore[reportPrivateUsage]
-        floor_bytes=int(disk.f_bavail * disk.f_frsize * share),
-    )
+def _with_floor(store: Store, *, share: float) -> Room:
+    directory = store._options.directory  # pyright: ignore[reportPrivateUsage]
+    disk = os.statvfs(directory)
+    return Room(directory, int(disk.f_bavail * disk.f_frsize * share))

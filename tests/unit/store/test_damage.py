@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -11,11 +13,31 @@ import pytest
 
 from cmesh.errors import SchemaTooNew, StoreBusy, StoreDamaged, StoreError, UnsafePermissions
 from cmesh.model import Direction, TaskId
-from cmesh.protocol.facts import ACCEPTED, INTENT, QUEUED, RUNNING, SENT, TERMINALS, WAITING
-from cmesh.store import migrations
+from cmesh.protocol.facts import (
+    ACCEPTED,
+    INTENT,
+    QUEUED,
+    RUNNING,
+    SENT,
+    TERMINALS,
+    WAITING,
+    CallerFacts,
+    WorkerFacts,
+)
+from cmesh.protocol.state import public
+from cmesh.store import migrations, queries
 from cmesh.store.migrations import describe
+from cmesh.store.store import Store
 from tests.unit.store.conftest import OpenStore
-from tests.unit.store.support import event, fact, result, state, task
+from tests.unit.store.support import (
+    add_migration,
+    event,
+    fact,
+    result,
+    state,
+    task,
+    tasks_in_the_file,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -23,7 +45,7 @@ pytestmark = pytest.mark.anyio
 async def test_every_file_is_its_owners_alone(open_store: OpenStore, tmp_path: Path) -> None:
     store = await open_store()
     await store.commit([task()])
-    await store.tasks(limit=1)
+    await store.verify()
     await store.blob(b"x")
     for path in [tmp_path / "state", *(tmp_path / "state").rglob("*")]:
         assert path.stat().st_mode & 0o077 == 0 or path.suffix == ".wal", path
@@ -42,7 +64,7 @@ async def test_rows_still_in_the_journal_are_brought_in_at_the_next_start(
     shutil.copytree(tmp_path / "state", tmp_path / "crashed")
     again = await open_store("crashed")
     assert again.head == store.head
-    assert len(await again.tasks(limit=9)) == 5
+    assert len(await tasks_in_the_file(again, limit=9)) == 5
     assert not list((tmp_path / "crashed").glob("journal-*"))
 
 
@@ -121,26 +143,46 @@ async def test_a_migration_backs_up_first_and_is_recorded(
     store = await open_store()
     await store.commit([task()])
     await store.close()
-    _add_migration(monkeypatch, "ALTER TABLE audit_row ADD COLUMN extra VARCHAR;")
+    add_migration(monkeypatch, tmp_path, "ALTER TABLE audit_row ADD COLUMN extra VARCHAR;")
     again = await open_store()
     await again.commit([task()])
-    assert len(await again.tasks(limit=9)) == 2
+    assert len(await tasks_in_the_file(again, limit=9)) == 2
     rows = await again.sql("SELECT kind FROM audit WHERE kind LIKE 'store_%' ORDER BY seq", [], 9)
     assert rows.rows == [["store_created"], ["store_migrated"]]
-    backup = tmp_path / "state" / "backup-schema-1" / "store.duckdb"
+    backup = tmp_path / "state" / f"backup-schema-{len(migrations.MIGRATIONS)}" / "store.duckdb"
     with duckdb.connect(str(backup), read_only=True) as connection:
-        assert migrations.schema_version(connection) == 1
+        assert migrations.schema_version(connection) == len(migrations.MIGRATIONS)
+
+
+async def test_a_newer_cmesh_installed_under_a_running_daemon_does_not_touch_the_file(
+    open_store: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await open_store()
+    asked = task()
+    await store.commit([asked])
+    process = store._process  # pyright: ignore[reportPrivateUsage]
+    with monkeypatch.context() as patch:
+        add_migration(patch, tmp_path, "SELECT 1;")
+        (tmp_path / "newer" / "cmesh" / "__init__.py").write_text("__version__ = '99'", "utf-8")
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        with pytest.raises(StoreError, match="cmesh 99 was installed over") as caught:
+            await store.verify()
+        assert "cmesh down" in caught.value.hint
+        await store.commit([task()])
+        assert await store.task(asked.task_id) is not None
+    assert (await store.verify()).rows == store.head[0]
 
 
 async def test_a_failed_migration_changes_nothing(
-    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+    open_store: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = await open_store()
     await store.commit([task()])
     head = store.head
     await store.close()
     with monkeypatch.context() as patch:
-        _add_migration(patch, "CREATE TABLE half (a INTEGER); SELECT error('stop');")
+        add_migration(patch, tmp_path, "CREATE TABLE half (a INTEGER); SELECT error('stop');")
         with pytest.raises(StoreError, match="stop"):
             await open_store()
     again = await open_store()
@@ -159,12 +201,15 @@ async def test_a_failed_migration_changes_nothing(
         ("UPDATE event_row SET data = '{\"n\": 2}' WHERE seq = 3", 3),
         ("UPDATE result_row SET cost_usd = 0.01 WHERE seq = 5", 5),
         ("UPDATE result_row SET truncated = true WHERE seq = 5", 5),
-        ("UPDATE task_row SET prompt = NULL, salt = NULL WHERE seq = 2", None),
-        ("UPDATE event_row SET text = NULL, data = NULL, salt = NULL", None),
+        ("UPDATE task_row SET prompt = NULL, salt = NULL WHERE seq = 2", 2),
+        ("UPDATE event_row SET text = NULL, data = NULL, salt = NULL", 3),
+        ("INSERT INTO step_row SELECT * FROM step_row WHERE seq = 4", 4),
+        ("UPDATE result_row SET ts = ts + INTERVAL 1 SECOND WHERE seq = 5", 5),
+        ("UPDATE log SET kind = 'fact' WHERE seq = 2", 2),
     ],
 )
-async def test_a_changed_row_is_found_and_an_erased_text_is_not_a_change(
-    open_store: OpenStore, tmp_path: Path, change: str, bad: int | None
+async def test_a_changed_row_is_found(
+    open_store: OpenStore, tmp_path: Path, change: str, bad: int
 ) -> None:
     store = await open_store()
     asked = task()
@@ -183,6 +228,7 @@ async def test_every_view_and_column_has_a_comment() -> None:
     described = describe()
     assert {view for view, *_ in described} == {
         "tasks", "events", "decisions", "denials", "results", "receipts", "peers", "audit",
+        "threads", "connections", "steps",
         "chain_bad",
     }  # fmt: skip
     assert [row for row in described if not row[3]] == []
@@ -219,6 +265,25 @@ async def test_the_state_a_view_shows_is_the_snapshots(open_store: OpenStore) ->
             found.state,
             shown,
         )
+
+
+async def test_each_step_has_the_name_that_people_see(store: Store) -> None:
+    sides = (
+        (Direction.OUT, "caller", (QUEUED, SENT, ACCEPTED, *TERMINALS)),
+        (Direction.IN, "worker", (ACCEPTED, WAITING, INTENT, RUNNING, *TERMINALS)),
+    )
+    for direction, side, names in sides:
+        asked = task(direction=direction)
+        await store.commit([asked, *(state(asked, name) for name in names)])
+        sql = f"SELECT state FROM steps WHERE task_id = '{asked.task_id}' ORDER BY seq"
+        seen = [str(row[0]) for row in (await store.sql(sql, [], 99)).rows]
+        wanted = [
+            public("caller", name, CallerFacts(state=name))
+            if side == "caller"
+            else public("worker", name, WorkerFacts(state=name))
+            for name in names
+        ]
+        assert seen == [one.value for one in wanted]
 
 
 async def test_a_file_another_process_has_open_is_refused(
@@ -258,17 +323,50 @@ def _break(directory: Path, how: str) -> None:
                 connection.execute("UPDATE log SET h = unhex(repeat('ab', 32)) WHERE seq = 4")
 
 
-def _add_migration(patch: pytest.MonkeyPatch, sql: str) -> None:
-    real = migrations._text  # pyright: ignore[reportPrivateUsage]  # stands for a new file
-
-    def text(name: str) -> str:
-        return sql if name == "extra.sql" else real(name)
-
-    patch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, "extra.sql"))
-    patch.setattr(migrations, "_text", text)
-
-
 def _flip(path: Path, at: int) -> None:
     data = bytearray(path.read_bytes())
     data[at] ^= 0xFF
     path.write_bytes(data)
+
+
+def test_a_task_from_before_follow_up_turns_is_a_first_turn(tmp_path: Path) -> None:
+    record = task()
+    with duckdb.connect(str(tmp_path / "old.duckdb")) as connection:
+        real = migrations._text  # pyright: ignore[reportPrivateUsage]  # the released step
+        connection.execute(real("schema.sql"))
+        connection.execute(
+            "CREATE TABLE schema_version AS SELECT 1 AS version, now() AS applied_at, '0' AS app_version"
+        )
+        connection.execute(
+            "INSERT INTO task_row BY NAME SELECT 1 AS seq, now() AS ts, $1::UUID AS task_id,"
+            " 'out' AS direction, 'n' AS peer_id, 'n' AS peer, '' AS principal, '' AS session,"
+            " '' AS project, '' AS idempotency_key, '' AS payload_hash, '' AS worker_incarnation,"
+            " 'x' AS runner, 'full' AS profile, '/' AS directory, 0 AS prompt_bytes,"
+            " 1 AS runtime_s, 1 AS limit_bytes, '[]' AS accept, '[]' AS origin, now() AS not_after,"
+            " '' AS traceparent",
+            [record.task_id],
+        )
+        assert migrations.migrate(connection) == list(range(2, len(migrations.MIGRATIONS) + 1))
+        turns = connection.execute("SELECT thread::VARCHAR, turn, follows FROM tasks").fetchall()
+        [draft] = queries.drafts(connection, [record.task_id])
+    assert turns == [(record.task_id, 1, None)]
+    assert (draft.record.first, draft.record.turn) == (record.task_id, 1)
+
+
+async def test_turns_come_back_as_they_were_stored(open_store: OpenStore) -> None:
+    store, one = await open_store(), task()
+    two = task()
+    spec = replace(two.spec, follows=one.task_id)
+    two = replace(two, spec=spec, thread=one.task_id, turn=2)
+    await store.commit([one])
+    await store.commit([two])
+    assert store.followers(one.task_id) == [two.task_id]
+    await store.close()
+    again = await open_store()
+    assert again.followers(one.task_id) == [two.task_id]
+    found = await again.task(two.task_id)
+    assert found is not None
+    assert found.record == two
+    assert (await again.verify()).bad_seq is None
+    rows = await again.sql("SELECT turns, last_task FROM threads WHERE turns > 1", [], 9)
+    assert rows.rows == [[2, two.task_id]]

@@ -1,0 +1,61 @@
+"""What is told after a denial besides the rules here: what a peer offers this node.
+
+`cmesh.policy` knows what rules would allow, not what a peer has said that may be asked of it.
+"""
+
+from collections.abc import Sequence
+
+from cmesh.model import Operation, Profile, TaskSpec
+from cmesh.policy.match import is_at_or_below
+from cmesh.protocol.link_messages import May
+from cmesh.text import one_line
+
+__all__ = ["needed_there", "offered_instead"]
+
+SHOWN = 8
+"""Values of one kind that a peer's offer is told with."""
+
+
+def offered_instead(name: str, may: May, spec: TaskSpec) -> str:
+    """Say what peer `name` offers this node in place of what it denied; empty = not known.
+
+    Rests on what the peer itself has told this node, and names the kinds only that are wrong.
+    """
+    wrong = _not_offered(may, spec)
+    if not wrong:
+        return ""
+    return f"ask for what `{name}` offers this node: {'; '.join(wrong)}"
+
+
+def needed_there(name: str, may: May, spec: TaskSpec) -> str:
+    """Say what peer `name` would deny after this node's own policy allowed; empty = nothing known.
+
+    Its owner has to know it too: a change on this side alone leads to the next denial.
+    """
+    wrong = _not_offered(may, spec)
+    if wrong:
+        own = " in a rule of its own with its consent" if spec.profile is Profile.FULL else ""
+        return f"its owner must allow it on `{name}` too{own}: it offers {'; '.join(wrong)}"
+    if not may.operations and spec.profile is Profile.FULL:
+        return f"`{name}` needs a rule of its own for `full`, with its consent, too"
+    return ""
+
+
+def _not_offered(may: May, spec: TaskSpec) -> list[str]:
+    """Return the kinds of which the peer's offer lacks what is asked for, with what it has."""
+    if not may.operations:
+        return []
+    operation = Operation.TASK if spec.follows is None else Operation.FOLLOW_UP
+    kinds: list[tuple[bool, str, Sequence[str]]] = [
+        (operation.value in may.operations, "operations", may.operations),
+        (spec.profile in may.profiles, "profiles", may.profiles),
+        (spec.runner in may.runners, "runners", may.runners),
+        (is_at_or_below(spec.directory, may.paths), "paths", may.paths),
+    ]
+    return [f"{kind} {_listed(values)}" for offered, kind, values in kinds if not offered]
+
+
+def _listed(values: Sequence[str]) -> str:
+    more = len(values) - SHOWN
+    shown = ", ".join(f"`{one_line(value, 200)}`" for value in values[:SHOWN]) or "none"
+    return f"{shown} and {more} more" if more > 0 else shown

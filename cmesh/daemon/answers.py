@@ -1,0 +1,341 @@
+"""What the daemon's operations answer: what `--json` prints and what MCP results carry.
+
+Fields are stable; new ones may be added. How they are filled: `views`, `overview`.
+"""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cmesh.model import Direction, Profile, TaskState
+
+__all__ = [
+    "SUMMARY_CHARACTERS",
+    "ConditionView",
+    "CopyView",
+    "DecisionView",
+    "EventView",
+    "OutboxView",
+    "PatchFile",
+    "PatchView",
+    "PeerView",
+    "PeersView",
+    "Problem",
+    "ResultView",
+    "SqlView",
+    "StatusView",
+    "TaskView",
+    "TasksView",
+    "UntrustView",
+    "View",
+    "WillRunView",
+]
+
+SUMMARY_CHARACTERS = 1_500
+
+
+class View(BaseModel):
+    """An answer; fields are stable, new ones may be added."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class ConditionView(View):
+    """One condition of a rule that did not hold."""
+
+    rule: str
+    condition: str
+    wanted: str
+    got: str
+
+
+class DecisionView(View):
+    """A policy decision, as much of it as the asker may know."""
+
+    effect: Literal["allow", "deny", "ask"]
+    rule: str | None = None
+    failed: list[ConditionView] = Field(default_factory=list[ConditionView])
+    change: str = ""
+
+
+class EventView(View):
+    """One event of a task; remote text, scrubbed and capped."""
+
+    seq: int
+    ts: datetime
+    kind: str
+    text: str = ""
+    data: dict[str, object] = Field(default_factory=dict[str, object])
+
+
+class WillRunView(View):
+    """What a task that waits for this machine's owner would start; `obstacle` says why it cannot."""
+
+    argv: list[str] = Field(default_factory=list[str])
+    directory: str = ""
+    profile: str = ""
+    runtime_s: int = 0
+    obstacle: str = ""
+
+
+class PatchView(View):
+    """What a task changed of its copy of the directory; another machine's word on a caller.
+
+    `bytes` are those of the patch; `files` counts changed paths, of which `changed` has some,
+    each after a letter (A, D, M, T), and `flagged` those that run or instruct by being there.
+    `left_out`: names that are in neither copy nor patch, such as other repositories.
+    `base_commit` and `dirty`: what the copy was made of, and whether it differed from that.
+    `withheld`: why there are no bytes for the caller: `secret_found`, `patch_too_large`,
+    `patch_failed`; `refused`: why they were not taken here.
+    """
+
+    sha256: str = ""
+    bytes: int = 0
+    files: int = 0
+    changed: list[str] = Field(default_factory=list[str])
+    flagged: list[str] = Field(default_factory=list[str])
+    flagged_count: int = 0
+    left_out: list[str] = Field(default_factory=list[str])
+    left_out_count: int = 0
+    base_commit: str = ""
+    dirty: bool = False
+    withheld: str = ""
+    reason: str = ""
+    refused: str = ""
+
+
+class PatchFile(View):
+    """The bytes of a task's patch as base64, exactly as its worker signed them."""
+
+    task_id: str
+    sha256: str
+    data: str
+    patch: PatchView
+
+
+class TaskView(View):
+    """A task as this node knows it.
+
+    `witness` is what the state rests on; `known_s` is how many seconds ago
+    this node last had word of it; `known_at` is when its worker last said
+    something, None for tasks worked on here and when it never did; `link` is that with
+    the other node, None once the task has ended and needs it no more; `summary`
+    and `events` are remote text.
+    `turn` counts from 1 within `thread`, the first task of the conversation;
+    `follow_up` says whether `reply_task` can go on: `possible` until
+    `follow_up_until`, `followed` by `followed_by`, `session_gone`, `runner_cannot`.
+    `advice`: for a task that its worker's policy denied, what the worker offers instead; remote
+    text. `expires_at`: when it is given up unless it has started; None once it has.
+    `events_cut`: the worker sent more events than are kept. `retry_after_s`: seconds from
+    now after which a refused task may be asked for anew, or is by itself while it is open.
+    `prompt_redacted`: secrets that were taken out of this call's prompt before it was kept or
+    sent. `redacted`: secrets that the worker took out of texts and output.
+    `will_run`: for a task that waits for this machine's owner, what a yes would start.
+    `patch`: what a task on a copy changed of it, once it has ended.
+    """
+
+    task_id: str
+    direction: Direction
+    peer: str
+    node_id: str
+    state: TaskState
+    witness: str
+    known_s: float
+    known_at: datetime | None = None
+    link: Literal["connected", "connecting", "down", "none"] | None = None
+    runner: str
+    profile: Profile
+    directory: str
+    prompt: str
+    created_at: datetime
+    expires_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    elapsed_s: float = 0
+    rule: str | None = None
+    reason: str = ""
+    code: str = ""
+    advice: str = ""
+    summary: str = ""
+    exit_code: int | None = None
+    cost_usd: float | None = None
+    profile_enforced: str = ""
+    credential: str = ""
+    containment: str = ""
+    processes_left: int | None = None
+    cancel_requested: bool = False
+    receipt: Literal["none", "pending", "complete"] = "none"
+    duplicate_of: str | None = None
+    prompt_redacted: int = 0
+    redacted: int = 0
+    thread: str = ""
+    turn: int = 1
+    follows: str | None = None
+    follow_up: str = ""
+    follow_up_until: datetime | None = None
+    followed_by: str | None = None
+    events: list[EventView] = Field(default_factory=list[EventView])
+    last_event: int = 0
+    events_cut: bool = False
+    retry_after_s: int | None = None
+    will_run: WillRunView | None = None
+    patch: PatchView | None = None
+
+
+class TasksView(View):
+    """A page of tasks, newest first; `more` says that older ones exist."""
+
+    tasks: list[TaskView]
+    more: bool = False
+
+
+class ResultView(View):
+    """A slice of one part of a result; remote text, not yet fenced."""
+
+    task_id: str
+    peer: str
+    state: TaskState
+    part: str
+    text: str
+    offset: int
+    total: int
+    next_offset: int | None = None
+    sha256: str = ""
+    truncated: bool = False
+    redacted: int = 0
+    self_attested: bool = True
+    follow_up: str = ""
+    follow_up_until: datetime | None = None
+    followed_by: str | None = None
+    patch: PatchView | None = None
+
+
+class PeerView(View):
+    """A node of the tailnet, and what is known of cmesh on it."""
+
+    name: str
+    node_id: str
+    user: str = ""
+    tags: list[str] = Field(default_factory=list[str])
+    addresses: list[str] = Field(default_factory=list[str])
+    online: bool = False
+    expired: bool = False
+    shared: bool = False
+    link: Literal["connected", "connecting", "down", "none"] = "none"
+    trust: Literal["trusted", "waiting", "changed", "unknown"] = "unknown"
+    fingerprint: str = ""
+    version: str = ""
+    may_ask: list[str] = Field(
+        default_factory=list[str], description="profiles I may ask for there"
+    )
+    runners: list[str] = Field(default_factory=list[str])
+    paths: list[str] = Field(default_factory=list[str])
+    operations: list[str] = Field(default_factory=list[str])
+    last_contact_s: float | None = None
+
+
+class PeersView(View):
+    """All peers; the embedded node itself is not one."""
+
+    peers: list[PeerView]
+
+
+class UntrustView(View):
+    """A peer whose key is not trusted any more; `ended` = its tasks that end here for it."""
+
+    name: str
+    node_id: str
+    fingerprint: str
+    ended: list[str] = Field(default_factory=list[str])
+
+
+class Problem(View):
+    """Something that keeps this node from its work, and the next step."""
+
+    code: str
+    what: str
+    next: str
+
+
+class OutboxView(View):
+    """Tasks handed out to one peer that it has not taken yet.
+
+    `code`: why there is no link with it, when that is known; `expires_at`: when the first of
+    them is given up.
+    """
+
+    peer: str
+    node_id: str
+    tasks: int
+    link: Literal["connected", "connecting", "down", "none"] = "none"
+    code: str = ""
+    expires_at: datetime
+
+
+class StatusView(View):
+    """What this daemon is and does.
+
+    `phase`: `setup` = not configured, no node; `login` = waits for `login_url`;
+    `up` = on the tailnet; `down` = stopped by `cmesh down`.
+    `running`, `waiting`: tasks of others here. `handed_out`: unfinished tasks asked of
+    others; `outbox` has those that are not taken yet, by peer.
+    `containment`: what holds the processes of the next task here, `pid_namespace` or
+    `best_effort`, for which `containment_note` says why it is not more.
+    `enforcement`: the sandbox of every profile but `full`; for less than tier 3
+    `enforcement_note` says why it is not more.
+    """
+
+    version: str
+    phase: Literal["setup", "starting", "login", "up", "down", "failed"]
+    node: str = ""
+    node_id: str = ""
+    user: str = ""
+    addresses: list[str] = Field(default_factory=list[str])
+    tailnet: str = ""
+    testnet: bool = False
+    login_url: str = ""
+    key_expiry: datetime | None = None
+    fingerprint: str = ""
+    links: int = 0
+    running: int = 0
+    waiting: int = 0
+    handed_out: int = 0
+    outbox: list[OutboxView] = Field(default_factory=list[OutboxView])
+    worker: bool = False
+    profiles: list[str] = Field(default_factory=list[str])
+    runners: list[str] = Field(default_factory=list[str])
+    containment: str = ""
+    containment_note: str = ""
+    enforcement: str = ""
+    enforcement_note: str = ""
+    state_dir: str = ""
+    config_file: str = ""
+    pid: int = 0
+    uptime_s: float = 0
+    store_seq: int = 0
+    problems: list[Problem] = Field(default_factory=list[Problem])
+
+
+class CopyView(View):
+    """A whole copy of the store's database, for a new version to try itself on.
+
+    It is the asker's to remove; the daemon removes it when it starts again. `agents`: some
+    have spoken MCP to this daemon, and will to the next.
+    """
+
+    directory: str
+    version: str
+    pid: int
+    agents: bool = False
+
+
+class SqlView(View):
+    """Rows of a query as JSON values, with what was cut."""
+
+    columns: list[str]
+    types: list[str]
+    rows: list[list[object]]
+    truncated: bool = False
+    elapsed_ms: float = 0
+    head_seq: int = 0

@@ -1,0 +1,78 @@
+"""A task that waits for this machine's owner: what is shown of it, and who may not answer.
+
+Only the control socket leads here. No message of the link and no MCP tool does.
+"""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from cmesh.daemon import followup
+from cmesh.daemon.admission import Grant
+from cmesh.daemon.answers import WillRunView
+from cmesh.daemon.parts import Parts
+from cmesh.errors import CmeshError, TaskRefused
+from cmesh.runner.shim_processes import MARKER, stat_of
+from cmesh.store.records import TaskRecord
+
+__all__ = ["require_no_task", "will_run"]
+
+ANCESTORS_LIMIT = 64
+"""Parents that are looked at; a shell stands far nearer to its terminal."""
+
+
+def will_run(parts: Parts, record: TaskRecord, grant: Grant) -> WillRunView:
+    """Return what is started if the owner says yes; reads the runner's key file, if any."""
+    spec = replace(record.spec, directory=grant.directory, limits=grant.limits)
+    own = parts.supervisor.directory(record.task_id)
+    try:
+        place = followup.place(parts, record)
+        launch = grant.runner.launch(spec, own, own / "home", place)
+    except CmeshError as error:
+        return WillRunView(obstacle=error.message)
+    return WillRunView(
+        argv=list(launch.argv),
+        directory=launch.cwd,
+        profile=grant.profile.name,
+        runtime_s=launch.runtime_s,
+    )
+
+
+def require_no_task(pid: int) -> None:
+    """Refuse an answer from within a task: none approves itself, nor another of its chain.
+
+    Looks for a task's mark in the process and those above it, and at its PID namespace. This
+    holds what a sandbox holds; a task with profile `full` can do all that its owner can.
+
+    Raises:
+        TaskRefused: the process belongs to a task, or cannot be looked at.
+    """
+    refused = TaskRefused(
+        "a task cannot approve a task",
+        hint="answer at a terminal of this machine, outside of every task",
+    )
+    try:
+        if pid and _namespace(pid) != _namespace(os.getpid()):
+            raise refused
+        for _ in range(ANCESTORS_LIMIT):
+            if pid <= 1 or pid == os.getpid():
+                return
+            if _is_marked(pid):
+                raise refused
+            found = stat_of(pid)
+            if found is None:
+                break
+            pid = found[1]
+    except PermissionError:
+        return  # above it stands another user's process, which no task of ours is
+    except OSError as error:
+        raise refused from error
+
+
+def _namespace(pid: int) -> str:
+    return str(Path(f"/proc/{pid}/ns/pid").readlink())
+
+
+def _is_marked(pid: int) -> bool:
+    environment = Path(f"/proc/{pid}/environ").read_bytes()
+    return any(item.startswith(f"{MARKER}=".encode()) for item in environment.split(b"\0"))

@@ -1,0 +1,222 @@
+"""What the daemon's operations take: one model an operation, validated here once.
+
+Each is what an interface fills in and what travels over the control socket.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from cmesh.model import Direction, Profile, TaskState
+
+__all__ = [
+    "PROMPT_CHARACTERS",
+    "TEXT_CHARACTERS",
+    "WAIT_S",
+    "ApproveArguments",
+    "Arguments",
+    "CancelArguments",
+    "Context",
+    "DelegateArguments",
+    "ExplainArguments",
+    "NoArguments",
+    "PatchArguments",
+    "PeerName",
+    "Prompt",
+    "ReplyArguments",
+    "ResultArguments",
+    "SqlArguments",
+    "TaskArguments",
+    "TaskRef",
+    "TasksArguments",
+    "TrustArguments",
+    "UntrustArguments",
+]
+
+PROMPT_CHARACTERS = 20_000
+
+
+WAIT_S = 45
+
+
+TEXT_CHARACTERS = 10_000
+
+
+PeerName = Annotated[str, Field(min_length=1, max_length=253)]
+
+
+def _without_null(text: str) -> str:
+    """Refuse what the store cannot keep: a prompt must be the same after a restart."""
+    if "\0" in text:
+        raise ValueError("null characters cannot be sent")
+    return text
+
+
+Prompt = Annotated[str, AfterValidator(_without_null)]
+
+
+TaskRef = Annotated[str, Field(min_length=4, max_length=36, pattern=r"^[0-9a-f-]+$")]
+
+
+class Arguments(BaseModel):
+    """Arguments of an operation; an unknown one is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NoArguments(Arguments):
+    """For operations that take none."""
+
+
+class Context(Arguments):
+    """Who asks, locally: one per control connection.
+
+    Attributes:
+        session: names the agent session; tasks are deduplicated and listed per session.
+        project: directory the agent or person works in; empty when unknown.
+        agent: client name and version as it says, for the audit row.
+        pid: process that opened the connection.
+    """
+
+    session: str = Field(max_length=128)
+    project: str = Field(default="", max_length=4096)
+    agent: str = Field(default="", max_length=128)
+    pid: int = 0
+
+
+class DelegateArguments(Arguments):
+    """Arguments of `delegate`."""
+
+    peer: PeerName
+    prompt: Prompt = Field(min_length=1, max_length=PROMPT_CHARACTERS)
+    directory: str = Field(
+        min_length=1, max_length=4096, description="absolute directory on the worker"
+    )
+    runner: str = Field(
+        default="claude", max_length=80, pattern=r"^[a-z0-9_-]+(:[A-Za-z0-9._-]+)?$"
+    )
+    profile: Profile = Profile.QUERY
+    accept: list[str] = Field(default_factory=list[str], max_length=64)
+    timeout_s: int = Field(default=900, ge=1, le=14_400)
+    wait_s: float = Field(default=0, ge=0, le=WAIT_S)
+    idempotency_key: str = Field(default="", max_length=200)
+    new: bool = Field(
+        default=False,
+        description="start again although an equal task of this agent session is unfinished",
+    )
+    if_offline: Literal["fail", "queue"] = Field(
+        default="fail",
+        description="what to do when the peer cannot be reached now: fail, or queue the task here",
+    )
+    start_within_s: int = Field(
+        default=0,
+        ge=0,
+        le=30 * 86_400,
+        description="seconds in which it must start, else it expires; 0 = 1 h, queued 24 h",
+    )
+
+
+class ReplyArguments(Arguments):
+    """Arguments of `reply_task`: another turn of a task that succeeded or failed.
+
+    Runner, profile and directory are those of the task, and so are the limits; `timeout_s`
+    can only be less (0 = as the task's).
+    """
+
+    task_id: TaskRef
+    prompt: Prompt = Field(min_length=1, max_length=PROMPT_CHARACTERS)
+    timeout_s: int = Field(default=0, ge=0, le=14_400)
+    wait_s: float = Field(default=0, ge=0, le=WAIT_S)
+    idempotency_key: str = Field(default="", max_length=200)
+    if_offline: Literal["fail", "queue"] = Field(
+        default="fail", description="when the peer cannot be reached now, as for delegate"
+    )
+    start_within_s: int = Field(
+        default=0, ge=0, le=30 * 86_400, description="seconds in which it must start, as there"
+    )
+
+
+class TaskArguments(Arguments):
+    """Arguments of `get_task`: answers at once when the state differs from `known_state`."""
+
+    task_id: TaskRef
+    wait_s: float = Field(default=0, ge=0, le=WAIT_S)
+    known_state: TaskState | None = None
+    after_event: int = Field(default=0, ge=0)
+    events: int = Field(default=20, ge=0, le=200)
+
+
+class TasksArguments(Arguments):
+    """Arguments of `list_tasks`, newest first."""
+
+    state: TaskState | Literal["open", "any"] = "any"
+    mine: bool = False
+    direction: Direction | Literal["any"] = "any"
+    limit: int = Field(default=20, ge=1, le=200)
+
+
+class ResultArguments(Arguments):
+    """Arguments of `get_result`; offsets and limits count characters of the part."""
+
+    task_id: TaskRef
+    part: Literal["summary", "output", "errors", "patch"] = "summary"
+    offset: int = Field(default=0, ge=0)
+    limit: int = Field(default=8_000, ge=1, le=TEXT_CHARACTERS)
+
+
+class PatchArguments(Arguments):
+    """Arguments of `get_patch`."""
+
+    task_id: TaskRef
+
+
+class CancelArguments(Arguments):
+    """Arguments of `cancel_task`."""
+
+    task_id: TaskRef
+    reason: str = Field(default="", max_length=500)
+
+
+class ApproveArguments(Arguments):
+    """Arguments of `approve_task`: the owner's word on a task that waits for it."""
+
+    task_id: TaskRef
+    approve: bool
+    reason: str = Field(default="", max_length=500)
+
+
+class TrustArguments(Arguments):
+    """Arguments of `peers trust`: `fingerprint` guards against a swap between look and trust."""
+
+    peer: PeerName
+    fingerprint: str = Field(default="", max_length=64)
+
+
+class UntrustArguments(Arguments):
+    """Arguments of `peers untrust`: a name or node id, also of a peer that has left."""
+
+    peer: PeerName
+
+
+class SqlArguments(Arguments):
+    """Arguments of `sql`: one SELECT over the audit views, on a snapshot."""
+
+    sql: str = Field(min_length=1, max_length=65_536)
+    parameters: list[str | int | float | bool | None] = Field(
+        default_factory=list[str | int | float | bool | None], max_length=100
+    )
+    limit: int = Field(default=1_000, ge=1, le=100_000)
+
+
+class ExplainArguments(Arguments):
+    """Arguments of `policy explain`: would this be allowed, by which rule, and why not."""
+
+    direction: Literal["inbound", "outbound"]
+    peer: PeerName
+    operation: str = "task"
+    profile: Profile = Profile.QUERY
+    runner: str = "claude"
+    directory: str = ""
+    accept: list[str] = Field(default_factory=list[str])
+    timeout_s: int = 900
+    prompt_bytes: int = 0

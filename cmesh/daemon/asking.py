@@ -1,0 +1,358 @@
+"""Asking peers for tasks: the peer named, repetitions found, outbound policy decided, sent.
+
+Waits at most as long as a call may; what becomes of a task is `Caller`.
+"""
+
+import asyncio
+import os
+from dataclasses import replace
+from datetime import timedelta
+from typing import Literal
+
+import uuid_utils
+
+from cmesh.daemon import overview, reply
+from cmesh.daemon.admission import principal
+from cmesh.daemon.advice import needed_there
+from cmesh.daemon.answers import TaskView
+from cmesh.daemon.arguments import Context, DelegateArguments, ReplyArguments
+from cmesh.daemon.chains import PARENT_ENDED, Parent, Turn, handed_on, told_to_a_task
+from cmesh.daemon.core import Daemon
+from cmesh.daemon.followup import require_possible, standing
+from cmesh.daemon.lookup import Lookup
+from cmesh.errors import (
+    KeyExpired,
+    NotCmesh,
+    PeerUnreachable,
+    PeerUntrusted,
+    PolicyDenied,
+    TaskConflict,
+    TaskRefused,
+    VersionMismatch,
+)
+from cmesh.model import Direction, Limits, Operation, TaskId, TaskSpec
+from cmesh.node.whois import Peer
+from cmesh.policy.chain import narrowed
+from cmesh.policy.decide import Decision, OutboundRequest, decide_outbound
+from cmesh.protocol.facts import QUEUED
+from cmesh.store.records import DecisionRecord, TaskRecord
+
+__all__ = ["Asking"]
+
+START_WITHIN = {"fail": timedelta(hours=1), "queue": timedelta(days=1)}
+"""A task that could not be started by then never is, by what is done when its peer is away."""
+
+CONTACT_LIMIT_S = 8.0
+"""How long `delegate` waits for the first attempt to reach a worker."""
+
+DERIVED_KEY = "auto-"
+"""Prefix of idempotency keys that an interface derives from a client's request."""
+
+
+class Asking:
+    """What local callers ask of other machines."""
+
+    def __init__(self, daemon: Daemon, lookup: Lookup) -> None:
+        self._daemon = daemon
+        self._lookup = lookup
+        self._replying = asyncio.Lock()
+
+    async def delegate(
+        self, context: Context, arguments: DelegateArguments, turn: Turn | None = None
+    ) -> TaskView:
+        """Ask a peer for a task, once; what this call repeats is shown instead.
+
+        `turn` is of the task that asks; None = a person or an agent of this machine does.
+        """
+        prompt, hits = self._daemon.secrets.redactor().text(arguments.prompt)
+        clean = arguments.model_copy(update={"prompt": prompt})
+        view = await self._delegate(context, clean, turn)
+        return view.model_copy(update={"prompt_redacted": hits}) if hits else view
+
+    async def reply(self, context: Context, arguments: ReplyArguments) -> TaskView:
+        """Ask for the next turn of a task, once."""
+        prompt, hits = self._daemon.secrets.redactor().text(arguments.prompt)
+        view = await self._reply(context, arguments.model_copy(update={"prompt": prompt}))
+        return view.model_copy(update={"prompt_redacted": hits}) if hits else view
+
+    async def _delegate(
+        self, context: Context, arguments: DelegateArguments, turn: Turn | None
+    ) -> TaskView:
+        until = self._now() + arguments.wait_s
+        await self._daemon.presence.rising()
+        peer = await self._worker_named(arguments.peer)
+        retried = await self._retried(arguments, peer)
+        if retried is not None:
+            return await self._waited(context, retried, until)
+        twin = await self._twin(context, arguments, peer)
+        if twin is not None:
+            view = await self._waited(context, twin, until)
+            return view.model_copy(update={"duplicate_of": twin})
+        try:
+            if turn is None:
+                record = self._record(context, self._spec(arguments), peer, arguments)
+                await self._commit(context, record, peer)
+            else:
+                # INVARIANT: a call that is cut off leaves no orphan, and ends no turn early.
+                handing_on = self._hand_on(context, arguments, peer, turn)
+                record = await asyncio.shield(asyncio.create_task(handing_on))
+        except TaskConflict:
+            # Another call with this key came in between: this one is its repetition.
+            retried = await self._retried(arguments, peer)
+            if retried is None:
+                raise
+            return await self._waited(context, retried, until)
+        return await self._sent(context, record, until, queue=arguments.if_offline == "queue")
+
+    async def _reply(self, context: Context, arguments: ReplyArguments) -> TaskView:
+        until = self._now() + arguments.wait_s
+        await self._daemon.presence.rising()
+        async with self._replying:  # of two replies to one task, one is the next turn
+            record, how = await self._replied(context, arguments)
+        if how == "new":
+            return await self._sent(context, record, until, queue=arguments.if_offline == "queue")
+        view = await self._waited(context, record.task_id, until)
+        return view.model_copy(update={"duplicate_of": record.task_id}) if how == "twin" else view
+
+    async def _worker_named(self, name: str) -> Peer:
+        peer = await self._daemon.presence.peer(name)
+        self._daemon.trust.require_same(peer.identity)
+        if peer.identity.expired:
+            label = peer.identity.name.partition(".")[0]
+            raise KeyExpired(
+                f"the node key of `{label}` has expired",
+                hint="run `cmesh login` on that machine",
+            )
+        return peer
+
+    async def _retried(self, arguments: DelegateArguments, peer: Peer) -> TaskId | None:
+        """Return the task that a call with the same idempotency key asked for.
+
+        Raises:
+            TaskConflict: the key belongs to a task of another content.
+        """
+        known = await self._daemon.twins.retried(
+            arguments.idempotency_key, lambda record: _same(record, arguments, peer)
+        )
+        return known.task_id if known else None
+
+    async def _twin(
+        self, context: Context, arguments: DelegateArguments, peer: Peer
+    ) -> TaskId | None:
+        """Return a task of the session that this call repeats: unfinished, or its end untold."""
+        # A key that a client made is its word that this is a task of its own; one derived
+        # from a request only tells that request's retries apart.
+        own_key = arguments.idempotency_key and not arguments.idempotency_key.startswith(
+            DERIVED_KEY
+        )
+        if arguments.new or own_key:
+            return None
+        now = self._daemon.settings.clock.now()
+        return await self._daemon.twins.find(
+            context.session,
+            arguments.prompt,
+            lambda record: _same(record, arguments, peer),
+            now,
+        )
+
+    async def _replied(
+        self, context: Context, arguments: ReplyArguments
+    ) -> tuple[TaskRecord, Literal["new", "retried", "twin"]]:
+        """Return the turn a reply asks for, committed; or the one it has asked for before."""
+        store, now = self._daemon.store, self._daemon.settings.clock.now()
+        before = await self._lookup.task(arguments.task_id)
+        known = await self._daemon.twins.retried(
+            arguments.idempotency_key, lambda record: reply.same(record, arguments, before)
+        )
+        if known is not None:
+            return known, "retried"
+        follow_up = await standing(store, before, now)
+        known = await reply.twin(store, context, arguments, follow_up)
+        if known is not None and not self._daemon.twins.knows(known.task_id):
+            return known, "twin"
+        require_possible(before, follow_up)
+        peer = await self._worker_named(before.record.peer_id)
+        spec = reply.next_spec(before.record.spec, arguments, now + _start_within(arguments))
+        record = self._record(context, spec, peer, arguments)
+        record = replace(record, thread=before.record.first, turn=before.record.turn + 1)
+        await self._commit(context, record, peer)
+        return record, "new"
+
+    async def _commit(
+        self, context: Context, record: TaskRecord, peer: Peer, parent: Parent | None = None
+    ) -> None:
+        """Decide outbound and commit, the task or the refusal.
+
+        Raises:
+            PolicyDenied: no rule allows it.
+            ConfigError: no rule is in force, because the file cannot be used.
+            TaskConflict: its idempotency key was used meanwhile.
+        """
+        daemon, policy = self._daemon, self._daemon.rules.policy()
+        request = self._outbound_request(context, record.spec, peer)
+        if parent is not None:
+            request = replace(request, held=parent.held)
+        decision = daemon.rules.honest(decide_outbound(request, policy))
+        record = replace(record, rule=decision.rule)
+        audit = _decision_record(record, decision, policy.sha256)
+        if parent is not None:
+            await daemon.store.commit([handed_on(parent, record, decision)])
+        if decision.effect != "allow":
+            await daemon.store.commit([audit])
+            daemon.rules.require_in_force()
+            if parent is not None:  # it learns no rule of this machine, and nothing to change one
+                raise PolicyDenied(
+                    told_to_a_task(decision), hint="report it; do not work around it"
+                )
+            change = decision.change
+            name, may = record.peer.partition(".")[0], daemon.links.contact(record.peer_id).may
+            there = needed_there(name, may, record.spec)
+            # A comment, so that the lines before it and it can be pasted as they are.
+            raise PolicyDenied(decision.reason, hint=f"{change}\n# {there}" if there else change)
+        await daemon.caller.delegate(record, audit)
+
+    async def _hand_on(
+        self, context: Context, arguments: DelegateArguments, peer: Peer, turn: Turn
+    ) -> TaskRecord:
+        """Commit what a task asks for; end it at once if that task has ended meanwhile."""
+        async with turn() as parent:
+            context = context.model_copy(update={"project": parent.directory})
+            record = self._record(context, self._spec(arguments, parent), peer, arguments)
+            await self._commit(context, record, peer, parent)
+        task = await self._daemon.store.task(record.task_id)
+        if task is not None and not parent.open():
+            await self._daemon.caller.cancel(task, PARENT_ENDED)
+            raise TaskRefused(PARENT_ENDED, hint="")
+        return record
+
+    async def _sent(
+        self, context: Context, record: TaskRecord, until: float, *, queue: bool
+    ) -> TaskView:
+        """Reach the worker of a committed task, as far as that goes at once; then wait."""
+        daemon = self._daemon
+        daemon.twins.asked(record)
+        if daemon.links.get(record.peer_id) is None:
+            await daemon.links.attempt(record.peer_id, CONTACT_LIMIT_S)
+            await self._give_up_if_away(record, queue=queue)
+        return await self._waited(context, record.task_id, until)
+
+    def _now(self) -> float:
+        return self._daemon.settings.clock.monotonic()
+
+    async def _waited(self, context: Context, task_id: TaskId, until: float) -> TaskView:
+        """Show a task at its end, or as it is at `until` on the monotonic clock."""
+        return await self._lookup.waited(context, task_id, max(0, until - self._now()))
+
+    def _outbound_request(self, context: Context, spec: TaskSpec, peer: Peer) -> OutboundRequest:
+        return OutboundRequest(
+            identity=peer.identity,
+            profile=spec.profile,
+            runner=spec.runner,
+            project=os.path.realpath(context.project) if context.project else "",
+            prompt_bytes=len(spec.prompt.encode()),
+            sends_changes=False,
+            chain=spec.origin,
+            self_id=self._daemon.self_id(),
+        )
+
+    def _spec(self, arguments: DelegateArguments, parent: Parent | None = None) -> TaskSpec:
+        limits = narrowed(
+            Limits(runtime_s=arguments.timeout_s), parent.held if parent is not None else None
+        )
+        return TaskSpec(
+            task_id=TaskId(str(uuid_utils.uuid7())),
+            runner=arguments.runner,
+            profile=arguments.profile,
+            directory=arguments.directory,
+            prompt=arguments.prompt,
+            limits=limits,
+            accept=tuple(arguments.accept),
+            origin=parent.chain if parent is not None else (),
+            not_after=self._daemon.settings.clock.now() + _start_within(arguments),
+        )
+
+    def _record(
+        self,
+        context: Context,
+        spec: TaskSpec,
+        peer: Peer,
+        arguments: DelegateArguments | ReplyArguments,
+    ) -> TaskRecord:
+        return TaskRecord(
+            task_id=spec.task_id,
+            direction=Direction.OUT,
+            peer_id=peer.identity.node_id,
+            peer=peer.identity.name,
+            principal=principal(peer.identity),
+            session=context.session,
+            project=context.project,
+            idempotency_key=arguments.idempotency_key,
+            spec=spec,
+            payload_hash=spec.payload_hash(),
+            worker_incarnation="",
+            rule=None,
+        )
+
+    async def _give_up_if_away(self, record: TaskRecord, *, queue: bool) -> None:
+        """End a task that was never sent when its worker is away; say why.
+
+        With `queue` it is kept, unless waiting cannot help. A worker that is there, and whose
+        owner must trust this node first, is not away; one that has been a worker before, and
+        runs no daemon now, is.
+
+        Raises:
+            CmeshError: why there is no link. Nothing ran, and nothing will.
+        """
+        daemon, peer_id = self._daemon, record.peer_id
+        error = daemon.links.contact(peer_id).error
+        never = isinstance(error, NotCmesh) and not daemon.trust.fingerprint(peer_id)
+        hopeless = never or isinstance(error, VersionMismatch)
+        waits = isinstance(error, PeerUntrusted) or (queue and not hopeless)
+        if waits or daemon.links.get(peer_id) is not None:
+            return
+        if error is None:
+            name = record.peer.partition(".")[0]
+            error = PeerUnreachable(f"`{name}` did not answer within {CONTACT_LIMIT_S:g} s")
+        task = await daemon.store.task(record.task_id)
+        if task is None or task.state != QUEUED:
+            return
+        await daemon.caller.cancel(task, error.message, error.code)
+        task = await daemon.store.task(record.task_id)
+        # A link that came in between has sent it: then the worker has the word on it.
+        if task is not None and task.terminal:
+            raise error
+
+
+def _start_within(arguments: DelegateArguments | ReplyArguments) -> timedelta:
+    if arguments.start_within_s:
+        return timedelta(seconds=arguments.start_within_s)
+    return START_WITHIN[arguments.if_offline]
+
+
+def _same(record: TaskRecord, arguments: DelegateArguments, peer: Peer) -> bool:
+    spec = record.spec
+    return (
+        record.peer_id == peer.identity.node_id
+        and spec.follows is None
+        and spec.prompt == arguments.prompt
+        and spec.directory == arguments.directory
+        and spec.runner == arguments.runner
+        and spec.profile == arguments.profile
+        and spec.accept == tuple(arguments.accept)
+    )
+
+
+def _decision_record(record: TaskRecord, decision: Decision, policy_sha256: str) -> DecisionRecord:
+    return DecisionRecord(
+        task_id=record.task_id if decision.effect == "allow" else None,
+        direction=Direction.OUT,
+        peer_id=record.peer_id,
+        peer=record.peer,
+        principal=record.principal,
+        operation=(Operation.FOLLOW_UP if record.spec.follows else Operation.TASK).value,
+        effect=decision.effect,
+        rule=decision.rule,
+        reason=decision.reason,
+        failed=tuple(overview.failed_fields(decision)),
+        policy_sha256=policy_sha256,
+    )

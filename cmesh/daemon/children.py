@@ -1,0 +1,202 @@
+"""The operations of a running task that may delegate: its own children, and nothing else.
+
+What it asks for is narrowed and judged like everything else; what it may see of this node is
+what it needs for that. Nothing here reads a task that another one has asked for.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+
+from typing_extensions import override
+
+from cmesh.daemon.answers import (
+    CopyView,
+    DecisionView,
+    PatchFile,
+    PeersView,
+    PeerView,
+    ResultView,
+    SqlView,
+    StatusView,
+    TasksView,
+    TaskView,
+    UntrustView,
+)
+from cmesh.daemon.arguments import (
+    ApproveArguments,
+    CancelArguments,
+    Context,
+    DelegateArguments,
+    ExplainArguments,
+    NoArguments,
+    PatchArguments,
+    ReplyArguments,
+    ResultArguments,
+    SqlArguments,
+    TaskArguments,
+    TasksArguments,
+    TrustArguments,
+    UntrustArguments,
+)
+from cmesh.daemon.asking import Asking
+from cmesh.daemon.chains import CHILDREN_MOST, Parent, children_of, parent, session_of
+from cmesh.daemon.core import Daemon
+from cmesh.daemon.lookup import Lookup
+from cmesh.daemon.operations import Operations
+from cmesh.errors import QueueFull, TaskNotFound, TaskRefused
+from cmesh.model import Direction, Profile, TaskId
+from cmesh.policy.chain import at_most
+
+__all__ = ["Children"]
+
+
+class Children(Operations):
+    """What one task may ask of its daemon. The context of a call says nothing: the task's counts."""
+
+    def __init__(self, daemon: Daemon, operations: Operations, task_id: TaskId) -> None:
+        """Serve `task_id`; `operations` are those of the whole daemon."""
+        self._daemon = daemon
+        self._whole = operations
+        self._task_id = task_id
+        self._asking = Asking(daemon, Lookup(daemon))
+        self._handing_on = asyncio.Lock()
+
+    @override
+    async def list_peers(self, context: Context, arguments: NoArguments) -> PeersView:
+        asker = await self._parent()
+        view = await self._whole.list_peers(self._context(asker), arguments)
+        peers = [_narrowed(peer, asker) for peer in view.peers if peer.node_id not in asker.chain]
+        return PeersView(peers=[peer for peer in peers if peer.trust == "trusted"])
+
+    @override
+    async def delegate(self, context: Context, arguments: DelegateArguments) -> TaskView:
+        asker = await self._parent()
+        return await self._asking.delegate(self._context(asker), arguments, self._turn)
+
+    @override
+    async def get_task(self, context: Context, arguments: TaskArguments) -> TaskView:
+        own = arguments.model_copy(update={"task_id": await self._own(arguments.task_id)})
+        return await self._whole.get_task(self._context(), own)
+
+    @override
+    async def list_tasks(self, context: Context, arguments: TasksArguments) -> TasksView:
+        own = arguments.model_copy(update={"mine": True, "direction": Direction.OUT})
+        view = await self._whole.list_tasks(self._context(), own)
+        children = await children_of(self._daemon.store, self._task_id)
+        ids = {child.record.task_id for child in children}
+        return TasksView(tasks=[task for task in view.tasks if task.task_id in ids], more=view.more)
+
+    @override
+    async def get_result(self, context: Context, arguments: ResultArguments) -> ResultView:
+        own = arguments.model_copy(update={"task_id": await self._own(arguments.task_id)})
+        return await self._whole.get_result(self._context(), own)
+
+    @override
+    async def cancel_task(self, context: Context, arguments: CancelArguments) -> TaskView:
+        reason = arguments.reason or "cancelled by the task that asked for it"
+        own = {"task_id": await self._own(arguments.task_id), "reason": reason}
+        return await self._whole.cancel_task(self._context(), arguments.model_copy(update=own))
+
+    @override
+    async def get_patch(self, context: Context, arguments: PatchArguments) -> PatchFile:
+        raise _refused()  # a task reads a patch as text, by `get_result`
+
+    @override
+    async def status(self, context: Context, arguments: NoArguments) -> StatusView:
+        raise _refused()
+
+    @override
+    async def trust_peer(self, context: Context, arguments: TrustArguments) -> PeerView:
+        raise _refused()
+
+    @override
+    async def untrust_peer(self, context: Context, arguments: UntrustArguments) -> UntrustView:
+        raise _refused()
+
+    @override
+    async def reply_task(self, context: Context, arguments: ReplyArguments) -> TaskView:
+        raise _refused()
+
+    @override
+    async def approve_task(self, context: Context, arguments: ApproveArguments) -> TaskView:
+        raise _refused()
+
+    @override
+    async def sql(self, context: Context, arguments: SqlArguments) -> SqlView:
+        raise _refused()
+
+    @override
+    async def explain(self, context: Context, arguments: ExplainArguments) -> DecisionView:
+        raise _refused()
+
+    @override
+    async def login(self, context: Context, arguments: NoArguments) -> StatusView:
+        raise _refused()
+
+    @override
+    async def down(self, context: Context, arguments: NoArguments) -> StatusView:
+        raise _refused()
+
+    @override
+    async def copy_store(self, context: Context, arguments: NoArguments) -> CopyView:
+        raise _refused()
+
+    @override
+    async def hand_over(self, context: Context, arguments: NoArguments) -> StatusView:
+        raise _refused()
+
+    async def _parent(self) -> Parent:
+        return await parent(self._daemon.parts, self._task_id)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncGenerator[Parent]:
+        """Hold everything that this task may have left, until one more task is asked for.
+
+        Raises:
+            QueueFull: it has asked for as many as it may.
+        """
+        async with self._handing_on:
+            asker = await self._parent()
+            asked = len(await children_of(self._daemon.store, self._task_id))
+            if asked >= CHILDREN_MOST:
+                why = f"this task has asked for {asked} tasks, which is the most"
+                raise QueueFull(why, hint="")
+            yield asker
+
+    def _context(self, asker: Parent | None = None) -> Context:
+        project = asker.directory if asker is not None else ""
+        return Context(session=session_of(self._task_id), project=project, agent="task")
+
+    async def _own(self, reference: str) -> TaskId:
+        """Return the id of the child that a reference stands for.
+
+        Raises:
+            TaskNotFound: none, or several; the same for a task of somebody else.
+        """
+        children = [
+            child.record.task_id for child in await children_of(self._daemon.store, self._task_id)
+        ]
+        found = [one for one in children if one.startswith(reference) or one.endswith(reference)]
+        if len(found) != 1:
+            raise TaskNotFound(f"this task has asked for no task `{reference}`")
+        return found[0]
+
+
+def _narrowed(peer: PeerView, asker: Parent) -> PeerView:
+    """Return a peer with what both it and the task's own rights leave; no addresses, no keys."""
+    held = asker.held
+    return PeerView(
+        name=peer.name,
+        node_id=peer.node_id,
+        online=peer.online,
+        link=peer.link,
+        trust=peer.trust,
+        may_ask=[name for name in peer.may_ask if at_most(Profile(name), held.profile)],
+        runners=[name for name in peer.runners if name in held.runners],
+        paths=peer.paths,
+    )
+
+
+def _refused() -> TaskRefused:
+    return TaskRefused("a task may not ask for this", hint="")

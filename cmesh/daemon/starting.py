@@ -1,0 +1,169 @@
+"""Starting one task on this worker: what it may run with, and the hand-over to a shim."""
+
+import errno
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from cmesh.daemon import followup
+from cmesh.daemon.admission import Admission, Grant
+from cmesh.daemon.draft import Draft
+from cmesh.daemon.happening import Happening, Place
+from cmesh.daemon.parts import Parts
+from cmesh.errors import CmeshError, DiskFull, NodeError, RunnerError, SandboxUnavailable
+from cmesh.model import Profile, TaskId
+from cmesh.protocol.happenings import GotCancel
+from cmesh.runner.confine import Relay
+from cmesh.runner.copies import Copy
+from cmesh.runner.launch import Launch
+from cmesh.store.records import TaskRecord, TaskSnapshot
+
+__all__ = ["PAUSE_FIRST_S", "PAUSE_MOST_S", "TOO_LATE", "Starting"]
+
+PAUSE_FIRST_S = 0.2
+PAUSE_MOST_S = 30.0
+"""Between attempts that failed, of a shim that ended unclaimed or of a commit; doubled each."""
+
+ASK_AGAIN_AFTER_S = 1.0
+
+HELD_PAUSE_S = 1.0
+"""Between looks at a task that waits for its caller before it is started."""
+
+TOO_LATE = "its time to start was over"
+
+logger = logging.getLogger(__name__)
+
+
+class Starting:
+    """One task's start; repeated until a shim has claimed it.
+
+    Attributes:
+        grant: what it runs with; None until this life of the daemon has decided.
+        policy_sha256: of the policy that decided last; empty when nobody knows.
+        held: an earlier life committed to start it, and its caller has not followed it since.
+            A restored store says the same of a task that has run: see `spawn`.
+    """
+
+    def __init__(
+        self,
+        task_id: TaskId,
+        parts: Parts,
+        place: Place,
+        *,
+        tell: Callable[[Happening], object],
+        look_later: Callable[[float], None],
+    ) -> None:
+        self.task_id = task_id
+        self.grant: Grant | None = None
+        self.policy_sha256 = ""
+        self.held = True
+        self._parts = parts
+        self._place = place
+        self._tell = tell
+        self._look_later = look_later
+        self._spawn_pause_s = PAUSE_FIRST_S
+        self._spawn_at = 0.0
+
+    async def spawn(self, draft: Draft) -> None:
+        """Hand the task to the idle shim, or end it when that cannot be."""
+        assert draft.record is not None
+        wait_s = self._spawn_at - self._parts.clock.monotonic()
+        if wait_s > 0:  # the last shim ended without a claim, for want of room on the disk
+            self._look_later(wait_s)
+            return
+        grant, supervisor = await self._granted(draft.record), self._parts.supervisor
+        if grant is None:
+            return
+        self._spawn_at = self._parts.clock.monotonic() + self._spawn_pause_s
+        self._spawn_pause_s = min(2 * self._spawn_pause_s, PAUSE_MOST_S)
+        spec = replace(draft.record.spec, directory=grant.directory, limits=grant.limits)
+        try:
+            directory = supervisor.directory(self.task_id)
+            copy = self._parts.sandboxes.copy(
+                spec.profile, directory, grant.directory, grant.judged
+            )
+            spec = replace(spec, directory=copy.place if copy else spec.directory)
+            session = followup.place(self._parts, draft.record)
+            launch = grant.runner.launch(spec, directory, directory / "home", session)
+            launch = self._confine(replace(launch, judged=grant.judged), spec.profile, grant, copy)
+            supervisor.prepare(self.task_id, launch)
+            await supervisor.spawn(self.task_id)
+        except (CmeshError, OSError) as error:
+            code = error.code if isinstance(error, CmeshError) else _code_of(error)
+            data = {"task": self.task_id, "why": str(error)}
+            logger.warning("spawn_failed", extra={"data": data})
+            self._tell(Happening(event=GotCancel("user"), code=code, reason=str(error)))
+
+    def _confine(self, launch: Launch, profile: Profile, grant: Grant, copy: Copy | None) -> Launch:
+        """Put the sandbox of a profile round a launch, with its one way out. Blocks on the disk."""
+        confined, delegates = profile is not Profile.FULL, grant.delegates
+        if delegates and confined:
+            try:  # where it can have no network of its own it runs without that way
+                self._parts.sandboxes.require_network()
+            except SandboxUnavailable as error:
+                delegates = False
+                data = {"task": self.task_id, "why": error.message}
+                logger.warning("no_endpoint", extra={"data": data})
+        way = self._parts.networks.grant(
+            self.task_id,
+            grant.runner,
+            grant.profile.hosts,
+            delegates=delegates,
+            confined=confined,
+        )
+        relay = None
+        if way is not None:
+            relay = Relay(port=way.port, socket=way.socket)
+            launch = replace(launch, argv=(*launch.argv, *way.argv), env={**launch.env, **way.env})
+        if not confined:
+            return launch
+        needs, config = grant.runner.needs(), self._parts.rules.config().sandbox
+        return self._parts.sandboxes.confine(
+            launch,
+            profile,
+            replace(needs, read=(*needs.read, *config.read)),
+            relay,
+            limits=grant.profile.limits,
+            copy=copy,
+        )
+
+    async def _granted(self, record: TaskRecord) -> Grant | None:
+        """Return what the task may run with; None when it may not, and then it is ended."""
+        if self.grant is not None:
+            return self.grant
+        # An earlier life committed to start it, and no shim has, as far as this store knows.
+        if record.spec.not_after <= self._parts.clock.now():
+            self._tell(Happening(event=GotCancel("user"), code="expired", reason=TOO_LATE))
+            return None
+        if self.held:
+            # INVARIANT: a caller follows a task only in the store that it was sent to, and from
+            # an event that is there; so who follows it has not seen it run. One that a restored
+            # backup brought back is never started again.
+            self._look_later(HELD_PAUSE_S)  # a shim of the earlier life may claim it meanwhile
+            return None
+        stored = await self._parts.store.task(self.task_id)
+        admission = await self.readmitted(stored) if stored else None
+        if admission is None:
+            return None
+        self.admitted(admission)
+        if self.grant is None:
+            why = Happening(event=GotCancel("user"), code=admission.code, reason=admission.reason)
+            self._tell(why)
+        return self.grant
+
+    def admitted(self, admission: Admission) -> None:
+        """Take note of what was decided."""
+        self.grant, self.policy_sha256 = admission.grant, admission.record.policy_sha256
+
+    async def readmitted(self, task: TaskSnapshot) -> Admission | None:
+        """Decide anew; None when nobody can say yet who asked, as right after a start."""
+        try:
+            return await self._place.readmit(task)
+        except NodeError:
+            self._look_later(ASK_AGAIN_AFTER_S)
+            return None
+
+
+def _code_of(error: OSError) -> str:
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+    return DiskFull.code if full else RunnerError.code

@@ -1,0 +1,239 @@
+"""The commands that hand out work and wait for it: delegate, reply, wait."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, NoReturn
+from uuid import uuid4
+
+import typer
+
+from cmesh.daemon.answers import SUMMARY_CHARACTERS, TaskView
+from cmesh.daemon.arguments import DelegateArguments, ReplyArguments, TaskArguments
+from cmesh.errors import DaemonRestarted, UsageError
+from cmesh.interfaces.cli import output
+from cmesh.interfaces.cli.exits import DETACHED_EXIT, TASK_EXITS
+from cmesh.interfaces.cli.follow import Progress, make_progress, wait_for
+from cmesh.interfaces.cli.options import (
+    JsonOption,
+    PeerArgument,
+    ProfileOption,
+    RunnerOption,
+    StartWithinOption,
+    TaskArgument,
+    WaitOption,
+    accept_argv,
+    seconds,
+)
+from cmesh.interfaces.cli.session import call, checked
+from cmesh.interfaces.client import ControlClient
+from cmesh.model import TaskState
+
+__all__ = ["POSSIBLE", "delegate", "explain_end", "reply", "wait"]
+
+POSSIBLE = "possible"
+
+
+def delegate(  # noqa: PLR0913 - typer reads the options from the signature
+    *,
+    peer: PeerArgument,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the agent there is to do.")],
+    directory: Annotated[
+        str, typer.Option("--directory", "-C", help="Absolute directory on the worker.")
+    ],
+    runner: RunnerOption = "claude",
+    profile: ProfileOption = "query",
+    accept: Annotated[
+        str, typer.Option(metavar="COMMAND", help="Acceptance command to run there afterwards.")
+    ] = "",
+    timeout: Annotated[
+        str, typer.Option(metavar="TIME", help="Longest run time there: 90, 15m, 2h.")
+    ] = "15m",
+    wait: WaitOption = True,
+    if_offline: Annotated[
+        str,
+        typer.Option(
+            metavar="fail|queue",
+            help="When the peer cannot be reached: fail at once, or keep the task here for it.",
+        ),
+    ] = "fail",
+    start_within: StartWithinOption = "0",
+    key: Annotated[
+        str, typer.Option(help="Idempotency key: the same key never starts a second task.")
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Hand a task to the agent on another machine.
+
+    Waits for its end and prints the result. Ctrl-C stops the waiting, never the task.
+    Each call makes a task of its own, an equal one too, unless it has the key of an earlier one.
+    """
+    if not directory.startswith("/"):
+        raise UsageError(
+            "`--directory` is not absolute",
+            hint="name a directory of the worker from its root, see PATHS in `cmesh peers`",
+        )
+    arguments = checked(
+        DelegateArguments,
+        peer=peer,
+        prompt=prompt,
+        directory=directory,
+        runner=runner,
+        profile=profile,
+        accept=accept_argv(accept),
+        timeout_s=seconds(timeout),
+        if_offline=if_offline,
+        start_within_s=seconds(start_within),
+        idempotency_key=key or _own_key(),
+    )
+    _hand_out(lambda client: client.delegate(arguments), wait=wait, as_json=as_json)
+
+
+def reply(  # noqa: PLR0913 - typer reads the options from the signature
+    *,
+    task_id: TaskArgument,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the agent is to do now.")],
+    timeout: Annotated[
+        str, typer.Option(metavar="TIME", help="Longest run time, at most the task's; 0 = that.")
+    ] = "0",
+    wait: WaitOption = True,
+    if_offline: Annotated[
+        str,
+        typer.Option(
+            metavar="fail|queue",
+            help="When the peer cannot be reached: fail at once, or keep the turn here for it.",
+        ),
+    ] = "fail",
+    start_within: StartWithinOption = "0",
+    key: Annotated[
+        str, typer.Option(help="Idempotency key: the same key never starts a second turn.")
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with the conversation of a task that succeeded or failed.
+
+    The turn is a task of its own, on the same worker, runner, profile and directory.
+    Waits for its end and prints the result. Ctrl-C stops the waiting, never the task.
+    """
+    arguments = checked(
+        ReplyArguments,
+        task_id=task_id,
+        prompt=prompt,
+        timeout_s=seconds(timeout),
+        if_offline=if_offline,
+        start_within_s=seconds(start_within),
+        idempotency_key=key or _own_key(),
+    )
+    _hand_out(lambda client: client.reply_task(arguments), wait=wait, as_json=as_json)
+
+
+def wait(*, task_id: TaskArgument, as_json: JsonOption = False) -> None:
+    """Wait for a task's end and print its result. Ctrl-C stops the waiting only."""
+    progress = make_progress(quiet=as_json)
+
+    def known() -> TaskView:
+        view = call(lambda client: client.get_task(checked(TaskArguments, task_id=task_id)))
+        progress.show(view.model_copy(update={"events": [], "last_event": 0}))
+        return view
+
+    _until_end(known, progress, as_json=as_json)
+
+
+def _own_key() -> str:
+    """Return a key for one call, so that it can be repeated when the daemon restarts under it."""
+    return f"cli-{uuid4().hex}"
+
+
+Ask = Callable[[ControlClient], Awaitable[TaskView]]
+
+
+def _hand_out(ask: Ask, *, wait: bool, as_json: bool) -> NoReturn:
+    """Ask for a task, under a key of its own; then wait for its end, or print its id."""
+    if wait:
+        progress = make_progress(quiet=as_json)
+
+        def submitted() -> TaskView:
+            view = _submit(ask)
+            progress.show(view.model_copy(update={"events": [], "last_event": 0}))
+            return view
+
+        _until_end(submitted, progress, as_json=as_json)
+    view = _submit(ask)
+    _note_duplicate(view)
+    output.print_json(view) if as_json else output.data(view.task_id)
+    _explain_obstacle(view)
+    raise typer.Exit(TASK_EXITS[view.state] if view.state == TaskState.DENIED else 0)
+
+
+def _submit(ask: Ask) -> TaskView:
+    try:
+        return call(ask)
+    except DaemonRestarted:
+        output.say("the daemon restarted; asking again")
+        return call(ask)
+
+
+def _until_end(begin: Callable[[], TaskView], progress: Progress, *, as_json: bool) -> NoReturn:
+    """Get a task, wait for its end, print it, exit as its state says."""
+    try:
+        with progress:
+            view = begin()
+            _note_duplicate(view)
+            view = wait_for(view.task_id, progress)
+    except KeyboardInterrupt:
+        _detached(progress.view, as_json=as_json)
+        raise typer.Exit(DETACHED_EXIT) from None
+    if as_json:
+        output.print_json(view)
+    else:
+        output.data(view.summary)
+        explain_end(view)
+        if view.follow_up == POSSIBLE:
+            output.hint(f"cmesh reply {view.task_id} PROMPT")
+    raise typer.Exit(TASK_EXITS[view.state])
+
+
+def _detached(view: TaskView | None, *, as_json: bool) -> None:
+    if as_json:
+        interrupted = {"code": "interrupted", "message": "interrupted before the task was known"}
+        body = {"error": {**interrupted, "hint": "cmesh tasks --mine"}}
+        output.print_json(view if view is not None else body)
+    if view is None:
+        output.say("stopped; whether the task was made is not known here")
+        output.hint("cmesh tasks --mine")
+        return
+    output.say(f"no longer waiting; the task is {view.state} and goes on")
+    output.hint(f"cmesh wait {view.task_id}, or cmesh cancel {view.task_id}")
+
+
+def _note_duplicate(view: TaskView) -> None:
+    if view.prompt_redacted:
+        output.say(f"the prompt had {view.prompt_redacted} secrets in it: sent without them")
+    if view.duplicate_of:
+        output.say(f"the same was asked before: this is {view.duplicate_of}, no new one")
+
+
+def _explain_obstacle(view: TaskView) -> None:
+    """Say what keeps a task that has not ended, if anything does."""
+    if view.code:
+        output.say(
+            f"task {view.task_id} {view.state.replace('_', ' ')} [{view.code}]: {view.reason}"
+        )
+        if view.retry_after_s is not None:
+            output.hint(f"it is sent again in {output.duration(view.retry_after_s)}")
+        output.hint(f"cmesh show {view.task_id}")
+
+
+def explain_end(view: TaskView) -> None:
+    """Say on stderr how a task ended, when that is not what was hoped for, and what helps."""
+    if len(view.summary) >= SUMMARY_CHARACTERS:
+        output.say("this is the head and tail of a longer result")
+        output.hint(f"cmesh result {view.task_id} --all")
+    if view.state == TaskState.SUCCEEDED and not view.code:
+        return
+    code = f" [{view.code}]" if view.code else ""
+    reason = f": {view.reason}" if view.reason else ""
+    output.say(f"task {view.task_id} {view.state.replace('_', ' ')}{code}{reason}")
+    if view.retry_after_s is not None:
+        output.hint(f"delegate it again in {output.duration(view.retry_after_s)}")
+    if view.advice:
+        output.hint(view.advice)
+    output.hint(f"cmesh show {view.task_id}")

@@ -1,0 +1,71 @@
+"""The patch of a task on the command line: saved as it is, and told in `cmesh show`."""
+
+import base64
+import shlex
+import sys
+
+from cmesh.daemon.answers import PatchView
+from cmesh.daemon.arguments import PatchArguments
+from cmesh.errors import UsageError
+from cmesh.interfaces.cli import output
+from cmesh.interfaces.cli.session import call, checked
+from cmesh.text import one_line
+
+__all__ = ["patch_facts", "save"]
+
+
+def save(task_id: str, path: str, *, as_json: bool) -> None:
+    """Write the bytes of a task's patch to a file that is not there yet."""
+    arguments = checked(PatchArguments, task_id=task_id)
+    found = call(lambda client: client.get_patch(arguments))
+    data = base64.b64decode(found.data)
+    if not data:
+        output.say("the task changed nothing: there is no patch to save")
+        if as_json:
+            output.print_json(found.patch)
+        return
+    if path == "-":
+        sys.stdout.buffer.write(data)
+        return
+    try:
+        with open(path, "xb") as file:  # noqa: PTH123 - as the shell gives it
+            file.write(data)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write `{one_line(path, 200)}`: {error.strerror}", hint="name a new file"
+        ) from error
+    if as_json:
+        output.print_json(found.patch)
+        return
+    view = found.patch
+    output.say(f"{len(data)} bytes, {view.files} files, on {_base(view)}")
+    for name in view.flagged:
+        output.say(f"look first: {name}")
+    if view.withheld:
+        output.say(f"withheld from the caller: {view.reason}")
+    name = shlex.quote(path)
+    output.hint(f"git apply --stat {name}, then git apply {name}")
+
+
+def _base(patch: PatchView) -> str:
+    """Say what a patch was made against."""
+    commit = patch.base_commit[:12] or "a directory without a commit"
+    return f"{commit} with uncommitted changes" if patch.dirty else commit
+
+
+def patch_facts(view: PatchView | None) -> list[tuple[str, str]]:
+    """Return what is known of a patch; nothing for a task without a copy."""
+    if view is None:
+        return []
+    missing = view.withheld and f"{view.reason} [{view.withheld}]"
+    rest = view.files - len(view.changed)
+    changed = [*view.changed, *([f"and {rest} more"] if rest > 0 else [])]
+    return [
+        ("patch", f"{view.files} files, {view.bytes} bytes, sha256 {view.sha256 or 'none'}"),
+        ("base", _base(view)),
+        ("changed", ", ".join(changed)),
+        ("look first", ", ".join(view.flagged)),
+        ("left out", f"{view.left_out_count}: {', '.join(view.left_out)}" if view.left_out else ""),
+        ("withheld", missing),
+        ("not taken", view.refused),
+    ]

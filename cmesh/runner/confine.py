@@ -1,0 +1,213 @@
+"""What holds this worker's tasks: found out once, asked for each task, put round its launch.
+
+Joins profiles and launches; `cmesh.sandbox` knows how. It never lets a task run with less than
+its profile, and never knows who asked for it.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cmesh.beneath import Judged
+from cmesh.config import SandboxConfig
+from cmesh.errors import SandboxUnavailable
+from cmesh.model import Profile
+from cmesh.policy.profiles import BUILT_IN, ProfileLimits
+from cmesh.runner.copies import Copy, find_git
+from cmesh.runner.launch import Launch
+from cmesh.runner.programs import Needs
+from cmesh.sandbox.plan import plan, require_fit
+from cmesh.sandbox.probe import find_enforcement
+from cmesh.sandbox.profile import MIB, PROFILES, SandboxSpec
+from cmesh.sandbox.tier import Accept, Enforcement, require, require_network
+
+__all__ = ["Relay", "Sandboxes", "limits_of"]
+
+_COPIED = frozenset({Profile.EDIT, Profile.BUILD})
+"""Profiles whose task works on a copy of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relay:
+    """How a task reaches the daemon's proxy, its only way out.
+
+    Attributes:
+        port: TCP port on the loopback of the task's own network namespace.
+        socket: absolute path of the daemon's socket that takes over the connections.
+    """
+
+    port: int
+    socket: Path
+
+
+class Sandboxes:
+    """The sandbox of one machine; used from one event loop.
+
+    Attributes:
+        found: what there is, once a trial start has shown it; None = not known yet.
+    """
+
+    def __init__(
+        self, hidden: Sequence[Path], find: Callable[[], Enforcement] = find_enforcement
+    ) -> None:
+        """`hidden` are the directories that no task may see, whatever lies above them."""
+        self.found: Enforcement | None = None
+        self._hidden = hidden
+        self._find = find
+        self._finding: asyncio.Task[Enforcement] | None = None
+
+    async def find(self) -> Enforcement:
+        """Return what there is; the first call tries it out in a thread."""
+        if self._finding is None:
+            self._finding = asyncio.create_task(asyncio.to_thread(self._find))
+        found = await asyncio.shield(self._finding)
+        self.found = found
+        return found
+
+    def runs(self, profile: Profile, config: SandboxConfig) -> bool:
+        """Say whether a task of a profile may run here; nothing but `full` before it is known."""
+        try:
+            self.check(profile, config)
+        except SandboxUnavailable:
+            return False
+        return True
+
+    def check(self, profile: Profile, config: SandboxConfig) -> Sequence[str]:
+        """Return what is left over when a task of a profile runs here.
+
+        Raises:
+            SandboxUnavailable: it may not, or it is not known yet what there is.
+        """
+        found = self.found or Enforcement(why="not known yet")
+        left_over = require(profile, found, _accept(config))
+        if profile in _COPIED:
+            find_git()
+        return left_over
+
+    async def require(
+        self, profile: Profile, directory: str, config: SandboxConfig
+    ) -> Sequence[str]:
+        """Return what is left over when a task runs here in a directory, links resolved.
+
+        Raises:
+            SandboxUnavailable: it may not, or the directory cannot be shown to it.
+        """
+        if profile is Profile.FULL:
+            return ()
+        found = await self.find()
+        left_over = self.check(profile, config)
+        hidden = await asyncio.to_thread(self._real_hidden)
+        require_fit(directory, hidden, found)
+        return left_over
+
+    def require_network(self) -> None:
+        """Check that a task can have a way to the proxy here; after `require`.
+
+        Raises:
+            SandboxUnavailable: it cannot.
+        """
+        require_network(self.found or Enforcement(why="not known yet"))
+
+    def copy(self, profile: Profile, task: Path, source: str, judged: Judged) -> Copy | None:
+        """Return the copy that a task works on, in its directory `task`; None = it has none.
+
+        Raises:
+            SandboxUnavailable: it is not known yet what can hold a task here.
+        """
+        if profile not in _COPIED:
+            return None
+        hidden, found = self._real_hidden(), self._known()
+        return Copy(task=task, source=source, judged=judged, found=found, hidden=hidden)
+
+    def confine(
+        self,
+        launch: Launch,
+        profile: Profile,
+        needs: Needs,
+        relay: Relay | None = None,
+        *,
+        limits: ProfileLimits | None = None,
+        copy: Copy | None = None,
+    ) -> Launch:
+        """Return the launch with what holds it; that of `full` as it is. Blocks on the disk.
+
+        Args:
+            launch: its `HOME` and `TMPDIR` become the task's own places to write.
+            profile: `require` has allowed it.
+            needs: what must be there to read: for the program, and by the owner's word.
+            relay: the way to the proxy; None = the task has no network.
+            limits: what the rule's profile allows, never more than `profile`; None = the same.
+            copy: what it works on in the place of its directory, with `launch` in there.
+
+        Raises:
+            SandboxUnavailable: nothing here can hold it.
+            OSError: the directory is another one now, or the disk refuses.
+        """
+        data = PROFILES.get(profile)
+        if data is None:
+            return launch
+        if data.writes_directory and copy is None:
+            raise SandboxUnavailable(f"profile `{profile}` needs a copy to work on")
+        objects = copy.objects() if copy else None
+        session = (str(launch.session.files),) if launch.session else ()
+        spec = SandboxSpec(
+            directory=launch.cwd,
+            writes_directory=data.writes_directory,
+            home=launch.env["HOME"],
+            tmp=launch.env["TMPDIR"],
+            write=session,
+            read=needs.read,
+            links=needs.links,
+            hidden=tuple(self._real_hidden()),
+            port=relay.port if relay else None,
+            limits=limits_of(profile, limits),
+            copy=copy.path if copy else "",
+            objects=objects,
+        )
+        found = self._known()
+        if relay is not None:
+            # INVARIANT: a relay listens in a network namespace of the task's own or nowhere.
+            require_network(found)
+        way: Mapping[str, object] | None = (
+            {"port": relay.port, "socket": str(relay.socket)} if relay else None
+        )
+        launch = replace(launch, sandbox=plan(spec, found, way))
+        if copy is None:
+            return launch
+        copy.lay_out()
+        before, after = copy.steps(objects, limits_of(Profile.QUERY))
+        # Where only Landlock holds it git would stop at files of `/etc` that it may not read.
+        env = {**launch.env, "GIT_CONFIG_NOSYSTEM": "1", "GIT_ATTR_NOSYSTEM": "1"}
+        # What is judged is what is copied; the copy is of the task's own making.
+        return replace(launch, env=env, judged=None, before=before, after=after)
+
+    def _known(self) -> Enforcement:
+        if self.found is None:
+            raise SandboxUnavailable("it is not known yet what can hold a task here")
+        return self.found
+
+    def _real_hidden(self) -> list[str]:
+        return [os.path.realpath(path) for path in self._hidden]
+
+
+def limits_of(profile: Profile, owners: ProfileLimits | None = None) -> Mapping[str, int]:
+    """Return the limits of a task's processes by name of RLIMIT_*, in bytes where they are sizes.
+
+    `owners` are those of the rule's profile; None = what the built-in one has.
+    """
+    limits = owners or BUILT_IN[profile].limits
+    own: Mapping[str, int] = {}
+    if limits is not None:
+        own = {
+            "AS": limits.memory_mib * MIB,
+            "FSIZE": limits.file_mib * MIB,
+            "NOFILE": limits.open_files,
+            "NPROC": limits.processes,
+        }
+    return {**PROFILES[profile].limits, **own}
+
+
+def _accept(config: SandboxConfig) -> Accept:
+    return Accept(tier2_edit=config.accept_tier2_edit, tier2_network=config.accept_tier2_network)

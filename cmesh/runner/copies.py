@@ -1,0 +1,264 @@
+"""A task's own copy of its directory: where it lies, how it is made, what differs in the end.
+
+Plans both steps for the shim and reads what they said; the work itself is `cmesh.runner.tree`,
+in a sandbox. Nothing here runs a program or reads what an agent wrote.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as parsed
+
+from cmesh.beneath import Judged, open_beneath, open_judged
+from cmesh.errors import SandboxUnavailable
+from cmesh.runner import tree
+from cmesh.sandbox.plan import find_program, interpreter, plan
+from cmesh.sandbox.profile import MIB, Objects, SandboxSpec
+from cmesh.sandbox.tier import Enforcement
+
+__all__ = [
+    "COPY_FILES",
+    "COPY_LIMIT_S",
+    "COPY_MOST_BYTES",
+    "PATCH_BYTES",
+    "PATCH_LIMIT_S",
+    "Changed",
+    "Copy",
+    "Made",
+    "find_git",
+    "patch_path",
+    "read_changed",
+    "read_made",
+]
+
+COPY_LIMIT_S = 300.0
+"""Within which a directory is copied; it is not part of a task's own time."""
+
+COPY_MOST_BYTES, COPY_FILES = 4096 * MIB, 200_000
+
+PATCH_LIMIT_S = 120.0
+PATCH_BYTES = 16 * MIB
+"""A longer patch is not kept: its task's result says how the copy differs, and no more."""
+
+ANSWER_BYTES = 4 * MIB
+
+_OBJECTS = ".git/objects"
+_PLACE = "/run/cmesh/objects"
+"""Where a task sees the objects of the source: its own name is the copy's."""
+
+
+@parsed(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What a copy was made of.
+
+    Attributes:
+        commit: the source's current one; empty = it has none, or is no repository.
+        tree: git's name for the content that was copied.
+        dirty: that differs from the commit, by its bytes.
+        left_out: some of the names that were not copied: other repositories, special files.
+    """
+
+    commit: str
+    tree: str
+    dirty: bool
+    files: int
+    bytes: int
+    left_out: list[str]
+    left_out_count: int
+
+
+@parsed(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """How a copy differs from what it was made of.
+
+    Attributes:
+        tree: git's name for its content.
+        bytes: of the patch; more than `PATCH_BYTES` = there is none.
+        files: changed paths; `changed` holds some, each after a letter (A, D, M, T).
+        flagged: those that run or instruct by being there.
+        left_out: as `Made`.
+    """
+
+    tree: str
+    bytes: int
+    files: int
+    changed: list[str]
+    flagged: list[str]
+    flagged_count: int
+    left_out: list[str]
+    left_out_count: int
+
+
+_MADE: TypeAdapter[Made] = TypeAdapter(Made)
+_CHANGED: TypeAdapter[Changed] = TypeAdapter(Changed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """The copy of one task.
+
+    Attributes:
+        task: the task's directory.
+        source: the directory that policy allowed, links resolved.
+        judged: that directory itself.
+        found: what holds the task.
+        hidden: directories that no task may see.
+    """
+
+    task: Path
+    source: str
+    judged: Judged
+    found: Enforcement
+    hidden: Sequence[str]
+
+    @property
+    def path(self) -> str:
+        """Return where the copy lies."""
+        return f"{self.task}/copy"
+
+    @property
+    def place(self) -> str:
+        """Return where its task sees it: under the source's name, where there are mounts."""
+        return self.source if self._mounts else self.path
+
+    def objects(self) -> Objects | None:
+        """Return what the copy borrows of the source; None = that is no repository of its own.
+
+        A linked work tree and a submodule are none: their `.git` is a file that leads elsewhere.
+
+        Raises:
+            OSError: the source is not there, or is another directory now.
+        """
+        fd = open_judged(self.judged)
+        try:
+            os.close(open_beneath(fd, _OBJECTS))
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+        place = _PLACE if self._mounts else f"{self.source}/{_OBJECTS}"
+        return Objects(judged=self.judged, below=_OBJECTS, place=place)
+
+    def lay_out(self) -> None:
+        """Make the directories of the copy and of the steps, private to this user."""
+        for path in (self.task, *(self.task / name for name in _DIRECTORIES)):
+            path.mkdir(mode=0o700, exist_ok=True)
+
+    def steps(
+        self, objects: Objects | None, limits: Mapping[str, int]
+    ) -> tuple[dict[str, object], dict[str, object]]:
+        """Return the launch records that make the copy, and compare it.
+
+        Raises:
+            SandboxUnavailable: git is missing, or nothing here can hold it.
+        """
+        source = self._step(
+            {"do": "make", "source": self.source, "copy": self.path},
+            COPY_LIMIT_S,
+            self._spec(self.source, objects, limits, write=(f"{self.task}/git", self.path)),
+        )
+        spec = self._spec(self.place, objects, limits, write=(f"{self.task}/git",), copy=self.path)
+        after = self._step({"do": "compare", "copy": self.place}, PATCH_LIMIT_S, spec)
+        return {**source, "judged": self.judged}, after
+
+    @property
+    def _mounts(self) -> bool:
+        return self.found.bwrap and self.found.netns
+
+    def _spec(
+        self,
+        directory: str,
+        objects: Objects | None,
+        limits: Mapping[str, int],
+        *,
+        write: tuple[str, ...],
+        copy: str = "",
+    ) -> SandboxSpec:
+        return SandboxSpec(
+            directory=directory,
+            writes_directory=False,
+            home=f"{self.task}/git/home",
+            tmp=f"{self.task}/git/tmp",
+            write=write,
+            read=(*interpreter().needs, _PROGRAM),
+            hidden=tuple(self.hidden),
+            limits=limits,
+            copy=copy,
+            objects=objects,
+            own_program=True,
+        )
+
+    def _step(
+        self, order: Mapping[str, object], limit_s: float, spec: SandboxSpec
+    ) -> dict[str, object]:
+        order = {
+            **order,
+            "program": find_git(),
+            "home": spec.home,
+            "tmp": spec.tmp,
+            "base": f"{self.task}/git/base",
+            "objects": spec.objects.place if spec.objects else "",
+            "patch": str(patch_path(self.task)),
+            "limit": PATCH_BYTES,
+            "bytes": COPY_MOST_BYTES,
+            "files": COPY_FILES,
+        }
+        argv = [interpreter().program, "-I", "-S", tree.__file__, json.dumps(order)]
+        return {
+            "argv": argv,
+            "cwd": spec.directory,
+            "env": {},
+            "sandbox": plan(spec, self.found),
+            "limit_s": limit_s,
+        }
+
+
+_DIRECTORIES = ("copy", "git", "git/home", "git/tmp")
+_PROGRAM = str(Path(tree.__file__).parent)
+"""What the steps load besides the interpreter: no secret is among cmesh's own code."""
+
+
+def find_git() -> str:
+    """Return git's absolute path.
+
+    Raises:
+        SandboxUnavailable: it is not in the system's directories.
+    """
+    found = find_program("git")
+    if not found:
+        raise SandboxUnavailable(
+            "git makes the copy that a task of this profile works on, and is not installed",
+            hint="install git (`apt-get install git`)",
+        )
+    return found
+
+
+def patch_path(task: Path) -> Path:
+    """Return where the patch of a task is written."""
+    return task / "git" / "patch"
+
+
+def read_made(task: Path) -> Made | None:
+    """Return what a task's copy was made of; None = nobody can tell. Blocks on the disk."""
+    try:
+        return _MADE.validate_json(_read(task / "before"))
+    except (OSError, ValidationError):
+        return None
+
+
+def read_changed(task: Path) -> Changed | None:
+    """Return how a task's copy differs in the end; as `read_made`."""
+    try:
+        return _CHANGED.validate_json(_read(task / "after"))
+    except (OSError, ValidationError):
+        return None
+
+
+def _read(path: Path) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        return file.read(ANSWER_BYTES)

@@ -1,0 +1,67 @@
+"""The world outside, as the proxy sees it: names, addresses and connections.
+
+Three functions as one value, so that tests give their own. There is no setting that changes
+the production ones: a task's connection goes to the public internet, or nowhere.
+"""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from cmesh.runner.egress.addresses import Address, parse_address, refusal
+
+__all__ = ["BUFFER_BYTES", "INTERNET", "Inside", "Outside", "Streams", "open_streams"]
+
+BUFFER_BYTES = 16 * 1024
+"""Bytes of one direction that are read ahead; asyncio holds at most twice as many."""
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+Inside = Callable[[], Awaitable[Streams]]
+"""A connection to what serves this very task in the daemon; raises OSError when there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outside:
+    """How the proxy reaches the world.
+
+    Attributes:
+        resolve: addresses of a name, best first; raises OSError when there are none.
+        refusal: why no task may connect to an address; empty = it may.
+        connect: a connection to exactly this address and port; raises OSError.
+        inside: the way to this daemon's own server for the task; None = it has none.
+    """
+
+    resolve: Callable[[str], Awaitable[Sequence[Address]]]
+    refusal: Callable[[Address], str]
+    connect: Callable[[Address, int], Awaitable[Streams]]
+    inside: Inside | None = None
+
+
+async def open_streams(handle: socket.socket) -> Streams:
+    """Return the streams of a connected socket, which they own from then on.
+
+    A write is over when the kernel has all of it: no byte waits in this process beyond one
+    read, and the other side of a slow reader is slowed down.
+    """
+    reader, writer = await asyncio.open_connection(sock=handle, limit=BUFFER_BYTES)
+    writer.transport.set_write_buffer_limits(0)
+    return reader, writer
+
+
+async def _resolve(name: str) -> Sequence[Address]:
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    addresses = [parse_address(str(sockaddr[0])) for *_, sockaddr in found]
+    return [address for address in addresses if address is not None]
+
+
+async def _connect(address: Address, port: int) -> Streams:
+    # INVARIANT: an address, never a name: what was judged is what is connected to.
+    reader, writer = await asyncio.open_connection(str(address), port, limit=BUFFER_BYTES)
+    writer.transport.set_write_buffer_limits(0)
+    return reader, writer
+
+
+INTERNET = Outside(resolve=_resolve, refusal=refusal, connect=_connect)

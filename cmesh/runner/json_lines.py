@@ -1,0 +1,184 @@
+"""Agents that tell their run as one JSON object a line: what their readers share. Pure.
+
+A line of a form that nobody expected becomes a `raw` event; nothing in a stream can break a run.
+"""
+
+import json
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import NoReturn, cast
+
+from typing_extensions import override
+
+from cmesh.model import TaskState, Usage
+from cmesh.runner.evidence import Exit
+from cmesh.runner.reader import Reader, RunnerEvent, ended, plain
+from cmesh.text import cut, one_line, scrub
+
+__all__ = [
+    "ARGUMENTS_CHARS",
+    "FINAL_CHARS",
+    "Json",
+    "JsonLineReader",
+    "Step",
+    "as_map",
+    "capped",
+    "cost_step",
+    "count_of",
+    "dump",
+    "list_of",
+    "map_of",
+    "maps_of",
+    "only",
+    "shown",
+    "text_of",
+]
+
+STREAM_LINE_LIMIT_BYTES = 4 * 1024 * 1024
+TEXT_CHARS = 8000
+ARGUMENTS_CHARS = 2000
+RAW_CHARS = 1000
+FINAL_CHARS = 64 * 1024
+
+Json = Mapping[str, object]
+Step = tuple[str, str, Json]
+"""Kind, text and data of an event to be."""
+
+
+class JsonLineReader(Reader):
+    """Cuts output into lines and reads each; subclasses say what a line means."""
+
+    line_limit = STREAM_LINE_LIMIT_BYTES
+
+    last_line = "result"
+    """What the line is called in which the agent says how it ended."""
+
+    @abstractmethod
+    def _steps(self, line: Json, raw: Step) -> Iterator[Step]:
+        """Yield what a line tells; `raw` is the step of one of an unknown type."""
+
+    @abstractmethod
+    def _verdict(self) -> str | None:
+        """Say why the run failed by the agent's own word; empty = it went well, None = no word."""
+
+    @override
+    def _piece(self, data: bytes, start: int) -> int:
+        found = data.find(b"\n", start, start + self.line_limit)
+        if found >= 0:
+            return found + 1 - start
+        return self.line_limit if len(data) - start >= self.line_limit else 0
+
+    @override
+    def _events_of(self, piece: bytes, end: int) -> list[RunnerEvent]:
+        line = parsed(piece)
+        raw: Step = ("raw", cut(plain(piece).strip(), RAW_CHARS), {})
+        steps = ([raw] if piece.strip() else []) if line is None else list(self._steps(line, raw))
+        # Each gets an offset of its own inside the line, so that a reader that stored only the
+        # first ones tells the others again.
+        return [
+            RunnerEvent(kind=kind, text=text, data=data, end=end - len(steps) + 1 + index)
+            for index, (kind, text, data) in enumerate(steps)
+        ]
+
+    def _end(self, exit_: Exit, error: str) -> tuple[TaskState, str, str]:
+        """Return state, error and code; success needs both: exit 0 and the agent's own word.
+
+        `error` is the tail of standard error. What the agent says never makes it `cancelled`.
+        """
+        state, reason, code = ended(exit_)
+        if exit_.verdict != "exited":
+            return state, reason, code
+        said = self._verdict()
+        if said is None:
+            why = ": ".join(part for part in (reason, error) if part)
+            return TaskState.FAILED, why or f"no {self.last_line} line", code
+        return (TaskState.FAILED, said, code) if said else (state, reason, code)
+
+
+def cost_step(usage: Usage, turns: int | None = None) -> Step:
+    """Return the step that tells what a run has used."""
+    data: Json = {
+        "cost_usd": usage.cost_usd,
+        "tokens_in": usage.tokens_in,
+        "tokens_out": usage.tokens_out,
+        "turns": turns,
+    }
+    return "cost", "", data
+
+
+def parsed(piece: bytes) -> Json | None:
+    """Return a line as an object; None = it is none, or holds what is no JSON (RFC 8259)."""
+    try:
+        value: object = json.loads(piece, parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError):
+        return None
+    return as_map(value)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"`{text}` is no JSON number")
+
+
+def as_map(value: object) -> Json | None:
+    """Return an object with its keys as text; None = it is none."""
+    if not isinstance(value, dict):
+        return None
+    return {str(key): item for key, item in cast("dict[object, object]", value).items()}
+
+
+def list_of(value: object) -> list[object]:
+    """Return a list as it is; all else is an empty one."""
+    return cast("list[object]", value) if isinstance(value, list) else []
+
+
+def map_of(of: Json, key: str) -> Json:
+    """Return the object at a key; empty when there is none."""
+    return as_map(of.get(key)) or {}
+
+
+def maps_of(value: object) -> list[Json]:
+    """Return the objects of a list."""
+    return [item for item in map(as_map, list_of(value)) if item is not None]
+
+
+def text_of(of: Json, key: str) -> str:
+    """Return the text at a key, not scrubbed; empty when there is none."""
+    value = of.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def count_of(of: Json, key: str) -> int | None:
+    """Return the whole number at a key; None when there is none."""
+    value = of.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def shown(value: str) -> str:
+    """Return text as an event shows it: scrubbed and cut."""
+    return cut(scrub(value), TEXT_CHARS)
+
+
+def dump(value: object) -> str:
+    """Return text as it is, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def only(of: Json, keys: tuple[str, ...]) -> Json:
+    """Return some keys as `capped` does."""
+    return capped({key: of[key] for key in keys if key in of})
+
+
+def capped(of: Json) -> Json:
+    """Return flat, small and harmless data: scalars stay, all else becomes short text."""
+    return {
+        one_line(key, 60): value
+        if isinstance(value, int | float | None)
+        else one_line(dump(value), 300)
+        for key, value in list(of.items())[:20]
+    }

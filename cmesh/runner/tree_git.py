@@ -1,0 +1,125 @@
+"""Git as it is run on what an agent could write: in a sandbox, and on names and bytes alone.
+
+Standard library only: `cmesh.runner.tree` loads it there. Its git directory is one that no agent
+can write, or one of which nothing but the current commit is asked; no setting of a user, a system
+or a tree counts.
+"""
+
+import os
+import subprocess
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+__all__ = ["COPY_BYTES", "Git", "Trouble", "joined", "objects", "split"]
+
+COPY_BYTES = 1024 * 1024
+NAMES_BYTES = 64 * 1024 * 1024
+"""The names of a tree in all."""
+
+_PLAIN = (
+    "core.fsmonitor=false", "core.hooksPath=/dev/null", "core.attributesFile=/dev/null",
+    "core.excludesFile=/dev/null", "core.untrackedCache=false", "core.looseCompression=1",
+    "core.bare=true", "diff.external=", "submodule.recurse=false", "protocol.allow=never",
+    "gc.auto=0", "maintenance.auto=false",
+)  # fmt: skip
+
+_QUIET = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "LC_ALL": "C",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_SYSTEM": os.devnull,
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+}
+
+
+class Trouble(Exception):
+    """Why there is no copy or no patch, in words for its owner."""
+
+
+class Git:
+    """Git on one private directory; `index` is the file it keeps names in."""
+
+    def __init__(self, order: "Mapping[str, Any]", directory: str, index: str = "") -> None:
+        self.program = order["program"]
+        self.directory = directory
+        options = [word for setting in _PLAIN for word in ("-c", setting)]
+        self._argv = [self.program, *options]
+        self._env = {**_QUIET, "HOME": order["home"], "GIT_DIR": directory}
+        if index:
+            self._env["GIT_INDEX_FILE"] = index
+
+    def run(self, *argv: str, data: bytes = b"", tree: str = "", cwd: str = "/") -> bytes:
+        """Return what a command writes; `tree` is the work tree whose names it may read."""
+        env = {**self._env, "GIT_WORK_TREE": tree} if tree else self._env
+        done = subprocess.run(  # noqa: S603 - git, from the system's directories
+            [*self._argv, *argv], input=data, capture_output=True, check=False, env=env, cwd=cwd
+        )
+        if done.returncode:
+            said = done.stderr.decode("utf-8", "replace").strip().splitlines() or [
+                "it says nothing"
+            ]
+            raise Trouble(f"`git {argv[0]}`: {said[-1][:300]}")
+        return done.stdout
+
+    def patch(self, old: str, new: str, path: str, limit: int) -> int:
+        """Write the difference of two trees into a file; return its length, or more than `limit`."""
+        argv = (
+            "diff-tree", "-r", "-p", "--binary", "--full-index", "--no-renames", "--no-ext-diff",
+            "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/", old, new,
+        )  # fmt: skip
+        size = 0
+        with open(path, "xb") as file, subprocess.Popen(  # noqa: S603 - as above
+            [*self._argv, *argv],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env=self._env, cwd="/",
+        ) as writer:  # fmt: skip
+            assert writer.stdout is not None
+            while size <= limit and (data := writer.stdout.read(COPY_BYTES)):
+                size += len(data)
+                file.write(data)
+            if size > limit:
+                writer.kill()
+                file.truncate(0)
+            elif writer.wait():
+                raise Trouble("`git diff-tree` failed")
+        return size
+
+
+def objects(git: Git, paths: "Iterable[str]", *, write: bool = False) -> list[str]:
+    """Return the objects of files, as their bytes are."""
+    data = "".join(f"{_quoted(path)}\n" for path in paths)
+    if not data:
+        return []
+    options = ("-w",) if write else ()
+    said = git.run("hash-object", *options, "--no-filters", "--stdin-paths", data=os.fsencode(data))
+    return said.decode().split()
+
+
+def _quoted(path: str) -> str:
+    """Return a path as git reads it from a line: as C writes it where it needs that."""
+    # INVARIANT: git takes a carriage return before a line's end away, and would read another
+    # file: one that is a link, say, which nobody has looked at under that name.
+    if not path.startswith('"') and "\n" not in path and not path.endswith("\r"):
+        return path
+    text = "".join(f"\\{ord(one):03o}" if one in '"\\\n\r' else one for one in path)
+    return f'"{text}"'
+
+
+def split(data: bytes) -> list[str]:
+    """Return names that end with NUL each; raises `Trouble` when there are too many."""
+    if len(data) > NAMES_BYTES:
+        raise Trouble("it has too many names")
+    return os.fsdecode(data).split("\0")[:-1]
+
+
+def joined(lines: "Iterable[str]") -> bytes:
+    """Return lines as git takes them with `-z`."""
+    return os.fsencode("".join(f"{line}\0" for line in lines))

@@ -1,0 +1,62 @@
+"""The command line of bubblewrap for a sandbox: what the task's file system looks like. Pure.
+
+Source: bwrap(1) of 0.8.0, the oldest release that binds by descriptor.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from cmesh.sandbox.profile import ETC, SYSTEM, SandboxSpec, is_below
+
+__all__ = ["arguments"]
+
+_NAMESPACES = (
+    "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts",
+    "--unshare-cgroup-try", "--disable-userns", "--die-with-parent",
+    "--cap-drop", "ALL", "--hostname", "task",
+)  # fmt: skip
+
+
+def arguments(
+    spec: SandboxSpec,
+    *,
+    directory_fd: int,
+    objects_fd: int,
+    links: Mapping[str, str],
+    launcher: Sequence[str],
+) -> list[str]:
+    """Return the options; what is to be started is not among them.
+
+    Later mounts lie over earlier ones: what is hidden comes after what may be read, and what is
+    the task's own after that.
+
+    Args:
+        spec: what the task may do.
+        directory_fd: descriptor of the task's directory. The path is only where it appears.
+        objects_fd: descriptor of what the task's copy borrows; there when the spec has it.
+        links: what of the system is a link on this machine, and where it leads.
+        launcher: what must be readable until the task's own program starts.
+    """
+    argv = [*_NAMESPACES]
+    for path in SYSTEM:
+        argv += ["--symlink", links[path], path] if path in links else _read_only(path)
+    argv += ["--proc", "/proc", "--dev", "/dev", "--bind", spec.tmp, "/tmp"]  # noqa: S108 - in there
+    for path in (*ETC, *launcher, *(path for path in spec.read if not is_below(path, SYSTEM))):
+        argv += _read_only(path)
+    bind = "--bind-fd" if spec.writes_directory else "--ro-bind-fd"
+    argv += [bind, str(directory_fd), spec.directory]
+    if spec.objects is not None:
+        argv += ["--ro-bind-fd", str(objects_fd), spec.objects.place]
+    for path, target in spec.links:
+        if not is_below(path, (*SYSTEM, *spec.read, spec.directory)):
+            argv += ["--symlink", target, path]
+    for path in spec.hidden:
+        # A copy holds nothing of what is hidden, and is not to get a directory for it.
+        if is_below(path, spec.read if spec.copy else (*spec.read, spec.directory)):
+            argv += ["--tmpfs", path]
+    for path in (spec.home, spec.tmp, *spec.write):
+        argv += ["--bind", path, path]
+    return [*argv, "--remount-ro", "/", "--chdir", spec.directory]
+
+
+def _read_only(path: str) -> list[str]:
+    return ["--ro-bind-try", path, path]

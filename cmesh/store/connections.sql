@@ -1,0 +1,1 @@
+-- Version 4: the view `connections` came; its rows are audit words, so no table changes with this version.

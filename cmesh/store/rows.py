@@ -1,0 +1,156 @@
+"""From rows of the database to records: what each column means."""
+
+import json
+from dataclasses import fields
+from datetime import datetime
+from typing import Any, cast
+
+from cmesh.model import (
+    Direction,
+    Event,
+    Limits,
+    NodeId,
+    Profile,
+    Result,
+    TaskId,
+    TaskSpec,
+    TaskState,
+    Usage,
+)
+from cmesh.store.chain import from_micros
+from cmesh.store.records import ReceiptRecord, Record, ResultRecord, StepRecord, TaskRecord
+
+__all__ = [
+    "Row",
+    "event_of",
+    "moment_of",
+    "receipt_record",
+    "result_record",
+    "step_record",
+    "task_record",
+]
+
+Row = dict[str, Any]
+"""A row of the database by column; the schema says what is in it."""
+
+
+def task_record(row: Row) -> TaskRecord:
+    """Return a task as it was asked for."""
+    spec = TaskSpec(
+        task_id=TaskId(row["task_id"]),
+        runner=row["runner"],
+        profile=Profile(row["profile"]),
+        directory=row["directory"],
+        prompt=row["prompt"] or "",
+        limits=Limits(
+            runtime_s=row["runtime_s"], output_bytes=row["limit_bytes"], cost_usd=row["limit_usd"]
+        ),
+        accept=tuple(json.loads(row["accept"])),
+        origin=tuple(json.loads(row["origin"])),
+        not_after=from_micros(row["not_after"]),
+        traceparent=row["traceparent"],
+        follows=_id(row["follows"]),
+    )
+    same = {name: row[name] for name in _SAME}
+    return TaskRecord(
+        spec=spec,
+        direction=Direction(row["direction"]),
+        thread=_id(row["thread"]),
+        turn=row["turn"] or 1,
+        **same,
+    )
+
+
+_OTHERWISE = {"spec", "direction", "thread", "turn"}
+
+
+_SAME = [f.name for f in fields(TaskRecord) if f.name not in _OTHERWISE]
+
+
+def step_record(row: Row) -> Record:
+    """Return a state or a fact."""
+    return StepRecord(
+        task_id=TaskId(row["task_id"]),
+        direction=Direction(row["direction"]),
+        kind=row["kind"],
+        name=row["name"],
+        witness=row["witness"],
+        code=row["code"],
+        reason=row["reason"],
+        data=_object(row["data"]),
+    )
+
+
+def result_record(row: Row) -> Record:
+    """Return an end with its signatures."""
+    result = Result(
+        state=TaskState(row["state"]),
+        witness=row["witness"],
+        exit_code=row["exit_code"],
+        text=row["text"] or "",
+        error=row["error"] or "",
+        code=row["code"],
+        output_bytes=row["output_bytes"],
+        output_kept=row["output_kept"],
+        output_sha256=row["output_sha256"],
+        truncated=row["truncated"],
+        usage=Usage(
+            cost_usd=row["cost_usd"], tokens_in=row["tokens_in"], tokens_out=row["tokens_out"]
+        ),
+        runner_version=row["runner_version"],
+        profile_enforced=row["profile_enforced"],
+        credential=row["credential"],
+        processes_left=row["processes_left"],
+        started_at=moment_of(row["started_at"]),
+        ended_at=moment_of(row["ended_at"]),
+        follow_up=row["follow_up"] or "",
+        follow_up_until=moment_of(row["follow_up_until"]),
+        redacted=row["redacted"] or 0,
+        basis=_object(row["basis"] or "{}"),
+        patch=_object(row["patch"] or "{}"),
+        extra=_object(row["extra"] or "{}"),
+    )
+    return ResultRecord(
+        task_id=TaskId(row["task_id"]),
+        direction=Direction(row["direction"]),
+        result=result,
+        worker_signature=row["worker_signature"],
+        caller_signature=row["caller_signature"],
+    )
+
+
+def receipt_record(row: Row) -> Record:
+    """Return a signed receipt."""
+    return ReceiptRecord(
+        peer_id=NodeId(row["peer_id"]),
+        peer=row["peer"],
+        kind=row["receipt_kind"],
+        task_id=TaskId(row["task_id"]),
+        head_seq=row["head_seq"],
+        head_hash=row["head_hash"],
+        signature=row["signature"],
+    )
+
+
+def event_of(row: Row) -> Event:
+    """Return an event."""
+    return Event(
+        seq=row["n"],
+        ts=from_micros(row["ts"]),
+        kind=row["event_kind"],
+        text=row["text"] or "",
+        data=_object(row["data"] or "{}"),
+    )
+
+
+def _object(text: str) -> dict[str, object]:
+    return cast("dict[str, object]", json.loads(text))
+
+
+def _id(value: object) -> TaskId | None:
+    return None if value is None else TaskId(str(value))
+
+
+def moment_of(value: int | None) -> datetime | None:
+    """Return a moment from microseconds."""
+    return None if value is None else from_micros(value)

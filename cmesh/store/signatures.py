@@ -1,0 +1,127 @@
+"""Checking the signatures in a store: ends of tasks, and heads of peers' logs.
+
+The chain shows that nothing was changed since it was written; a signature, that the one who
+is named did say so. Keys are those in the store: this node's from its rows `node_up`, a
+peer's from every decision about it. Only reads.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from cmesh.keys import verify
+from cmesh.model import Direction, NodeId
+from cmesh.protocol.convert import outcome_from
+from cmesh.protocol.receipts import head_bytes, result_bytes
+from cmesh.store import queries
+from cmesh.store.exchange import Reader
+from cmesh.store.records import Finding, ReceiptRecord, TaskSnapshot
+
+__all__ = ["NODE_UP", "Signed", "check_signatures"]
+
+NODE_UP = "node_up"
+"""Audit word for this node's id and public key, when it comes up under them."""
+
+BATCH = 200
+
+
+@dataclass(slots=True)
+class Signed:
+    """What a check of signatures found.
+
+    Attributes:
+        fit: signatures that are their signers'.
+        unknown: signatures of signers whose key the store does not hold.
+        finding: the first that is not; None = none.
+    """
+
+    fit: int = 0
+    unknown: int = 0
+    finding: Finding | None = None
+
+
+def check_signatures(cursor: Reader, progress: Callable[[int, int], None] | None = None) -> Signed:
+    """Check every signature, some thousand a second; stop at the first that does not fit."""
+    keys, signed = _Keys(cursor), Signed()
+    total, done = queries.signed_count(cursor), 0
+    for claims in _claims(cursor, keys):
+        for claim in claims:
+            if not claim.tries:
+                signed.unknown += 1
+            elif any(verify(key, message, claim.signature) for key, message in claim.tries):
+                signed.fit += 1
+            else:
+                signed.finding = claim.finding
+                return signed
+        done += len(claims)
+        if progress is not None:
+            progress(min(done, total), total)
+    return signed
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """A signature; the keys it may be of, each with what was signed; what it means if it is not."""
+
+    signature: str
+    tries: Sequence[tuple[str, bytes]]
+    finding: Finding
+
+
+class _Keys:
+    def __init__(self, cursor: Reader) -> None:
+        self.own = queries.identities(cursor, NODE_UP)
+        self._peers: dict[NodeId, list[str]] = {}
+        for peer_id, key in queries.peer_keys(cursor):
+            self._peers.setdefault(peer_id, []).append(key)
+
+    def of(self, peer_id: NodeId) -> Sequence[str]:
+        return self._peers.get(peer_id, [])
+
+
+def _claims(cursor: Reader, keys: _Keys) -> Iterator[list[_Claim]]:
+    after = 0
+    while ended := queries.results_after(cursor, after, BATCH):
+        seqs = {task_id: seq for seq, task_id in ended}
+        drafts = queries.drafts(cursor, list(seqs))
+        tasks = [(draft.snapshot(), seqs[draft.record.task_id]) for draft in drafts]
+        yield [claim for task, seq in tasks for claim in _of_end(task, seq, keys)]
+        after = ended[-1][0]
+    after = 0
+    while heads := queries.heads_after(cursor, after, BATCH):
+        yield [_of_head(seq, receipt, keys) for seq, receipt in heads]
+        after = heads[-1][0]
+
+
+def _of_end(task: TaskSnapshot, seq: int, keys: _Keys) -> Iterator[_Claim]:
+    """Yield both signatures on an end; the caller's may not have come to a worker yet."""
+    record, inbound = task.record, task.record.direction is Direction.IN
+    signed = [(own_id, own, _end_bytes(task, own_id)) for own_id, own in keys.own]
+    ours = [(own, message) for _, own, message in signed]
+    theirs = [(key, message) for _, _, message in signed for key in keys.of(record.peer_id)]
+    for who, signature in (("worker", task.worker_signature), ("caller", task.caller_signature)):
+        if who == "caller" and inbound and not signature:
+            continue
+        what = f"the {who}'s signature is not over what is stored"
+        finding = Finding(seq=seq, kind="result", task_id=record.task_id, what=what)
+        yield _Claim(signature, ours if (who == "worker") is inbound else theirs, finding)
+
+
+def _of_head(seq: int, receipt: ReceiptRecord, keys: _Keys) -> _Claim:
+    message = head_bytes(receipt.peer_id, receipt.head_seq, receipt.head_hash)
+    finding = Finding(seq=seq, kind="receipt", what="its signature is not the peer's")
+    return _Claim(receipt.signature, [(key, message) for key in keys.of(receipt.peer_id)], finding)
+
+
+def _end_bytes(task: TaskSnapshot, own_id: NodeId) -> bytes:
+    record = task.record
+    assert task.result is not None
+    inbound = record.direction is Direction.IN
+    worker, caller = (own_id, record.peer_id) if inbound else (record.peer_id, own_id)
+    return result_bytes(
+        record.task_id,
+        record.payload_hash,
+        worker,
+        caller,
+        outcome_from(task.result),
+        task.last_event,
+    )

@@ -1,0 +1,1 @@
+-- Version 5: the view `steps` came; no table changes with this version.

@@ -1,0 +1,62 @@
+"""Where conversations lie, how long they are kept, and what holds one."""
+
+import fcntl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cmesh.model import TaskId
+from cmesh.runner.manifest import Session
+from cmesh.runner.sessions import KEEP, Sessions
+
+NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+ONE = TaskId("0193a5c0-0000-7000-8000-000000000001")
+TWO = TaskId("0193a5c0-0000-7000-8000-000000000002")
+CLAUDE = Session(
+    new=(), resume=(), home=".claude/projects", file="*/{session_id}.jsonl", adds_up_cost=True
+)
+
+
+def conversation(sessions: Sessions, thread: TaskId) -> Path:
+    place = sessions.place(thread)
+    file = place.files / "-srv-app" / f"{thread}.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text("{}", "utf-8")
+    place.lock.touch()
+    sessions.keep(thread, NOW)
+    return file
+
+
+def nobody(_thread: TaskId) -> bool:
+    return False
+
+
+def test_a_conversation_is_kept_when_its_file_is_there(tmp_path: Path) -> None:
+    sessions = Sessions(tmp_path / "sessions")
+    assert not sessions.kept(ONE, CLAUDE)
+    file = conversation(sessions, ONE)
+    assert sessions.kept(ONE, CLAUDE)
+    assert not sessions.kept(TWO, CLAUDE)
+    file.unlink()
+    assert not sessions.kept(ONE, CLAUDE)
+
+
+def test_it_is_deleted_when_its_time_is_over_and_not_before(tmp_path: Path) -> None:
+    sessions = Sessions(tmp_path / "sessions")
+    assert sessions.sweep(NOW, nobody) == []
+    file = conversation(sessions, ONE)
+    assert sessions.sweep(NOW + KEEP - timedelta(seconds=1), nobody) == []
+    assert sessions.keep(ONE, NOW + timedelta(days=1)) == NOW + timedelta(days=1) + KEEP
+    assert sessions.sweep(NOW + KEEP, nobody) == []
+    assert file.exists()
+    assert sessions.sweep(NOW + timedelta(days=1) + KEEP, nobody) == [ONE]
+    assert list(sessions.directory.iterdir()) == []
+
+
+def test_what_a_task_needs_or_a_shim_holds_is_not_deleted(tmp_path: Path) -> None:
+    sessions = Sessions(tmp_path / "sessions")
+    for thread in (ONE, TWO):
+        conversation(sessions, thread)
+    with sessions.place(TWO).lock.open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert sessions.sweep(NOW + KEEP, lambda thread: thread == ONE) == []
+    assert sessions.sweep(NOW + KEEP, lambda thread: thread == ONE) == [TWO]
