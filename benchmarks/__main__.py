@@ -40,13 +40,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few repetitions, for a first look")
     parser.add_argument("--json", action="store_true", help="print one JSON line instead")
     parser.add_argument("--write", action="store_true", help=f"put the table in {DOCUMENT.name}")
-    parser.add_argument("--only", choices=PARTS, help="this part alone")
+    parser.add_argument("--only", choices=PARTS, action="append", help="this part; repeatable")
     parser.add_argument("--directory", type=Path, help="where the state lies: which disk counts")
     arguments = parser.parse_args()
-    facts = machine() | {"command": "`benchmarks/run --write`"}
+    only = "".join(f" --only {part}" for part in arguments.only or ())
+    facts = machine() | {"command": f"`benchmarks/run --write{only}`"}
     begun, before = time.monotonic(), os.getloadavg()
     count = QUICK if arguments.quick else FULL
-    parts = [PARTS[arguments.only]] if arguments.only else list(PARTS.values())
+    # In the order of the table, whatever order they were named in.
+    parts = [part for name, part in PARTS.items() if name in (arguments.only or PARTS)]
     rows = asyncio.run(_measure(parts, count, arguments.directory))
     facts["load before and after"] = f"{before[0]:.1f}, {os.getloadavg()[0]:.1f} (of 1 minute)"
     facts["took"] = f"{time.monotonic() - begun:.0f} s"

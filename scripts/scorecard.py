@@ -5,6 +5,7 @@ object, of a command that measures more than a test may take. Nothing here measu
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -313,15 +314,17 @@ def _run(argv: Sequence[str], env: Mapping[str, str], limit_s: float) -> tuple[i
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
-    """Ask a command and all it started to end, then make them."""
-    for signum, limit_s in ((signal.SIGTERM, END_LIMIT_S), (signal.SIGKILL, END_LIMIT_S)):
+    """Ask a command and all it started to end, then make them.
+
+    The second signal is for what outlives the command too: its group is its session's.
+    """
+    for signum in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, signum)
-            process.wait(limit_s)
         except ProcessLookupError:
             return
-        except subprocess.TimeoutExpired:
-            continue
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_LIMIT_S)
 
 
 def _interrupted(_signum: int, _frame: object) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -158,8 +159,14 @@ raise SystemExit(scorecard.main([]))
             for pid in one:
                 children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii")
                 one += map(int, children.split())
+        watched = [os.pidfd_open(pid) for pid in one]
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=LIMIT_S)
     assert json.loads(out.splitlines()[-1]) == {"passed": 0, "failed": 0, "skipped": 0}
     assert process.returncode == 130
-    assert [pid for pid in one if Path(f"/proc/{pid}/fd").exists()] == []
+    # Ended, not reaped: who adopts an orphan may take its time.
+    ended = [select.select([handle], [], [], LIMIT_S)[0] for handle in watched]
+    for handle in watched:
+        os.close(handle)
+    assert len(watched) == 3
+    assert all(ended)
