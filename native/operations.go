@@ -71,5 +71,8 @@ func (n *node) within(timeoutMS, op C.int) (context.Context, context.CancelFunc,
 		return nil, nil, codedError{C.EBADF, "no such operation"}
 	}
 	stop := context.AfterFunc(o.ctx, cancel)
+	if o.ctx.Err() != nil {
+		cancel() // at once: AfterFunc does it in a goroutine, and the call may end before that
+	}
 	return ctx, func() { stop(); cancel() }, nil
 }

@@ -114,6 +114,7 @@ async def test_a_small_program_that_numbers_each_request_1_asks_for_two_tasks(
     world: World,
 ) -> None:
     fields = {"peer": "worker", "directory": "/srv/app", "runner": "claude", "profile": "query"}
+    fields["wait_s"] = 0  # the fake's task runs on
     ids: list[str] = []
     for prompt in ("one", "two", "one"):
         arguments = {**fields, "prompt": prompt}
