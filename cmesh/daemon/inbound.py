@@ -23,7 +23,7 @@ from cmesh.errors import CmeshError, KeyExpired, LinkError, PolicyDenied
 from cmesh.model import Direction, TaskId, TaskState
 from cmesh.protocol import state as table
 from cmesh.protocol.facts import ACCEPTED, RUNNING, STARTED, WAITING, WorkerFacts
-from cmesh.protocol.happenings import Expired, GotCancel, Looked, Slot
+from cmesh.protocol.happenings import Connected, Expired, GotCancel, Looked, Restarted, Slot
 from cmesh.protocol.messages import Cancelled
 from cmesh.protocol.state import Act, Send, Step
 from cmesh.protocol.witness import WITNESS
@@ -53,6 +53,8 @@ class Inbound:
         self._parts = parts
         self._place = place
         self._wanted = False
+        self._staged: set[Act] = set()
+        self._again: dict[type, Happening] = {}
         self._ending = False
         self._why = ("", "")
         self._findings = Findings(task_id, parts)
@@ -108,11 +110,14 @@ class Inbound:
         try:
             refused = await self._carry_out(batch)
         except Exception:
+            # Nobody tells these a second time, and each must come before the next slot.
+            self._again |= {type(one.event): one for one in batch if isinstance(one.event, _OWN)}
             # What was read of the spool is not stored, so it is read again, a while later.
             self._findings.forget()
             self._look_later(self._failure_pause_s)
             self._failure_pause_s = min(2 * self._failure_pause_s, PAUSE_MOST_S)
             raise
+        self._again.clear()
         self._failure_pause_s = PAUSE_FIRST_S
         return refused
 
@@ -120,10 +125,11 @@ class Inbound:
         base = await self._parts.store.task(self.task_id)
         draft = Draft(self.task_id, Direction.IN, base)
         self._why = base.wish if base else ("", "")
+        self._staged = set()
         replies: list[tuple[Send, Happening]] = []
         refused: dict[int, CmeshError] = {}
         acts: list[Act] = []
-        for place, one in enumerate(batch):
+        for place, one in enumerate((*self._again.values(), *batch), -len(self._again)):
             if isinstance(one.event, Looked):
                 continue
             try:
@@ -141,6 +147,10 @@ class Inbound:
         # Before its end is told: who hears of that finds every connection of it.
         asked = draft.terminal and await self._parts.networks.end(self.task_id)
         await self._commit(draft, base.state if base else None)
+        # INVARIANT: not before the commit, nor after another wait: what a failed commit kept from
+        # being asked is asked again, and each connection has a question of its own.
+        self.asked = self.asked or Act.ASKED in self._staged
+        self._wanted = self._wanted or Act.WANTED in self._staged
         if asked:
             self._parts.ended(self.task_id)
         for send, one in replies:
@@ -161,8 +171,7 @@ class Inbound:
     def _step(self, one: Happening, draft: Draft) -> Step:
         facts = self._facts(draft)
         step = table.worker(one.event, replace(facts, same_hash=one.same_hash))
-        self.asked = self.asked or Act.ASKED in step.acts
-        self._wanted = self._wanted or Act.WANTED in step.acts
+        self._staged |= _IN_MEMORY.intersection(step.acts)
         return step
 
     def _facts(self, draft: Draft) -> WorkerFacts:
@@ -173,9 +182,9 @@ class Inbound:
             acknowledged="acknowledged" in draft.facts,
             restored="restored" in draft.facts,
             last_seq=draft.last_event,
-            wanted=self._wanted,
+            wanted=self._wanted or Act.WANTED in self._staged,
             ending=self._ending,
-            asked=self.asked,
+            asked=self.asked or Act.ASKED in self._staged,
         )
 
     def _write(self, step: Step, draft: Draft, one: Happening) -> None:
@@ -316,3 +325,8 @@ def _retry_of(one: Happening) -> int | None:
 
 
 _REVOKED = {PolicyDenied.code, KeyExpired.code}
+
+_IN_MEMORY = frozenset({Act.ASKED, Act.WANTED})
+
+_OWN = (Connected, Restarted)
+"""What this daemon tells itself, once."""

@@ -1,12 +1,22 @@
 """What waits in the outbox, and which task a repeated call means."""
 
+# pyright: reportPrivateUsage=false
+# Two things that happen to a task at once have no other door than its own.
+
+import asyncio
+from collections.abc import Sequence
+
 import pytest
 
+from cmesh.daemon.happening import Happening
 from cmesh.daemon.outbound import OUTBOX_S
 from cmesh.daemon.twins import UNTOLD_S, Twins
+from cmesh.errors import DiskFull
 from cmesh.model import TaskId
+from cmesh.protocol.happenings import Approved, Connected
 from cmesh.protocol.messages import Submit, Wanted
-from cmesh.store.records import TaskRecord
+from cmesh.store.records import Record, StepRecord, TaskRecord
+from cmesh.store.store import Store
 from tests.fakes.half import Half, allowed
 from tests.unit.daemon.conftest import Pair
 
@@ -62,6 +72,67 @@ async def test_a_late_task_whose_caller_is_gone_waits_for_its_word(pair: Pair) -
     await pair.connect()
     await pair.doer.until(task_id, "running")
     assert pair.doer.shims.starts[task_id] == 1
+
+
+class FullOnce:
+    """Makes the first commit fail that holds a step of this name."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.failed = asyncio.Event()
+        commit = Store.commit
+
+        async def full(store: Store, records: Sequence[Record]) -> int:
+            names = [one.name for one in records if isinstance(one, StepRecord)]
+            if name in names and not self.failed.is_set():
+                self.failed.set()
+                raise DiskFull("nothing is left")
+            return await commit(store, records)
+
+        monkeypatch.setattr(Store, "commit", full)
+
+
+async def test_a_question_that_a_failed_commit_kept_back_is_asked(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair.doer.configure(pair.doer.rule('approval = "ask"'))
+    await pair.connect()
+    task_id = await pair.asker.delegate(pair.doer)
+    there = await pair.doer.until(task_id, "waiting")
+    FullOnce(monkeypatch, "late")
+    inbound = pair.doer.worker._inbounds.tasks[task_id]
+    both = (
+        inbound.tell(Happening(event=Approved())),
+        inbound.tell(Happening(event=Connected(), reply_to=pair.asker.node_id)),
+    )
+    for one in await asyncio.gather(*both, return_exceptions=True):
+        assert isinstance(one, DiskFull)
+    assert not inbound.asked
+    await pair.doer.worker.approve(there, yes=True, reason="")
+    await pair.doer.until(task_id, "running")
+
+
+async def test_a_task_that_waited_over_a_start_is_asked_about_though_a_commit_failed(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await pair.connect()
+    tasks: list[TaskId] = []
+    for prompt in ("first", "second", "third"):  # two of them have a place
+        tasks.append(await pair.asker.delegate(pair.doer, prompt=prompt))
+        await pair.asker.until(tasks[-1], "accepted")
+    first, second, third = tasks
+    await pair.doer.until(second, "running")
+    await pair.doer.stop()
+    full = FullOnce(monkeypatch, "late")
+    await pair.doer.start()
+    await full.failed.wait()
+    for task_id in (first, second):  # two places are free
+        pair.doer.shims.finish(task_id)
+        await pair.doer.until(task_id, "succeeded")
+    await pair.doer.settled(third)
+    assert pair.doer.shims.starts[third] == 0
+    await pair.connect()
+    await pair.doer.until(third, "running")
+    assert "late" in (await pair.doer.seen(third)).facts
 
 
 async def ended(pair: Pair, **change: object) -> TaskRecord:
