@@ -29,7 +29,7 @@ class Contact:
         may: what the peer said this node may ask of it.
         at: when it was last heard.
         brief: links in a row that ended before they were steady.
-        refused: the peer said why it ends the latest link.
+        refused: the peer said why it ends, or does not open, the latest link.
         restarting_until: by the monotonic clock; the peer said that it will be back at once.
     """
 
@@ -79,13 +79,13 @@ class Contacts:
         """Say whether a peer is expected back at once."""
         return self._clock.monotonic() < self.of(peer_id).restarting_until
 
-    def failed(self, peer_id: NodeId, error: CmeshError) -> None:
-        """Note why an attempt has failed."""
+    def failed(self, peer_id: NodeId, error: CmeshError, *, refused: bool = False) -> None:
+        """Note why an attempt has failed; `refused`: the peer itself said so."""
         contact = self.of(peer_id)
         if contact.error is None or contact.error.code != error.code:
             data = {"peer": peer_id, "code": error.code, "why": error.message}
             logger.warning("no_link", extra={"data": data})
-        contact.error = error
+        contact.error, contact.refused = error, refused
         self.tried(peer_id)
 
     def tried(self, peer_id: NodeId) -> None:

@@ -20,8 +20,10 @@ from cmesh.errors import (
     CmeshError,
     KeyExpired,
     LinkError,
+    NotCmesh,
     PeerUnreachable,
     RemoteProtocolError,
+    VersionMismatch,
 )
 from cmesh.keys import SigningKey, verify
 from cmesh.link.link import Link
@@ -43,7 +45,8 @@ DIAL_LIMIT_S = 3.0
 BACKOFF_FIRST_S = 0.3
 BACKOFF_MOST_S = 30.0
 UNREACHABLE_MOST_S = 5.0
-"""For a peer that does not answer: a line that heals after a minute is used within 10 s.
+"""For a peer that does not answer, or not to the end of a handshake: a line that heals after a
+minute is used within 10 s.
 
 Jitter and the attempt itself included. A peer that answers and refuses gets the longer pause.
 """
@@ -234,13 +237,11 @@ class Links:
         if contact.brief:
             await self._pause(peer_id, min(pause, _most(contact)))
         while (unasked or self._side.owes(peer_id)) and peer_id not in self._open:
-            unasked, most = False, BACKOFF_MOST_S
+            unasked = False
             try:
                 link = await self._dial_once(peer_id)
             except CmeshError as error:
                 self._contacts.failed(peer_id, error)
-                if isinstance(error, PeerUnreachable):
-                    most = UNREACHABLE_MOST_S
             except Exception as error:  # the edge of one attempt: the next one must come
                 logger.exception("dial_failed", extra={"data": {"peer": peer_id}})
                 self._contacts.failed(peer_id, PeerUnreachable(f"`{peer_id}`: {error}"))
@@ -251,7 +252,7 @@ class Links:
             if self._contacts.restarting(peer_id):
                 await self._pause(peer_id, RESTART_PAUSE_S)
                 continue
-            await self._pause(peer_id, min(pause, most))
+            await self._pause(peer_id, min(pause, _most(contact)))
             pause = min(pause * 2, BACKOFF_MOST_S)
 
     async def _dial_once(self, peer_id: NodeId) -> Link:
@@ -281,7 +282,7 @@ class Links:
         try:
             opened = await link.open(self._side.greet)
         except CmeshError as error:
-            self._contacts.failed(peer_id, error)
+            self._contacts.failed(peer_id, error, refused=link.refused_by_peer)
             await link.close(REFUSED, error.code)
             return False
         except BaseException:
@@ -365,10 +366,11 @@ class Links:
 
 
 def _most(contact: Contact) -> float:
-    """Return the longest pause after links that did not live long: a line that flaps may heal."""
+    """Return the longest pause before a peer is dialled again: a line heals, a refusal seldom."""
     lost = contact.error  # None: one side closed it
-    unwanted = contact.refused or isinstance(lost, RemoteProtocolError)
-    return UNREACHABLE_MOST_S if isinstance(lost, LinkError) and not unwanted else BACKOFF_MOST_S
+    if contact.refused or isinstance(lost, RemoteProtocolError | VersionMismatch | NotCmesh):
+        return BACKOFF_MOST_S
+    return UNREACHABLE_MOST_S if isinstance(lost, LinkError | PeerUnreachable) else BACKOFF_MOST_S
 
 
 async def _goodbye(link: Link, code: int, *, restarting: bool) -> None:

@@ -69,6 +69,7 @@ class Link:
         identity: who the peer is, from whois (accepted) or the netmap (dialled).
         dialled: this side dialled.
         opened_at: when the handshake was done, by the monotonic clock of who keeps the link.
+        refused_by_peer: the peer said in the handshake that it wants no link.
     """
 
     def __init__(self, wire: Wire, session: Session, identity: Identity) -> None:
@@ -80,6 +81,7 @@ class Link:
             asyncio.Queue()
         )
         self.opened_at = 0.0
+        self.refused_by_peer = False
         self._queued_bytes = 0
         self._work: set[asyncio.Future[None]] = set()
         self._closed = False
@@ -206,6 +208,7 @@ class Link:
                     if self._session.opened is not None:
                         return self._session.opened
                 if isinstance(event, Got) and isinstance(event.message, Failure):
+                    self.refused_by_peer = True
                     raise _refused_by_peer(event.message)
 
     async def _introduced(self, event: Introduced, introduce: Introduce) -> None:

@@ -3,6 +3,7 @@
 # pyright: reportPrivateUsage=false
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import cast
 
@@ -18,6 +19,7 @@ from cmesh.daemon.links import (
 from cmesh.daemon.presence import Presence
 from cmesh.errors import CmeshError, LinkError, NotCmesh, PeerUnreachable, RemoteProtocolError
 from cmesh.keys import SigningKey
+from cmesh.link import link as link_module
 from cmesh.link.link import Link, Receiver
 from cmesh.link.tailnet import Wire
 from cmesh.model import Identity, NodeId, TaskId
@@ -124,19 +126,12 @@ async def test_a_later_link_replaces_one_that_may_be_dead() -> None:
     await b.links.close()
 
 
-@pytest.mark.parametrize(
-    ("error", "most"),
-    [(PeerUnreachable("no answer"), UNREACHABLE_MOST_S), (NotCmesh("no"), BACKOFF_MOST_S)],
-)
-async def test_a_peer_that_does_not_answer_is_tried_again_soon_however_long_it_was_away(
-    monkeypatch: pytest.MonkeyPatch, error: CmeshError, most: float
-) -> None:
-    place = Place("n1", StillClock())
+async def pauses_of(
+    place: Place, dial: Callable[[NodeId], Awaitable[Link]], monkeypatch: pytest.MonkeyPatch
+) -> list[float]:
+    """Return the pauses between attempts to reach `nB` that end as `dial` does."""
     pauses: list[float] = []
     enough = asyncio.Event()
-
-    async def fails(peer_id: NodeId) -> Link:
-        raise error
 
     async def pause(peer_id: NodeId, seconds: float) -> None:
         pauses.append(seconds)
@@ -147,15 +142,58 @@ async def test_a_peer_that_does_not_answer_is_tried_again_soon_however_long_it_w
     def owes(_peer_id: NodeId) -> bool:
         return True
 
-    monkeypatch.setattr(place.links, "_dial_once", fails)
+    monkeypatch.setattr(place.links, "_dial_once", dial)
     monkeypatch.setattr(place.links, "_pause", pause)
     monkeypatch.setattr(place.side, "owes", owes)
-    place.links.want(NodeId("n2"))
+    place.links.want(NodeId("nB"))
     async with asyncio.timeout(5):
         await enough.wait()
     await place.links.close()
+    return pauses
+
+
+@pytest.mark.parametrize(
+    ("error", "most"),
+    [(PeerUnreachable("no answer"), UNREACHABLE_MOST_S), (NotCmesh("no"), BACKOFF_MOST_S)],
+)
+async def test_a_peer_that_does_not_answer_is_tried_again_soon_however_long_it_was_away(
+    monkeypatch: pytest.MonkeyPatch, error: CmeshError, most: float
+) -> None:
+    place = Place("n1", StillClock())
+
+    async def fails(peer_id: NodeId) -> Link:
+        raise error
+
+    pauses = await pauses_of(place, fails, monkeypatch)
     assert pauses[0] == BACKOFF_FIRST_S
     assert pauses[ATTEMPTS - 1] == most
+
+
+@pytest.mark.parametrize(("answers", "most"), [(False, UNREACHABLE_MOST_S), (True, BACKOFF_MOST_S)])
+async def test_a_handshake_without_an_answer_is_tried_again_soon_and_a_refused_one_later(
+    monkeypatch: pytest.MonkeyPatch, most: float, *, answers: bool
+) -> None:
+    clock = StillClock()
+    place, peer = Place("nA", clock), Place("nB", clock)
+    theirs: list[asyncio.Task[bool]] = []
+    if not answers:
+        monkeypatch.setattr(link_module, "HANDSHAKE_LIMIT_S", 0.0)
+
+    async def refuses(identity: Identity, introduced: Introduced) -> tuple[May, list[TaskId]]:
+        raise CmeshError("for a reason that this version does not know")
+
+    async def dials(peer_id: NodeId) -> Link:
+        ours, other = wire_pair()
+        if answers:
+            end = peer.end(other, place, "acceptor")
+            theirs.append(asyncio.create_task(peer.links._opened(end)))
+        return place.end(ours, peer, "dialler")
+
+    monkeypatch.setattr(peer.side, "greet", refuses)
+    pauses = await pauses_of(place, dials, monkeypatch)
+    assert pauses[ATTEMPTS - 1] == most
+    assert not any(await asyncio.gather(*theirs))
+    await peer.links.close()
 
 
 @pytest.mark.parametrize(
