@@ -7,6 +7,7 @@ what workers say.
 import contextlib
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from cmesh.daemon.deadlines import Deadlines
 from cmesh.daemon.fetch import Outputs
@@ -173,7 +174,7 @@ class Caller:
     def offered(self, link: Link, task_ids: tuple[str, ...]) -> None:
         """A worker lists ended tasks it has no receipt for."""
         for text in task_ids:
-            self._turns.add(text, link, self._offered(link, TaskId(text)))
+            self._turns.add(text, link, partial(self._offered, link, TaskId(text)))
 
     def disconnected(self, link: Link) -> None:
         """A link ended; half-fetched outputs are asked for again at the next one."""
@@ -183,7 +184,7 @@ class Caller:
     def take(self, link: Link, message: Message) -> bool:
         """Take a message; False when it is not the caller's."""
         if isinstance(message, Receipt):
-            self._turns.add("receipt", link, self._receipts.take(link, message))
+            self._turns.add("receipt", link, partial(self._receipts.take, link, message))
             return True
         if isinstance(message, Failure):
             self._failed(link, message)
@@ -196,7 +197,7 @@ class Caller:
         task_id = TaskId(message.task_id)
         outbound = self._tasks.get(task_id)
         if outbound is None:
-            self._turns.add(task_id, link, self._late(link, task_id, message))
+            self._turns.add(task_id, link, partial(self._late, link, task_id, message))
         elif self._worker[task_id] != link.identity.node_id:
             logger.warning("not_its_task", extra={"data": {"peer": link.identity.name}})
         else:
@@ -207,7 +208,7 @@ class Caller:
     def take_chunk(self, link: Link, chunk: Chunk) -> None:
         """Take a piece of an output that was asked for."""
         if self._worker.get(chunk.task_id) == link.identity.node_id:
-            self._turns.add(chunk.task_id, link, self._chunk(link, chunk))
+            self._turns.add(chunk.task_id, link, partial(self._chunk, link, chunk))
 
     def _said(self, outbound: Outbound, link: Link, message: Message) -> None:
         match message:
@@ -215,7 +216,8 @@ class Caller:
                 waits = message.waiting
                 outbound.tell(Word(happened=GotAccepted(), accepted_waiting=waits, link=link))
             case Denied():
-                self._turns.add(message.task_id, link, self._denied(outbound, link, message))
+                denied = partial(self._denied, outbound, link, message)
+                self._turns.add(message.task_id, link, denied)
             case EventMessage():
                 happened = GotEvent(message.seq)
                 outbound.tell(Word(happened=happened, event=event_from(message), link=link))
@@ -224,7 +226,8 @@ class Caller:
             case StillWanted():
                 outbound.tell(Word(happened=GotStillWanted(), link=link))
             case ResultMessage():
-                self._turns.add(message.task_id, link, self._result(outbound, link, message))
+                ended = partial(self._result, outbound, link, message)
+                self._turns.add(message.task_id, link, ended)
             case Cancelled():
                 self.hearsay.count(outbound.task_id, message.processes_left)
             case _:  # `end` changes nothing that is stored

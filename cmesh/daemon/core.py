@@ -224,7 +224,12 @@ class Daemon:
         return self.caller.owes(peer_id) or self.worker.owes(peer_id)
 
     async def connected(self, link: Link) -> None:
-        """A link is open."""
+        """A link is open.
+
+        Raises:
+            PeerUntrusted: the owner took the peer's trust back during the handshake.
+        """
+        self.trust.require_pinned(link.identity)
         link.post(self.heads.mine())
         self.worker.connected(link)
         self.caller.connected(link)

@@ -66,7 +66,7 @@ class Rates:
         if not wait_s:
             return False
         if meter.over > OVER_RATE_MOST:
-            self._turns.add("rate", link, _flooded())
+            self._turns.add("rate", link, _flooded)
             return True
         link.slow(OVER_RATE_PAUSE_S)
         why = QueueFull("more requests a minute than the worker takes of one peer")

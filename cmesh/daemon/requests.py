@@ -1,8 +1,10 @@
 """What peers ask of this node's worker: each message checked, decided, committed, answered."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from cmesh.daemon import followup
 from cmesh.daemon.admission import admit
@@ -50,6 +52,9 @@ UNSETTLED_RETRY_S = 60
 ADMITTED_AT_ONCE = 2
 """Submits of one peer that are decided and committed at a time; the others wait behind them."""
 
+DECIDED_LIMIT_S = 5.0
+"""How long a look at a peer's rights waits for these: a disk may hang."""
+
 
 class Requests:
     """The messages of all peers to the worker's side."""
@@ -61,6 +66,7 @@ class Requests:
         self._turns = Turns()
         self._rates = Rates(parts, self._turns)
         self._gates: dict[NodeId, asyncio.Semaphore] = {}
+        self._deciding: dict[NodeId, set[asyncio.Task[Any]]] = {}
         self._following = asyncio.Lock()  # of two turns after the same one, one is taken
 
     async def drain(self) -> None:
@@ -72,6 +78,14 @@ class Requests:
         """Finish what has begun."""
         await self._turns.close()
         await self._feeds.close()  # after the turns, which begin some
+
+    async def decided(self, peer_id: NodeId) -> None:
+        """Wait until the submits of a peer that are being decided are; at most `DECIDED_LIMIT_S`.
+
+        What was decided by who it was before is then in the store, for who looks at it anew.
+        """
+        if deciding := self._deciding.get(peer_id):
+            await asyncio.wait(set(deciding), timeout=DECIDED_LIMIT_S)
 
     def disconnected(self, link: Link) -> None:
         """A link ended; its subscriptions end with it."""
@@ -89,36 +103,49 @@ class Requests:
                 size = len(message.spec.prompt)
                 if self._rates.turn_away(link, message.task_id, size):
                     return True
-                work = self._in_turn(link, message)
+                work = partial(self._in_turn, link, message)
             case Cancel():
-                work = self._cancelled(link, message)
+                work = partial(self._cancelled, link, message)
             case Subscribe():
-                work = self._subscribed(link, message)
+                work = partial(self._subscribed, link, message)
             case Wanted():
-                work = self._wanted(link, TaskId(message.task_id))
+                work = partial(self._wanted, link, TaskId(message.task_id))
             case ResultAck():
-                work = self._acknowledged(link, message)
+                work = partial(self._acknowledged, link, message)
             case Artifact():
-                self._turns.add(f"artifact {message.task_id}", link, self._output(link, message))
+                output = partial(self._output, link, message)
+                self._turns.add(f"artifact {message.task_id}", link, output)
                 return True
             case _:
                 return False
-        self._turns.add(message.task_id, link, self._stored(link, work))
+        self._turns.add(message.task_id, link, partial(self._stored, link, work))
         return True
 
-    async def _stored(self, link: Link, work: Coroutine[None, None, None]) -> None:
+    async def _stored(self, link: Link, work: Callable[[], Awaitable[None]]) -> None:
         """Do `work`; what could not be stored is said again by the peer on a new link."""
         try:
-            await work
+            await work()
         except StoreError as error:
             await link.close(GOING_AWAY, error.code)
             raise
 
     async def _in_turn(self, link: Link, message: Submit) -> None:
         """Take a submit, few of one peer at a time: a burst of it must not hold up the others."""
-        gate = self._gates.setdefault(link.identity.node_id, asyncio.Semaphore(ADMITTED_AT_ONCE))
+        peer_id = link.identity.node_id
+        gate = self._gates.setdefault(peer_id, asyncio.Semaphore(ADMITTED_AT_ONCE))
         async with gate:
-            await self._submitted(link, message)
+            if link.turned_away:  # while it waited here
+                return
+            task = asyncio.current_task()
+            assert task is not None
+            deciding = self._deciding.setdefault(peer_id, set())
+            deciding.add(task)
+            try:
+                await self._submitted(link, message)
+            finally:
+                deciding.discard(task)
+                if not deciding:
+                    del self._deciding[peer_id]
 
     async def _submitted(self, link: Link, message: Submit) -> None:
         spec, peer = spec_from(message), link.identity

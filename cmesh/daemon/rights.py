@@ -25,16 +25,21 @@ async def asker(parts: Parts, peer_id: NodeId) -> Identity | CmeshError:
 
 
 async def lost(
-    parts: Parts, record: TaskRecord, grant: Grant | None, caller: Identity | CmeshError
+    parts: Parts,
+    record: TaskRecord,
+    grant: Grant | None,
+    caller: Identity | CmeshError,
+    *,
+    started: bool,
 ) -> tuple[str, str] | None:
     """Return code and reason when a task's caller has lost the right to it, else None.
 
-    A peer that whois no longer knows has lost every right (fail closed). When this node
+    Only what has started can stay without the right, by `on_revoke`. A peer that whois no longer knows has lost every right (fail closed). When this node
     itself cannot ask, or cannot read its rules, nothing is known: no work is ended then,
     and nothing new is admitted.
     """
     policy = parts.rules.policy()  # looks at the file first, so that `error` is of now
-    if parts.rules.error is not None or _stays(policy, record, grant):
+    if parts.rules.error is not None or (started and _stays(policy, record, grant)):
         return None
     if isinstance(caller, UnknownPeer | IdentityUnknown):
         return "policy_denied", f"the caller left the tailnet: {caller.message}"

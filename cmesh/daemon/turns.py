@@ -1,13 +1,13 @@
 """Work that messages ask for: one after another for a task, side by side for different ones.
 
 The edge at which a message's failure stops: a peer that broke the protocol
-loses its link, anything else is logged and the link goes on.
+loses its link, anything else is logged and the link goes on. What a peer asked
+before it was turned away is not begun; a new link says it again.
 """
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from cmesh.errors import CmeshError, RemoteProtocolError
 from cmesh.link.link import Link
@@ -16,7 +16,7 @@ __all__ = ["Turns"]
 
 logger = logging.getLogger(__name__)
 
-Work = Coroutine[Any, Any, None]
+Work = Callable[[], Awaitable[None]]
 
 
 class Turns:
@@ -43,9 +43,11 @@ class Turns:
     ) -> None:
         if before is not None:
             await asyncio.wait({before})
+        if link.turned_away:
+            return
         peer = link.identity.name
         try:
-            await work
+            await work()
         except RemoteProtocolError as error:
             data = {"peer": peer, "code": error.code, "about": key, "why": error.message}
             logger.warning("peer_broke_protocol", extra={"data": data})

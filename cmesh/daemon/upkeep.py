@@ -72,23 +72,28 @@ class Upkeep:
     async def recheck(self, peer_ids: Sequence[NodeId]) -> None:
         """Ask whois again about peers, and act on the answer at once."""
         for peer_id in peer_ids:
+            # INVARIANT: the link before the tasks, or a submit that comes in between is decided
+            # by who the peer was, and not looked at again.
+            await self._recheck_link(peer_id)
             # Its tasks run on without a link, so they are looked at without one as well.
             await guarded(self.worker.recheck(peer_id))
-            link = self.links.get(peer_id)
-            if link is None:
-                if self.caller.owes(peer_id):
-                    self.links.want(peer_id)
-                continue
-            try:
-                identity = await self.identify(peer_id)
-                if identity.expired:
-                    raise KeyExpired(f"the node key of `{identity.name}` has expired")
-                self.trust.require_pinned(identity)
-            except CmeshError as error:
-                await self.links.drop(peer_id, error)
-                continue
-            link.identity = identity
-            link.post_grants(self.may(identity))
+
+    async def _recheck_link(self, peer_id: NodeId) -> None:
+        link = self.links.get(peer_id)
+        if link is None:
+            if self.caller.owes(peer_id):
+                self.links.want(peer_id)
+            return
+        try:
+            identity = await self.identify(peer_id)
+            if identity.expired:
+                raise KeyExpired(f"the node key of `{identity.name}` has expired")
+            self.trust.require_pinned(identity)
+        except CmeshError as error:
+            await self.links.drop(peer_id, error)
+            return
+        link.identity = identity
+        link.post_grants(self.may(identity))
 
     def concerned(self) -> list[NodeId]:
         """Return the peers whose rights matter now: linked ones, and those with tasks here."""

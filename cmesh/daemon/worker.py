@@ -12,7 +12,6 @@ from cmesh.daemon import rights
 from cmesh.daemon.answers import WillRunView
 from cmesh.daemon.approval import will_run
 from cmesh.daemon.happening import Happening
-from cmesh.daemon.inbound_rows import is_of
 from cmesh.daemon.inbounds import Inbounds
 from cmesh.daemon.parts import Parts
 from cmesh.daemon.requests import Requests
@@ -169,6 +168,7 @@ class Worker:
 
     async def recheck(self, peer_id: NodeId) -> None:
         """End a peer's unfinished tasks that it has no right to any more."""
+        await self._requests.decided(peer_id)
         if not self._inbounds.owes(peer_id):
             return
         caller = await rights.asker(self._parts, peer_id)
@@ -177,7 +177,9 @@ class Worker:
             inbound = self._inbounds.tasks.get(task_id)
             if task is None or inbound is None or task.terminal:
                 continue
-            why = await rights.lost(self._parts, task.record, inbound.grant, caller)
+            why = await rights.lost(
+                self._parts, task.record, inbound.grant, caller, started=task.state in STARTED
+            )
             if why is None:
                 continue
             logger.warning("task_revoked", extra={"data": {"task": task.record.task_id}})
@@ -186,17 +188,19 @@ class Worker:
     async def revoke(self, peer_id: NodeId, code: str, reason: str) -> list[TaskId]:
         """End a peer's tasks because its key is trusted no more; return which.
 
-        What runs by a rule with `on_revoke = "stay"` runs on.
+        Its link has been dropped. What runs by a rule with `on_revoke = "stay"` runs on.
         """
+        await self._requests.decided(peer_id)
         ended: list[TaskId] = []
-        for task in await self._parts.store.unfinished():
-            if not is_of(task, peer_id) or task.terminal:
+        for task_id in self._inbounds.of(peer_id):
+            task = await self._parts.store.task(task_id)
+            inbound = self._inbounds.tasks.get(task_id)
+            if task is None or inbound is None or task.terminal:
                 continue
-            inbound = self._inbounds.open(task.record.task_id, peer_id)
             if task.state in STARTED and rights.stays(self._parts, task.record, inbound.grant):
                 continue
             inbound.tell(Happening(event=GotCancel("user"), code=code, reason=reason))
-            ended.append(task.record.task_id)
+            ended.append(task_id)
         return ended
 
     async def restored(self) -> None:

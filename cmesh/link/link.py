@@ -70,6 +70,8 @@ class Link:
         dialled: this side dialled.
         opened_at: when the handshake was done, by the monotonic clock of who keeps the link.
         refused_by_peer: the peer said in the handshake that it wants no link.
+        turned_away: this side ended it over what the peer did, or may not do any more, so what
+            it has asked and nobody has begun with is not done.
     """
 
     def __init__(self, wire: Wire, session: Session, identity: Identity) -> None:
@@ -82,6 +84,7 @@ class Link:
         )
         self.opened_at = 0.0
         self.refused_by_peer = False
+        self.turned_away = False
         self._queued_bytes = 0
         self._work: set[asyncio.Future[None]] = set()
         self._closed = False
@@ -175,7 +178,8 @@ class Link:
         await done
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """End the link."""
+        """End the link; with `REFUSED` the peer is turned away."""
+        self.turned_away = self.turned_away or code == REFUSED
         await self._wire.close(code, reason)
 
     async def refuse(self, error: LinkError) -> None:
@@ -183,6 +187,7 @@ class Link:
         if self._failure is not None:
             return
         self._failure = error
+        self.turned_away = True
         with contextlib.suppress(LinkError):
             await self._wire.send(self._session.refuse(error.code, error.message))
         await self._wire.close(REFUSED, error.code)
@@ -227,6 +232,7 @@ class Link:
                 return self._session.receive_binary(frame)
             return self._session.receive_text(frame)
         except LinkError as error:
+            self.turned_away = True
             await self._flush()
             await self._wire.close(REFUSED, error.code)
             raise

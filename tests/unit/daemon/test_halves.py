@@ -38,6 +38,7 @@ class Recorded:
         self.closed: list[str] = []
         self.slowed: list[float] = []
         self.ended = False
+        self.turned_away = False
 
     def post(self, message: Message) -> None:
         self.posted.append(message)

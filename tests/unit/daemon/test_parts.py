@@ -106,6 +106,7 @@ class Ends:
         self.identity = ME
         self.refused: list[LinkError] = []
         self.held = 0
+        self.turned_away = False
 
     def hold(self, _work: object) -> None:
         self.held += 1
@@ -134,10 +135,26 @@ async def test_only_who_broke_the_protocol_loses_the_link_for_it(
     async def follow() -> None:
         after.set()
 
-    turns.add("k", cast("Link", link), fail())
-    turns.add("k", cast("Link", link), follow())
+    turns.add("k", cast("Link", link), fail)
+    turns.add("k", cast("Link", link), follow)
     await turns.close()
     assert (bool(link.refused), link.held, after.is_set()) == (refused, 2, True)
+
+
+async def test_what_a_peer_asked_before_it_was_turned_away_is_not_begun() -> None:
+    link, turns, done = Ends(), Turns(), list[str]()
+
+    async def breaks() -> None:
+        done.append("breaks")
+        link.turned_away = True
+
+    async def more() -> None:
+        done.append("more")
+
+    turns.add("k", cast("Link", link), breaks)
+    turns.add("k", cast("Link", link), more)
+    await turns.close()
+    assert done == ["breaks"]
 
 
 def write(path: Path, text: str) -> None:
