@@ -15,8 +15,9 @@ from cmesh.daemon.hearsay import Hearsay
 from cmesh.daemon.outbound import Outbound, Word
 from cmesh.daemon.parts import Parts
 from cmesh.daemon.receipts import Receipts
+from cmesh.daemon.refusals import RESTORED_CODE
 from cmesh.daemon.turns import Turns
-from cmesh.errors import CmeshError, DiskFull, RemoteProtocolError
+from cmesh.errors import CmeshError, DiskFull, RemoteProtocolError, TaskNotFound
 from cmesh.link.link import Link
 from cmesh.model import Direction, NodeId, TaskId
 from cmesh.protocol.codec import Chunk
@@ -28,6 +29,7 @@ from cmesh.protocol.happenings import (
     GotAccepted,
     GotDenied,
     GotEvent,
+    GotForgotten,
     GotGap,
     GotResult,
     GotStillWanted,
@@ -313,8 +315,16 @@ class Caller:
 
     def _failed(self, link: Link, message: Failure) -> None:
         task_id = TaskId(message.about)
-        own = self._worker.get(task_id) == link.identity.node_id
-        if own and self.hearsay.take(message):
+        outbound = self._tasks.get(task_id)
+        if outbound is None or self._worker[task_id] != link.identity.node_id:
+            return
+        # An output that is not kept there says nothing of the task.
+        if message.code in _FORGOTTEN and self._outputs.pending(task_id) is None:
+            reason = _forgotten(message.code, link.identity.name.partition(".")[0])
+            outbound.tell(
+                Word(happened=GotForgotten(), code=message.code, reason=reason, link=link)
+            )
+        if self.hearsay.take(message):
             self._parts.news.tell(task_id)
 
     def _tidy(self, task_id: TaskId) -> None:
@@ -341,6 +351,26 @@ class Caller:
                 del self._of[worker]
         self.hearsay.drop(task_id)
         self._outputs.forget(task_id)
+
+
+_FORGOTTEN = {RESTORED_CODE, TaskNotFound.code}
+"""What a worker answers that has lost a task, or some of it. A task that it never took is none."""
+
+
+def _forgotten(code: str, name: str) -> str:
+    lost = (
+        f"the store of `{name}` was put back to an older copy, and has lost what it had told of"
+        " this task"
+    )
+    if code == TaskNotFound.code:
+        lost = (
+            f"`{name}` had taken this task and has no such task of this node any more: its store"
+            " was put back to an older copy, or this node has another id by now"
+        )
+    return (
+        f"{lost}; nobody can say what became of it: it is not sent again, cannot be ended, and is"
+        " taken up if more of it comes to light; look there for what it did, then delegate it anew"
+    )
 
 
 def _is_of(task: TaskSnapshot, link: Link) -> bool:

@@ -10,6 +10,7 @@ from cmesh.daemon.admission import Grant
 from cmesh.daemon.draft import Draft
 from cmesh.daemon.parts import Parts
 from cmesh.daemon.patches import with_patch
+from cmesh.daemon.refusals import RESTORED_CODE
 from cmesh.daemon.results import RanWith
 from cmesh.daemon.spool import Spool, copy_clean
 from cmesh.errors import DiskFull
@@ -26,7 +27,6 @@ FIRST_EVENTS = 64
 """The event that a task runs is among the first ones."""
 
 
-RESTORED_CODE = "store_restored"
 LOST = "this worker's store was restored from a backup; whether the task ran is not known"
 RESTORED = "the worker committed it: its store was restored, and may lack that the task ran"
 

@@ -27,7 +27,7 @@ from cmesh.policy.decide import (
     decide_inbound,
     decide_outbound,
 )
-from cmesh.protocol.facts import QUEUED, SENT
+from cmesh.protocol.facts import QUEUED, SENT, UNKNOWN
 from cmesh.store.records import TaskSnapshot
 
 __all__ = [
@@ -173,6 +173,8 @@ async def knowledge(daemon: Daemon, task: TaskSnapshot) -> Knowledge:
         heard = max(heard, contact.at)
     if not code and link != "connected" and error is not None and not task.terminal:
         code, reason = error.code, _kept(task, error)
+    if task.state == UNKNOWN:
+        code, reason = task.code, task.reason
     elsewhere = daemon.caller.elsewhere(record.task_id)
     if elsewhere:
         code, reason = "store_replaced", _elsewhere(record.peer.partition(".")[0])

@@ -3,6 +3,7 @@
 Cheap, so that a peer that floods costs the others next to nothing.
 """
 
+import logging
 import math
 
 from cmesh.daemon.parts import Parts
@@ -14,7 +15,20 @@ from cmesh.protocol.fields import RETRY_MOST_S
 from cmesh.protocol.link_messages import Failure
 from cmesh.rate import Meter
 
-__all__ = ["DISK_RETRY_S", "OVER_RATE_MOST", "Rates", "failed", "unknown"]
+__all__ = [
+    "DISK_RETRY_S",
+    "OVER_RATE_MOST",
+    "RESTORED_CODE",
+    "Rates",
+    "failed",
+    "forgotten",
+    "unknown",
+]
+
+logger = logging.getLogger(__name__)
+
+RESTORED_CODE = "store_restored"
+"""Of a task whose worker's store was put back to an older copy of itself."""
 
 DISK_RETRY_S = 15
 RESTART_RETRY_S = 5
@@ -102,6 +116,18 @@ def unknown(link: Link, task_id: TaskId) -> None:
     """Say that nothing of a task is known to the peer here."""
     reason = "no such task of yours is known here"
     link.post(Failure(code="task_not_found", reason=reason, about=task_id))
+
+
+def forgotten(link: Link, task_id: TaskId, *, told: int, last_event: int) -> None:
+    """Say that this store has less of a task than the peer was told: `told` events.
+
+    The peer's word alone proves nothing to this node, so nothing is written down but the log.
+    """
+    peer = link.identity.name
+    data = {"peer": peer, "task": task_id, "told": told, "last_event": last_event}
+    logger.warning("history_is_short", extra={"data": data})
+    reason = "the store has less of this task than was told: it was put back to an older copy"
+    link.post(Failure(code=RESTORED_CODE, reason=reason, about=task_id))
 
 
 async def _flooded() -> None:

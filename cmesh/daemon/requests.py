@@ -13,7 +13,7 @@ from cmesh.daemon.happening import Happening
 from cmesh.daemon.inbound_rows import is_of, submitted_record, tombstone
 from cmesh.daemon.inbounds import Inbounds
 from cmesh.daemon.parts import Parts
-from cmesh.daemon.refusals import DISK_RETRY_S, Rates, failed, unknown
+from cmesh.daemon.refusals import DISK_RETRY_S, Rates, failed, forgotten, unknown
 from cmesh.daemon.turns import Turns
 from cmesh.errors import (
     CmeshError,
@@ -249,7 +249,7 @@ class Requests:
         if known is None or not is_of(known, link.identity.node_id):
             unknown(link, task_id)
         elif message.after_seq > known.last_event:
-            raise RemoteProtocolError("the peer subscribed after an event that is not there yet")
+            forgotten(link, task_id, told=message.after_seq, last_event=known.last_event)
         else:
             self._feeds.follow(link, task_id, message.after_seq)
             inbound = self._inbounds.tasks.get(task_id)

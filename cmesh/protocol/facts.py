@@ -19,6 +19,7 @@ __all__ = [
     "SENT",
     "STARTED",
     "TERMINALS",
+    "UNKNOWN",
     "UNSTARTED",
     "WAITING",
     "CallerFacts",
@@ -33,6 +34,9 @@ SENT = "sent"
 
 ACCEPTED = "accepted"
 """Worker: the row is committed. Caller: and the caller knows."""
+
+UNKNOWN = "unknown"
+"""Caller: the worker had it, and its store has less of it by now than it had told."""
 
 WAITING = "waiting"
 """Worker: waits for its owner's approval."""

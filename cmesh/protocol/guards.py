@@ -54,6 +54,8 @@ CALLER_GUARDS: Final[Mapping[str, Callable[[object, CallerFacts], bool]]] = {
     "n = last": lambda e, f: _number(e) == f.last_seq,
     "n ≤ last": lambda e, f: 0 <= _number(e) <= f.last_seq,
     "n > last": lambda e, f: _number(e) > f.last_seq,
+    "n = 0": lambda e, _: _number(e) == 0,
+    "n > 0": lambda e, _: _number(e) > 0,
     "s is terminal": lambda e, _: isinstance(e, GotResult) and e.state in TERMINALS,
     "s = own state": lambda e, f: isinstance(e, GotResult) and e.state == f.state,
     "evidence kept": lambda _, f: f.evidence,
@@ -123,6 +125,7 @@ WORKER_GUARDS: Final[Mapping[str, Callable[[object, WorkerFacts], bool]]] = {
     "acknowledged": lambda _, f: f.acknowledged,
     "not acknowledged": lambda _, f: not f.acknowledged,
     "n ≤ last event": lambda e, f: 0 <= _number(e) <= f.last_seq,
+    "n > last event": lambda e, f: _number(e) > f.last_seq,
     "cursor < last event, next is kept": _flows(
         lambda cursor, f: f.pruned_through <= cursor < f.last_seq
     ),

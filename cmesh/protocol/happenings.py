@@ -18,6 +18,7 @@ __all__ = [
     "GotCancel",
     "GotDenied",
     "GotEvent",
+    "GotForgotten",
     "GotGap",
     "GotResult",
     "GotResultAck",
@@ -115,6 +116,13 @@ class GotGap(FromPeer):
 
     label = "gap(n)"
     through: int
+
+
+@dataclass(frozen=True, slots=True)
+class GotForgotten(FromPeer):
+    """Caller: the worker's store has less of the task than it had told, or nothing."""
+
+    label = "forgotten"
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +275,7 @@ CallerEvent = (
     | GotDenied
     | GotEvent
     | GotGap
+    | GotForgotten
     | GotStillWanted
     | GotResult
     | GotWelcome

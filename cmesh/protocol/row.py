@@ -32,6 +32,7 @@ class Send(StrEnum):
     RESULT = "result"
     UNACKNOWLEDGED = "welcome lists the task"
     UNKNOWN = "failure(task_not_found)"
+    FORGOTTEN = "failure(store_restored)"
 
 
 class Act(StrEnum):

@@ -20,6 +20,7 @@ from cmesh.protocol.facts import (
     SENT,
     STARTED,
     TERMINALS,
+    UNKNOWN,
     WAITING,
     CallerFacts,
     WorkerFacts,
@@ -94,7 +95,7 @@ def public(side: Side, state: str, facts: CallerFacts | WorkerFacts) -> TaskStat
     if isinstance(facts, WorkerFacts):
         cancelling = facts.cancel_wish and state in STARTED
         return TaskState.CANCELLING if cancelling else _SHOWN[side, state]
-    if facts.other_store and state in OPEN:
+    if state == UNKNOWN or (facts.other_store and state in OPEN):
         return TaskState.UNKNOWN
     if facts.wish == "user":
         return TaskState.CANCELLING

@@ -18,6 +18,7 @@ from cmesh.protocol.facts import (
     SENT,
     STARTED,
     TERMINALS,
+    UNKNOWN,
     UNSTARTED,
     WAITING,
 )
@@ -31,6 +32,7 @@ from cmesh.protocol.happenings import (
     GotCancel,
     GotDenied,
     GotEvent,
+    GotForgotten,
     GotGap,
     GotResult,
     GotResultAck,
@@ -61,6 +63,7 @@ _CANCEL_WISH, _EXPIRY_WISH = Write("fact", "cancel_wish"), Write("fact", "expiry
 _LATE, _ACKNOWLEDGED = Write("fact", "late"), Write("fact", "acknowledged")
 _RESTORED = Write("fact", "restored")
 _END = (_STATE, _RESULT)  # a worker never ends a task without the signed result
+_MORE = (_EVENT, _STATE)
 
 _NEW: tuple[str | None, ...] = (None,)
 _DENIED, _INTERRUPTED = TaskState.DENIED.value, TaskState.INTERRUPTED.value
@@ -156,7 +159,53 @@ CALLER: Final[tuple[Row, ...]] = (
     _C("C22", TERMINALS, Expired),
     _C("C22", TERMINALS, Connected),
     _C("C22", TERMINALS, LinkUp),
-    _C("C23", OPEN, Connected, ("another store",)),
+    _C("C23", (*OPEN, UNKNOWN), Connected, ("another store",)),
+    # Nor is C24: the worker's store was put back to an older copy, and nobody had noticed.
+    _C("C24", (ACCEPTED,), GotForgotten, write=(_STATE,), next=UNKNOWN),
+    _C("C24", (QUEUED, SENT, UNKNOWN, *TERMINALS), GotForgotten),
+    # INVARIANT: only followed, since its shim may have kept what the store lost. A cancel would
+    # make a tombstone of it there, whose end is a lie.
+    _C("C24", (UNKNOWN,), Connected, ("same store",), out=(Send.SUBSCRIBE,)),
+    _C("C24", (UNKNOWN,), UserCancels, ("not cancelled by the user",), write=(_CANCEL_WISH,)),
+    _C("C24", (UNKNOWN,), UserCancels, ("wish: user",)),
+    _C("C24", (UNKNOWN,), Expired, ("no wish",), write=(_EXPIRY_WISH,)),
+    _C("C24", (UNKNOWN,), Expired, ("wish",)),
+    _C("C24", (UNKNOWN,), GotEvent, ("n ≤ last",)),
+    _C("C24", (UNKNOWN,), GotEvent, ("n = last + 1", "no wish"), write=_MORE, next=ACCEPTED),
+    _C(
+        "C24",
+        (UNKNOWN,),
+        GotEvent,
+        ("n = last + 1", "wish: user"),
+        write=_MORE,
+        out=(Send.CANCEL_USER,),
+        next=ACCEPTED,
+    ),
+    _C(
+        "C24",
+        (UNKNOWN,),
+        GotEvent,
+        ("n = last + 1", "wish: expired"),
+        write=_MORE,
+        out=(Send.CANCEL_EXPIRED,),
+        next=ACCEPTED,
+    ),
+    _C("C24", (UNKNOWN,), GotGap, ("n ≤ last",)),
+    _C("C24", (UNKNOWN,), GotGap, ("n > last",), write=(_GAP, _STATE), next=ACCEPTED),
+    _C(
+        "C24",
+        (UNKNOWN,),
+        GotResult,
+        ("s is terminal", "n = last", "n > 0"),
+        write=(_STATE, _RESULT),
+        out=(Send.RESULT_ACK,),
+        next=REPORTED,
+    ),
+    _C("C24", (UNKNOWN,), GotResult, ("s is terminal", "n = last", "n = 0")),
+    _C("C24", (UNKNOWN,), GotAccepted),
+    _C("C24", (UNKNOWN,), GotDenied),
+    _C("C24", (UNKNOWN,), GotStillWanted),
+    _C("C24", (UNKNOWN,), GotWelcome),
 )
 
 WORKER: Final[tuple[Row, ...]] = (
@@ -296,6 +345,8 @@ WORKER: Final[tuple[Row, ...]] = (
     ),
     _W("W22", KNOWN, GotSubscribe, ("n ≤ last event",), act=(Act.FOLLOW,)),
     _W("W22", _NEW, GotSubscribe, out=(Send.UNKNOWN,)),
+    # Not in the model: this store was put back to an older copy, or the caller lies.
+    _W("W22", KNOWN, GotSubscribe, ("n > last event",), out=(Send.FORGOTTEN,)),
     _W("W23", KNOWN, Flow, ("cursor < last event, next is kept",), out=(Send.EVENT,)),
     _W("W23", KNOWN, Flow, ("cursor < last event, next is gone",), out=(Send.GAP,)),
     _W("W24", TERMINALS, Flow, ("cursor at the end, not told",), out=(Send.END, Send.RESULT)),

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from cmesh.model import TaskState
-from cmesh.protocol.facts import ACCEPTED, INTENT, QUEUED, RUNNING, SENT, WAITING
+from cmesh.protocol.facts import ACCEPTED, INTENT, QUEUED, RUNNING, SENT, UNKNOWN, WAITING
 
 __all__ = ["STATES", "WITNESS", "State"]
 
@@ -37,6 +37,7 @@ STATES: Final[tuple[State, ...]] = (
     State(_C, QUEUED, "caller", "this node committed the row"),
     State(_C, SENT, "caller", "this node committed that it may have been sent"),
     State(_C, ACCEPTED, "worker", "worker: committed the row"),
+    State(_C, UNKNOWN, "worker", "worker: its store has less of it than was told"),
     State(_C, TaskState.CANCELLED, "caller", "it was never sent"),
     State(_C, TaskState.EXPIRED, "caller", "it was not sent before its time was over"),
     State(_C, TaskState.DENIED, "worker", "worker: committed the refusal"),

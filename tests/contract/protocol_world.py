@@ -15,7 +15,7 @@ from cmesh.protocol import facts as f
 from cmesh.protocol import happenings as h
 from cmesh.protocol.facts import CallerFacts, WorkerFacts
 from cmesh.protocol.happenings import Looked
-from cmesh.protocol.state import Act, Write, caller, worker
+from cmesh.protocol.state import Act, Send, Write, caller, worker
 
 Frame = tuple[str, ...] | tuple[str, int] | tuple[str, str, int]
 FRAMES_IN_FLIGHT = 3
@@ -202,6 +202,9 @@ class World:
                 self._caller(h.GotGap(n), through=n)
             case ("still_wanted",):
                 self._caller(h.GotStillWanted())
+            case (Send.UNKNOWN | Send.FORGOTTEN,):
+                assert self.restored, "KEPT: a worker that was not put back forgets nothing"
+                self._caller(h.GotForgotten())
             case ("welcome lists the task",):
                 self._caller(h.GotWelcome())
             case ("result", str(state), int(n)):
@@ -482,7 +485,7 @@ class World:
         self.c = replace(self.c, connected=True)
         if self.w.state is not None:
             self._worker(h.Connected())
-        if self.c.state in (*f.OPEN, *f.TERMINALS):
+        if self.c.state in (*f.OPEN, f.UNKNOWN, *f.TERMINALS):
             self._caller(h.Connected())
 
     def do_lose(self) -> None:
@@ -512,6 +515,12 @@ class World:
     def do_back_up(self) -> None:
         durable = replace(self.w, wanted=False, ending=False, asked=False, cursor=None, told=False)
         self.backup = (durable, self.stored)
+
+    def do_restore_unnoticed(self) -> None:
+        """Do so with a copy that no head at C is newer than."""
+        known = self.c
+        self.do_restore()
+        self.c = replace(known, connected=False)
 
     def do_restore(self) -> None:
         """Start W's daemon on an older copy of its store; directories and processes stay."""

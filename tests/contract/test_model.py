@@ -31,12 +31,18 @@ ADDED = {
 }
 
 OUTSIDE = {
+    **{
+        (row.id, row.guard): "the model's stores are not restored"
+        for row in CALLER
+        if row.id == "C24" and (row.write or row.out)
+    },
     ("W3", ("policy allows or asks", "the turn before is not ready")): (
         "the model's caller follows a turn only once it has ended"
     ),
     ("W4", ("other hash",)): "the model has one payload an id",
     ("W30", ("claim is W's own", "the store was restored")): "the model's stores are not restored",
     ("W30", ("no wish",)): "the model's stores are not restored",
+    ("W22", ("n > last event",)): "the model's stores are not restored",
     ("W22", ()): "an answer for display; the model's caller never asks about what it did not send",
 }
 """Rows of the code that do something no run of the model does, each with its reason."""

@@ -44,7 +44,8 @@ def check_bad_input(c: f.CallerFacts, w: f.WorkerFacts) -> None:
     if w.state is None:
         assert _refused(lambda: worker(h.GotResultAck(), w))
         return
-    assert _refused(lambda: worker(h.GotSubscribe(w.last_seq + 1), w))
+    step = worker(h.GotSubscribe(w.last_seq + 1), w)
+    assert (step.writes, step.sends, step.acts) == ((), (Send.FORGOTTEN,), ())
     step = worker(h.GotSubmit("allow"), replace(w, same_hash=False))
     assert (step.writes, step.sends, step.acts) == ((), (Send.CONFLICT,), ())
     for reason in ("user", "expired"):
@@ -142,6 +143,26 @@ def test_a_restored_store_that_asks_gets_no_yes() -> None:
     assert world.w2c == (("still_wanted",),)
     world.apply("deliver_c")
     assert world.c2w == ()
+
+
+def test_a_store_that_went_back_unnoticed_costs_no_link_and_no_end() -> None:
+    """What the shim kept is read again, and then the end is taken."""
+    world = World(restores=1, kills=1, events=2)
+    for name in (
+        "delegate", "link_up", "first_send", "deliver_w:allow", "deliver_w:allow", "deliver_c",
+        "slot", "glance", "look", "shim:0", "shim:0", "shim:0", "glance", "look", "back_up",
+        "emit:0", "glance", "look", "flow", "flow", "deliver_c", "deliver_c",
+        "restore_unnoticed", "link_up", "deliver_w:allow", "deliver_c",
+    ):  # fmt: skip
+        world.apply(name)
+    assert (world.c.state, world.c.last_seq, world.w.last_seq, world.up) == ("unknown", 2, 1, True)
+    world.apply("user_cancels")
+    assert (world.c.wish, world.c2w) == ("user", ())
+    for name in ("emit:0", "glance", "look", "glance", "look", "lose", "link_up"):
+        world.apply(name)
+    world.settle()
+    world.check_settled()
+    assert (world.c.state in TERMINALS, world.starts) == (True, 1)
 
 
 @pytest.mark.timeout(180)

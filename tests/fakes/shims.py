@@ -141,6 +141,11 @@ class FakeShims:
         run.alive, run.survivors = False, survivors
         self.on_change(task_id)
 
+    def cut_spool(self, task_id: TaskId, size: int) -> None:
+        """Lose what was spooled beyond so many bytes."""
+        run = self._run(task_id)
+        run.out = run.out[:size]
+
     def lose_claim(self, task_id: TaskId) -> None:
         """Lose the task's directory, while processes live on."""
         run = self._run(task_id)

@@ -33,7 +33,7 @@ from cmesh.protocol.state import (
 E = TypeVar("E")
 F = TypeVar("F", CallerFacts, WorkerFacts)
 
-CALLER_STATES = (None, f.QUEUED, f.SENT, f.ACCEPTED, *f.TERMINALS)
+CALLER_STATES = (None, f.QUEUED, f.SENT, f.ACCEPTED, f.UNKNOWN, *f.TERMINALS)
 WORKER_STATES = (None, f.ACCEPTED, f.WAITING, f.INTENT, f.RUNNING, *f.TERMINALS)
 BOTH = (False, True)
 
@@ -47,8 +47,9 @@ CALLER_EVENTS: tuple[h.CallerEvent, ...] = (
     h.GotDenied("policy_denied", "no rule"),
     *(h.GotEvent(n) for n in (1, 2, 3, 4)),
     *(h.GotGap(n) for n in (1, 2, 3)),
+    h.GotForgotten(),
     h.GotStillWanted(),
-    *(h.GotResult(state, n) for state in (*f.TERMINALS, "accepted") for n in (1, 2, 3)),
+    *(h.GotResult(state, n) for state in (*f.TERMINALS, "accepted") for n in (0, 1, 2, 3)),
     h.GotWelcome(),
 )
 
@@ -159,7 +160,7 @@ def _all_steps(
 
 
 def test_every_row_of_the_model_is_there_and_nothing_else() -> None:
-    assert sorted({row.id for row in CALLER}, key=_order) == [f"C{n}" for n in range(1, 24)]
+    assert sorted({row.id for row in CALLER}, key=_order) == [f"C{n}" for n in range(1, 25)]
     assert sorted({row.id for row in WORKER}, key=_order) == [f"W{n}" for n in range(1, 31)]
     assert {row.side for row in CALLER} == {"caller"}
     assert {row.side for row in WORKER} == {"worker"}
@@ -174,7 +175,7 @@ def test_no_guard_raises_or_takes_a_number_from_an_event_without_one() -> None:
     about_caller = {n: g(object(), CallerFacts(state=None)) for n, g in CALLER_GUARDS.items()}
     about_worker = {n: g(object(), WorkerFacts(state=None)) for n, g in WORKER_GUARDS.items()}
     numeric = {name for name in (*about_caller, *about_worker) if name.startswith("n ")}
-    assert len(numeric) == 5
+    assert len(numeric) == 8
     assert not any((about_caller | about_worker)[name] for name in numeric)
 
 
@@ -290,6 +291,32 @@ def test_nothing_is_sent_to_another_store_than_the_task_was_sent_to() -> None:
     assert caller(h.Connected(), known).sends == ()
     assert caller(h.UserCancels(), known).sends == ()
     assert public("caller", f.SENT, known) is TaskState.UNKNOWN
+
+
+def test_a_task_that_its_worker_has_forgotten_is_unknown_and_only_followed() -> None:
+    assert caller(h.GotForgotten(), CallerFacts(state=f.ACCEPTED, last_seq=2)).next == f.UNKNOWN
+    for state in (f.QUEUED, f.SENT, "succeeded"):  # what it never took it cannot forget
+        assert caller(h.GotForgotten(), CallerFacts(state=state)).next == state
+    known = CallerFacts(state=f.UNKNOWN, last_seq=2, wish="user", connected=True)
+    assert caller(h.Connected(), known).sends == (Send.SUBSCRIBE,)
+    for event in (h.GotStillWanted(), h.GotWelcome(), h.GotDenied(), h.UserCancels()):
+        step = caller(event, known)
+        assert (step.next, step.writes, step.sends) == (f.UNKNOWN, (), ())
+    wish = caller(h.UserCancels(), CallerFacts(state=f.UNKNOWN, connected=True))
+    assert (wish.writes, wish.sends) == ((Write("fact", "cancel_wish"),), ())
+
+
+def test_a_forgotten_task_is_taken_up_where_its_worker_shows_more_of_it() -> None:
+    known = CallerFacts(state=f.UNKNOWN, last_seq=2, connected=True)
+    step = caller(h.GotEvent(3), known)
+    assert (step.next, step.sends) == (f.ACCEPTED, ())
+    wished = CallerFacts(state=f.UNKNOWN, last_seq=2, wish="user", connected=True)
+    assert caller(h.GotEvent(3), wished).sends == (Send.CANCEL_USER,)
+    assert caller(h.GotResult("failed", 2), known).next == "failed"
+    # Without an event it was not even known there: such an end is of a tombstone.
+    nothing = CallerFacts(state=f.UNKNOWN, connected=True)
+    step = caller(h.GotResult("cancelled", 0), nothing)
+    assert (step.next, step.writes, step.sends) == (f.UNKNOWN, (), ())
 
 
 def test_a_result_is_taken_only_after_the_last_event() -> None:
@@ -429,8 +456,13 @@ def test_an_unknown_task_cannot_be_followed() -> None:
     assert worker(h.GotSubscribe(0), WorkerFacts(state=None)) == Step(
         row="W22", next="", sends=(Send.UNKNOWN,)
     )
-    with pytest.raises(RemoteProtocolError):
-        worker(h.GotSubscribe(3), WorkerFacts(state=f.RUNNING, last_seq=2))
+
+
+def test_a_number_from_the_future_says_that_this_store_is_short_of_events() -> None:
+    for state in WORKER_STATES[1:]:
+        assert worker(h.GotSubscribe(3), WorkerFacts(state=state, last_seq=2)) == Step(
+            row="W22", next=str(state), sends=(Send.FORGOTTEN,)
+        )
 
 
 # -- what people see ----------------------------------------------------------------------------
@@ -450,6 +482,7 @@ def test_an_unknown_task_cannot_be_followed() -> None:
         (CallerFacts(state=f.ACCEPTED, wish="expired"), "queued"),
         (CallerFacts(state=f.ACCEPTED, wish="user", other_store=True), "unknown"),
         (CallerFacts(state="denied", wish="user", other_store=True), "denied"),
+        (CallerFacts(state=f.UNKNOWN, wish="user", progress="running"), "unknown"),
     ],
 )
 def test_what_a_callers_task_is_shown_as(known: CallerFacts, shown: str) -> None:
