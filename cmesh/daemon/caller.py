@@ -7,17 +7,17 @@ what workers say.
 import contextlib
 import logging
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 
 from cmesh.daemon.deadlines import Deadlines
 from cmesh.daemon.fetch import Outputs
-from cmesh.daemon.hearsay import Hearsay
+from cmesh.daemon.hearsay import FORGOTTEN, Hearsay, forgotten
 from cmesh.daemon.outbound import Outbound, Word
 from cmesh.daemon.parts import Parts
 from cmesh.daemon.receipts import Receipts
-from cmesh.daemon.refusals import RESTORED_CODE
 from cmesh.daemon.turns import Turns
-from cmesh.errors import CmeshError, DiskFull, RemoteProtocolError, TaskNotFound
+from cmesh.errors import CmeshError, DiskFull, RemoteProtocolError
 from cmesh.link.link import Link
 from cmesh.model import Direction, NodeId, TaskId
 from cmesh.protocol.codec import Chunk
@@ -55,9 +55,6 @@ __all__ = ["Caller"]
 
 logger = logging.getLogger(__name__)
 
-ASK_AGAIN_AFTER_S = 5.0
-"""How long a worker without room for a task is left alone, when it names no time."""
-
 
 class Caller:
     """All outbound tasks of this node.
@@ -73,9 +70,9 @@ class Caller:
         self._tasks: dict[TaskId, Outbound] = {}
         self._worker: dict[TaskId, NodeId] = {}
         self._of: dict[NodeId, dict[TaskId, None]] = {}
-        self._deadlines = Deadlines(lambda task_id: task_id in self._tasks)
+        self._deadlines: Deadlines[datetime] = Deadlines(lambda task_id: task_id in self._tasks)
         self._receipts = Receipts(parts)
-        self.hearsay = Hearsay(parts.clock)
+        self.hearsay = Hearsay(parts.clock, lambda task_id: task_id in self._tasks)
         self._outputs = Outputs(parts.store)
         self._turns = Turns()
 
@@ -153,15 +150,11 @@ class Caller:
         """Ask anew for what could not be stored here, or not be taken there, for want of room."""
         if not self._parts.store.has_room():
             return
-        now = self._parts.clock.monotonic()
-        for task_id, outbound in list(self._tasks.items()):
-            open_link = self._link(self._worker[task_id]) is not None
-            note = self.hearsay.note(task_id)
-            after_s = note.retry_after_s
-            if after_s is None and note.code == DiskFull.code:
-                after_s = ASK_AGAIN_AFTER_S
-            refused = after_s is not None and now - note.at >= after_s
-            if open_link and (outbound.stalled or refused):
+        for task_id in self.hearsay.due():
+            outbound = self._tasks[task_id]
+            again = outbound.stalled or self.hearsay.refused(task_id)
+            # Without a link the next one asks for all.
+            if again and self._link(self._worker[task_id]) is not None:
                 self.hearsay.settle(task_id)
                 self._outputs.drop(task_id)
                 outbound.tell(Word(happened=Connected()))
@@ -259,7 +252,7 @@ class Caller:
             if not await self._outputs.ready(link, message, limit_bytes):
                 return
         except DiskFull:
-            outbound.stalled = True
+            outbound.stall()
             raise
         word = Word(
             happened=GotResult(state=outcome.state, last_seq=message.last_seq),
@@ -288,7 +281,7 @@ class Caller:
                 await self._result(outbound, link, message)
             raise
         except DiskFull:
-            outbound.stalled = True
+            outbound.stall()
             raise
         if message is not None:
             await self._result(outbound, link, message)
@@ -319,8 +312,8 @@ class Caller:
         if outbound is None or self._worker[task_id] != link.identity.node_id:
             return
         # An output that is not kept there says nothing of the task.
-        if message.code in _FORGOTTEN and self._outputs.pending(task_id) is None:
-            reason = _forgotten(message.code, link.identity.name.partition(".")[0])
+        if message.code in FORGOTTEN and self._outputs.pending(task_id) is None:
+            reason = forgotten(message.code, link.identity.name.partition(".")[0])
             outbound.tell(
                 Word(happened=GotForgotten(), code=message.code, reason=reason, link=link)
             )
@@ -335,7 +328,12 @@ class Caller:
     def _outbound(self, task_id: TaskId, worker: NodeId) -> Outbound:
         outbound = self._tasks.get(task_id)
         if outbound is None:
-            outbound = Outbound(task_id, self._parts, lambda record: self._link(record.peer_id))
+            outbound = Outbound(
+                task_id,
+                self._parts,
+                lambda record: self._link(record.peer_id),
+                self.hearsay.stalled,
+            )
             self._tasks[task_id] = outbound
             self._worker[task_id] = worker
             self._of.setdefault(worker, {})[task_id] = None
@@ -351,26 +349,6 @@ class Caller:
                 del self._of[worker]
         self.hearsay.drop(task_id)
         self._outputs.forget(task_id)
-
-
-_FORGOTTEN = {RESTORED_CODE, TaskNotFound.code}
-"""What a worker answers that has lost a task, or some of it. A task that it never took is none."""
-
-
-def _forgotten(code: str, name: str) -> str:
-    lost = (
-        f"the store of `{name}` was put back to an older copy, and has lost what it had told of"
-        " this task"
-    )
-    if code == TaskNotFound.code:
-        lost = (
-            f"`{name}` had taken this task and has no such task of this node any more: its store"
-            " was put back to an older copy, or this node has another id by now"
-        )
-    return (
-        f"{lost}; nobody can say what became of it: it is not sent again, cannot be ended, and is"
-        " taken up if more of it comes to light; look there for what it did, then delegate it anew"
-    )
 
 
 def _is_of(task: TaskSnapshot, link: Link) -> bool:

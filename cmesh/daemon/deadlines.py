@@ -3,25 +3,29 @@
 import heapq
 from collections.abc import Callable
 from datetime import datetime
+from typing import Generic, TypeVar
 
 from cmesh.model import TaskId
 
 __all__ = ["Deadlines"]
 
+At = TypeVar("At", datetime, float)
+"""A moment of the wall clock, or seconds of the monotonic one."""
+
 SLACK = 1_000
 """Entries of tasks that have ended, beyond which they are swept out."""
 
 
-class Deadlines:
+class Deadlines(Generic[At]):
     """A heap of task ids; what has ended meanwhile is left in it until it is in the way."""
 
     def __init__(self, alive: Callable[[TaskId], bool]) -> None:
         """Make it; `alive` says whether a task must still be looked at when it is due."""
         self._alive = alive
-        self._heap: list[tuple[datetime, TaskId]] = []
+        self._heap: list[tuple[At, TaskId]] = []
         self._swept = 0
 
-    def add(self, task_id: TaskId, at: datetime) -> None:
+    def add(self, task_id: TaskId, at: At) -> None:
         """Note when a task is due."""
         heapq.heappush(self._heap, (at, task_id))
         # A peer may name the last day of time: what has ended must not wait for it.
@@ -30,7 +34,7 @@ class Deadlines:
             heapq.heapify(self._heap)
             self._swept = len(self._heap)
 
-    def due(self, now: datetime) -> list[TaskId]:
+    def due(self, now: At) -> list[TaskId]:
         """Take out the living tasks that are due; who must look again at one adds it again."""
         found: list[TaskId] = []
         while self._heap and self._heap[0][0] <= now:

@@ -1,6 +1,7 @@
 """The tasks of peers that something is still to be done for, whose they are, and their places."""
 
 from dataclasses import replace
+from datetime import datetime
 
 from cmesh.daemon.admission import Admission, Count, admit
 from cmesh.daemon.deadlines import Deadlines
@@ -27,7 +28,7 @@ class Inbounds:
     def __init__(self, parts: Parts) -> None:
         self.tasks: dict[TaskId, Inbound] = {}
         self.places = Places()
-        self.deadlines = Deadlines(lambda task_id: task_id in self.tasks)
+        self.deadlines: Deadlines[datetime] = Deadlines(lambda task_id: task_id in self.tasks)
         self._parts = parts
         self._owner: dict[TaskId, NodeId] = {}
         self._of: dict[NodeId, dict[TaskId, None]] = {}

@@ -85,14 +85,22 @@ class Outbound:
     """
 
     def __init__(
-        self, task_id: TaskId, parts: Parts, link: Callable[[TaskRecord], Link | None]
+        self,
+        task_id: TaskId,
+        parts: Parts,
+        link: Callable[[TaskRecord], Link | None],
+        on_stall: Callable[[TaskId], None],
     ) -> None:
-        """Make it; `link` gives the open link to a task's worker, if there is one."""
+        """Make it; `link` gives the open link to a task's worker, if there is one.
+
+        `on_stall` is told each time it has become `stalled`.
+        """
         self.task_id = task_id
         self.elsewhere = False
         self.stalled = False
         self._parts = parts
         self._link = link
+        self._on_stall = on_stall
         self._budget = _Budget()
         self._actor: Actor[Word] = Actor(task_id, self._handle)
 
@@ -111,6 +119,11 @@ class Outbound:
         futures = [self._actor.tell(word) for word in words]
         for future in futures:
             await future
+
+    def stall(self) -> None:
+        """Note that what the worker says cannot be stored now."""
+        self.stalled = True
+        self._on_stall(self.task_id)
 
     async def close(self) -> None:
         """Finish what was told."""
@@ -141,7 +154,7 @@ class Outbound:
                 await self._parts.store.commit(draft.records)
             except CmeshError:
                 self._budget = budget  # they come again
-                self.stalled = self.stalled or any(word.link for word in batch)
+                self._not_stored(batch)
                 raise
             self._parts.news.tell(self.task_id)
             if draft.record and draft.terminal and draft.state and not (base and base.terminal):
@@ -150,6 +163,10 @@ class Outbound:
         for send, word in sends:
             self._send(send, word, draft, waited=waited)
         return refused
+
+    def _not_stored(self, batch: list[Word]) -> None:
+        if any(word.link for word in batch):
+            self.stall()
 
     def _waited(self, task: TaskSnapshot) -> bool:
         """Whether a task that was never sent has lain here for long."""

@@ -106,7 +106,7 @@ def test_no_order_of_steps_gives_more_places_than_there_are(
 
 def test_only_what_is_due_and_alive_is_looked_at() -> None:
     alive = {"a", "b", "c"}
-    deadlines = Deadlines(lambda task_id: task_id in alive)
+    deadlines: Deadlines[datetime] = Deadlines(lambda task_id: task_id in alive)
     for name, seconds in (("b", 2), ("a", 1), ("c", 9), ("gone", 1)):
         deadlines.add(TaskId(name), NOON + timedelta(seconds=seconds))
     assert deadlines.due(NOON + timedelta(seconds=2)) == ["a", "b"]
@@ -114,7 +114,7 @@ def test_only_what_is_due_and_alive_is_looked_at() -> None:
 
 
 def test_what_has_ended_does_not_wait_for_the_last_day_of_time() -> None:
-    deadlines = Deadlines(lambda _: False)
+    deadlines: Deadlines[datetime] = Deadlines(lambda _: False)
     for number in range(3 * SLACK):
         deadlines.add(TaskId(str(number)), datetime.max.replace(tzinfo=UTC))
     assert len(deadlines._heap) <= SLACK  # pyright: ignore[reportPrivateUsage]  # its size is the point

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cmesh.daemon import netmap
+from cmesh.daemon.hearsay import Note
 from cmesh.daemon.netmap import Netmap
 from cmesh.daemon.twins import Twins
 from cmesh.model import Identity, NodeId, TaskId
@@ -149,6 +150,23 @@ async def test_who_a_peer_is_is_asked_once_for_all_of_its_tasks(
     object.__setattr__(pair.doer.parts, "identify", counted)
     await pair.doer.worker.recheck(pair.asker.node_id)
     assert asked == [pair.asker.node_id]
+
+
+async def test_a_tick_looks_at_no_task_that_nobody_has_refused(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(100):  # their worker is away
+        await pair.asker.delegate(pair.doer, prompt=f"{n}")
+    caller, looked = pair.asker.caller, list[TaskId]()
+    note = caller.hearsay.note
+
+    def noted(task_id: TaskId) -> Note:
+        looked.append(task_id)
+        return note(task_id)
+
+    monkeypatch.setattr(caller.hearsay, "note", noted)
+    await caller.retry()
+    assert looked == []
 
 
 async def test_a_repeated_call_is_looked_for_among_tasks_of_its_prompt_alone(
