@@ -25,6 +25,7 @@ from cmesh.errors import (
 )
 from cmesh.interfaces import start
 from cmesh.interfaces.client import run
+from cmesh.interfaces.daemon_log import failure, log_file, open_log
 from cmesh.interfaces.launch import (
     Launch,
     begin_replacing,
@@ -146,7 +147,7 @@ def _replace(state: Path, config: Path, say: Say, clock: Clock) -> Replaced:
 
 def _by_standby(work: _Work) -> Replaced:
     """Load the new daemon, end the old one, give the word; go back when it fails."""
-    log = start.open_log(work.state)
+    log = open_log(work.state)
     try:
         begin = os.fstat(log).st_size
         agents = ["--agents"] if work.checked.agents else []
@@ -160,7 +161,7 @@ def _by_standby(work: _Work) -> Replaced:
         limit = work.clock.monotonic() + LOADED_LIMIT_S
         if not start.reads(process.stdout.fileno(), READY_LINE, limit - work.clock.monotonic()):
             _end(process)
-            raise unfit(start.failure(process.returncode, work.state, begin), work.launch)
+            raise unfit(failure(process.returncode, work.state, begin), work.launch)
         gone_at = _hand_over(work)
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(WORD)
@@ -234,7 +235,7 @@ def _gone_back(work: _Work, why: CmeshError) -> ReplaceFailed:
     if took_work and work.checked.migrates:
         return ReplaceFailed(
             f"{failed}; it had begun to take work on the migrated store, so {old} cannot go on",
-            hint=f"see {start.log_file(work.state)}; `cmesh up` starts {__version__} again",
+            hint=f"see {log_file(work.state)}; `cmesh up` starts {__version__} again",
         )
     restored = False
     try:
@@ -249,13 +250,13 @@ def _gone_back(work: _Work, why: CmeshError) -> ReplaceFailed:
     store = ", on the store from before the migration" if restored else ""
     return ReplaceFailed(
         f"{failed}; {old} runs again{store}, process {running.pid}",
-        hint=why.hint or f"see {start.log_file(work.state)}",
+        hint=why.hint or f"see {log_file(work.state)}",
     )
 
 
 def _start_old(work: _Work) -> start.Running:
     work.say(f"going back to cmesh {work.launch.version}")
-    log = start.open_log(work.state)
+    log = open_log(work.state)
     try:
         begin = os.fstat(log).st_size
         argv = daemon_argv(work.launch.interpreter, "--detached")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from cmesh import __version__
 from cmesh.errors import CmeshError, DaemonError, DaemonTimeout, UsageError
-from cmesh.interfaces import start
 from cmesh.interfaces.client import run
+from cmesh.interfaces.daemon_log import failure_in
 from cmesh.interfaces.launch import Launch, daemon_argv
 from cmesh.paths import control_socket, daemon_environment
 
@@ -59,7 +59,7 @@ def check(state: Path, config: Path, launch: Launch) -> Checked:
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     if done.returncode:
-        raise unfit(start.failure_in(done.stderr, done.returncode), launch)
+        raise unfit(failure_in(done.stderr, done.returncode), launch)
     try:
         found = json.loads(done.stdout)
         return Checked(

@@ -23,8 +23,8 @@ from cmesh.daemon.settings import Settings
 from cmesh.errors import CmeshError
 from cmesh.interfaces import standby
 from cmesh.interfaces.control import RESTART_GRACE_S, ControlServer
+from cmesh.interfaces.daemon_log import report_failure
 from cmesh.interfaces.launch import HANDED_OVER, Kind, end_replacing, record_launch
-from cmesh.interfaces.start import report_failure
 from cmesh.logs import LineFormatter, configure
 from cmesh.node.testnet import allow_loopback_only
 from cmesh.paths import config_file, control_socket, state_dir

@@ -12,7 +12,7 @@ from pathlib import Path
 from cmesh import __version__
 from cmesh.config import load_config
 from cmesh.errors import CmeshError
-from cmesh.interfaces.start import report_failure
+from cmesh.interfaces.daemon_log import report_failure
 from cmesh.paths import config_file
 
 __all__ = ["MCP", "READY_LINE", "WORD", "check", "wait_for_word"]

@@ -11,24 +11,24 @@ import json
 import os
 import select
 import socket
-import stat
 import subprocess
 import sys
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO, cast
+from typing import cast
 
 from cmesh.clock import Clock, SystemClock
 from cmesh.errors import (
     CmeshError,
-    DaemonError,
     DaemonNotRunning,
     DaemonTimeout,
-    UnsafePermissions,
+    StoreBusy,
     by_code,
 )
+from cmesh.interfaces.daemon_log import failure, log_file, open_log
 from cmesh.interfaces.launch import daemon_argv, read_launch
+from cmesh.locks import holder
 from cmesh.paths import control_socket, daemon_environment, ensure_private_dir
 
 __all__ = [
@@ -37,16 +37,11 @@ __all__ = [
     "await_answer",
     "clear_down",
     "ensure_daemon",
-    "failure",
-    "failure_in",
     "is_marked_down",
-    "log_file",
     "mark_down",
-    "open_log",
     "pause",
     "probe",
     "reads",
-    "report_failure",
     "serve_argv",
     "spawn",
     "start_daemon",
@@ -64,11 +59,17 @@ Less than a relay holds a call, with the relay's own grace and a start on top.
 """
 
 PROBE_LIMIT_S = 5.0
-POLL_S = 0.02
-LOG_LIMIT_BYTES = 10 * 1024 * 1024
-LOG_TAIL_BYTES = 64 * 1024
+SLOW_LIMIT_S = 15.0
+"""How long a daemon that takes connections may take to answer one, on a loaded machine.
 
-_FAILURE = "cmesh-failure "
+Less than a relay waits for what starts one: by then it has asked the daemon itself.
+"""
+
+BUSY_LIMIT_S = 10.0
+"""How long a daemon that found its store taken waits for the answer of the one that has it."""
+
+POLL_S = 0.02
+
 _HELLO = json.dumps({"v": 1, "kind": "cli", "session": "probe"}).encode() + b"\n"
 
 
@@ -95,7 +96,7 @@ def ensure_daemon(state: Path, config: Path) -> Running:
         DaemonNotRunning: none runs and the mark of `cmesh down` is there.
         DaemonError: it does not start; the message is the daemon's own.
     """
-    running = probe(state)
+    running = _probe_slow(state, SystemClock())
     if running is not None:
         return running
     if is_marked_down(state):
@@ -115,7 +116,7 @@ def start_daemon(state: Path, config: Path, *, clock: Clock | None = None) -> Ru
     deadline = clock.monotonic() + START_LIMIT_S
     ensure_private_dir(state)
     with start_lock(state, clock, deadline):
-        running = probe(state)
+        running = _probe_slow(state, clock)
         if running is not None:
             return running
         log = open_log(state)
@@ -164,38 +165,6 @@ def clear_down(state: Path) -> None:
 def is_marked_down(state: Path) -> bool:
     """Return whether `cmesh down` was the last word."""
     return _mark(state).exists()
-
-
-def log_file(state: Path) -> Path:
-    """Return the path of the daemon's log."""
-    return state / "daemon.log"
-
-
-def report_failure(error: CmeshError, stream: TextIO) -> None:
-    """Write why the daemon does not start, as the line that its starter looks for."""
-    body = {"code": error.code, "message": error.message, "hint": error.hint}
-    stream.write(f"{_FAILURE}{json.dumps(body)}\n")
-    stream.flush()
-
-
-def failure(returncode: int, state: Path, begin: int = 0) -> CmeshError:
-    """Return what an ended daemon said last: its report, else its last error line.
-
-    Reads its log from byte `begin` on.
-    """
-    return failure_in(_log_text(state, begin), returncode, hint=f"see {log_file(state)}")
-
-
-def failure_in(text: str, returncode: int, *, hint: str = "") -> CmeshError:
-    """Return what an ended process of ours said last, as `failure` does."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    for line in reversed(lines):
-        if line.startswith(_FAILURE):
-            body: dict[str, str] = json.loads(line.removeprefix(_FAILURE))
-            return by_code(body["code"])(body["message"], hint=body["hint"] or hint)
-    errors = [line for line in lines if line.split(" ", 2)[1:2] in (["error"], ["critical"])]
-    last = (errors or lines or ["it wrote nothing"])[-1]
-    return DaemonError(f"the daemon ended with status {returncode}: {last[:500]}", hint=hint)
 
 
 def wait_gone(pid: int, limit_s: float, *, clock: Clock | None = None) -> bool:
@@ -250,26 +219,6 @@ def start_lock(state: Path, clock: Clock, deadline: float) -> Generator[None]:
         os.close(handle)
 
 
-def open_log(state: Path) -> int:
-    """Open the daemon's log for appending, begun anew when it is large.
-
-    Raises:
-        UnsafePermissions: others can read it.
-    """
-    path = log_file(state)
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size > LOG_LIMIT_BYTES:
-            path.replace(path.with_suffix(".log.1"))
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-    handle = os.open(path, flags, 0o600)
-    if stat.S_IMODE(os.fstat(handle).st_mode) & 0o077:
-        os.close(handle)
-        raise UnsafePermissions(
-            f"`{path}` lets other users in", hint=f"chmod 0600 {path}, or remove it"
-        )
-    return handle
-
-
 def spawn(
     argv: Sequence[str], state: Path, config: Path, log: int, *, answers: bool = False
 ) -> "subprocess.Popen[bytes]":
@@ -302,7 +251,9 @@ def await_answer(
         DaemonTimeout: no answer until `deadline`.
         CmeshError: it ended; the error is its own.
     """
-    while clock.monotonic() < deadline:
+    why: CmeshError | None = None
+    busy_until = deadline
+    while (now := clock.monotonic()) < deadline:
         ended = process.poll() is not None
         try:
             running = probe(state)
@@ -312,8 +263,11 @@ def await_answer(
             # The daemon outlives us: without a code Popen would warn that it still runs.
             process.returncode = process.returncode or 0
             return Running(version=running.version, pid=process.pid)
-        if ended:
-            raise failure(process.returncode, state, begin)
+        if ended and why is None:
+            why, busy_until = failure(process.returncode, state, begin), now + BUSY_LIMIT_S
+        # One that is just starting may have the store, and is as good.
+        if why is not None and (now >= busy_until or not _is_another_s(why, state)):
+            raise why
         pause()
     process.terminate()
     raise DaemonTimeout(
@@ -333,6 +287,31 @@ def pause() -> None:
     select.select([], [], [], POLL_S)
 
 
+def _probe_slow(state: Path, clock: Clock) -> Running | None:
+    """Probe, and again while a daemon takes connections and does not answer. Blocks.
+
+    Raises:
+        DaemonTimeout, DaemonError: as `probe`, after `SLOW_LIMIT_S`.
+    """
+    deadline = clock.monotonic() + SLOW_LIMIT_S
+    while True:
+        try:
+            return probe(state)
+        except DaemonTimeout:
+            if clock.monotonic() >= deadline:
+                raise
+            pause()
+
+
+def _is_another_s(why: CmeshError, state: Path) -> bool:
+    """Say whether a daemon ended because a process that still lives has its store."""
+    if not isinstance(why, StoreBusy):
+        return False
+    from cmesh.store.head import STORE_LOCK  # this module is quick to import
+
+    return holder(state / "store" / STORE_LOCK) is not None
+
+
 def _of_service(state: Path) -> Running | None:
     """Return the daemon that a service manager brings back; None = none is kept, or none came.
 
@@ -346,9 +325,10 @@ def _of_service(state: Path) -> Running | None:
     clock = SystemClock()
     deadline = clock.monotonic() + SERVICE_WAIT_S
     while clock.monotonic() < deadline:
-        running = probe(state)
-        if running is not None:
-            return running
+        with contextlib.suppress(DaemonTimeout):  # it came back, and is slow
+            running = probe(state)
+            if running is not None:
+                return running
         pause()
     return None
 
@@ -365,13 +345,6 @@ def _answer(line: bytes) -> Running | None:
     error = cast("dict[str, object]", answer.get("error") or {})
     message = str(error.get("message", "the daemon refuses local connections"))
     raise by_code(str(error.get("code", "daemon_failed")))(message, hint=str(error.get("hint", "")))
-
-
-def _log_text(state: Path, begin: int) -> str:
-    with log_file(state).open("rb") as log:
-        end = log.seek(0, os.SEEK_END)
-        log.seek(max(begin, end - LOG_TAIL_BYTES))
-        return log.read().decode("utf-8", "replace")
 
 
 def _mark(state: Path) -> Path:

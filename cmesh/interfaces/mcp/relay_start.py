@@ -16,7 +16,7 @@ __all__ = ["Starter", "control_socket", "down_mark", "replacing_mark", "state_di
 READ_BYTES = 64 * 1024
 START_LIMIT_S = 18.0
 START_AGAIN_S = 10.0  # after a failure, which calls are told of meanwhile
-START_SOON_S = 1.0  # after a daemon that answered its start and is gone all the same
+START_SOON_S = 1.0  # after one that ended well, or was slow: its daemon may be there any moment
 SOCKET_PATH_BYTES = 100
 
 
@@ -114,11 +114,14 @@ class Starter:
         if pid == 0:
             os.kill(self._pid, _signal.SIGKILL)
             os.waitpid(self._pid, 0)
-            self._failed(now, f"the daemon did not start within {START_LIMIT_S:.0f} s")
-        elif self._answered:
+        if self._answered:
             # The daemon was quicker than the end of what started it. Should it have ended since,
             # that is news: it may be started at once.
             self.reason = ""
+        elif pid == 0:
+            # The daemon itself is not ended with its starter: slow is not dead.
+            late = f"the daemon did not start within {START_LIMIT_S:.0f} s"
+            self._failed(now, late, START_SOON_S)
         elif status:
             self._failed(now, self._explain())
         else:
@@ -133,9 +136,9 @@ class Starter:
         self._again = 0.0
         self._answered = True
 
-    def _failed(self, now: float, reason: str) -> None:
+    def _failed(self, now: float, reason: str, again_s: float = START_AGAIN_S) -> None:
         self.reason = reason
-        self._again = now + START_AGAIN_S
+        self._again = now + again_s
 
     def _explain(self) -> str:
         # A daemon it leaves behind may hold the pipe open, so read what is there, not to the end.

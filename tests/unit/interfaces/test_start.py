@@ -12,12 +12,21 @@ from pathlib import Path
 import pytest
 
 from cmesh import __version__
-from cmesh.errors import CmeshError, DaemonError, DaemonNotRunning, StoreBusy, UnsafePermissions
-from cmesh.interfaces import start
+from cmesh.errors import (
+    CmeshError,
+    DaemonError,
+    DaemonNotRunning,
+    DaemonTimeout,
+    StoreBusy,
+    UnsafePermissions,
+)
+from cmesh.interfaces import daemon_log, start
 from cmesh.interfaces.client import ControlClient, run
 from cmesh.interfaces.launch import record_launch
 from cmesh.interfaces.start import Running
+from cmesh.locks import FileLock
 from cmesh.paths import config_dir, control_socket, ensure_private_dir
+from cmesh.store.head import STORE_LOCK
 
 ROOT = Path(__file__).parents[3]
 IMPORTS = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
@@ -35,7 +44,7 @@ with open(os.environ["CMESH_STATE_DIR"] + "/seen.json", "w") as out:
 FAIL = (
     IMPORTS
     + "from cmesh.errors import StoreBusy\n"
-    + "from cmesh.interfaces.start import report_failure\n"
+    + "from cmesh.interfaces.daemon_log import report_failure\n"
     + "report_failure(StoreBusy('taken', hint='look'), sys.stderr)\nsys.exit(71)"
 )
 GONE_LIMIT_S = 10.0
@@ -112,11 +121,72 @@ def test_a_daemon_that_ends_at_once_is_reported_as_the_error_it_named(
     assert caught.value.hint == "look"
 
 
+@pytest.fixture
+def taken(state: Path) -> Iterator[None]:
+    """Another process has the store."""
+    ensure_private_dir(state)
+    (state / "store").mkdir()
+    lock = FileLock(state / "store" / STORE_LOCK)
+    lock.acquire()
+    yield
+    lock.release()
+
+
+@pytest.mark.usefixtures("stopped_after", "taken")
+def test_a_daemon_that_finds_its_store_taken_leaves_the_answer_to_the_one_that_starts(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+):
+    program(monkeypatch, FAIL)
+    real = start.pause
+
+    def pause() -> None:
+        monkeypatch.setattr(start, "pause", real)
+        log = daemon_log.open_log(state)
+        other = start.spawn([sys.executable, "-c", SERVE], state, config_dir(), log)
+        other.returncode = 0  # it outlives us, and Popen would warn of it
+        os.close(log)
+
+    monkeypatch.setattr(start, "pause", pause)
+    assert start.start_daemon(state, config_dir()).version == __version__
+
+
+@pytest.mark.usefixtures("taken")
+def test_a_store_that_stays_taken_without_an_answer_is_an_error(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+):
+    program(monkeypatch, FAIL)
+    monkeypatch.setattr(start, "BUSY_LIMIT_S", 0.0)
+    with pytest.raises(StoreBusy, match="taken"):
+        start.start_daemon(state, config_dir())
+
+
+@pytest.mark.parametrize("limit_s", [3_600.0, 0.0])
+def test_a_daemon_that_takes_connections_is_given_time_to_answer(
+    state: Path, monkeypatch: pytest.MonkeyPatch, limit_s: float
+):
+    program(monkeypatch, FAIL)
+    monkeypatch.setattr(start, "SLOW_LIMIT_S", limit_s)
+    answers = iter([DaemonTimeout("not yet"), Running(version="1")])
+
+    def probe(_state: Path) -> Running:
+        answer = next(answers)
+        if isinstance(answer, DaemonTimeout):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(start, "probe", probe)
+    if limit_s:
+        assert start.ensure_daemon(state, config_dir()) == Running(version="1")
+    else:
+        with pytest.raises(DaemonTimeout):
+            start.ensure_daemon(state, config_dir())
+
+
 def test_without_a_report_the_last_error_line_of_this_start_is_shown(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ):
     state.mkdir(mode=0o700)
-    log = start.log_file(state)
+    log = daemon_log.log_file(state)
     log.write_text("2026-01-01T00:00:00Z error cmesh old_trouble\n")
     log.chmod(0o600)
     lines = "2026-01-01T00:00:01Z error cmesh node_died why=x\n2026-01-01T00:00:02Z info cmesh bye"
@@ -174,9 +244,9 @@ def test_a_long_log_is_put_aside_and_the_new_one_is_private(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ):
     state.mkdir(mode=0o700)
-    log = start.log_file(state)
+    log = daemon_log.log_file(state)
     log.write_bytes(b"old")
-    monkeypatch.setattr(start, "LOG_LIMIT_BYTES", 2)
+    monkeypatch.setattr(daemon_log, "LOG_LIMIT_BYTES", 2)
     program(monkeypatch, FAIL)
     with pytest.raises(StoreBusy):
         start.start_daemon(state, config_dir())
@@ -186,15 +256,15 @@ def test_a_long_log_is_put_aside_and_the_new_one_is_private(
 
 def test_a_log_that_others_can_read_is_refused(state: Path):
     state.mkdir(mode=0o700)
-    start.log_file(state).touch()
-    start.log_file(state).chmod(0o644)
+    daemon_log.log_file(state).touch()
+    daemon_log.log_file(state).chmod(0o644)
     with pytest.raises(UnsafePermissions):
         start.start_daemon(state, config_dir())
 
 
 def test_a_failure_report_is_one_line():
     stream = StringIO()
-    start.report_failure(CmeshError("two\nlines", hint=""), stream)
+    daemon_log.report_failure(CmeshError("two\nlines", hint=""), stream)
     assert stream.getvalue().count("\n") == 1
 
 

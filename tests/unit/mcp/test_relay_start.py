@@ -62,3 +62,19 @@ def test_a_daemon_that_answered_before_its_starter_ended_may_be_started_again_at
     assert starter.refuses(101.5) is (status == 1 and not answered)
     assert starter.waits(101.5) is not answered
     assert starter.waits(102.5) is (status == 1 and not answered)
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_start_that_is_slow_does_not_count_as_dead(tmp_path: Path, *, answered: bool) -> None:
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    command = ("/bin/sh", "-c", f"read word <{go}")
+    starter = relay_start.Starter(command, str(tmp_path / "down"))
+    starter.start(100.0)
+    if answered:
+        starter.answered()
+    assert not starter.poll(101.0)
+    late = 100.0 + relay_start.START_LIMIT_S
+    assert starter.poll(late)
+    assert starter.refuses(late + 0.5) is not answered
+    assert not starter.refuses(late + relay_start.START_SOON_S)
