@@ -157,6 +157,8 @@ def _task(verdict: Verdict, one: Asked, task_id: str, here: Row | None, there: R
     _ended(verdict, f"task {task_id} on the caller", here)
     _forward(verdict, f"task {task_id} in the caller's log", here.reached, _STORED)
     _forward(verdict, f"task {task_id} as told", one.told, _TOLD)
+    if "unknown" in here.reached:
+        verdict.wrong_state.append(f"task {task_id}: called forgotten, and no store was put back")
     if here.state == "interrupted":
         verdict.interrupted += 1
         if not one.excused:

@@ -36,6 +36,8 @@ _libc = ctypes.CDLL(None)
 
 REPLACE_LIMIT_S = 120.0
 
+_REPLACE = ("up", "--replace", "--json")
+
 
 class ChaosMachine(Machine):
     """One machine.
@@ -67,6 +69,8 @@ class ChaosMachine(Machine):
     def command(self, *arguments: str) -> list[str]:
         if arguments == ("daemon",):
             return [*self.enter, interpreter(self.user), "-m", "tests.chaos.crashing"]
+        if arguments in (("mcp",), _REPLACE):
+            return [*self.enter, interpreter(self.user), "-m", "tests.chaos.commands", *arguments]
         return super().command(*arguments)
 
     @override
@@ -98,14 +102,9 @@ class ChaosMachine(Machine):
     async def start(self, *, environment: Mapping[str, str] | None = None) -> None:
         assert environment is None
         self.launch()
-
-        async def answers() -> bool | None:
-            assert self.alive, self.log.read_text("utf-8")[-4_000:]
-            with contextlib.suppress(CmeshError, OSError):
-                return (await self.status()).pid > 0
-            return None
-
-        await eventually(answers, READY_LIMIT_S)
+        # An agent's relay may have started one as well: whichever has the store is followed.
+        await self._follow(READY_LIMIT_S)
+        assert self.alive, self.log_text()[-4_000:]
 
     async def bring_up(self) -> None:
         """Start the daemon unless it lives; one that died by itself counts as killed."""
@@ -149,7 +148,7 @@ class ChaosMachine(Machine):
 
     async def _replacing(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *(*self.enter, interpreter(self.user), "-m", "tests.chaos.replacing"),
+            *self.command(*_REPLACE),
             cwd=ROOT,
             env=self.environment(),
             stdin=asyncio.subprocess.DEVNULL,
@@ -158,7 +157,7 @@ class ChaosMachine(Machine):
             **({} if self.enter else as_user(self.user)),
         )
 
-    async def _follow(self) -> None:
+    async def _follow(self, limit_s: float = REPLACE_LIMIT_S) -> None:
         """Wait until one daemon answers and no other tries to be one, or none is left."""
         old = self._process
         assert old is not None
@@ -173,7 +172,7 @@ class ChaosMachine(Machine):
                 return pid if there == {pid} else None
             return None
 
-        pid = await eventually(one, REPLACE_LIMIT_S)
+        pid = await eventually(one, limit_s)
         if pid == old.pid:
             self._process = old if old.poll() is None else None
         else:

@@ -6,7 +6,6 @@ Each disturbance is felt by every session. A call that was open may be answered
 
 import asyncio
 import contextlib
-import json
 import os
 import random
 import statistics
@@ -18,11 +17,12 @@ from dataclasses import field as kept
 from pathlib import Path
 from typing import Any
 
+from cmesh.errors import CmeshError
 from cmesh.interfaces.start import wait_gone
 from cmesh.node.testnet import Testnet
 from tests.chaos.agent_session import AgentSession, Answer
 from tests.system.daemon.conftest import OUTBOUND, inbound
-from tests.system.daemon.machine import END_LIMIT_S
+from tests.system.daemon.machine import END_LIMIT_S, eventually
 from tests.system.daemon.processes import daemons_of
 from tests.system.daemon.versions import Installed, here_version
 
@@ -335,8 +335,15 @@ def plan(kills: int, replaces: int, chance: random.Random) -> list[str]:
 
 
 async def _kill(machine: Installed) -> float:
-    """Kill a machine's daemon; return when. It is gone then."""
-    pid = int(json.loads((machine.state / "launch.json").read_text("utf-8"))["pid"])
+    """Kill a machine's daemon, the one that answers; return when. It is gone then."""
+
+    async def answers() -> int | None:
+        with contextlib.suppress(CmeshError, OSError):
+            return (await machine.status()).pid
+        return None
+
+    # Not as the state directory says: a pid of an earlier life may be anybody's by now.
+    pid = await eventually(answers)
     at = time.monotonic()
     os.kill(pid, 9)
     assert await asyncio.to_thread(wait_gone, pid, END_LIMIT_S)

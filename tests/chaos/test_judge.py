@@ -76,6 +76,11 @@ def test_a_task_that_never_ends_is_lost(side: str) -> None:
     assert any(fault.startswith("lost") for fault in verdict.faults)
 
 
+def test_a_task_that_a_caller_called_forgotten_is_wrong() -> None:
+    verdict = of(here=row(reached=("queued", "sent", "accepted", "unknown", "succeeded")))
+    assert "forgotten" in only(verdict, "wrong_state")
+
+
 def test_an_interruption_without_a_cause_is_lost() -> None:
     ended = row("interrupted", exit_code=None)
     verdict = of(asked(told=["interrupted"], excused=True), [ENDS["start"]], ended, ended)

@@ -1,8 +1,8 @@
-"""`cmesh up --replace` for the chaos suite: the real command, whose new daemon is ours too.
+"""Commands of cmesh for the chaos suite: the real ones, but a daemon that they start is the suite's.
 
-Run as `python -m tests.chaos.replacing` by the machine's user; prints what the command prints.
-The new daemon is `tests.chaos.crashing`, so that its clock and its points are the harness's as
-well. Checks, order, locks and the way back are the product's.
+Run as `python -m tests.chaos.commands ARGUMENTS` by the machine's user. The daemon is
+`tests.chaos.crashing`, so that its clock and its points are the harness's as well; checks,
+order, locks and the way back are the product's. A relay starts a daemon by this module too.
 """
 
 import os
@@ -12,6 +12,7 @@ from pathlib import Path
 from cmesh import paths
 from cmesh.__main__ import main
 from cmesh.interfaces import replace, replace_check, start
+from cmesh.interfaces.mcp import relay
 
 __all__: list[str] = []
 
@@ -21,6 +22,8 @@ _OWN = {
     "daemon_environment": (replace_check, start),
 }
 """What is the suite's, and the modules that use it to start a daemon or to try one."""
+
+_AUTOSTART = (sys.executable, "-m", "tests.chaos.commands", "autostart")
 
 
 def crashing_argv(interpreter: str, *more: str) -> list[str]:
@@ -39,5 +42,4 @@ if __name__ == "__main__":
         for module in _OWN[name]:
             assert hasattr(module, name), f"the product has no `{name}` there any more"
             setattr(module, name, own)
-    sys.argv[1:] = ["up", "--replace", "--json"]
-    sys.exit(main())
+    sys.exit(relay.main(_AUTOSTART) if sys.argv[1:] == ["mcp"] else main())
