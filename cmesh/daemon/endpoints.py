@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 BACKLOG = 16
 
+WAITING_MOST = 64
+"""Connections of one task that wait for it at a time; more are closed."""
+
 READY_LIMIT_S = 20.0
 """How long a connection waits for the server behind it, which is loaded for the first one."""
 
@@ -167,6 +170,9 @@ class Endpoints:
         except OSError:  # it is gone already, or there is no descriptor left
             return
         entry = self._open[task_id]
+        if len(entry.serving) >= WAITING_MOST:
+            connection.close()
+            return
         serving = asyncio.get_running_loop().create_task(self._serve(task_id, connection))
         entry.serving.add(serving)
         serving.add_done_callback(entry.serving.discard)

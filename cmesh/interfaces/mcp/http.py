@@ -7,7 +7,6 @@ without the task's token, for another host, or from a web page gets no further t
 import asyncio
 import hmac
 import json
-import logging
 import socket
 from typing import Any
 
@@ -17,14 +16,13 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn import Config
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.server import ServerState
 
 from cmesh import __version__
 from cmesh.daemon.arguments import Context
 from cmesh.daemon.endpoints import Door
 from cmesh.daemon.operations import Operations
 from cmesh.interfaces.mcp.calls import ToolCalls
+from cmesh.interfaces.mcp.connections import KEEP_ALIVE_S, Connections
 from cmesh.interfaces.mcp.guide import TASK_INSTRUCTIONS
 from cmesh.interfaces.mcp.relay_session import derived_key
 from cmesh.interfaces.mcp.render import call_text
@@ -34,13 +32,7 @@ __all__ = ["HttpEndpoint", "open_endpoint"]
 
 REQUEST_BYTES = 1024 * 1024
 HEAD_BYTES = 16 * 1024
-CONNECTIONS_MOST = 64
-KEEP_ALIVE_S = 120
-"""How long a connection without a request is kept."""
-
 CLOSE_LIMIT_S = 5.0
-
-_logger = logging.getLogger(__name__)
 
 
 async def open_endpoint(door: Door, operations: Operations) -> "HttpEndpoint":
@@ -73,7 +65,7 @@ class HttpEndpoint:
         self._sdk = StreamableHTTPSessionManager(
             server, stateless=True, max_request_body_size=REQUEST_BYTES
         )
-        self._config = Config(
+        config = Config(
             self._serve,
             interface="asgi3",
             lifespan="off",
@@ -82,12 +74,10 @@ class HttpEndpoint:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=CONNECTIONS_MOST,
-            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_keep_alive=int(KEEP_ALIVE_S),
             h11_max_incomplete_event_size=HEAD_BYTES,
         )
-        self._state = ServerState()
-        self._taken: dict[asyncio.Task[None], socket.socket] = {}
+        self._connections = Connections(config)
         self._stop = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
 
@@ -98,24 +88,13 @@ class HttpEndpoint:
         await ready.wait()
 
     def take(self, connection: socket.socket) -> None:
-        """Serve a connection, which is owned here from then on."""
-        task = asyncio.create_task(self._take(connection))
-        self._taken[task] = connection
-        task.add_done_callback(self._taken.pop)
+        """Serve a connection, which is owned here from then on; one of too many is refused."""
+        self._connections.take(connection)
 
     async def close(self) -> None:
         """End every connection and every call; no task is ended by it."""
-        for task, connection in self._taken.items():  # nobody has taken these yet
-            task.cancel()
-            connection.close()
-        for protocol in list(self._state.connections):
-            if isinstance(protocol, H11Protocol):
-                protocol.transport.abort()
         self._stop.set()
-        requests = list(self._state.tasks)
-        for task in requests:
-            task.cancel()
-        pending = {*requests, *self._taken, *([self._running] if self._running else ())}
+        pending = {*self._connections.abort(), *([self._running] if self._running else ())}
         if pending:
             await asyncio.wait(pending, timeout=CLOSE_LIMIT_S)
 
@@ -125,28 +104,19 @@ class HttpEndpoint:
             ready.set()
             await self._stop.wait()
 
-    async def _take(self, connection: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-
-        def protocol() -> H11Protocol:
-            return H11Protocol(self._config, self._state, {}, loop)
-
-        try:
-            await loop.connect_accepted_socket(protocol, connection)
-        except OSError as error:
-            connection.close()
-            _logger.info("mcp_client_lost", extra={"data": {"why": type(error).__name__}})
-
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         refused = self._refusal(scope)
         if refused is None:
+            scope["state"]["connection"].proven = True
             await self._sdk.handle_request(scope, receive, send)
             return
         status, code, why = refused
         await self._door.refused(code)
-        headers = {"WWW-Authenticate": 'Bearer realm="cmesh"'} if status == 401 else {}
+        headers = {"Connection": "close"}
+        if status == 401:
+            headers["WWW-Authenticate"] = 'Bearer realm="cmesh"'
         answer = PlainTextResponse(f"cmesh: {why}\n", status_code=status, headers=headers)
         await answer(scope, receive, send)
 

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
 
 from cmesh.daemon.endpoints import Door
+from cmesh.interfaces.mcp import connections
 from cmesh.interfaces.mcp.http import HttpEndpoint, open_endpoint
 from cmesh.interfaces.mcp.tools import TASK_TOOLS
 from cmesh.model import TaskId
@@ -33,24 +34,32 @@ class World:
         self, body: object, *, path: str = PATH, method: str = "POST", **headers: str
     ) -> tuple[int, str]:
         """Return status and body of one request on a connection of its own."""
-        fields = {"Host": HOST, "Authorization": f"Bearer {TOKEN}"} | headers
-        text = json.dumps(body)
-        fields |= {
-            "Content-Type": "application/json",
-            "Accept": "application/json, text/event-stream",
-            "Content-Length": str(len(text)),
-            "Connection": "close",
-        }
-        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items() if value)
-        ours, theirs = socket.socketpair()
-        self.endpoint.take(theirs)
-        reader, writer = await asyncio.open_connection(sock=ours)
+        reader, writer = await self.connect()
         async with asyncio.timeout(LIMIT_S):
-            writer.write(f"{method} {path} HTTP/1.1\r\n{head}\r\n{text}".encode())
+            writer.write(written(body, path, method, {"Connection": "close"} | headers))
             answer = (await reader.read()).decode()
         writer.close()
         head, _, rest = answer.partition("\r\n\r\n")
         return int(head.split(" ")[1]), rest
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        ours, theirs = socket.socketpair()
+        self.endpoint.take(theirs)
+        return await asyncio.open_connection(sock=ours)
+
+
+def written(body: object, path: str, method: str, headers: Mapping[str, str]) -> bytes:
+    text = json.dumps(body)
+    fields = {
+        "Host": HOST,
+        "Authorization": f"Bearer {TOKEN}",
+        "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream",
+        "Content-Length": str(len(text)),
+        **headers,
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items() if value)
+    return f"{method} {path} HTTP/1.1\r\n{head}\r\n{text}".encode()
 
 
 @pytest.fixture
@@ -135,4 +144,51 @@ async def test_a_closed_endpoint_ends_a_call_that_waits(world: World) -> None:
     async with asyncio.timeout(LIMIT_S):
         with contextlib.suppress(ConnectionResetError):
             assert await reader.read() == b""
+    writer.close()
+
+
+async def test_idle_connections_have_so_many_places_and_who_asks_is_served(world: World) -> None:
+    asked = written(request("tools/list"), PATH, "POST", {})
+    reader, writer = await world.connect()
+    writer.write(asked)
+    async with asyncio.timeout(LIMIT_S):
+        assert (await reader.readline()).split()[1] == b"200"
+        await reader.readuntil(b"\r\n0\r\n\r\n")
+    most = connections.CONNECTIONS_MOST
+    idle = [await world.connect() for _ in range(3 * most)]
+    status, _text = await world.ask(request("tools/list"))
+    assert status == 200
+    async with asyncio.timeout(LIMIT_S):
+        # The oldest went, each with a word; the last ones are still there.
+        gone = [await one.read() for one, _writer in idle[: 2 * most + 2]]
+        assert {answer.partition(b"\r\n")[0] for answer in gone} == {
+            b"HTTP/1.1 503 Service Unavailable"
+        }
+        _one, last = idle[-1]
+        last.write(asked)
+        assert (await idle[-1][0].readline()).split()[1] == b"200"
+        # Who has shown the token is not ended for others.
+        writer.write(asked)
+        assert (await reader.readline()).split()[1] == b"200"
+    for _one, other in (*idle, (reader, writer)):
+        other.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /cmesh/mcp HTTP/1.1\r\nHost: lo"])
+async def test_a_connection_that_does_not_ask_in_time_is_closed(
+    world: World, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "REQUEST_LIMIT_S", 0.05)
+    reader, writer = await world.connect()
+    writer.write(sent)
+    async with asyncio.timeout(LIMIT_S):
+        assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+    writer.close()
+
+
+async def test_who_was_refused_is_closed_however_much_it_goes_on_sending(world: World) -> None:
+    reader, writer = await world.connect()
+    writer.write(written("", PATH, "POST", {"Authorization": "", "Content-Length": "100"}))
+    async with asyncio.timeout(LIMIT_S):
+        assert (await reader.read()).startswith(b"HTTP/1.1 401 ")
     writer.close()

@@ -1,0 +1,167 @@
+"""The open connections of one task's endpoint: so many, and none that waits without asking.
+
+Any program of the machine may connect to a loopback port. What it may take up by that is bounded,
+and a connection that has shown the task's token is never ended for one that has not.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from typing import Any
+
+from typing_extensions import override
+from uvicorn import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+__all__ = ["CONNECTIONS_MOST", "KEEP_ALIVE_S", "REQUEST_LIMIT_S", "Connection", "Connections"]
+
+CONNECTIONS_MOST = 64
+REQUEST_LIMIT_S = 10.0
+"""Within which a new connection sends the head of its first request."""
+
+KEEP_ALIVE_S = 120.0
+"""How long a connection without a request is kept after one was answered."""
+
+_BUSY = "503 Service Unavailable", "cmesh: too many connections of this task, try again\n"
+_LATE = "408 Request Timeout", "cmesh: no request came in time\n"
+
+_logger = logging.getLogger(__name__)
+
+
+class Connection(H11Protocol):
+    """One connection, ended when it shows no request in time.
+
+    Attributes:
+        proven: a request over it had the task's token.
+    """
+
+    def __init__(self, config: Config, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
+        # What stands here is in the `state` of each request's scope.
+        super().__init__(config, state, {"connection": self}, loop)
+        self.proven = False
+        self._limit: asyncio.TimerHandle | None = None
+
+    @property
+    def open(self) -> bool:
+        """It is not on its way to be closed."""
+        return not self.transport.is_closing()
+
+    @override
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Wait for a request, but so long."""
+        super().connection_made(transport)
+        self._wait(REQUEST_LIMIT_S)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing more."""
+        self._forget()
+        super().connection_lost(exc)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        """Take a piece; what is no whole head does not count as a request."""
+        super().data_received(data)
+        if self._answering():
+            self._forget()
+
+    @override
+    def on_response_complete(self) -> None:
+        """Wait for the next request, but so long."""
+        super().on_response_complete()
+        self._wait(KEEP_ALIVE_S)
+
+    def end(self, answer: tuple[str, str]) -> None:
+        """Close it with a word, where no answer of a request is on its way."""
+        self._forget()
+        if not self._answering():
+            self.transport.write(_response(answer))
+        self.transport.close()
+
+    def _answering(self) -> bool:
+        # uvicorn has no request yet where it declares one.
+        cycle: Any = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def _wait(self, limit_s: float) -> None:
+        self._forget()
+        if self.open and not self._answering():
+            self._limit = self.loop.call_later(limit_s, self.end, _LATE)
+
+    def _forget(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+
+
+class Connections:
+    """The connections of one endpoint. Event loop only."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._state = ServerState()
+        self._open: dict[Connection, None] = {}  # the oldest first
+        self._taken: dict[asyncio.Task[None], socket.socket] = {}
+
+    def take(self, connection: socket.socket) -> None:
+        """Serve a connection, which is owned here from then on, or refuse it.
+
+        Of too many the oldest one goes that has not shown the token: who asks at once is served,
+        however many others only sit there.
+        """
+        if len(self._taken) + self._living() >= CONNECTIONS_MOST and not self._make_room():
+            with contextlib.suppress(OSError):
+                connection.send(_response(_BUSY), socket.MSG_DONTWAIT)
+            connection.close()
+            return
+        task = asyncio.create_task(self._take(connection))
+        self._taken[task] = connection
+        task.add_done_callback(self._taken.pop)
+
+    def abort(self) -> set[asyncio.Task[Any]]:
+        """End all of them now; return what may still run of their requests, cancelled."""
+        for task, connection in self._taken.items():  # nobody has taken these yet
+            task.cancel()
+            connection.close()
+        for protocol in self._state.connections:
+            if isinstance(protocol, Connection):
+                protocol.transport.abort()
+        requests = set(self._state.tasks)
+        for task in requests:
+            task.cancel()
+        return {*requests, *self._taken}
+
+    def _living(self) -> int:
+        for gone in [one for one in self._open if one not in self._state.connections]:
+            del self._open[gone]
+        return sum(one.open for one in self._open)
+
+    def _make_room(self) -> bool:
+        oldest = next((one for one in self._open if one.open and not one.proven), None)
+        if oldest is not None:
+            oldest.end(_BUSY)
+        return oldest is not None
+
+    async def _take(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+
+        def protocol() -> Connection:
+            return Connection(self._config, self._state, loop)
+
+        try:
+            _transport, made = await loop.connect_accepted_socket(protocol, connection)
+            self._open[made] = None
+        except OSError as error:
+            connection.close()
+            _logger.info("mcp_client_lost", extra={"data": {"why": type(error).__name__}})
+
+
+def _response(answer: tuple[str, str]) -> bytes:
+    status, text = answer
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        f"Content-Length: {len(text)}\r\nConnection: close\r\n\r\n"
+    )
+    return f"{head}{text}".encode()
