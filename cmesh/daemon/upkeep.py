@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 
 from cmesh.clock import Clock
 from cmesh.daemon.background import guarded
@@ -12,7 +13,8 @@ from cmesh.daemon.presence import Presence
 from cmesh.daemon.rules import Rules
 from cmesh.daemon.trust import Trust
 from cmesh.daemon.worker import Worker
-from cmesh.errors import CmeshError, KeyExpired
+from cmesh.errors import CmeshError, IdentityUnknown, KeyExpired
+from cmesh.link.link import Link
 from cmesh.model import Identity, NodeId
 from cmesh.protocol.link_messages import May
 
@@ -20,6 +22,10 @@ __all__ = ["Upkeep"]
 
 TICK_S = 1.0
 WHOIS_AGAIN_S = 60.0
+"""How often all rights are looked at anew, with or without a link."""
+
+GLANCE_TICKS, GLANCES_MOST = 3, 50
+"""Linked peers are asked about within so many ticks, but not more at one of them."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,6 +51,8 @@ class Upkeep:
     peers_changed: Callable[[Sequence[NodeId]], None]
     end_orphans: Callable[[], Awaitable[None]]
     _whois_at: float = field(init=False)
+    _unseen: list[Link] = field(init=False, default_factory=list[Link])
+    _glances: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self._whois_at = self.clock.monotonic()
@@ -59,6 +67,7 @@ class Upkeep:
             await guarded(self.worker.expire())
             await guarded(self.caller.expire())
             await guarded(self.caller.retry())
+            await guarded(self.glance())
             now = self.clock.monotonic()
             if now - self._whois_at >= WHOIS_AGAIN_S:
                 self._whois_at = now
@@ -68,6 +77,30 @@ class Upkeep:
                 self.peers_changed(self.concerned())
                 for peer_id in self.worker.peers():
                     self.links.want(peer_id)
+
+    async def glance(self) -> None:
+        """Ask whois about some of the linked peers, and have looked at who is not as before.
+
+        The tailnet sends no notice of a grant that was changed alone: it comes with the packet
+        filter, which is nobody's property. A whois costs the same in a tailnet of any size.
+        """
+        if not self._unseen:
+            self._unseen = list(self.links.all())
+            self._glances = min(GLANCES_MOST, ceil(len(self._unseen) / GLANCE_TICKS))
+        links, self._unseen = self._unseen[: self._glances], self._unseen[self._glances :]
+        changed: list[NodeId] = []
+        for link in links:
+            before = link.identity
+            try:
+                now = await self.presence.node.whois(before.addresses[0])
+            except IdentityUnknown:
+                now = None
+            except CmeshError:
+                continue  # this node cannot ask now, which says nothing about a peer
+            if now != before:
+                changed.append(before.node_id)
+        if changed:
+            self.peers_changed(changed)
 
     async def recheck(self, peer_ids: Sequence[NodeId]) -> None:
         """Ask whois again about peers, and act on the answer at once."""
