@@ -32,7 +32,7 @@ class WayOut:
     """How one task reaches the proxy.
 
     Attributes:
-        port: on the loopback of the task's own network namespace.
+        port: on the loopback of the task's own network namespace, or of the machine.
         socket: where its relay hands connections in.
         env: how its program is told; holds the task's credentials.
         argv: more arguments by which its program is told; never a credential.

@@ -116,7 +116,7 @@ class Starting:
             relay = Relay(port=way.port, socket=way.socket)
             launch = replace(launch, argv=(*launch.argv, *way.argv), env={**launch.env, **way.env})
         if not confined:
-            return launch
+            return replace(launch, port=way.port if way else 0)
         needs, config = grant.runner.needs(), self._parts.rules.config().sandbox
         return self._parts.sandboxes.confine(
             launch,

@@ -21,6 +21,8 @@ class Launch:
         argv: the program by its absolute path, then its arguments; no NUL.
         cwd: absolute directory it starts in.
         judged: what `cwd` must be, or nothing is started; None = whatever has that name.
+        port: of the machine's loopback, kept from other users as long as the task runs, whoever
+            serves it; 0 = none.
         before: another launch record with a `sandbox` and `limit_s`, which must succeed first.
         after: one that is run once nothing of the task lives.
         env: the whole environment; may hold a credential, so it is never logged.
@@ -44,5 +46,6 @@ class Launch:
     session_link: str = ""
     sandbox: Mapping[str, object] | None = None
     judged: Judged | None = None
+    port: int = 0
     before: Mapping[str, object] | None = None
     after: Mapping[str, object] | None = None

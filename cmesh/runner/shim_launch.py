@@ -4,6 +4,7 @@
 Where it cannot be had the agent is the shim's own child. Never starts an agent by itself.
 """
 
+import _socket
 import ctypes
 import json
 import os
@@ -19,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-__all__ = ["BEST_EFFORT", "PID_NAMESPACE", "Namespace", "error_text", "start_agent"]
+__all__ = ["BEST_EFFORT", "PID_NAMESPACE", "Namespace", "error_text", "hold_port", "start_agent"]
 
 PID_NAMESPACE = "pid_namespace"
 """Nothing of the task outlives the shim: the kernel ends the namespace with it."""
@@ -38,6 +39,7 @@ CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID = 0x00020000, 0x10000000, 0x20000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_SLAVE = 0x2, 0x4, 0x8, 0x4000, 0x80000
 PR_SET_PDEATHSIG = 1
 
+LOOPBACK = "127.0.0.1"
 _SIZE_BYTES = 4
 # What the shim says before the launch; end of file means: end.
 _SETTLED = b"s"
@@ -71,6 +73,26 @@ def start_agent(launch: "dict[str, Any]", stdin: str, out: int, err: int) -> int
         )
     finally:
         os.close(source)
+
+
+def hold_port(port: int) -> _socket.socket:
+    """Keep a port of the loopback from programs of other users; return what keeps it.
+
+    The kernel lets a second socket bind it that has SO_REUSEPORT and belongs to the same user:
+    the daemon's, and the next daemon's. This one does not listen, so while there is no daemon a
+    connection is refused, and nobody else is shown the task's token.
+
+    Raises:
+        OSError: a program of another user, or one that does not share it, has the port.
+    """
+    held = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+    try:
+        held.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 1)
+        held.bind((LOOPBACK, port))
+    except OSError as error:
+        held.close()
+        raise OSError(error.errno, f"{error.strerror}: port {port} of its endpoint") from None
+    return held
 
 
 def _enter(launch: "dict[str, Any]") -> None:

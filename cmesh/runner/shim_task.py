@@ -12,7 +12,14 @@ import sys
 import time
 
 from cmesh.runner.shim_files import TaskFiles, lock_session, write_quietly
-from cmesh.runner.shim_launch import BEST_EFFORT, PID_NAMESPACE, Namespace, error_text, start_agent
+from cmesh.runner.shim_launch import (
+    BEST_EFFORT,
+    PID_NAMESPACE,
+    Namespace,
+    error_text,
+    hold_port,
+    start_agent,
+)
 from cmesh.runner.shim_processes import (
     Process,
     kill_children,
@@ -45,6 +52,7 @@ class Shim:
     def __init__(self, boot_id: str) -> None:
         self.directory = self.task_id = ""
         self.launch: dict[str, Any] = {}
+        self.held: object = None  # keeps the task's port until this process ends
         self.namespace: Namespace | None = None
         self.note = ""
         self.enforcement = NO_SANDBOX
@@ -186,6 +194,8 @@ class Shim:
         before, self.after = launch.pop("before", None), launch.pop("after", None)
         if before and not make_copy(before, self.directory, self.signals, self._wants_end):
             return
+        if port := launch.get("port"):
+            self.held = hold_port(port)
         out, err = self.spools
         stdin = f"{self.directory}/stdin"
         try:

@@ -127,6 +127,7 @@ class Supervisor:
             "grace_s": self._grace_s,
             "lock": str(launch.session.lock) if launch.session else "",
             "sandbox": launch.sandbox,
+            "port": launch.port,
             "before": launch.before and {**launch.before, "env": {MARKER: task_id}},
             "after": launch.after and {**launch.after, "env": {MARKER: task_id}},
         }

@@ -354,6 +354,10 @@ while not os.path.exists("go"):
     assert port is not None
     # The next daemon serves the same task at the same port.
     trio.middle.kill()
+    with socket.socket() as thief:
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="in use"):  # nobody else is shown the token meanwhile
+            thief.bind(("127.0.0.1", port))
     await trio.middle.up()
     assert await eventually(lambda: _status(port, token)) == 200
     # The token of one task opens no door of another.

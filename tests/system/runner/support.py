@@ -91,6 +91,7 @@ class Worker:
         output_bytes: int = 1_000_000,
         session: Place | None = None,
         judged: Judged | None = None,
+        port: int = 0,
     ) -> TaskId:
         task_id = new_id()
         launch = Launch(
@@ -103,6 +104,7 @@ class Worker:
             containment=self.containment,
             session=session,
             judged=judged,
+            port=port,
             session_link=str(self.supervisor.directory(task_id) / "home" / "talks"),
         )
         self.supervisor.prepare(task_id, launch)

@@ -3,7 +3,10 @@
 import asyncio
 import hashlib
 import json
+import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -200,3 +203,54 @@ async def test_the_agent_starts_in_the_directory_that_was_judged_or_not_at_all(
         exit_ = await worker.result(task_id)
         assert (exit_.verdict, worker.output(task_id)) == ("spawn_failed", b"")
         place.unlink() if place.is_symlink() else place.rmdir()
+
+
+# As another user, where this one may become one: SO_REUSEPORT shares a port within a user only.
+TAKES = """
+import os, socket, sys
+if os.getuid() == 0:
+    os.setuid(65534)
+one = socket.socket()
+one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+if os.getuid() == 65534:
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+try:
+    one.bind(("127.0.0.1", int(sys.argv[1])))
+except OSError as error:
+    print(error.strerror)
+else:
+    print("taken")
+"""
+
+
+async def test_a_task_s_port_is_kept_from_other_users_while_nobody_serves_it(
+    worker: Worker,
+) -> None:
+    def thief() -> str:
+        argv = [sys.executable, "-I", "-S", "-c", TAKES, str(port)]
+        return subprocess.run(argv, capture_output=True, check=True, text=True).stdout.strip()
+
+    with socket.socket() as first:
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        first.bind(("127.0.0.1", 0))
+        first.listen()
+        port = first.getsockname()[1]
+        task_id = worker.prepare(python("import time; time.sleep(60)"), port=port)
+        await worker.supervisor.spawn(task_id)
+        await worker.until(task_id, lambda look: look.agent_pid is not None)
+    assert await asyncio.to_thread(thief) == "Address already in use"
+    with socket.socket() as again:  # as the next daemon
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        again.bind(("127.0.0.1", port))
+        again.listen()
+    worker.supervisor.end(task_id, "cancelled")
+    await worker.result(task_id)
+    assert await asyncio.to_thread(thief) == "taken"
+
+
+async def test_a_task_whose_port_somebody_has_is_not_started(worker: Worker) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        exit_ = await worker.run(python("print('ran')"), port=other.getsockname()[1])
+    assert exit_.verdict == "spawn_failed"
+    assert "Address already in use: port" in exit_.error
