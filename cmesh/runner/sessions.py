@@ -6,7 +6,6 @@ is kept until `KEEP` after the last turn's end. Nothing here starts or reads a c
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,6 +14,7 @@ from pathlib import Path
 from cmesh.locks import is_locked
 from cmesh.model import TaskId
 from cmesh.runner.manifest import Session
+from cmesh.runner.task_files import delete_tree
 
 __all__ = ["KEEP", "LOCK", "Place", "Sessions"]
 
@@ -75,7 +75,7 @@ class Sessions:
         for entry in entries:
             thread = TaskId(entry.name)
             if self._over(entry, now) and not held(thread) and not _locked(entry / LOCK):
-                shutil.rmtree(entry, ignore_errors=True)
+                delete_tree(entry)
                 gone.append(thread)
         return gone
 

@@ -1,11 +1,21 @@
 """Files of task directories, from the worker's side: private, whole, and gone when told. Blocks."""
 
 import contextlib
+import itertools
 import os
-import shutil
+import secrets
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 __all__ = ["delete_tree", "replace", "size", "write_synced"]
+
+AT_ONCE = 10_000
+"""Names of one folder that are held in memory."""
+
+DEEP = 32
+"""Folders in each other that are open at a time."""
+
+_OWNERS = 0o700
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -41,14 +51,73 @@ def size(path: str) -> int:
 
 
 def delete_tree(path: Path) -> None:
-    """Remove a tree, also what its owner may not enter."""
+    """Remove a tree, also what its owner may not enter; what cannot be removed stays.
 
-    def open_up(_function: object, name: str, _error: object) -> None:
+    An agent makes trees as deep and as wide as it likes. So what is deep is moved to the top: it
+    takes few descriptors, short names and little memory whatever the tree.
+    """
+    try:
+        top = _open_folder(path)
+    except FileNotFoundError:
+        return
+    fresh = (f".gone-{secrets.token_hex(8)}-{number}" for number in itertools.count())
+    try:
+        while folders := _clear(top):
+            changed = [_remove(name, top, [top], fresh) for name in folders]
+            if not any(changed):
+                break
+    finally:
+        os.close(top)
+    with contextlib.suppress(OSError):
+        path.rmdir()
+
+
+def _remove(name: str, where: int, way: Sequence[int], fresh: Iterator[str]) -> bool:
+    """Remove a folder of `where`, to which the open folders `way` lead; False = nothing changed."""
+    changed = False
+    try:
         # An agent may leave directories that nobody may enter, not even their owner.
-        with contextlib.suppress(OSError):
-            Path(name).parent.chmod(0o700)
-            Path(name).chmod(0o700)
+        os.chmod(name, _OWNERS, dir_fd=where)
+        if len(way) > DEEP:
+            os.rename(name, next(fresh), src_dir_fd=where, dst_dir_fd=way[0])
+            return True
+        folder = _open_folder(name, where)
+    except OSError:
+        return False
+    try:
+        while inner := _clear(folder):
+            those = [_remove(one, folder, [*way, folder], fresh) for one in inner]
+            if not any(those):
+                return changed
+            changed = True
+        os.rmdir(name, dir_fd=where)
+    except OSError:
+        return changed
+    finally:
+        os.close(folder)
+    return True
 
-    for _attempt in range(2):
-        if path.exists():
-            shutil.rmtree(path, onerror=open_up)
+
+def _open_folder(name: str | Path, beside: int | None = None) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(name, flags, dir_fd=beside)
+
+
+def _clear(folder: int) -> list[str]:
+    """Remove what is in a folder; return some folders that are not empty, none = that is all."""
+    while True:
+        with os.scandir(folder) as entries:
+            some = [
+                (entry.name, entry.is_dir(follow_symlinks=False))
+                for entry in itertools.islice(entries, AT_ONCE)
+            ]
+        full: list[str] = []
+        removed = False
+        for name, is_folder in some:
+            try:
+                (os.rmdir if is_folder else os.unlink)(name, dir_fd=folder)
+                removed = True
+            except OSError:
+                full += [name] if is_folder else []
+        if full or not removed:
+            return full
