@@ -44,6 +44,9 @@ PATCH_LIMIT_S = 120.0
 PATCH_BYTES = 16 * MIB
 """A longer patch is not kept: its task's result says how the copy differs, and no more."""
 
+FILE_BYTES = 2 * PATCH_BYTES
+"""A longer file that is new or changed is left out of a patch: reading it would cost memory."""
+
 ANSWER_BYTES = 4 * MIB
 
 _OBJECTS = ".git/objects"
@@ -206,6 +209,7 @@ class Copy:
             "limit": PATCH_BYTES,
             "bytes": COPY_MOST_BYTES,
             "files": COPY_FILES,
+            "file_bytes": FILE_BYTES,
         }
         argv = [interpreter().program, "-I", "-S", tree.__file__, json.dumps(order)]
         return {

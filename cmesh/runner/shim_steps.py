@@ -24,6 +24,7 @@ __all__ = ["COMPARED", "compare", "make_copy"]
 COMPARED = "yes"
 """What a result says of a copy that was compared; otherwise why it was not, if there is one."""
 
+ENDED = "it was ended"
 ERROR_CHARACTERS = 500
 _NOTICED_BYTES = 4096
 
@@ -42,21 +43,25 @@ def make_copy(
     return not why
 
 
-def compare(after: "dict[str, Any]", directory: str, signals: int, left: int) -> str:
+def compare(
+    after: "dict[str, Any]", directory: str, signals: int, left: int, wish: "Callable[[], bool]"
+) -> str:
     """Let the copy be compared with what it was made of; return `COMPARED`, or why it was not.
+
+    It ends as soon as `wish` says that the task is to end.
 
     INVARIANT: nothing of the agent lives. What it leaves behind is read once, in a sandbox.
     """
     if left:
         return f"{left} processes of the task could not be ended"
     try:
-        return _run_step(after, f"{directory}/after", signals) or COMPARED
+        return _run_step(after, f"{directory}/after", signals, wish) or COMPARED
     except (OSError, ValueError) as error:
         return error_text(error)
 
 
 def _run_step(
-    record: "dict[str, Any]", answer: str, signals: int, wish: "Callable[[], bool] | None" = None
+    record: "dict[str, Any]", answer: str, signals: int, wish: "Callable[[], bool]"
 ) -> str:
     """Run a launch record, its output into the file `answer`; return why it failed, empty = not.
 
@@ -64,7 +69,7 @@ def _run_step(
         record: with `limit_s`, after which it is ended.
         answer: path of the file; what it says on standard error goes beside it.
         signals: descriptor that tells signals by number; what comes meanwhile is taken off it.
-        wish: asked when one came; True ends it. None = nothing but its time does.
+        wish: asked at first and when one came; True ends it.
 
     Raises:
         OSError, ValueError: it could not be started, and nothing of it is left.
@@ -94,9 +99,11 @@ def _run_step(
     return said[-1][:ERROR_CHARACTERS]
 
 
-def _watch(handle: int, signals: int, limit_s: float, wish: "Callable[[], bool] | None") -> str:
+def _watch(handle: int, signals: int, limit_s: float, wish: "Callable[[], bool]") -> str:
     """Wait for a process's end; return why it must be ended first, empty = it has."""
     end = time.monotonic() + limit_s
+    if wish():  # its signal may have come, and been taken, before this began
+        return ENDED
     poll = select.poll()
     for fd in (handle, signals):
         poll.register(fd, select.POLLIN)
@@ -106,6 +113,6 @@ def _watch(handle: int, signals: int, limit_s: float, wish: "Callable[[], bool] 
             return ""
         if signals in ready:
             noticed = os.read(signals, _NOTICED_BYTES)
-            if signal.SIGTERM in noticed and wish is not None and wish():
-                return "it was ended"
+            if signal.SIGTERM in noticed and wish():
+                return ENDED
     return f"it took more than {limit_s:g} seconds"

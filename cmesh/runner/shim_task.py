@@ -30,7 +30,7 @@ from cmesh.runner.shim_processes import (
 )
 from cmesh.runner.shim_signals import listen_for_signals
 from cmesh.runner.shim_spool import CHUNK_BYTES, Spool
-from cmesh.runner.shim_steps import compare, make_copy
+from cmesh.runner.shim_steps import COMPARED, compare, make_copy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -127,11 +127,25 @@ class Shim:
         left = self._end_tree()
         self._drain()
         if self.after and self.agent[0] and self.verdict != "cancelled":
-            self.compared = compare(self.after, self.directory, self.signals, left)
+            left = self._compare(left)
         # Before the result: the next turn may begin as soon as that is seen.
         if self.session >= 0 and not left:
             os.close(self.session)
         self._write_result(left)
+
+    def _compare(self, left: int) -> int:
+        """Let the copy be compared; return how many processes live. A cancel still counts."""
+        assert self.after is not None
+        self.compared = compare(self.after, self.directory, self.signals, left, self._wanted_gone)
+        wish = self.files.end_wish()
+        if self.verdict != "exited" or wish is None or self.compared == COMPARED:
+            return left
+        # INVARIANT: a task is not done before its patch is, and cancelled is what was counted.
+        self.verdict, self.end_reason, self.compared = "cancelled", wish, ""
+        return self._end_tree()
+
+    def _wanted_gone(self) -> bool:
+        return self.files.end_wish() is not None
 
     def _begin_agent(self) -> None:
         self._see_end()

@@ -1,8 +1,8 @@
 """The program that copies a task's directory and, later, finds what changed: in a sandbox only.
 
 Runs as `python -I -S tree.py ORDER`, standard library alone, with JSON as its order and its
-answer. Git works in a directory that no agent can write, and is never asked to read a work tree
-but for its names: contents are hashed as they are, so that no filter, hook or monitor has a turn.
+answer. Git works in a directory that no agent can write and never sees a work tree: names are found
+here, contents are hashed as they are, so that no filter, hook or monitor has a turn.
 """
 
 import contextlib
@@ -20,11 +20,15 @@ if TYPE_CHECKING or __package__:
     from typing import Any
 
     from cmesh.runner.tree_git import COPY_BYTES, Git, Trouble, joined, objects, split
+    from cmesh.runner.tree_names import REPOSITORY, Names, fits
+    from cmesh.runner.tree_source import borrow, init, read_head, write
 else:
     # A script under `-I`, in a sandbox that shows this directory and not the package's others.
     # Last, so that the modules of the standard library stay what they are.
     sys.path.append(os.path.dirname(__file__))
     from tree_git import COPY_BYTES, Git, Trouble, joined, objects, split
+    from tree_names import REPOSITORY, Names, fits
+    from tree_source import borrow, init, read_head, write
 
 __all__ = ["main"]
 
@@ -32,8 +36,10 @@ FICLONE = 0x40049409  # linux/fs.h
 LISTED, NAME_CHARACTERS = 200, 300
 """Names that an answer lists, each cut to so much; it counts them all."""
 
-LINK, FILE, PROGRAM, REPOSITORY = "120000", "100644", "100755", "160000"
+LINK, FILE, PROGRAM = "120000", "100644", "100755"
 """Modes of a tree's entries, as git writes them."""
+
+_FOLDER = "040000"
 
 
 _TELLING = {
@@ -57,14 +63,17 @@ class Tree:
 
     Attributes:
         entries: mode and, once known, object of each name.
-        left_out: names that are there and not taken: no file, or not to be read.
+        sizes: bytes of each file among them.
+        left_out: names that are there and not taken: no file, not to be read, too much.
     """
 
     def __init__(self, root: str) -> None:
         self.root = root
         self.entries: dict[str, tuple[str, str]] = {}
+        self.sizes: dict[str, int] = {}
         self.left_out: list[str] = []
         self._parents = {"": True}
+        self._paths: dict[str, str] = {}  # where the content of an object is
 
     def look(self, names: "Iterable[str]", known: "Mapping[str, tuple[str, str]]") -> None:
         """Take these names; what cannot be read stays as it is in `known`."""
@@ -74,24 +83,46 @@ class Tree:
                 self._repository(name, before)
                 continue
             try:
-                mode = self._mode(name)
+                mode = self._mode(name) if fits(name) else ""
             except OSError as error:
                 if error.errno in {errno.ENOENT, errno.ENOTDIR}:
                     continue
                 mode = ""
+            if mode == _FOLDER:
+                continue  # what is in it has names of its own
             if mode:
                 self.entries[name] = (mode, "")
-                continue
-            self.left_out.append(name)
-            if before:
-                self.entries[name] = before
+            else:
+                self.leave_out(name, before)
+
+    def leave_out(self, name: str, before: "tuple[str, str] | None") -> None:
+        """Take a name as it was before, if it was."""
+        self.left_out.append(name)
+        self.entries.pop(name, None)
+        if before:
+            self.entries[name] = before
+
+    def trim(self, known: "Mapping[str, tuple[str, str]]", most: int, most_new: int) -> None:
+        """Leave out what is too much to be read: above `most` bytes in all, a new file above its."""
+        for name, size in self.sizes.items():
+            if size > most or (name not in known and size > most_new):
+                self.leave_out(name, known.get(name))
+            else:
+                most -= size
+
+    def trim_changed(self, known: "Mapping[str, tuple[str, str]]", most: int) -> None:
+        """Leave out changed files above `most` bytes; only after `hash`."""
+        for name, size in self.sizes.items():
+            before = known.get(name)
+            if size > most and before and self.entries.get(name, before)[1] != before[1]:
+                self.leave_out(name, before)
 
     def _repository(self, name: str, before: "tuple[str, str] | None") -> None:
         # Of another repository only the commit is known that the outer one names.
         if before:
             self.entries[name] = before
-        with contextlib.suppress(OSError):
-            if os.listdir(os.path.join(self.root, name)):
+        with contextlib.suppress(OSError), os.scandir(os.path.join(self.root, name)) as inside:
+            if next(inside, None):
                 self.left_out.append(name)
 
     def _mode(self, name: str) -> str:
@@ -102,8 +133,11 @@ class Tree:
         found = os.lstat(path)
         if stat.S_ISLNK(found.st_mode):
             return LINK
+        if stat.S_ISDIR(found.st_mode):
+            return _FOLDER
         if not stat.S_ISREG(found.st_mode) or not os.access(path, os.R_OK):
             return ""
+        self.sizes[name] = found.st_size
         return PROGRAM if found.st_mode & stat.S_IXUSR else FILE
 
     def _is_real(self, parent: str) -> bool:
@@ -113,23 +147,32 @@ class Tree:
             self._parents[parent] = real and not os.path.islink(path)
         return self._parents[parent]
 
-    def hash(self, git: Git, tmp: str) -> str:
-        """Put all contents into `git` that it does not have; return the tree's object."""
+    def hash(self, git: Git, tmp: str) -> None:
+        """Find the objects of all entries; none is written."""
         paths: dict[str, str] = {}
         for name, (mode, _oid) in self.entries.items():
             if mode == LINK:
-                paths[name] = _write(f"{tmp}/link-{len(paths)}", os.readlink(f"{self.root}/{name}"))
+                paths[name] = write(f"{tmp}/link-{len(paths)}", os.readlink(f"{self.root}/{name}"))
             elif mode != REPOSITORY and not _oid:
                 paths[name] = os.path.join(self.root, name)
         ids = dict(zip(paths, objects(git, paths.values()), strict=True))
-        asked = "".join(f"{oid}\n" for oid in dict.fromkeys(ids.values())).encode()
-        answers = git.run("cat-file", "--batch-check", data=asked).decode().splitlines()
-        missing = {line.split()[0] for line in answers if line.endswith(" missing")}
-        objects(git, (path for name, path in paths.items() if ids[name] in missing), write=True)
+        self._paths = {oid: paths[name] for name, oid in ids.items()}
         self.entries |= {name: (self.entries[name][0], oid) for name, oid in ids.items()}
+
+    def store(self, git: Git) -> str:
+        """Put all contents into `git` that it does not have; return the tree's object."""
+        wanted = dict.fromkeys(oid for _mode, oid in self.entries.values() if oid in self._paths)
+        asked = "".join(f"{oid}\n" for oid in wanted).encode()
+        answers = git.run("cat-file", "--batch-check", data=asked).decode().splitlines()
+        missing = [line.split()[0] for line in answers if line.endswith(" missing")]
+        objects(git, (self._paths[oid] for oid in missing), write=True)
         lines = [f"{mode} {oid} 0\t{name}" for name, (mode, oid) in self.entries.items()]
         git.run("read-tree", "--empty")
         git.run("update-index", "-z", "--index-info", data=joined(lines))
+        # INVARIANT: git drops names that it takes for `.git`, in silence, and so would the patch.
+        kept = set(split(git.run("ls-files", "-z")))
+        for name in [name for name in self.entries if name not in kept]:
+            self.leave_out(name, None)
         return git.run("write-tree", "--missing-ok").decode().strip()
 
 
@@ -141,28 +184,31 @@ def make(order: "Mapping[str, Any]") -> "dict[str, object]":
     """
     source, copy, base = order["source"], order["copy"], order["base"]
     theirs = os.path.join(source, ".git")
-    head, branch, kind = _head(order, theirs) if order["objects"] else ("", "", "sha1")
+    head, branch, kind = read_head(order, theirs) if order["objects"] else ("", "", "sha1")
     git = Git(order, base, f"{base}/index")
-    _init(order, base, kind)
+    init(order, base, kind)
     for path in (base, f"{copy}/.git") if order["objects"] else (base,):
         if path != base:
-            _init(order, path, kind)
-        _borrow(order, theirs, path)
+            init(order, path, kind)
+        borrow(order, theirs, path)
     if head:
         git.run("read-tree", head)
     known = _known(git)
     tree = Tree(source)
-    tree.look(_names(git, source), known)
+    found = Names(git, source, f"{order['tmp']}/copied", known).find()
+    tree.look([*known, *found.taken], known)
+    tree.left_out += found.left_out
     size = _copy(tree, copy, order["bytes"], order["files"])
     copied = Tree(copy)
     copied.look([*tree.entries], known)
-    found = copied.hash(git, order["tmp"])
-    clean = head and git.run("rev-parse", f"{head}^{{tree}}").decode().strip() == found
+    copied.hash(git, order["tmp"])
+    now = copied.store(git)
+    clean = head and git.run("rev-parse", f"{head}^{{tree}}").decode().strip() == now
     if order["objects"]:
         _check_out(Git(order, f"{copy}/.git"), head, branch)
     return {
         "commit": head,
-        "tree": found,
+        "tree": now,
         "dirty": bool(head) and not clean,
         "files": len(copied.entries),
         "bytes": size,
@@ -178,8 +224,13 @@ def compare(order: "Mapping[str, Any]") -> "dict[str, object]":
     old = git.run("write-tree", "--missing-ok").decode().strip()
     known = _known(git)
     tree = Tree(copy)
-    tree.look(_names(git, copy), known)
-    new = tree.hash(Git(order, base, f"{base}/index.now"), order["tmp"])
+    found = Names(git, copy, f"{order['tmp']}/compared", known).find()
+    tree.left_out += [*found.left_out, *found.taken[order["files"] :]]
+    tree.look([*known, *found.taken[: order["files"]]], known)
+    tree.trim(known, order["bytes"], order["file_bytes"])
+    tree.hash(git, order["tmp"])
+    tree.trim_changed(known, order["file_bytes"])
+    new = tree.store(Git(order, base, f"{base}/index.now"))
     raw = git.run("diff-tree", "-r", "-z", "--raw", "--no-renames", "--full-index", old, new)
     fields = raw.decode("utf-8", "replace").split("\0")[:-1]
     changed = list(zip(fields[::2], fields[1::2], strict=True))
@@ -194,45 +245,6 @@ def compare(order: "Mapping[str, Any]") -> "dict[str, object]":
         "left_out": _listed(tree.left_out),
         "left_out_count": len(tree.left_out),
     }
-
-
-def _head(order: "Mapping[str, Any]", theirs: str) -> tuple[str, str, str]:
-    """Return the source's commit, the name of its branch and its kind of hash.
-
-    The only commands on a git directory that others may have written; none of them looks at a
-    work tree or an index.
-    """
-    git = Git(order, theirs)
-    head = branch = ""
-    kind = git.run("rev-parse", "--show-object-format").decode().strip()
-    with contextlib.suppress(Trouble):  # a branch without a commit
-        head = git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}").decode().strip()
-    with contextlib.suppress(Trouble):  # no branch is checked out
-        branch = git.run("symbolic-ref", "--quiet", "HEAD").decode().strip()
-    return head, branch, kind
-
-
-def _init(order: "Mapping[str, Any]", path: str, kind: str) -> None:
-    os.makedirs(path, 0o700, exist_ok=True)
-    Git(order, path).run("init", "--quiet", "--template=", f"--object-format={kind}")
-    os.makedirs(f"{path}/info", 0o700, exist_ok=True)
-
-
-def _borrow(order: "Mapping[str, Any]", theirs: str, path: str) -> None:
-    """Let a git directory read the source's objects, and ignore what that one ignores."""
-    if not order["objects"]:
-        return
-    if os.path.exists(f"{order['objects']}/info/alternates"):
-        raise Trouble(
-            "its repository borrows objects of another one (`.git/objects/info/alternates`);"
-            " `git repack -a -d` and removing that file makes it whole"
-        )
-    _write(f"{path}/objects/info/alternates", f"{order['objects']}\n")
-    for name in ("shallow", "info/exclude"):
-        with contextlib.suppress(FileNotFoundError):
-            fd = os.open(f"{theirs}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-            with open(fd, "rb") as file:
-                _write(f"{path}/{name}", file.read(COPY_BYTES))
 
 
 def _check_out(git: Git, head: str, branch: str) -> None:
@@ -256,12 +268,6 @@ def _known(git: Git) -> dict[str, tuple[str, str]]:
     return known
 
 
-def _names(git: Git, root: str) -> "Sequence[str]":
-    """Return the names that git knows and those it does not ignore; a repository ends with `/`."""
-    others = git.run("ls-files", "--others", "--exclude-standard", "-z", tree=root, cwd=root)
-    return [*dict.fromkeys([*split(git.run("ls-files", "-z")), *split(others)])]
-
-
 def _copy(tree: Tree, target: str, most_bytes: int, most_files: int) -> int:
     """Copy what a tree names; return the bytes of its files."""
     if len(tree.entries) > most_files:
@@ -275,14 +281,19 @@ def _copy(tree: Tree, target: str, most_bytes: int, most_files: int) -> int:
         if mode == LINK:
             os.symlink(os.readlink(source), place)
         elif mode != REPOSITORY:
-            with contextlib.suppress(FileNotFoundError):  # it went away since it was listed
+            try:
                 size += _copy_file(source, place, mode, size, most_bytes)
+            except FileNotFoundError:  # it went away since it was listed
+                tree.left_out.append(name)
     return size
 
 
 def _copy_file(source: str, place: str, mode: str, before: int, most: int) -> int:
     """Copy one file and return its size, by sharing its blocks where the disk can."""
     fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise FileNotFoundError(errno.ENOENT, "it is no file any more", source)
     target = os.open(
         place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o777 if mode == PROGRAM else 0o666
     )
@@ -307,12 +318,6 @@ def _is_telling(name: str, mode: str) -> bool:
     *folders, last = name.lower().split("/")
     runs = last in _TELLING_FILES or last.endswith(".pth")  # Python runs lines of those
     return mode == LINK or runs or not _TELLING.isdisjoint([*folders, last])
-
-
-def _write(path: str, content: str | bytes) -> str:
-    with open(path, "wb") as file:
-        file.write(os.fsencode(content) if isinstance(content, str) else content)
-    return path
 
 
 def main(text: str) -> int:

@@ -5,7 +5,9 @@ can write, or one of which nothing but the current commit is asked; no setting o
 or a tree counts.
 """
 
+import errno
 import os
+import stat
 import subprocess
 
 TYPE_CHECKING = False
@@ -13,7 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
-__all__ = ["COPY_BYTES", "Git", "Trouble", "joined", "objects", "split"]
+__all__ = [
+    "COPY_BYTES", "NAMES_BYTES", "Git", "Trouble", "joined", "objects", "read_file", "split",
+]  # fmt: skip
 
 COPY_BYTES = 1024 * 1024
 NAMES_BYTES = 64 * 1024 * 1024
@@ -23,7 +27,7 @@ _PLAIN = (
     "core.fsmonitor=false", "core.hooksPath=/dev/null", "core.attributesFile=/dev/null",
     "core.excludesFile=/dev/null", "core.untrackedCache=false", "core.looseCompression=1",
     "core.bare=true", "diff.external=", "submodule.recurse=false", "protocol.allow=never",
-    "gc.auto=0", "maintenance.auto=false",
+    "gc.auto=0", "maintenance.auto=false", "core.protectHFS=true", "core.protectNTFS=true",
 )  # fmt: skip
 
 _QUIET = {
@@ -56,18 +60,29 @@ class Git:
         if index:
             self._env["GIT_INDEX_FILE"] = index
 
-    def run(self, *argv: str, data: bytes = b"", tree: str = "", cwd: str = "/") -> bytes:
-        """Return what a command writes; `tree` is the work tree whose names it may read."""
-        env = {**self._env, "GIT_WORK_TREE": tree} if tree else self._env
+    def run(self, *argv: str, data: bytes = b"", nothing: int = 0) -> bytes:
+        """Return what a command writes; `nothing` is a status besides 0 that is no failure."""
         done = subprocess.run(  # noqa: S603 - git, from the system's directories
-            [*self._argv, *argv], input=data, capture_output=True, check=False, env=env, cwd=cwd
-        )
-        if done.returncode:
+            [*self._argv, *argv],
+            input=data, capture_output=True, check=False, env=self._env, cwd="/",
+        )  # fmt: skip
+        if done.returncode not in {0, nothing}:
             said = done.stderr.decode("utf-8", "replace").strip().splitlines() or [
                 "it says nothing"
             ]
             raise Trouble(f"`git {argv[0]}`: {said[-1][:300]}")
         return done.stdout
+
+    def start(self, *argv: str, tree: str) -> "subprocess.Popen[bytes]":
+        """Start a command that is asked and answers by pipes.
+
+        `tree` is the work tree it reads: never one that others could write.
+        """
+        return subprocess.Popen(  # noqa: S603 - as above
+            [*self._argv, *argv],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env={**self._env, "GIT_WORK_TREE": tree}, cwd=tree,
+        )  # fmt: skip
 
     def patch(self, old: str, new: str, path: str, limit: int) -> int:
         """Write the difference of two trees into a file; return its length, or more than `limit`."""
@@ -91,6 +106,24 @@ class Git:
             elif writer.wait():
                 raise Trouble("`git diff-tree` failed")
         return size
+
+
+def read_file(path: str, most: int) -> bytes:
+    """Return what is in a file; whatever else has its name is not read.
+
+    Raises:
+        OSError: it cannot be opened, is a link, or no file.
+        Trouble: it has more than `most` bytes.
+    """
+    # INVARIANT: a pipe that nobody writes to holds up whoever opens it any other way.
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no file", path)
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise Trouble(f"`{path}` has more than {most} bytes")
+    return data
 
 
 def objects(git: Git, paths: "Iterable[str]", *, write: bool = False) -> list[str]:

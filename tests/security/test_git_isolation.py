@@ -7,12 +7,14 @@ person runs it there; the others let cmesh make the copy and the patch, and look
 import os
 import stat
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from cmesh.model import TaskId
 from cmesh.runner.copies import read_changed, read_made
+from cmesh.runner.task_files import delete_tree
 from cmesh.sandbox.probe import find_enforcement
 from cmesh.sandbox.tier import Enforcement
 from tests.system.runner.conftest import anyio_backend, containment, worker
@@ -207,6 +209,46 @@ async def test_names_that_lead_out_are_links_in_the_patch_and_nothing_is_read_th
     changed = read_changed(done.own)
     assert changed is not None
     assert set(changed.flagged) == {"one", "two", "real", "note.txt"}
+
+
+@pytest.fixture
+def cleared(tmp_path: Path) -> Iterator[None]:
+    """Leave pytest nothing that is too deep for it."""
+    yield
+    delete_tree(tmp_path)
+
+
+@pytest.mark.usefixtures("cleared")
+async def test_what_fills_or_blocks_a_copy_costs_its_own_names_and_goes_with_it(
+    worker: Worker, place: Path, found: Enforcement
+) -> None:
+    attempts = f"""
+        echo changed >>note.txt; mkdir many inner inner/.git inner/.git/refs inner/.git/objects
+        for pipe in .gitignore .gitattributes many/.gitignore inner/.git/HEAD inner/.git/config; do
+            mkfifo $pipe; done
+        truncate -s 1T huge; for number in $(seq 40); do truncate -s 1000M sparse$number; done
+        (cd many; seq {FILES} | xargs touch)
+        for object in $(find $(cat .git/objects/info/alternates) -type f); do
+            ln $object linked 2>/dev/null && echo LINKED; done
+        step=$(printf 'd/%.0s' $(seq 1000))
+        for round in 1 2; do mkdir -p $step; cd -P $step; done; touch deepest; echo planted"""
+    done = await edit(worker, place, found, attempts)
+    assert done.output == "planted\n", (done.own / "stderr").read_text()
+    assert done.exit.compared == "yes"
+    made, changed = read_made(done.own), read_changed(done.own)
+    assert made is not None
+    assert changed is not None
+    assert "+changed\n" in done.patch
+    assert changed.files == FILES + 2  # the note, and `huge` of what its limit let it have
+    assert changed.left_out_count == 4 + 40 + 1
+    assert {".gitignore", "many/.gitignore", "inner/", "sparse40"} <= set(changed.left_out)
+    worker.supervisor.discard(TaskId(done.own.name))
+    await worker.eventually(lambda: not any(done.own.parent.glob(".gone-*")))
+    assert not done.own.exists()
+    unchanged(place)
+
+
+FILES = 500
 
 
 async def test_an_unreadable_and_a_strange_name_break_no_patch(

@@ -111,6 +111,19 @@ async def test_a_cancel_ends_a_copy_that_is_being_made_and_others_start_meanwhil
     assert not worker.processes(slow)
 
 
+async def test_a_cancel_ends_a_comparison_and_is_the_end_of_the_task(
+    worker: Worker, place: Path, found: Enforcement
+) -> None:
+    slow = instead(worker, place, found, after={"argv": ["/bin/sleep", "300"]})
+    await worker.supervisor.spawn(slow)
+    await worker.eventually((worker.supervisor.directory(slow) / "after").exists)
+    worker.supervisor.end(slow, "cancelled")
+    exit_ = await worker.result(slow)
+    assert (exit_.verdict, exit_.processes_left, exit_.compared) == ("cancelled", 0, "")
+    assert worker.output(slow) == b"ran\n"
+    assert not worker.processes(slow)
+
+
 @pytest.mark.parametrize(
     ("step", "said"),
     [
