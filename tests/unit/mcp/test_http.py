@@ -123,10 +123,10 @@ async def test_a_small_program_that_numbers_each_request_1_asks_for_two_tasks(
     world: World,
 ) -> None:
     fields = {"peer": "worker", "directory": "/srv/app", "runner": "claude", "profile": "query"}
-    fields["wait_s"] = 0  # the fake's task runs on
     ids: list[str] = []
     for prompt in ("one", "two", "one"):
-        arguments = {**fields, "prompt": prompt}
+        # The fake's task runs on: nothing to wait for.
+        arguments = {**fields, "prompt": prompt, "wait_s": 0}
         _status, text = await world.ask(request("tools/call", name="delegate", arguments=arguments))
         data = next(line for line in text.splitlines() if line.startswith("data: "))
         ids.append(json.loads(data[6:])["result"]["structuredContent"]["task_id"])
