@@ -84,7 +84,8 @@ def _command(command: Any, path: str) -> str:
     options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
     words = "".join(f" {p.metavar}" for p in arguments)
     text = " ".join((command.help or "").split())
-    rows = [f"| `{p.metavar}` | {_cell(p.help)} | required |" for p in arguments]
+    needed = {True: "required", False: ""}
+    rows = [f"| `{p.metavar}` | {_cell(p.help)} | {needed[p.required]} |" for p in arguments]
     rows += [f"| {_names(p)} | {_cell(p.help)} | {_default(p)} |" for p in options]
     table = "\n".join(["| | | default |", "|---|---|---|", *rows]) if rows else ""
     return f"## `{path}{words}`\n\n{text}\n" + (f"\n{table}\n" if table else "")

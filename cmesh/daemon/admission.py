@@ -260,6 +260,7 @@ def _refused(record: DecisionRecord, runner: str, error: CmeshError | None) -> A
         error = RunnerUnavailable(
             f"runner `{runner}` cannot start on the worker",
             hint="its owner sees why with `cmesh status` there",
+            retry_after_s=error.retry_after_s,
         )
     return Admission(
         effect="deny",

@@ -283,7 +283,8 @@ class StatusView(View):
     `containment`: what holds the processes of the next task here, `pid_namespace` or
     `best_effort`, for which `containment_note` says why it is not more.
     `enforcement`: the sandbox of every profile but `full`; for less than tier 3
-    `enforcement_note` says why it is not more.
+    `enforcement_note` says why it is not more. `self_tests`: of runners that are used here,
+    those whose self-test has not passed, and how each stands.
     """
 
     version: str
@@ -309,6 +310,7 @@ class StatusView(View):
     containment_note: str = ""
     enforcement: str = ""
     enforcement_note: str = ""
+    self_tests: list[str] = Field(default_factory=list[str])
     state_dir: str = ""
     config_file: str = ""
     pid: int = 0

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing_extensions import override
 
 from cmesh import __version__
-from cmesh.daemon import overview
+from cmesh.daemon import overview, runner_views
 from cmesh.daemon.answers import (
     CopyView,
     DecisionView,
@@ -34,6 +34,7 @@ from cmesh.daemon.arguments import (
     PatchArguments,
     ReplyArguments,
     ResultArguments,
+    RunnerArguments,
     SqlArguments,
     TaskArguments,
     TasksArguments,
@@ -46,6 +47,7 @@ from cmesh.daemon.followup import standing
 from cmesh.daemon.lookup import Lookup
 from cmesh.daemon.operations import Operations
 from cmesh.daemon.results_text import read_patch, read_result
+from cmesh.daemon.runner_answers import CheckView, RunnersView
 from cmesh.daemon.trust import taken_back
 from cmesh.daemon.views import event_view, state_of
 from cmesh.errors import ConfigError, LocalProtocolError, TaskRefused
@@ -228,6 +230,14 @@ class App(Operations):
     async def explain(self, context: Context, arguments: ExplainArguments) -> DecisionView:
         await self._daemon.presence.rising()
         return await overview.explain(self._daemon, arguments, context.project)
+
+    @override
+    async def list_runners(self, context: Context, arguments: NoArguments) -> RunnersView:
+        return await runner_views.runners(self._daemon)
+
+    @override
+    async def check_runner(self, context: Context, arguments: RunnerArguments) -> CheckView:
+        return await runner_views.check(self._daemon, arguments.name)
 
     @override
     async def login(self, context: Context, arguments: NoArguments) -> StatusView:

@@ -25,6 +25,8 @@ __all__ = [
     "Prompt",
     "ReplyArguments",
     "ResultArguments",
+    "RunnerArguments",
+    "RunnerName",
     "SqlArguments",
     "TaskArguments",
     "TaskRef",
@@ -53,6 +55,9 @@ def _without_null(text: str) -> str:
 
 
 Prompt = Annotated[str, AfterValidator(_without_null)]
+
+
+RunnerName = Annotated[str, Field(max_length=80, pattern=r"^[a-z0-9_-]+(:[A-Za-z0-9._-]+)?$")]
 
 
 TaskRef = Annotated[str, Field(min_length=4, max_length=36, pattern=r"^[0-9a-f-]+$")]
@@ -92,9 +97,7 @@ class DelegateArguments(Arguments):
     directory: str = Field(
         min_length=1, max_length=4096, description="absolute directory on the worker"
     )
-    runner: str = Field(
-        default="claude", max_length=80, pattern=r"^[a-z0-9_-]+(:[A-Za-z0-9._-]+)?$"
-    )
+    runner: RunnerName = "claude"
     profile: Profile = Profile.QUERY
     accept: list[str] = Field(default_factory=list[str], max_length=64)
     timeout_s: int = Field(default=900, ge=1, le=14_400)
@@ -206,6 +209,12 @@ class SqlArguments(Arguments):
         default_factory=list[str | int | float | bool | None], max_length=100
     )
     limit: int = Field(default=1_000, ge=1, le=100_000)
+
+
+class RunnerArguments(Arguments):
+    """Arguments of `check_runner`."""
+
+    name: RunnerName
 
 
 class ExplainArguments(Arguments):

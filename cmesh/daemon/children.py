@@ -33,6 +33,7 @@ from cmesh.daemon.arguments import (
     PatchArguments,
     ReplyArguments,
     ResultArguments,
+    RunnerArguments,
     SqlArguments,
     TaskArguments,
     TasksArguments,
@@ -44,6 +45,7 @@ from cmesh.daemon.chains import CHILDREN_MOST, Parent, children_of, parent, sess
 from cmesh.daemon.core import Daemon
 from cmesh.daemon.lookup import Lookup
 from cmesh.daemon.operations import Operations
+from cmesh.daemon.runner_answers import CheckView, RunnersView
 from cmesh.errors import QueueFull, TaskNotFound, TaskRefused
 from cmesh.model import Direction, Profile, TaskId
 from cmesh.policy.chain import at_most
@@ -128,6 +130,14 @@ class Children(Operations):
 
     @override
     async def explain(self, context: Context, arguments: ExplainArguments) -> DecisionView:
+        raise _refused()
+
+    @override
+    async def list_runners(self, context: Context, arguments: NoArguments) -> RunnersView:
+        raise _refused()
+
+    @override
+    async def check_runner(self, context: Context, arguments: RunnerArguments) -> CheckView:
         raise _refused()
 
     @override

@@ -26,6 +26,7 @@ from cmesh.daemon.parts import Parts
 from cmesh.daemon.presence import Presence
 from cmesh.daemon.rules import Rules
 from cmesh.daemon.secrets import Secrets
+from cmesh.daemon.selftests import SelfTests
 from cmesh.daemon.settings import Settings
 from cmesh.daemon.trust import Trust
 from cmesh.daemon.twins import Twins
@@ -47,6 +48,7 @@ from cmesh.runner.confine import Sandboxes
 from cmesh.runner.registry import Runners
 from cmesh.runner.sessions import Sessions
 from cmesh.runner.supervise import Supervisor
+from cmesh.runner.verdicts import Verdicts
 from cmesh.store.records import AuditRecord
 from cmesh.store.signatures import NODE_UP
 from cmesh.store.store import Store
@@ -75,11 +77,21 @@ class Daemon:
         self.wake = Wake(lambda: rules.config().wake, settings.environment, self.twins.knows)
         self.key = SigningKey.load_or_make(settings.state_dir / "key")
         self.trust = Trust(store)
+        self.verdicts = Verdicts(settings.state_dir / "selftests.json")
         self.runners = self._make_runners(rules.config())
         tasks_dir = settings.state_dir / "tasks"
         self.supervisor = Supervisor(tasks_dir, on_change=self._shim_news)
         self.sandboxes = Sandboxes((settings.state_dir, settings.config_file.parent))
         self.networks = Networks(store, tasks_dir, settings.clock)
+        self.self_tests = SelfTests(
+            place=settings.state_dir / "selftest",
+            verdicts=self.verdicts,
+            runners=lambda: self.runners,
+            config=rules.config,
+            sandboxes=self.sandboxes,
+            clock=settings.clock,
+            audit=self._audit,
+        )
         self.presence = Presence(
             rules.config().node,
             settings.state_dir,
@@ -171,6 +183,7 @@ class Daemon:
             stack.push_async_callback(guarded, self._audit(_stopped(kind)))
             stack.push_async_callback(self.presence.close)
             stack.push_async_callback(self.supervisor.close)
+            stack.push_async_callback(self.self_tests.close)
             stack.push_async_callback(self.wake.close)
             stack.push_async_callback(self.networks.close)
             stack.push_async_callback(self.worker.close)
@@ -277,7 +290,12 @@ class Daemon:
         )
 
     def _make_runners(self, config: Config) -> Runners:
-        return Runners(config.runners, config.commands, environment=self.settings.environment)
+        return Runners(
+            config.runners,
+            config.commands,
+            environment=self.settings.environment,
+            verdicts=self.verdicts,
+        )
 
     async def _start(self, config: Config) -> None:
         await self.trust.load()
@@ -305,8 +323,9 @@ class Daemon:
         await self.store.commit([AuditRecord(kind="sandbox_found", data=data)])
 
     async def _refresh_runners(self) -> None:
-        """Ask the machine for programs now, so that tasks do not wait for it."""
+        """Ask the machine for programs now, so that tasks do not wait for it; then test them."""
         await self.runners.refresh()
+        await self.self_tests.watch()
 
     async def _serve(self) -> None:
         """Accept and dial once the node is up."""

@@ -29,12 +29,14 @@ from cmesh.daemon.arguments import (
     PatchArguments,
     ReplyArguments,
     ResultArguments,
+    RunnerArguments,
     SqlArguments,
     TaskArguments,
     TasksArguments,
     TrustArguments,
     UntrustArguments,
 )
+from cmesh.daemon.runner_answers import CheckView, RunnersView
 
 __all__ = [
     "Operations",
@@ -101,6 +103,14 @@ class Operations(Protocol):
 
     async def explain(self, context: Context, arguments: ExplainArguments) -> DecisionView:
         """Decide a hypothetical request with today's rules; nothing is stored or sent."""
+        ...
+
+    async def list_runners(self, context: Context, arguments: NoArguments) -> RunnersView:
+        """Return every runner as it acts here."""
+        ...
+
+    async def check_runner(self, context: Context, arguments: RunnerArguments) -> CheckView:
+        """Look at one runner and run its self-test, which takes up to a minute."""
         ...
 
     async def login(self, context: Context, arguments: NoArguments) -> StatusView:

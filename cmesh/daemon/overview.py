@@ -14,6 +14,7 @@ from cmesh.daemon.core import Daemon
 from cmesh.daemon.followup import standing
 from cmesh.daemon.problems import problems
 from cmesh.daemon.roots import real_path
+from cmesh.daemon.runner_views import self_test_lines
 from cmesh.daemon.views import Knowledge, LinkState, decision_view
 from cmesh.errors import CmeshError, PeerUnreachable, PolicyDenied, UsageError
 from cmesh.keys import fingerprint
@@ -76,6 +77,7 @@ async def status(daemon: Daemon) -> StatusView:
         containment_note=note,
         enforcement=found.label if found else "",
         enforcement_note=found.why if found else "",
+        self_tests=await asyncio.to_thread(self_test_lines, daemon),
         state_dir=str(daemon.settings.state_dir),
         config_file=str(daemon.settings.config_file),
         pid=os.getpid(),

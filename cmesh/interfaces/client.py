@@ -39,12 +39,14 @@ from cmesh.daemon.arguments import (
     PatchArguments,
     ReplyArguments,
     ResultArguments,
+    RunnerArguments,
     SqlArguments,
     TaskArguments,
     TasksArguments,
     TrustArguments,
     UntrustArguments,
 )
+from cmesh.daemon.runner_answers import CheckView, RunnersView
 from cmesh.errors import (
     CmeshError,
     DaemonError,
@@ -195,6 +197,14 @@ class ControlClient:
     async def explain(self, arguments: ExplainArguments) -> DecisionView:
         """Decide a hypothetical request."""
         return await self.call("explain", arguments, DecisionView)
+
+    async def list_runners(self) -> RunnersView:
+        """Return every runner as it acts on the daemon's machine."""
+        return await self.call("list_runners", NoArguments(), RunnersView)
+
+    async def check_runner(self, arguments: RunnerArguments) -> CheckView:
+        """Look at one runner, and run its self-test."""
+        return await self.call("check_runner", arguments, CheckView)
 
     async def login(self) -> StatusView:
         """Start a login."""

@@ -48,7 +48,7 @@ class Programs:
 
     def __init__(self, search_path: str | None = None) -> None:
         self._search_path = search_path
-        self._versions: dict[tuple[str, int], str] = {}
+        self._versions: dict[tuple[str, int, int, int], str] = {}
 
     @property
     def search_path(self) -> str:
@@ -72,7 +72,8 @@ class Programs:
 
         Asked once for each state of the file. Blocks up to `VERSION_LIMIT_S`.
         """
-        key = (program, Path(program).stat().st_mtime_ns)
+        info = Path(program).stat()
+        key = (program, info.st_ino, info.st_size, info.st_mtime_ns)
         if key not in self._versions:
             self._versions[key] = self._ask(program, arguments)
         return self._versions[key]

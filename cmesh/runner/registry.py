@@ -6,7 +6,7 @@ Says why a runner cannot run. Reads keys, and hands them on only in an agent's e
 import asyncio
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +23,8 @@ from cmesh.runner.manifest import Manifest, Session, load_manifests
 from cmesh.runner.programs import Needs, Programs, needs_of
 from cmesh.runner.reader import OutputReader, Reader
 from cmesh.runner.sessions import Place
+from cmesh.runner.standing import SelfTest, refusal
+from cmesh.runner.verdicts import Verdicts, subject_of
 
 __all__ = ["Runner", "RunnerStatus", "Runners"]
 
@@ -41,6 +43,7 @@ class RunnerStatus:
 
     Attributes:
         untested: why it runs in `full` only; None = it does not.
+        test: what is known by its self-test here.
     """
 
     name: str
@@ -50,6 +53,7 @@ class RunnerStatus:
     reason: str = ""
     hint: str = ""
     untested: RunnerUnavailable | None = None
+    test: SelfTest = field(default_factory=SelfTest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +63,7 @@ class Runner:
     Attributes:
         version: what the program says; empty for commands.
         credential: `exposed` when the agent's environment holds the key.
+        test: what is known of this very program by its self-test here.
     """
 
     name: str
@@ -73,6 +78,7 @@ class Runner:
     base_url: str = ""
     env: Mapping[str, str]
     key_file: Path | None = None
+    test: SelfTest = field(default_factory=SelfTest)
 
     def launch(
         self, spec: TaskSpec, directory: Path, home: Path, session: Place | None = None
@@ -106,17 +112,10 @@ class Runner:
     def untested(self) -> RunnerUnavailable | None:
         """Say why the program may not run in a sandboxed profile; None = it may.
 
-        What a directory can do to an agent depends on its version, so others are not taken.
+        What a directory can do to an agent depends on its version, so one that neither we nor
+        its self-test here have tried is not taken.
         """
-        versions = self.manifest.versions
-        if versions is None or versions.hold(self.version):
-            return None
-        said = f"version `{self.version}`" if self.version else "it names no version"
-        return RunnerUnavailable(
-            f"runner `{self.name}`: {said}; only {versions.first} to below {versions.below} were"
-            " tried with a hostile directory, so it runs in `full` only",
-            hint=f"install such a version, or set `program` of [runners.{self.name}]",
-        )
+        return refusal(self.name, self.version, self.manifest.versions, self.test)
 
     def needs(self) -> Needs:
         """Return what must be there for the program to start in a sandbox. Blocks on the disk."""
@@ -146,6 +145,7 @@ class Runners:
     """All runners by name: one for each agent and one `command:NAME` for each configured command.
 
     `environment` is the daemon's; only variables a command names in `env_pass` are taken.
+    `verdicts` are those of self-tests on this machine; None = there are none.
     """
 
     def __init__(
@@ -155,11 +155,13 @@ class Runners:
         *,
         environment: Mapping[str, str] | None = None,
         programs: Programs | None = None,
+        verdicts: Verdicts | None = None,
     ) -> None:
         self._runners = config_runners
         self._commands = config_commands
         self._environment = environment or {}
         self._programs = programs or Programs()
+        self._verdicts = verdicts
         self._manifests = load_manifests()
 
     def names(self) -> tuple[str, ...]:
@@ -185,6 +187,13 @@ class Runners:
         if name.startswith(_PREFIX):
             return self._command(name, self._commands[name.removeprefix(_PREFIX)])
         return self._agent(self._manifests[name], self._runners.get(name, RunnerConfig()))
+
+    def find(self, name: str) -> str:
+        """Return the program of a known runner; empty = it is not here. May block like `resolve`."""
+        if name.startswith(_PREFIX):
+            return self._programs.find(self._commands[name.removeprefix(_PREFIX)].argv[0])
+        config = self._runners.get(name, RunnerConfig())
+        return self._programs.find(config.program or self._manifests[name].program)
 
     def reader(self, name: str) -> Reader:
         """Return a new reader for one run of `name`'s output, also when it cannot run here now."""
@@ -215,6 +224,7 @@ class Runners:
             version=runner.version,
             credential=runner.credential,
             untested=runner.untested(),
+            test=runner.test,
         )
 
     def _command(self, name: str, config: CommandConfig) -> Runner:
@@ -256,9 +266,10 @@ class Runners:
             _read_key(name, config.key_file)
             if config.base_url and manifest.credential.base_url_variable:
                 env[manifest.credential.base_url_variable] = config.base_url
+        version = self._programs.version(program, manifest.version_argv)
         return Runner(
             name=name,
-            version=self._programs.version(program, manifest.version_argv),
+            version=version,
             credential="none" if manifest.credential is None else "exposed",
             reports_cost=manifest.reports_cost,
             manifest=manifest,
@@ -269,7 +280,16 @@ class Runners:
             base_url=config.base_url,
             env=env,
             key_file=config.key_file,
+            test=self._tested(manifest, program, version),
         )
+
+    def _tested(self, manifest: Manifest, program: str, version: str) -> SelfTest:
+        if self._verdicts is None:
+            return SelfTest()
+        try:
+            return self._verdicts.of(manifest.name, subject_of(manifest, program, version))
+        except OSError:  # it goes just now: what is not there is not tested either
+            return SelfTest(state="pending")
 
 
 def _read_key(name: str, path: Path) -> str:

@@ -122,7 +122,7 @@ def test_the_commands_of_this_release_are_all_there():
     names = {path.split()[0] for path, _command in commands()}
     wanted = (
         "demo up down status login peers delegate reply wait tasks show result cancel approve deny sql "
-        "audit policy schema mcp version"
+        "audit policy runners schema mcp version"
     )
     assert names == set(wanted.split())
 
@@ -308,6 +308,9 @@ def test_options_of_delegate_arrive_as_the_operation_wants_them(daemon: DaemonTh
         (["sql", "SELECT 1"], {"columns", "rows", "truncated"}),
         (["schema"], {"views"}),
         (["policy", "explain", "worker", "-C", "/srv"], {"effect", "rule"}),
+        (["runners", "list"], {"runners"}),
+        (["runners", "show", "claude"], {"name", "argv", "self_test"}),
+        (["runners", "check", "claude"], {"runners"}),
         (["login"], {"phase"}),
         (["version"], {"cmesh", "tailscale", "link", "control"}),
     ],
@@ -336,6 +339,7 @@ def test_json_is_exactly_one_document_of_the_view(
         (["delegate", "worker"], 2, "bad_arguments"),
         (["delegate", "worker", "x", "-C", "/srv", "--timeout", "soon"], 2, "bad_arguments"),
         (["delegate", "worker", "x", "-C", "/srv", "--accept", "a 'b"], 2, "bad_arguments"),
+        (["runners", "show", "cluade"], 51, "runner_unavailable"),
         (["nonsense"], 2, "bad_arguments"),
         (["policy"], 2, "bad_arguments"),
     ],
@@ -390,6 +394,28 @@ def test_problems_are_shown_with_their_next_step(
         "hint: run `cmesh login`",
     ]
     assert "javascript" not in seen.out
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_runner_that_does_not_work_is_told_with_its_next_step_and_a_status(
+    capsys: pytest.CaptureFixture[str],
+):
+    assert main(["runners", "check"]) == 0  # those that are used here: claude alone
+    assert capsys.readouterr().out.splitlines() == ["claude: works", "  ok  program"]
+    assert main(["runners", "check", "codex"]) == 51
+    seen = capsys.readouterr()
+    assert seen.out.splitlines() == ["codex: does not work", "  NO  program: not here"]
+    assert seen.err.splitlines() == ["hint: install it"]
+    assert main(["runners", "check", "codex", "--json"]) == 51
+    assert json.loads(capsys.readouterr().out)["runners"][0]["ok"] is False
+    assert main(["runners", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split("\t") == ["claude", "yes", "2.1.330", "exposed", "passed", "query, full"]
+    assert lines[2].split("\t")[:2] == ["codex", "no"]
+    assert main(["runners", "show", "claude"]) == 0
+    shown = capsys.readouterr().out
+    assert "query: /usr/bin/claude -p" in shown
+    assert "passed, 2026-01-01" in shown
 
 
 def test_results_are_read_by_part_and_offset_or_whole(

@@ -39,6 +39,7 @@ from cmesh.runner.confine import Sandboxes
 from cmesh.runner.registry import Runners
 from cmesh.runner.sessions import Sessions
 from cmesh.runner.supervise import Supervisor
+from cmesh.runner.verdicts import Verdicts
 from cmesh.sandbox.tier import Enforcement
 from cmesh.store.records import DecisionRecord, TaskRecord, TaskSnapshot
 from cmesh.store.store import Store
@@ -130,7 +131,8 @@ consent = "{FULL_CONSENT}"
             self.base / "store", clock=self.clock, node=self.name, floor_bytes=FLOOR_BYTES
         )
         config = self.rules.config()
-        runners = Runners(config.runners, config.commands)
+        self.verdicts = Verdicts(self.base / "selftests.json")
+        runners = Runners(config.runners, config.commands, verdicts=self.verdicts)
         self.news: News[TaskId] = News()
         parts = Parts(
             store=self.store,

@@ -40,6 +40,7 @@ from cmesh.daemon.arguments import (
     PatchArguments,
     ReplyArguments,
     ResultArguments,
+    RunnerArguments,
     SqlArguments,
     TaskArguments,
     TasksArguments,
@@ -48,6 +49,13 @@ from cmesh.daemon.arguments import (
 )
 from cmesh.daemon.asking import DERIVED_KEY
 from cmesh.daemon.operations import Operations
+from cmesh.daemon.runner_answers import (
+    CheckItem,
+    CheckView,
+    RunnersView,
+    RunnerView,
+    SelfTestView,
+)
 from cmesh.errors import (
     PeerUnreachable,
     TaskConflict,
@@ -102,6 +110,25 @@ class FakeOperations(Operations):
                 paths=["/srv"], operations=["task"], last_contact_s=0.5,
             ),
             "gone": PeerView(name="gone", node_id="nGONE", user="me@example.com", link="down"),
+        }  # fmt: skip
+        self.runners = RunnersView(
+            runners=[
+                RunnerView(
+                    name="claude", wanted=True, available=True, program="/usr/bin/claude",
+                    version="2.1.330", tried="2.1.330 to below 2.2", credential="exposed",
+                    profiles=["query", "full"], argv={"query": ["/usr/bin/claude", "-p"]},
+                    hosts=["api.anthropic.com"], env=["ANTHROPIC_API_KEY"], follow_up=True,
+                    self_test=SelfTestView(state="passed", at="2026-01-01T00:00:00+00:00"),
+                ),
+                RunnerView(name="codex", reason="it is not on this machine", hint="install it"),
+            ]
+        )  # fmt: skip
+        self.checks = {
+            "claude": CheckView(name="claude", ok=True, items=[CheckItem(what="program", ok=True)]),
+            "codex": CheckView(
+                name="codex", ok=False,
+                items=[CheckItem(what="program", ok=False, found="not here", next="install it")],
+            ),
         }  # fmt: skip
         self._tasks: dict[str, TaskView] = {}
         self._events: dict[str, list[EventView]] = {}
@@ -320,6 +347,16 @@ class FakeOperations(Operations):
             ],
             change=f"add `{arguments.directory}` to paths of rule `{RULE}`",
         )
+
+    @override
+    async def list_runners(self, context: Context, arguments: NoArguments) -> RunnersView:
+        self._called("list_runners", context, arguments)
+        return self.runners
+
+    @override
+    async def check_runner(self, context: Context, arguments: RunnerArguments) -> CheckView:
+        self._called("check_runner", context, arguments)
+        return self.checks[arguments.name]
 
     @override
     async def login(self, context: Context, arguments: NoArguments) -> StatusView:

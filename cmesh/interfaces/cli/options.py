@@ -25,6 +25,7 @@ __all__ = [
     "TaskArgument",
     "WaitOption",
     "accept_argv",
+    "complete_runner",
     "seconds",
 ]
 
@@ -70,6 +71,15 @@ def _complete_task(incomplete: str) -> list[str]:
         return [task.task_id for task in (await client.list_tasks(TasksArguments())).tasks]
 
     return _matching(ids, incomplete)
+
+
+def complete_runner(incomplete: str) -> list[str]:
+    """Return the runners of this machine that begin so."""
+
+    async def names(client: ControlClient) -> list[str]:
+        return (await client.status()).runners
+
+    return _matching(names, incomplete)
 
 
 def _matching(ask: Callable[[ControlClient], Awaitable[list[str]]], incomplete: str) -> list[str]:

@@ -164,6 +164,7 @@ async def test_every_operation_can_be_called_by_its_name(
         "approve_task": {"task_id": FIRST_TASK, "approve": True},
         "sql": {"sql": "SELECT 1"},
         "explain": {"direction": "outbound", "peer": "worker", "directory": "/srv"},
+        "check_runner": {"name": "claude"},
     }
     async with Raw(server.path) as client:
         await client.hello()

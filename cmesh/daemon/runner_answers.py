@@ -1,0 +1,81 @@
+"""What the daemon answers about runners: as each acts here, and what a check of one found.
+
+Fields are stable; new ones may be added. How they are filled: `runner_views`.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from cmesh.daemon.answers import View
+
+__all__ = ["CheckItem", "CheckView", "RunnerView", "RunnersView", "SelfTestView"]
+
+
+class SelfTestView(View):
+    """What is known of a program by its self-test on this machine.
+
+    `state`: `none` = this runner has none; `pending` = not run yet for the program as it is now;
+    `passed`; `failed`, with the traps that worked in `sprung`; `unable`, and why in `reason`.
+    `running`: it is being run just now. `at`: when the verdict was made.
+    """
+
+    state: Literal["none", "pending", "passed", "failed", "unable"] = "none"
+    sprung: list[str] = Field(default_factory=list[str])
+    reason: str = ""
+    at: str = ""
+    running: bool = False
+
+
+class RunnerView(View):
+    """One runner as it acts on this machine.
+
+    `wanted`: the configuration or a rule names it. `profiles`: those that it would run in now;
+    `refused`: why it does not run in those with a sandbox. `reason` and `hint`: why it is not
+    available at all. `argv`: by profile; values of a task stand as `{name}`. `env`: names of
+    variables beside PATH, LANG, HOME and TMPDIR. `tried`: the versions of the manifest.
+    `credential`: `none`, or `exposed` when a task can read the key.
+    """
+
+    name: str
+    wanted: bool = False
+    available: bool = False
+    program: str = ""
+    version: str = ""
+    tried: str = ""
+    credential: str = ""
+    profiles: list[str] = Field(default_factory=list[str])
+    refused: str = ""
+    reason: str = ""
+    hint: str = ""
+    argv: dict[str, list[str]] = Field(default_factory=dict[str, list[str]])
+    hosts: list[str] = Field(default_factory=list[str])
+    base_url: str = ""
+    env: list[str] = Field(default_factory=list[str])
+    follow_up: bool = False
+    reports_cost: bool = False
+    self_test: SelfTestView = SelfTestView()
+
+
+class RunnersView(View):
+    """Every runner that this machine knows."""
+
+    runners: list[RunnerView] = Field(default_factory=list[RunnerView])
+
+
+class CheckItem(View):
+    """One thing that was looked at; `next` is the next step when it is not as it should be."""
+
+    what: Literal["program", "key", "version", "sandbox", "self-test"]
+    ok: bool
+    found: str = ""
+    next: str = ""
+
+
+class CheckView(View):
+    """What a check of one runner found; `ok` = it can run tasks in a sandbox."""
+
+    name: str
+    ok: bool
+    items: list[CheckItem] = Field(default_factory=list[CheckItem])
+    self_test: SelfTestView = SelfTestView()

@@ -1,0 +1,164 @@
+"""The commands about runners: which there are, how each acts here, and whether one works."""
+
+import shlex
+from typing import Annotated, TypeAlias
+
+import typer
+
+from cmesh.daemon.arguments import RunnerArguments
+from cmesh.daemon.runner_answers import CheckView, RunnersView, RunnerView, SelfTestView
+from cmesh.errors import RunnerUnavailable
+from cmesh.interfaces.cli import output
+from cmesh.interfaces.cli.options import JsonOption, complete_runner
+from cmesh.interfaces.cli.session import call, checked
+from cmesh.interfaces.client import ControlClient
+from cmesh.nearest import did_you_mean
+
+__all__ = ["register"]
+
+_group = typer.Typer(help="List the runners of this machine, look at one, check whether it works.")
+
+_NAME_HELP = "Runner, see `cmesh runners list`."
+
+NameArgument: TypeAlias = Annotated[
+    str, typer.Argument(metavar="NAME", help=_NAME_HELP, autocompletion=complete_runner)
+]
+OptionalName: TypeAlias = Annotated[
+    str, typer.Argument(metavar="[NAME]", help=_NAME_HELP, autocompletion=complete_runner)
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command group to the program."""
+    app.add_typer(_group, name="runners")
+
+
+@_group.command("list")
+def list_(*, as_json: JsonOption = False) -> None:
+    """List the runners of this machine: what can start, and in which profiles."""
+    view = call(lambda client: client.list_runners())
+    if as_json:
+        output.print_json(view)
+        return
+    columns = ["NAME", "AVAILABLE", "VERSION", "CREDENTIAL", "SELF-TEST", "PROFILES"]
+    output.table(columns, [_row(runner) for runner in view.runners])
+
+
+@_group.command()
+def show(*, name: NameArgument, as_json: JsonOption = False) -> None:
+    """Show one runner as it acts here: program, arguments, what it reaches and is given.
+
+    `{name}` in an argument stands for what only a task knows.
+    """
+    runner = _find(call(lambda client: client.list_runners()), name)
+    if as_json:
+        output.print_json(runner)
+        return
+    output.pairs(_facts(runner))
+    if runner.hint:
+        output.hint(runner.hint)
+
+
+@_group.command()
+def check(*, name: OptionalName = "", as_json: JsonOption = False) -> None:
+    """Check a runner: its program, key, sandbox, and a self-test in a hostile directory.
+
+    The self-test starts the agent as a task of `query` in a directory full of traps, with a
+    false key and a model of cmesh's own; nothing leaves this machine. Without a name it checks
+    all that the configuration or a rule names. Ends with status 51 when one does not work.
+    """
+    views = call(lambda client: _checked(client, name, told=not as_json))
+    if as_json:
+        output.print_json({"runners": [view.model_dump(mode="json") for view in views]})
+    elif not views:
+        output.say("neither the configuration nor a rule names a runner")
+        output.hint("cmesh runners check NAME; the names: cmesh runners list")
+    if not all(view.ok for view in views):
+        raise typer.Exit(RunnerUnavailable.exit_status)
+
+
+async def _checked(client: ControlClient, name: str, *, told: bool) -> list[CheckView]:
+    """Check one runner after the other, telling of each as soon as it is known."""
+    names = (
+        [name]
+        if name
+        else [runner.name for runner in (await client.list_runners()).runners if runner.wanted]
+    )
+    views: list[CheckView] = []
+    for one in names:
+        views.append(await client.check_runner(checked(RunnerArguments, name=one)))
+        if told:
+            _print_check(views[-1])
+    return views
+
+
+def _print_check(view: CheckView) -> None:
+    output.data(f"{view.name}: {'works' if view.ok else 'does not work'}")
+    for item in view.items:
+        mark = "ok" if item.ok else "NO"
+        output.data(
+            f"  {mark}  {item.what}: {item.found}" if item.found else f"  {mark}  {item.what}"
+        )
+        if item.next:
+            output.hint(item.next)
+
+
+def _find(view: RunnersView, name: str) -> RunnerView:
+    """Return the runner of a name.
+
+    Raises:
+        RunnerUnavailable: there is none.
+    """
+    found = {runner.name: runner for runner in view.runners}
+    if name not in found:
+        meant = did_you_mean(name, list(found))
+        names = f"runners here: {', '.join(found)}"
+        raise RunnerUnavailable(
+            f"no runner `{name}` on this machine", hint=f"{meant} else {names}" if meant else names
+        )
+    return found[name]
+
+
+def _row(runner: RunnerView) -> list[str]:
+    return [
+        runner.name,
+        "yes" if runner.available else "no",
+        runner.version,
+        runner.credential,
+        _state(runner.self_test) if runner.available else "",
+        ", ".join(runner.profiles),
+    ]
+
+
+def _facts(runner: RunnerView) -> list[tuple[str, str]]:
+    argv = [f"{profile}: {shlex.join(words)}" for profile, words in runner.argv.items()]
+    return [
+        ("name", runner.name),
+        ("available", "yes" if runner.available else f"no: {runner.reason}"),
+        ("program", runner.program),
+        ("version", runner.version),
+        ("tried by us", runner.tried),
+        ("self-test", _detail(runner.self_test) if runner.available else ""),
+        ("profiles", ", ".join(runner.profiles)),
+        ("refused", runner.refused),
+        ("credential", runner.credential),
+        ("model API", runner.base_url),
+        ("hosts", ", ".join(runner.hosts) if not runner.base_url else ""),
+        ("variables", ", ".join(runner.env)),
+        ("follow-up", "yes" if runner.follow_up else "no"),
+        ("reports cost", "yes" if runner.reports_cost else "no"),
+        ("argv", "\n".join(argv)),
+    ]
+
+
+def _state(test: SelfTestView) -> str:
+    """Return one word or two for a table."""
+    if test.running:
+        return "running"
+    return {"none": "-", "unable": "could not run"}.get(test.state, test.state)
+
+
+def _detail(test: SelfTestView) -> str:
+    more = ", ".join(test.sprung) or test.reason
+    at = f", {test.at}" if test.at else ""
+    return f"{_state(test)}{f': {more}' if more else ''}{at}"
