@@ -76,6 +76,8 @@ def build_launch(spec: TaskSpec, manifest: Manifest, host: Host) -> Launch:
         output_bytes=spec.limits.output_bytes,
         session=host.session,
         session_link=_session_link(manifest, host),
+        starts_in=f"{host.home}/{manifest.cwd}" if manifest.cwd else "",
+        files={f"{host.home}/{name}": text for name, text in manifest.files.items()},
     )
 
 

@@ -1,7 +1,7 @@
 """What a shim starts for one task: the value between runners and supervision."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cmesh.beneath import Judged
@@ -23,6 +23,9 @@ class Launch:
         judged: what `cwd` must be, or nothing is started; None = whatever has that name.
         port: of the machine's loopback, kept from other users as long as the task runs, whoever
             serves it; 0 = none.
+        starts_in: absolute path of an empty directory in the agent's home, which is entered after
+            `cwd`; empty = it starts in `cwd`.
+        files: written before it starts, by their absolute paths in the agent's home.
         before: another launch record with a `sandbox` and `limit_s`, which must succeed first.
         after: one that is run once nothing of the task lives.
         env: the whole environment; may hold a credential, so it is never logged.
@@ -47,5 +50,7 @@ class Launch:
     sandbox: Mapping[str, object] | None = None
     judged: Judged | None = None
     port: int = 0
+    starts_in: str = ""
+    files: Mapping[str, str] = field(default_factory=dict[str, str])
     before: Mapping[str, object] | None = None
     after: Mapping[str, object] | None = None

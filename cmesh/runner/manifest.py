@@ -32,6 +32,7 @@ PLACEHOLDERS = frozenset(
 )
 _VERSION = re.compile(r"\d+(?:\.\d+)+")
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+_BELOW = r"^[^/{}]+(/[^/{}]+)*$"
 
 
 def _known(text: str) -> str:
@@ -48,6 +49,8 @@ def _host(text: str) -> str:
 
 
 Template = Annotated[str, AfterValidator(_known)]
+InHome = Annotated[str, Field(pattern=_BELOW)]
+"""A path in the agent's home."""
 
 
 class _Table(BaseModel):
@@ -92,7 +95,7 @@ class Session(_Table):
 
     new: tuple[Template, ...]
     resume: tuple[Template, ...]
-    home: str = Field(pattern=r"^[^/{}]+(/[^/{}]+)*$")
+    home: InHome
     file: Template
     adds_up_cost: bool
 
@@ -130,12 +133,15 @@ class Manifest(_Table):
         session: None = each run is on its own, so there are no follow-up turns.
         versions: those that may run in a sandboxed profile; None = any.
         env: variables set for the agent, on top of `PATH`, `LANG`, `HOME` and `TMPDIR`.
+        cwd: folder in its home, empty, that it starts in; None = the task's directory. For a
+            program that obeys what lies where it starts, and takes the directory otherwise.
+        files: what it finds in its home, by path: texts as they are, without placeholders.
     """
 
     schema_version: Literal[1]
     name: str = Field(pattern=r"^[a-z0-9_-]+$")
     program: str = ""
-    parser: Literal["claude-stream-json", "codex-json", "output"]
+    parser: Literal["claude-stream-json", "codex-json", "gemini-stream-json", "output"]
     argv: tuple[Template, ...]
     version_argv: tuple[str, ...] = ()
     versions: Versions | None = None
@@ -147,6 +153,12 @@ class Manifest(_Table):
     network: Network = Network()
     session: Session | None = None
     env: dict[str, Template] = {}
+    cwd: InHome | None = None
+    files: dict[InHome, str] = {}
+
+    def fixed_env(self) -> dict[str, str]:
+        """Return the variables that are the same for every task, and for none."""
+        return {name: text for name, text in self.env.items() if not _PLACEHOLDER.search(text)}
 
 
 def _key(version: str) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ The daemon starts with a fixed environment, so the owner's `PATH` comes from a l
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from cmesh.text import one_line
 __all__ = ["Needs", "Programs", "needs_of"]
 
 SHELL_LIMIT_S = 5.0
-VERSION_LIMIT_S = 10.0
+VERSION_LIMIT_S = 30.0
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 INTERPRETERS = 4
 """How many programs one may lead to, each by its first line; `LINKS` to each of them."""
@@ -67,18 +68,21 @@ class Programs:
         found = shutil.which(program, path=self.search_path)
         return found if found is not None and found.startswith("/") else ""
 
-    def version(self, program: str, arguments: tuple[str, ...]) -> str:
+    def version(
+        self, program: str, arguments: tuple[str, ...], env: Mapping[str, str] | None = None
+    ) -> str:
         """Return the first line a program says about its version; empty = it does not say.
 
-        Asked once for each state of the file. Blocks up to `VERSION_LIMIT_S`.
+        `env` is added to its environment. Asked once for each state of the file. Blocks up to
+        `VERSION_LIMIT_S`.
         """
         info = Path(program).stat()
         key = (program, info.st_ino, info.st_size, info.st_mtime_ns)
         if key not in self._versions:
-            self._versions[key] = self._ask(program, arguments)
+            self._versions[key] = self._ask(program, arguments, env or {})
         return self._versions[key]
 
-    def _ask(self, program: str, arguments: tuple[str, ...]) -> str:
+    def _ask(self, program: str, arguments: tuple[str, ...], env: Mapping[str, str]) -> str:
         try:
             answer = subprocess.run(  # noqa: S603 - a program the owner configured
                 [program, *arguments],
@@ -87,7 +91,7 @@ class Programs:
                 timeout=VERSION_LIMIT_S,
                 check=True,
                 cwd="/",
-                env={"PATH": self.search_path, "HOME": "/nonexistent"},
+                env={**env, "PATH": self.search_path, "HOME": "/nonexistent"},
             )
         except _FAILURES:
             return ""

@@ -18,6 +18,7 @@ from cmesh.runner.claude_stream import ClaudeReader
 from cmesh.runner.codex_stream import CodexReader
 from cmesh.runner.command import Host, build_launch
 from cmesh.runner.egress.network import Network, grant, inside
+from cmesh.runner.gemini_stream import GeminiReader
 from cmesh.runner.launch import Launch
 from cmesh.runner.manifest import Manifest, Session, load_manifests
 from cmesh.runner.programs import Needs, Programs, needs_of
@@ -33,6 +34,7 @@ _PREFIX = f"{_COMMAND}:"
 _READERS: Mapping[str, type[Reader]] = {
     "claude-stream-json": ClaudeReader,
     "codex-json": CodexReader,
+    "gemini-stream-json": GeminiReader,
     "output": OutputReader,
 }
 
@@ -266,7 +268,7 @@ class Runners:
             _read_key(name, config.key_file)
             if config.base_url and manifest.credential.base_url_variable:
                 env[manifest.credential.base_url_variable] = config.base_url
-        version = self._programs.version(program, manifest.version_argv)
+        version = self._programs.version(program, manifest.version_argv, manifest.fixed_env())
         return Runner(
             name=name,
             version=version,

@@ -96,16 +96,21 @@ def hold_port(port: int) -> _socket.socket:
 
 
 def _enter(launch: "dict[str, Any]") -> None:
-    """Make the task's directory the working directory: the one that was judged, by descriptor."""
+    """Make the task's directory the working directory: the one that was judged, by descriptor.
+
+    A program that must not find itself there goes on to a directory of its own.
+    """
     judged = launch.get("judged")
     if judged is None:
         os.chdir(launch["cwd"])
-        return
-    fd = open_judged(judged)
-    try:
-        os.fchdir(fd)
-    finally:
-        os.close(fd)
+    else:
+        fd = open_judged(judged)
+        try:
+            os.fchdir(fd)
+        finally:
+            os.close(fd)
+    if launch.get("starts_in"):
+        os.chdir(launch["starts_in"])
 
 
 def error_text(error: OSError | ValueError) -> str:

@@ -112,12 +112,14 @@ class Supervisor:
             os.mkfifo(directory / "wake", 0o600)
         if launch.session is not None:
             _link_session(launch.session, Path(launch.session_link))
+        _fill_home(launch)
         # The marker by which processes are found again when no shim is left to ask.
         env = {**launch.env, MARKER: task_id}
         fields: Mapping[str, object] = {
             "argv": launch.argv,
             "cwd": launch.cwd,
             "judged": launch.judged,
+            "starts_in": launch.starts_in,
             "runtime_s": launch.runtime_s,
             "output_bytes": launch.output_bytes,
             "env": env,
@@ -318,3 +320,13 @@ def _link_session(session: Place, link: Path) -> None:
     link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         link.symlink_to(session.files)
+
+
+def _fill_home(launch: Launch) -> None:
+    """Make what the program is to find in its home, before anything of the task can run."""
+    if launch.starts_in:
+        Path(launch.starts_in).mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, text in launch.files.items():
+        path = Path(name)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace(path, text.encode())

@@ -150,6 +150,7 @@ def _order(launch: "dict[str, Any]") -> "dict[str, Any]":
         "argv": launch["argv"],
         "env": launch["env"],
         "cwd": launch["cwd"],
+        "starts_in": launch.get("starts_in", ""),
         "directory": -1 if outer else DIRECTORY_FD,
         "objects": OBJECTS_FD if record.get("objects") and not outer else -1,
         # Below bubblewrap the parent is its first process, bound to it by bubblewrap itself.

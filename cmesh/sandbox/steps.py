@@ -50,6 +50,8 @@ def _become(order: "dict[str, Any]", report: int) -> None:
     os.umask(TASK_UMASK)
     directory, relay = order["directory"], order["relay"]
     _enter(directory, order["cwd"])
+    if order["starts_in"]:
+        os.chdir(order["starts_in"])
     # What only Landlock holds is named by its descriptor until that is asked.
     named = {directory, order["objects"], relay["fd"] if relay else report}
     _close_all_but({0, 1, 2, report, *named})

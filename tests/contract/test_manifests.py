@@ -1,5 +1,7 @@
 """Runner manifests: the built-in ones are valid, and a mistake is found by its key."""
 
+import json
+
 import pytest
 
 from cmesh.errors import ConfigError
@@ -18,8 +20,8 @@ full = []
 """
 
 
-def test_the_built_in_runners_are_two_agents_and_command() -> None:
-    assert sorted(load_manifests()) == ["claude", "codex", "command"]
+def test_the_built_in_runners_are_agents_and_command() -> None:
+    assert sorted(load_manifests()) == ["claude", "codex", "command", "gemini"]
 
 
 def test_every_profile_runs_with_every_built_in_runner() -> None:
@@ -39,6 +41,17 @@ def test_codex_is_told_by_arguments_alone_and_keeps_nothing() -> None:
     manifest = load_manifests()["codex"]
     assert {"--ignore-user-config", "--ignore-rules", "--ephemeral"} <= set(manifest.argv)
     assert manifest.env["CODEX_HOME"] == "{home}"
+
+
+def test_gemini_never_starts_in_the_working_directory_and_its_settings_are_its_homes() -> None:
+    manifest = load_manifests()["gemini"]
+    assert manifest.cwd is not None
+    assert manifest.env["GEMINI_CLI_HOME"] == "{home}"
+    settings = json.loads(manifest.files[".gemini/settings.json"])
+    assert settings["context"]["includeDirectories"] == ["$CMESH_DIRECTORY"]
+    assert settings["security"]["auth"]["selectedType"] == "gemini-api-key"
+    assert manifest.session is not None
+    assert manifest.session.home == f".gemini/tmp/{manifest.cwd}/chats"
 
 
 @pytest.mark.parametrize(
@@ -82,6 +95,8 @@ def test_a_good_manifest_is_read() -> None:
         ("reports_cost = false", "", "reports_cost"),
         ("[profiles]", '[versions]\nfirst = "new"\nbelow = "2"\n[profiles]', "versions.first"),
         ("[profiles]", '[env]\nA = "{b}"\n[profiles]', "env.A"),
+        ("[profiles]", 'cwd = "/tmp"\n[profiles]', "cwd"),
+        ("[profiles]", '[files]\n"/etc/x" = ""\n[profiles]', "files./etc/x"),
     ],
 )
 def test_a_mistake_is_named_by_its_key(old: str, new: str, said: str) -> None:

@@ -1,7 +1,7 @@
 """A scripted model server on loopback: the real agent CLI talks to it instead of a model.
 
-Speaks the Anthropic messages API (plain and streaming) with count_tokens, and the OpenAI
-responses API (streaming). A script is a list of turns; the prompt picks it with `<<fake-json:[...]>>` or `<<fake:NAME>>`. Which turn is next
+Speaks the Anthropic messages API (plain and streaming) with count_tokens, the OpenAI
+responses API (streaming), and the Gemini API (plain and streaming) with countTokens. A script is a list of turns; the prompt picks it with `<<fake-json:[...]>>` or `<<fake:NAME>>`. Which turn is next
 follows from the request alone (assistant turns after the newest marker), so parallel runs,
 retries and resumed sessions need no state here.
 
@@ -19,14 +19,14 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
 from typing_extensions import override
 
-from tests.fakes import messages_api, responses_api
+from tests.fakes import gemini_api, messages_api, responses_api
 from tests.fakes.dialogue import Json, last_tool_result, said, user_text
 from tests.fakes.live_model import LiveModel
 
@@ -136,6 +136,10 @@ class ModelServer:
         return {"text": "after the error"} | turn.get("then", {}) if spent else turn
 
 
+def _error(_status: int, kind: str, message: str) -> Json:
+    return {"type": "error", "error": {"type": kind, "message": message}}
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     fake: ModelServer
@@ -157,7 +161,10 @@ class _Handler(BaseHTTPRequestHandler):
         size = int(self.headers.get("content-length", "0"))
         body: Any = json.loads(self.rfile.read(size) or b"{}")
         path = self.path.partition("?")[0]
-        if path == "/_fake/script":
+        gemini = gemini_api.METHOD.fullmatch(path)
+        if gemini:
+            self._gemini(gemini[1], body)
+        elif path == "/_fake/script":
             self.fake.scripts.update(body)
             self._json(200, {"ok": True})
         elif path == "/_fake/reset":
@@ -186,7 +193,24 @@ class _Handler(BaseHTTPRequestHandler):
                 404, {"type": "error", "error": {"type": "not_found_error", "message": path}}
             )
 
-    def _plays(self, turn: Json) -> bool:
+    def _gemini(self, method: str, body: Json) -> None:
+        if method == "countTokens":
+            self._json(200, {"totalTokens": max(1, len(json.dumps(body)) // 4)})
+            return
+        asked = gemini_api.form(body)
+        if asked is not None:  # about the conversation, such as which model is to go on with it
+            self._json(200, gemini_api.filled(asked))
+            return
+        said_so_far = gemini_api.dialogue(body)
+        turn = self.fake.turn_for(said_so_far, body, self.headers.get("x-goog-api-key", ""))
+        if self._plays(turn, gemini_api.error):
+            response = gemini_api.reply(said(turn, said_so_far))
+            if method == "streamGenerateContent":
+                self._stream(gemini_api.events(response))
+            else:
+                self._json(200, response)
+
+    def _plays(self, turn: Json, error_of: Callable[[int, str, str], Json] = _error) -> bool:
         """Do what a turn does instead of saying something; True = it says something."""
         time.sleep(turn.get("delay", 0))
         if turn.get("hang"):
@@ -195,9 +219,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif turn.get("disconnect"):
             self.close_connection = True
         elif "error" in turn:
-            kind = turn.get("kind", "api_error")
-            error = {"type": kind, "message": turn.get("message", f"scripted {turn['error']}")}
-            self._json(turn["error"], {"type": "error", "error": error}, turn.get("retry_after"))
+            message = turn.get("message", f"scripted {turn['error']}")
+            error = error_of(turn["error"], turn.get("kind", "api_error"), message)
+            self._json(turn["error"], error, turn.get("retry_after"))
         else:
             return True
         return False
@@ -218,7 +242,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
         for event in events:
-            data = f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+            name = f"event: {event['type']}\n" if "type" in event else ""
+            data = f"{name}data: {json.dumps(event)}\n\n".encode()
             self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
         self.wfile.write(b"0\r\n\r\n")
 

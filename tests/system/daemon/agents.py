@@ -11,7 +11,16 @@ from pathlib import Path
 
 from tests.system.daemon.machine import Machine
 
-__all__ = ["AGENT_KEY", "CLAUDE", "CODEX", "AgentRun", "claude_run", "codex_run", "run_of"]
+__all__ = [
+    "AGENT_KEY",
+    "CLAUDE",
+    "CODEX",
+    "GEMINI",
+    "AgentRun",
+    "claude_run",
+    "codex_run",
+    "run_of",
+]
 
 AGENT_KEY = "sk-ant-laptop-0000"
 """The login of the calling agent; whoever works for it has another one."""
@@ -71,6 +80,7 @@ def _program(variable: str, pattern: str) -> Path | None:
 CLAUDE = _program("CMESH_TEST_CLAUDE", ".bin/claude")
 # Not npm's wrapper, which would leave the program alone when it is killed.
 CODEX = _program("CMESH_TEST_CODEX", "@openai/codex-*/vendor/*/bin/codex")
+GEMINI = _program("CMESH_TEST_GEMINI", ".bin/gemini")
 
 
 def run_of(name: str, machine: Machine, url: str, prompt: str) -> AgentRun:

@@ -37,7 +37,7 @@ async def test_what_an_agent_changes_in_its_copy_comes_back_as_a_patch(
     await laptop.up()
     model.scripts = {
         "mend": [
-            {"tool": agent.tool, "input": {agent.argument: ORDER, "description": "mend it"}},
+            dict(agent.order(ORDER, place)),
             {"text": "mended: {{last_tool_result}}"},
         ]
     }

@@ -9,11 +9,13 @@ import pytest
 
 from cmesh.model import Profile, TaskState
 from tests.fakes.model_server import ModelServer
-from tests.system.daemon.agents import CLAUDE, CODEX
+from tests.system.daemon.agents import CLAUDE, CODEX, GEMINI
 from tests.system.daemon.conftest import OUTBOUND, MakeMachine
 from tests.system.daemon.machine import here
 
 KEY = "sk-ant-builder-0000"
+END_LIMIT_S = 100.0
+"""Gemini takes its time to leave after a command, and more on a busy machine."""
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system, pytest.mark.timeout(240)]
 
@@ -33,13 +35,23 @@ class Agent:
     Attributes:
         path: of the model's API below the server's URL.
         argument: what its shell tool calls the command line.
+        where: and the directory, where a command does not start in the task's.
     """
 
     program: Path | None
     path: str
     tool: str
     argument: str
+    where: str = ""
     env: str = ""
+
+    def order(self, command: str, place: Path) -> Mapping[str, object]:
+        """Return a turn in which the model orders a command in a directory."""
+        given = {self.argument: command, "description": "look"}
+        return {
+            "tool": self.tool,
+            "input": given | ({self.where: str(place)} if self.where else {}),
+        }
 
 
 AGENTS: Mapping[str, Agent] = {
@@ -51,6 +63,9 @@ AGENTS: Mapping[str, Agent] = {
         env='env = { CLAUDE_CODE_MAX_RETRIES = "1" }',
     ),
     "codex": Agent(program=CODEX, path="/v1", tool="exec_command", argument="cmd"),
+    "gemini": Agent(
+        program=GEMINI, path="", tool="run_shell_command", argument="command", where="dir_path"
+    ),
 }
 
 
@@ -108,7 +123,7 @@ async def test_an_agent_in_a_query_reaches_its_model_and_nothing_else(
         "builder", name, place, prompt="<<fake:hello>>", profile=Profile.QUERY, wait_s=0
     )
     await builder.trust(laptop)
-    ended = await laptop.ended(first.task_id)
+    ended = await laptop.ended(first.task_id, END_LIMIT_S)
     status = await builder.status()
     if "netns" not in status.enforcement:
         assert (ended.state, ended.code) == (TaskState.DENIED, "sandbox_unavailable")
@@ -116,7 +131,7 @@ async def test_an_agent_in_a_query_reaches_its_model_and_nothing_else(
     assert ended.state is TaskState.SUCCEEDED, ended.summary
     with socket.create_server(("127.0.0.1", 0)) as other:
         order = TRY.format(port=other.getsockname()[1])
-        look = {"tool": agent.tool, "input": {agent.argument: order, "description": "look"}}
+        look = dict(agent.order(order, place))
         model.scripts = {"look": [look, {"text": "because {{last_tool_result}}"}]}
         view = await laptop.delegate(
             "builder",
@@ -127,7 +142,7 @@ async def test_an_agent_in_a_query_reaches_its_model_and_nothing_else(
             new=True,
             wait_s=0,
         )
-        view = await laptop.ended(view.task_id)
+        view = await laptop.ended(view.task_id, END_LIMIT_S)
         other.setblocking(False)
         with pytest.raises(BlockingIOError):
             other.accept()

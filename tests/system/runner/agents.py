@@ -8,6 +8,7 @@ from cmesh.model import Limits, Profile, TaskSpec
 from cmesh.runner.launch import Launch
 from cmesh.runner.reader import Outcome, RunnerEvent
 from cmesh.runner.registry import Runner
+from cmesh.runner.sessions import Place
 from tests.system.runner.support import Worker, new_id
 
 __all__ = ["finish", "run", "spec_for", "start"]
@@ -29,11 +30,15 @@ def spec_for(runner: Runner, prompt: str, project: Path) -> TaskSpec:
 
 
 async def start(
-    worker: Worker, runner: Runner, spec: TaskSpec, argv: tuple[str, ...] | None = None
+    worker: Worker,
+    runner: Runner,
+    spec: TaskSpec,
+    argv: tuple[str, ...] | None = None,
+    session: Place | None = None,
 ) -> Launch:
     """Start a task, with other arguments than the manifest's when `argv` is given."""
     directory = worker.supervisor.directory(spec.task_id)
-    launch = runner.launch(spec, directory, directory / "home")
+    launch = runner.launch(spec, directory, directory / "home", session)
     if argv is not None:
         launch = replace(launch, argv=argv)
     worker.supervisor.prepare(spec.task_id, launch)

@@ -92,8 +92,11 @@ class Worker:
         session: Place | None = None,
         judged: Judged | None = None,
         port: int = 0,
+        starts_in: str = "",
+        files: Mapping[str, str] | None = None,
     ) -> TaskId:
         task_id = new_id()
+        home = self.supervisor.directory(task_id) / "home"
         launch = Launch(
             argv=argv,
             cwd=cwd,
@@ -105,7 +108,9 @@ class Worker:
             session=session,
             judged=judged,
             port=port,
-            session_link=str(self.supervisor.directory(task_id) / "home" / "talks"),
+            session_link=str(home / "talks"),
+            starts_in=f"{home}/{starts_in}" if starts_in else "",
+            files={f"{home}/{name}": text for name, text in (files or {}).items()},
         )
         self.supervisor.prepare(task_id, launch)
         return task_id

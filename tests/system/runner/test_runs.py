@@ -64,6 +64,21 @@ async def test_the_agent_gets_its_own_environment_session_and_nothing_else(
     assert int(said["blocked"], 16) == 0
 
 
+async def test_an_agent_can_start_in_an_empty_folder_of_its_home_with_files_in_place(
+    worker: Worker, tmp_path: Path
+) -> None:
+    task_id = worker.prepare(
+        python(REPORT), cwd=str(tmp_path), starts_in="work", files={".agent/settings": "{}"}
+    )
+    await worker.supervisor.spawn(task_id)
+    await worker.result(task_id)
+    home = worker.supervisor.directory(task_id) / "home"
+    assert json.loads(worker.output(task_id))["cwd"] == f"{home}/work"
+    assert list((home / "work").iterdir()) == []
+    settings = home / ".agent" / "settings"
+    assert (settings.read_text(), stat.S_IMODE(settings.stat().st_mode)) == ("{}", 0o600)
+
+
 async def test_signals_python_ignores_are_restored_for_the_agent(worker: Worker) -> None:
     task_id = worker.prepare(("/bin/cat", "/proc/self/status"))
     await worker.supervisor.spawn(task_id)

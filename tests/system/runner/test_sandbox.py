@@ -80,6 +80,16 @@ async def test_claim_and_result_say_what_holds_it(
     assert worker.output(task_id) == b"a note\n"
 
 
+async def test_a_task_may_start_in_its_home_and_reads_its_directory_from_there(
+    worker: Worker, place: Path, found: Enforcement
+) -> None:
+    task_id = new_id()
+    launch = confined(worker, task_id, place, found, f"pwd; cat {place}/note")
+    start = f"{launch.env['HOME']}/work"
+    await run(worker, replace(launch, starts_in=start), task_id)
+    assert worker.output(task_id).decode() == f"{start}\na note\n"
+
+
 async def test_without_a_sandbox_claim_and_result_say_so(worker: Worker) -> None:
     assert (await worker.run(("/bin/true",))).enforcement == "none"
 

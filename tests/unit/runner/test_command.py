@@ -31,6 +31,7 @@ HOST = Host(
 )
 CLAUDE = load_manifests()["claude"]
 COMMAND = load_manifests()["command"]
+GEMINI = load_manifests()["gemini"]
 
 
 def test_claude_gets_its_flags_and_the_prompt_on_stdin_alone() -> None:
@@ -52,6 +53,16 @@ def test_a_later_turn_goes_on_with_the_conversation_of_the_first(tmp_path: Path)
     assert launch.session == host.session
     assert launch.session_link == "/tasks/t/home/.claude/projects"
     assert build_launch(SPEC, COMMAND, host).session_link == ""
+
+
+def test_gemini_starts_in_an_empty_folder_of_its_home_and_is_told_the_directory() -> None:
+    launch = build_launch(SPEC, GEMINI, HOST)
+    assert (launch.cwd, launch.starts_in) == ("/srv/myapp", "/tasks/t/home/work")
+    assert launch.env["CMESH_DIRECTORY"] == "/srv/myapp"
+    assert "/tasks/t/home/.gemini/settings.json" in launch.files
+    assert not any("/srv/myapp" in text for text in (*launch.argv, *launch.files.values()))
+    other = build_launch(SPEC, CLAUDE, HOST)
+    assert (other.starts_in, other.files) == ("", {})
 
 
 def test_the_key_is_in_the_environment_and_never_in_the_argv() -> None:

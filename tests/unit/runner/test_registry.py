@@ -13,6 +13,7 @@ from cmesh.model import Limits, Profile, TaskId, TaskSpec
 from cmesh.runner.claude_stream import ClaudeReader
 from cmesh.runner.codex_stream import CodexReader
 from cmesh.runner.egress.network import RELAY_PORT
+from cmesh.runner.gemini_stream import GeminiReader
 from cmesh.runner.programs import Programs
 from cmesh.runner.reader import OutputReader
 from cmesh.runner.registry import Runners
@@ -116,6 +117,20 @@ def test_without_an_address_codex_asks_its_own(claude: Path, key: Path, tmp_path
     assert not [part for part in argv if "model_provider" in part]
 
 
+def test_gemini_gets_key_and_address_in_its_environment(
+    claude: Path, key: Path, tmp_path: Path
+) -> None:
+    url = "http://127.0.0.1:1"
+    config = RunnerConfig(program=str(claude), key_file=key, base_url=url, model="m")
+    runner = Runners({"gemini": config}, {}, programs=Programs("/usr/bin:/bin")).resolve("gemini")
+    launch = runner.launch(spec("gemini"), tmp_path, tmp_path / "home")
+    assert launch.env["GEMINI_API_KEY"] == "sk-1"
+    assert launch.env["GOOGLE_GEMINI_BASE_URL"] == url
+    assert launch.argv[launch.argv.index("--model") + 1] == "m"
+    assert (runner.credential, runner.reports_cost) == ("exposed", False)
+    assert isinstance(runner.reader(), GeminiReader)
+
+
 def test_an_address_that_a_query_cannot_reach_is_refused(
     claude: Path, key: Path, tmp_path: Path
 ) -> None:
@@ -176,7 +191,7 @@ def test_a_missing_key_file_is_named(claude: Path, tmp_path: Path) -> None:
 
 def test_the_list_says_why_a_runner_is_not_available(claude: Path) -> None:
     by_name = {status.name: status for status in runners(claude).status()}
-    assert list(by_name) == ["claude", "codex", "command:echo"]
+    assert list(by_name) == ["claude", "codex", "gemini", "command:echo"]
     assert by_name["command:echo"].available
     assert not by_name["claude"].available
     assert "no key" in by_name["claude"].reason

@@ -1,0 +1,147 @@
+"""Gemini CLI's `--output-format stream-json` as events and an outcome. Pure.
+
+Measured with 0.61.0. It names no cost. What the agent says comes in small pieces, which become
+one event when something else follows.
+"""
+
+from collections.abc import Iterator
+
+from typing_extensions import override
+
+from cmesh.model import Usage
+from cmesh.runner.evidence import Exit
+from cmesh.runner.json_lines import (
+    ARGUMENTS_CHARS,
+    FINAL_CHARS,
+    Json,
+    JsonLineReader,
+    Step,
+    cost_step,
+    count_of,
+    dump,
+    map_of,
+    only,
+    shown,
+    text_of,
+)
+from cmesh.runner.reader import Outcome, RunnerEvent
+from cmesh.text import cut, one_line, scrub
+
+__all__ = ["GeminiReader"]
+
+ERROR_CHARS = 1000
+DENIALS_LIMIT = 20
+
+_INIT_KEYS = ("session_id", "model")
+_DENIED = "policy_violation"
+
+
+class GeminiReader(JsonLineReader):
+    """Reads one run of `gemini`; the last `result` line wins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._session = ""
+        self._said = ""
+        self._text = ""
+        self._errors: list[str] = []
+        self._tools: dict[str, str] = {}
+        self._denials: list[str] = []
+        self._result: Json | None = None
+
+    @override
+    def _steps(self, line: Json, raw: Step) -> Iterator[Step]:
+        kind = text_of(line, "type")
+        if kind == "message":
+            yield from self._message(line)
+            return
+        yield from self._told()
+        match kind:
+            case "init":
+                self._session = text_of(line, "session_id")
+                yield "raw", "session started", only(line, _INIT_KEYS)
+            case "tool_use":
+                yield self._called(line)
+            case "tool_result":
+                yield self._answered(line)
+            case "error":
+                yield "warning", self._warned(line), {}
+            case "result":
+                self._result = line
+                yield cost_step(_usage(line))
+            case _:
+                yield raw
+
+    def _message(self, line: Json) -> Iterator[Step]:
+        if text_of(line, "role") != "assistant":
+            return  # the prompt, which the task holds already
+        if line.get("delta") is not True:
+            yield from self._told()
+        # More than this is not shown, and a stream may bring it in a million pieces.
+        if len(self._said) < 2 * FINAL_CHARS:
+            self._said += text_of(line, "content")
+
+    def _told(self) -> Iterator[Step]:
+        """End what the agent was saying."""
+        if self._said:
+            self._text, self._said = self._said, ""
+            yield "text", shown(self._text), {}
+
+    def _called(self, line: Json) -> Step:
+        name = one_line(text_of(line, "tool_name"))
+        self._tools[text_of(line, "tool_id")] = name
+        arguments = cut(scrub(dump(line.get("parameters"))), ARGUMENTS_CHARS)
+        return "tool_call", name, _id(line) | {"arguments": arguments}
+
+    def _answered(self, line: Json) -> Step:
+        failed = map_of(line, "error")
+        name = self._tools.pop(text_of(line, "tool_id"), "")
+        if text_of(failed, "type") == _DENIED and len(self._denials) < DENIALS_LIMIT:
+            self._denials.append(name)
+        is_error = text_of(line, "status") != "success"
+        text = text_of(line, "output") or text_of(failed, "message")
+        return "tool_result", shown(text), _id(line) | {"is_error": is_error}
+
+    def _warned(self, line: Json) -> str:
+        message = one_line(text_of(line, "message"), ERROR_CHARS)
+        if text_of(line, "severity") != "warning":
+            self._errors.append(message or "the agent failed")
+        return message
+
+    @override
+    def _outcome(self, exit_: Exit, events: tuple[RunnerEvent, ...], error: str) -> Outcome:
+        state, reason, code = self._end(exit_, error)
+        return Outcome(
+            events=events,
+            state=state,
+            text=cut(scrub(self._said or self._text), FINAL_CHARS),
+            error=reason,
+            code=code,
+            usage=_usage(self._result or {}),
+            session=one_line(self._session, 80),
+            denials=tuple(self._denials),
+        )
+
+    @override
+    def _verdict(self) -> str | None:
+        """Say what the result line says; an `error` line before it is a failure too.
+
+        A run that is ended by a signal exits with 0 as well, and without that line.
+        """
+        if self._result is None:
+            return None if not self._errors else self._errors[-1]
+        if text_of(self._result, "status") == "success":
+            return self._errors[-1] if self._errors else ""
+        failed = text_of(map_of(self._result, "error"), "message")
+        return one_line(failed, ERROR_CHARS) or "the agent failed"
+
+
+def _usage(result: Json) -> Usage:
+    stats = map_of(result, "stats")
+    return Usage(
+        tokens_in=count_of(stats, "input_tokens"), tokens_out=count_of(stats, "output_tokens")
+    )
+
+
+def _id(line: Json) -> dict[str, object]:
+    return {"id": one_line(text_of(line, "tool_id"), 80)}
