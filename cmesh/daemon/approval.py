@@ -27,6 +27,7 @@ def will_run(parts: Parts, record: TaskRecord, grant: Grant) -> WillRunView:
     own = parts.supervisor.directory(record.task_id)
     try:
         place = followup.place(parts, record)
+        grant.runner.check_directory(spec.directory)
         launch = grant.runner.launch(spec, own, own / "home", place)
     except CmeshError as error:
         return WillRunView(obstacle=error.message)

@@ -79,6 +79,7 @@ class Starting:
         spec = replace(draft.record.spec, directory=grant.directory, limits=grant.limits)
         try:
             directory = supervisor.directory(self.task_id)
+            grant.runner.check_directory(spec.directory)
             copy = self._parts.sandboxes.copy(
                 spec.profile, directory, grant.directory, grant.judged
             )

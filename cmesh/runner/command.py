@@ -3,9 +3,12 @@
 `start_argv` is where a sandbox will wrap the command. The prompt is never in an argv.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from pydantic import JsonValue
 
 from cmesh.errors import SandboxUnavailable, UsageError
 from cmesh.model import TaskSpec
@@ -63,7 +66,9 @@ def build_launch(spec: TaskSpec, manifest: Manifest, host: Host) -> Launch:
         "cost_usd": "" if spec.limits.cost_usd is None else f"{spec.limits.cost_usd:g}",
     }
     env = {"PATH": host.search_path, "LANG": DEFAULT_LANG, "HOME": host.home, "TMPDIR": host.tmp}
-    env |= {name: _fill(text, values) for name, text in manifest.env.items()} | dict(host.env)
+    env |= {name: _fill(text, values) for name, text in manifest.env.items()}
+    env |= {name: _json(value, values) for name, value in manifest.env_json.items()}
+    env |= dict(host.env)
     argv = start_argv(spec, manifest, host, values)
     if any("\0" in text for text in (*argv, spec.directory, *env.values())):
         raise UsageError("the task holds a NUL character")
@@ -117,3 +122,26 @@ def _session(spec: TaskSpec, manifest: Manifest) -> tuple[str, ...]:
 def _fill(text: str, values: Mapping[str, str]) -> str:
     """Put values in; what a value holds is not read again."""
     return _PLACEHOLDER.sub(lambda match: values[match[1]], text)
+
+
+def _json(value: JsonValue, values: Mapping[str, str]) -> str:
+    # Built as data: what a value holds, a quote for one, stays inside its text.
+    return json.dumps(_filled(value, values), separators=(",", ":"))
+
+
+def _filled(value: JsonValue, values: Mapping[str, str]) -> JsonValue:
+    """Put values into each text; None = one of them is empty, so that the text says nothing."""
+    if isinstance(value, str):
+        return _fill(value, values) if _says(value, values) else None
+    if isinstance(value, list):
+        items = [_filled(item, values) for item in value]
+        return [item for item in items if item is not None]
+    if isinstance(value, dict):
+        said = [(key, item) for key, item in value.items() if _says(key, values)]
+        pairs = [(_fill(key, values), _filled(item, values)) for key, item in said]
+        return {key: item for key, item in pairs if item is not None}
+    return value
+
+
+def _says(text: str, values: Mapping[str, str]) -> bool:
+    return all(values[name] for name in _PLACEHOLDER.findall(text))

@@ -9,7 +9,14 @@ from functools import cache
 from importlib import resources
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+)
 
 from cmesh.errors import ConfigError
 from cmesh.model import Profile
@@ -48,9 +55,23 @@ def _host(text: str) -> str:
     return text
 
 
+def _known_within(value: JsonValue) -> JsonValue:
+    if isinstance(value, str):
+        _known(value)
+    elif isinstance(value, list):
+        for item in value:
+            _known_within(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _known(key)
+            _known_within(item)
+    return value
+
+
 Template = Annotated[str, AfterValidator(_known)]
 InHome = Annotated[str, Field(pattern=_BELOW)]
 """A path in the agent's home."""
+JsonTemplate = Annotated[JsonValue, AfterValidator(_known_within)]
 
 
 class _Table(BaseModel):
@@ -132,16 +153,22 @@ class Manifest(_Table):
         profiles: arguments by profile; a profile that is not named cannot run.
         session: None = each run is on its own, so there are no follow-up turns.
         versions: those that may run in a sandboxed profile; None = any.
+        refuses: names that may stand neither in the task's directory nor above it in the same
+            git repository: the program acts on them whatever it is told.
         env: variables set for the agent, on top of `PATH`, `LANG`, `HOME` and `TMPDIR`.
         cwd: folder in its home, empty, that it starts in; None = the task's directory. For a
             program that obeys what lies where it starts, and takes the directory otherwise.
         files: what it finds in its home, by path: texts as they are, without placeholders.
+        env_json: more of them, by name, whose text is JSON. A text in it that names what has no
+            value, such as the model when none is set, is left out, with its key.
     """
 
     schema_version: Literal[1]
     name: str = Field(pattern=r"^[a-z0-9_-]+$")
     program: str = ""
-    parser: Literal["claude-stream-json", "codex-json", "gemini-stream-json", "output"]
+    parser: Literal[
+        "claude-stream-json", "codex-json", "gemini-stream-json", "opencode-json", "output"
+    ]
     argv: tuple[Template, ...]
     version_argv: tuple[str, ...] = ()
     versions: Versions | None = None
@@ -152,7 +179,9 @@ class Manifest(_Table):
     credential: Credential | None = None
     network: Network = Network()
     session: Session | None = None
+    refuses: tuple[Annotated[str, Field(pattern=r"^[^/{}]+$")], ...] = ()
     env: dict[str, Template] = {}
+    env_json: dict[str, JsonTemplate] = {}
     cwd: InHome | None = None
     files: dict[InHome, str] = {}
 

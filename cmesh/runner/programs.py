@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from cmesh.text import one_line
 
@@ -84,15 +85,17 @@ class Programs:
 
     def _ask(self, program: str, arguments: tuple[str, ...], env: Mapping[str, str]) -> str:
         try:
-            answer = subprocess.run(  # noqa: S603 - a program the owner configured
-                [program, *arguments],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=VERSION_LIMIT_S,
-                check=True,
-                cwd="/",
-                env={**env, "PATH": self.search_path, "HOME": "/nonexistent"},
-            )
+            # Some say nothing without a home to write to; what they write is taken away again.
+            with TemporaryDirectory(prefix="cmesh-", ignore_cleanup_errors=True) as home:
+                answer = subprocess.run(  # noqa: S603 - a program the owner configured
+                    [program, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    timeout=VERSION_LIMIT_S,
+                    check=True,
+                    cwd="/",
+                    env={**env, "PATH": self.search_path, "HOME": home, "TMPDIR": home},
+                )
         except _FAILURES:
             return ""
         return one_line(answer.stdout.decode("utf-8", "replace").partition("\n")[0], 80)

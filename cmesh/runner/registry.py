@@ -5,6 +5,7 @@ Says why a runner cannot run. Reads keys, and hands them on only in an agent's e
 
 import asyncio
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from cmesh.runner.egress.network import Network, grant, inside
 from cmesh.runner.gemini_stream import GeminiReader
 from cmesh.runner.launch import Launch
 from cmesh.runner.manifest import Manifest, Session, load_manifests
+from cmesh.runner.opencode_stream import OpencodeReader
 from cmesh.runner.programs import Needs, Programs, needs_of
 from cmesh.runner.reader import OutputReader, Reader
 from cmesh.runner.sessions import Place
@@ -35,6 +37,7 @@ _READERS: Mapping[str, type[Reader]] = {
     "claude-stream-json": ClaudeReader,
     "codex-json": CodexReader,
     "gemini-stream-json": GeminiReader,
+    "opencode-json": OpencodeReader,
     "output": OutputReader,
 }
 
@@ -118,6 +121,19 @@ class Runner:
         its self-test here have tried is not taken.
         """
         return refusal(self.name, self.version, self.manifest.versions, self.test)
+
+    def check_directory(self, directory: str) -> None:
+        """Check that no name stands there that the program would act on. Blocks on the disk.
+
+        Raises:
+            RunnerUnavailable: one does; says which.
+        """
+        found = _found_above(self.manifest.refuses, Path(directory))
+        if found is not None:
+            raise RunnerUnavailable(
+                f"runner `{self.name}` would act on `{found}`, which is part of the directory",
+                hint="take it away, or use another runner for this directory",
+            )
 
     def needs(self) -> Needs:
         """Return what must be there for the program to start in a sandbox. Blocks on the disk."""
@@ -292,6 +308,16 @@ class Runners:
             return self._verdicts.of(manifest.name, subject_of(manifest, program, version))
         except OSError:  # it goes just now: what is not there is not tested either
             return SelfTest(state="pending")
+
+
+def _found_above(names: Sequence[str], directory: Path) -> Path | None:
+    for place in (directory, *directory.parents):
+        for name in names:
+            if os.path.lexists(place / name):
+                return place / name
+        if os.path.lexists(place / ".git"):
+            break
+    return None
 
 
 def _read_key(name: str, path: Path) -> str:

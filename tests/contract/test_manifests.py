@@ -21,7 +21,7 @@ full = []
 
 
 def test_the_built_in_runners_are_agents_and_command() -> None:
-    assert sorted(load_manifests()) == ["claude", "codex", "command", "gemini"]
+    assert sorted(load_manifests()) == ["claude", "codex", "command", "gemini", "opencode"]
 
 
 def test_every_profile_runs_with_every_built_in_runner() -> None:
@@ -52,6 +52,16 @@ def test_gemini_never_starts_in_the_working_directory_and_its_settings_are_its_h
     assert settings["security"]["auth"]["selectedType"] == "gemini-api-key"
     assert manifest.session is not None
     assert manifest.session.home == f".gemini/tmp/{manifest.cwd}/chats"
+
+
+def test_opencode_takes_no_project_and_knows_one_provider() -> None:
+    manifest = load_manifests()["opencode"]
+    assert manifest.env["OPENCODE_DISABLE_PROJECT_CONFIG"] == "1"
+    assert "--pure" in manifest.argv
+    config = manifest.env_json["OPENCODE_CONFIG_CONTENT"]
+    assert isinstance(config, dict)
+    assert config["enabled_providers"] == ["anthropic"]
+    assert [config[key] for key in ("snapshot", "formatter", "lsp")] == [False, False, False]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +107,9 @@ def test_a_good_manifest_is_read() -> None:
         ("[profiles]", '[env]\nA = "{b}"\n[profiles]', "env.A"),
         ("[profiles]", 'cwd = "/tmp"\n[profiles]', "cwd"),
         ("[profiles]", '[files]\n"/etc/x" = ""\n[profiles]', "files./etc/x"),
+        ("[profiles]", '[env_json.A]\nx = ["{b}"]\n[profiles]', "env_json.A"),
+        ("[profiles]", '[env_json.A]\n"{b}" = 1\n[profiles]', "env_json.A"),
+        ("[profiles]", "[env_json.A]\nx = 2026-01-01\n[profiles]", "env_json.A.dict.x"),
     ],
 )
 def test_a_mistake_is_named_by_its_key(old: str, new: str, said: str) -> None:

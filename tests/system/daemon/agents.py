@@ -16,6 +16,7 @@ __all__ = [
     "CLAUDE",
     "CODEX",
     "GEMINI",
+    "OPENCODE",
     "AgentRun",
     "claude_run",
     "codex_run",
@@ -81,6 +82,7 @@ CLAUDE = _program("CMESH_TEST_CLAUDE", ".bin/claude")
 # Not npm's wrapper, which would leave the program alone when it is killed.
 CODEX = _program("CMESH_TEST_CODEX", "@openai/codex-*/vendor/*/bin/codex")
 GEMINI = _program("CMESH_TEST_GEMINI", ".bin/gemini")
+OPENCODE = _program("CMESH_TEST_OPENCODE", "opencode-linux-*/bin/opencode")
 
 
 def run_of(name: str, machine: Machine, url: str, prompt: str) -> AgentRun:

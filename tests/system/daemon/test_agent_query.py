@@ -9,7 +9,7 @@ import pytest
 
 from cmesh.model import Profile, TaskState
 from tests.fakes.model_server import ModelServer
-from tests.system.daemon.agents import CLAUDE, CODEX, GEMINI
+from tests.system.daemon.agents import CLAUDE, CODEX, GEMINI, OPENCODE
 from tests.system.daemon.conftest import OUTBOUND, MakeMachine
 from tests.system.daemon.machine import here
 
@@ -66,6 +66,7 @@ AGENTS: Mapping[str, Agent] = {
     "gemini": Agent(
         program=GEMINI, path="", tool="run_shell_command", argument="command", where="dir_path"
     ),
+    "opencode": Agent(program=OPENCODE, path="/v1", tool="bash", argument="command"),
 }
 
 

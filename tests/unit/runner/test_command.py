@@ -1,5 +1,6 @@
 """From a task to an argv: pure, and complete."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from cmesh.errors import SandboxUnavailable, UsageError
 from cmesh.model import Limits, Profile, TaskId, TaskSpec
 from cmesh.runner.command import Host, build_launch
-from cmesh.runner.manifest import load_manifests
+from cmesh.runner.manifest import Manifest, load_manifests
 from cmesh.runner.sessions import Sessions
 
 TASK = TaskId("0198c0de-1111-7aaa-8bbb-0123456789ab")
@@ -111,3 +112,44 @@ def test_a_nul_in_the_directory_is_refused() -> None:
 
 def test_a_lone_surrogate_in_the_prompt_does_not_stop_the_task() -> None:
     assert build_launch(replace(SPEC, prompt="a\ud800b"), COMMAND, HOST).stdin == b"a?b"
+
+
+def with_json(value: object) -> Manifest:
+    return COMMAND.model_copy(update={"env_json": {"CONFIG": value}})
+
+
+def json_of(value: object, host: Host) -> object:
+    return json.loads(build_launch(SPEC, with_json(value), host).env["CONFIG"])
+
+
+def test_what_a_value_holds_stays_inside_its_text_of_a_json_variable() -> None:
+    host = replace(HOST, base_url='http://x/","a":"{model}\\', model='m"1')
+    value: dict[str, object] = {
+        "url": "{base_url}",
+        "models": {"{model}": {}},
+        "n": 1,
+        "on": False,
+        "l": ["{model}"],
+    }
+    assert json_of(value, host) == {
+        "url": host.base_url,
+        "models": {'m"1': {}},
+        "n": 1,
+        "on": False,
+        "l": ['m"1'],
+    }
+
+
+def test_of_a_json_variable_that_is_left_out_which_has_no_value() -> None:
+    value: dict[str, object] = {
+        "url": "{base_url}",
+        "by": {"{model}": {}},
+        "l": ["{model}", ""],
+        "m": "x/{model}",
+    }
+    assert json_of(value, HOST) == {"by": {}, "l": [""]}
+
+
+def test_the_owner_s_variables_win_over_the_manifest_s() -> None:
+    host = replace(HOST, env={"CONFIG": "mine"})
+    assert build_launch(SPEC, with_json({}), host).env["CONFIG"] == "mine"

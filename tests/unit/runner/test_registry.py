@@ -1,5 +1,6 @@
 """Which runners there are, and why one is not available."""
 
+import json
 import os
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from cmesh.runner.claude_stream import ClaudeReader
 from cmesh.runner.codex_stream import CodexReader
 from cmesh.runner.egress.network import RELAY_PORT
 from cmesh.runner.gemini_stream import GeminiReader
+from cmesh.runner.opencode_stream import OpencodeReader
 from cmesh.runner.programs import Programs
 from cmesh.runner.reader import OutputReader
 from cmesh.runner.registry import Runners
@@ -131,6 +133,55 @@ def test_gemini_gets_key_and_address_in_its_environment(
     assert isinstance(runner.reader(), GeminiReader)
 
 
+def test_opencode_is_told_model_and_address_in_its_configuration_and_the_key_beside_it(
+    claude: Path, key: Path, tmp_path: Path
+) -> None:
+    config = RunnerConfig(
+        program=str(claude), key_file=key, base_url="http://127.0.0.1:1/v1", model="m"
+    )
+    found = Runners({"opencode": config}, {}, programs=Programs("/usr/bin:/bin"))
+    runner = found.resolve("opencode")
+    task = replace(spec("opencode"), profile=Profile.QUERY)
+    launch = runner.launch(task, tmp_path, tmp_path / "home")
+    told = json.loads(launch.env["OPENCODE_CONFIG_CONTENT"])
+    anthropic = told["provider"]["anthropic"]
+    assert anthropic == {
+        "options": {"baseURL": f"http://127.0.0.1:{RELAY_PORT}/v1"},
+        "models": {"m": {}},
+    }
+    assert told["model"] == "anthropic/m"
+    assert [name for name, text in launch.env.items() if "sk-1" in text] == ["ANTHROPIC_API_KEY"]
+    assert not any("sk-1" in part for part in launch.argv)
+    assert isinstance(runner.reader(), OpencodeReader)
+    bare = Runners(
+        {"opencode": replace(config, base_url="", model="")},
+        {},
+        programs=Programs("/usr/bin:/bin"),
+    )
+    launch = bare.resolve("opencode").launch(task, tmp_path, tmp_path / "home")
+    told = json.loads(launch.env["OPENCODE_CONFIG_CONTENT"])
+    assert told["provider"] == {"anthropic": {"options": {}, "models": {}}}
+    assert "model" not in told
+
+
+@pytest.mark.parametrize("name", [".opencode", "opencode.json", "opencode.jsonc"])
+def test_a_directory_that_opencode_would_act_on_is_refused_up_to_its_repository(
+    claude: Path, key: Path, tmp_path: Path, name: str
+) -> None:
+    config = RunnerConfig(program=str(claude), key_file=key)
+    agents = {"opencode": config, "claude": config}
+    found = Runners(agents, {}, programs=Programs("/usr/bin:/bin"))
+    below = tmp_path / "repository" / "below"
+    (below.parent / ".git").mkdir(parents=True)
+    below.mkdir()
+    (tmp_path / name).mkdir()  # beyond the repository
+    found.resolve("opencode").check_directory(str(below))
+    (below.parent / name).symlink_to("nowhere")
+    found.resolve("claude").check_directory(str(below))
+    with pytest.raises(RunnerUnavailable, match=f"repository/{name}"):
+        found.resolve("opencode").check_directory(str(below))
+
+
 def test_an_address_that_a_query_cannot_reach_is_refused(
     claude: Path, key: Path, tmp_path: Path
 ) -> None:
@@ -145,6 +196,15 @@ def test_the_version_is_asked_once(claude: Path, key: Path, tmp_path: Path) -> N
     for _ in range(3):
         known.resolve("claude")
     assert (tmp_path / "asked").read_text() == "asked\n"
+
+
+def test_a_program_that_is_asked_its_version_can_write_to_a_home_that_goes_away(
+    claude: Path, key: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    claude.write_text(f'#!/bin/sh\necho x >"$HOME/x" && echo "$HOME" >{home} && echo 2.1.330\n')
+    assert runners(claude, key_file=key).resolve("claude").version == "2.1.330"
+    assert not Path(home.read_text().strip()).exists()
 
 
 def test_an_unknown_name_gets_the_nearest(claude: Path) -> None:
@@ -192,6 +252,7 @@ def test_a_missing_key_file_is_named(claude: Path, tmp_path: Path) -> None:
 def test_the_list_says_why_a_runner_is_not_available(claude: Path) -> None:
     by_name = {status.name: status for status in runners(claude).status()}
     assert list(by_name) == ["claude", "codex", "gemini", "command:echo"]
+    assert list(by_name) == ["claude", "codex", "opencode", "command:echo"]
     assert by_name["command:echo"].available
     assert not by_name["claude"].available
     assert "no key" in by_name["claude"].reason

@@ -1,0 +1,155 @@
+"""opencode's `run --format json` as events and an outcome. Pure.
+
+Measured with 1.18.33. No line says how the run ended, so the last step does, beside the exit.
+"""
+
+import math
+from collections.abc import Iterator
+
+from typing_extensions import override
+
+from cmesh.model import Usage
+from cmesh.runner.evidence import Exit
+from cmesh.runner.json_lines import (
+    ARGUMENTS_CHARS,
+    FINAL_CHARS,
+    Json,
+    JsonLineReader,
+    Step,
+    cost_step,
+    count_of,
+    dump,
+    map_of,
+    shown,
+    text_of,
+)
+from cmesh.runner.reader import Outcome, RunnerEvent
+from cmesh.text import cut, one_line, scrub
+
+__all__ = ["OpencodeReader"]
+
+ERROR_CHARS = 1000
+DENIALS_LIMIT = 20
+
+# What a tool's error begins with when the program itself refused the call.
+_REFUSED = "The user rejected permission"
+_SILENT = {"reasoning", "done"}
+
+
+class OpencodeReader(JsonLineReader):
+    """Reads one run of `opencode run`; tokens and cost are the sum of its steps."""
+
+    last_line = "step_finish"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._session = ""
+        self._texts: list[str] = []
+        self._step_began = False
+        self._reason: str | None = None
+        self._error = ""
+        self._tool_error = ""
+        self._denials: list[str] = []
+        self._in = self._out = 0
+        self._cost = 0.0
+
+    @override
+    def _steps(self, line: Json, raw: Step) -> Iterator[Step]:
+        if not self._session and text_of(line, "sessionID"):
+            self._session = one_line(text_of(line, "sessionID"), 80)
+            yield "raw", "session started", {"session_id": self._session}
+        part = map_of(line, "part")
+        match text_of(line, "type"):
+            case "step_start":
+                self._step_began = True
+            case "text":
+                yield self._said(text_of(part, "text"))
+            case "tool_use":
+                yield from self._used(part)
+            case "step_finish":
+                yield self._finished(part)
+            case "error":
+                self._error = _message(line) or "the agent failed"
+                yield "warning", self._error, {}
+            case kind if kind in _SILENT:
+                return
+            case _:
+                yield raw
+
+    def _said(self, text: str) -> Step:
+        # The texts of one step are one message; those of the newest step with any are the result.
+        if self._step_began:
+            self._texts.clear()
+        self._step_began = False
+        self._texts.append(text)
+        return "text", shown(text), {}
+
+    def _used(self, part: Json) -> Iterator[Step]:
+        """Yield a call and what came of it: there is one line for both, at the call's end."""
+        state = map_of(part, "state")
+        name, about = one_line(text_of(part, "tool")), {"id": one_line(text_of(part, "callID"), 80)}
+        arguments = cut(scrub(dump(state.get("input"))), ARGUMENTS_CHARS)
+        yield "tool_call", name, {**about, "arguments": arguments}
+        error = text_of(state, "error")
+        if error:
+            self._tool_error = one_line(f"{name}: {error}", ERROR_CHARS)
+        exit_code = count_of(map_of(state, "metadata"), "exit")
+        is_error = text_of(state, "status") != "completed" or exit_code not in (None, 0)
+        data: Json = {**about, "is_error": is_error, "exit_code": exit_code}
+        yield "tool_result", shown(error or text_of(state, "output")), data
+        if error.startswith(_REFUSED) and len(self._denials) < DENIALS_LIMIT:
+            self._denials.append(one_line(f"{name} {arguments}", 300))
+            yield "warning", f"tool denied: {name}", {}
+
+    def _finished(self, part: Json) -> Step:
+        self._reason = one_line(text_of(part, "reason"), 80)
+        tokens = map_of(part, "tokens")
+        cache = map_of(tokens, "cache")
+        read = (count_of(tokens, "input"), count_of(cache, "read"), count_of(cache, "write"))
+        self._in += sum(count or 0 for count in read)
+        # It counts what a model thought apart from what it wrote.
+        self._out += (count_of(tokens, "output") or 0) + (count_of(tokens, "reasoning") or 0)
+        cost = part.get("cost")
+        if isinstance(cost, int | float) and not isinstance(cost, bool) and cost > 0:
+            self._cost += cost
+        return cost_step(self._usage())
+
+    def _usage(self) -> Usage:
+        # 0 stands for a model whose price it does not know.
+        priced = 0 < self._cost < math.inf
+        return Usage(
+            cost_usd=self._cost if priced else None, tokens_in=self._in, tokens_out=self._out
+        )
+
+    @override
+    def _outcome(self, exit_: Exit, events: tuple[RunnerEvent, ...], error: str) -> Outcome:
+        state, reason, code = self._end(exit_, error)
+        return Outcome(
+            events=events,
+            state=state,
+            text=cut(scrub("\n".join(self._texts)), FINAL_CHARS),
+            error=reason,
+            code=code,
+            usage=Usage() if self._reason is None else self._usage(),
+            session=self._session,
+            denials=tuple(self._denials),
+        )
+
+    @override
+    def _verdict(self) -> str | None:
+        """Say what the last step says, unless there was an error.
+
+        A refused call ends the run after a step for its sake, with exit 0.
+        """
+        if self._error or self._reason is None:
+            return self._error or None
+        if self._reason == "stop":
+            return ""
+        why = f"the last step ended with `{self._reason}`"
+        return f"{why}: {self._tool_error}" if self._tool_error else why
+
+
+def _message(line: Json) -> str:
+    error = map_of(line, "error")
+    message = text_of(map_of(error, "data"), "message") or text_of(error, "name")
+    return one_line(message or dump(line.get("error", "")), ERROR_CHARS)
