@@ -33,7 +33,7 @@ _FORMS: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "runner": (
             "is no runner's name",
-            "write `claude`, `codex` or `command:NAME`, see `cmesh peers`",
+            "write `claude`, `codex`, `gemini`, `opencode` or `command:NAME`, see `cmesh peers`",
         ),
     }
 )

@@ -126,5 +126,8 @@ ProfileOption: TypeAlias = Annotated[
     ),
 ]
 RunnerOption: TypeAlias = Annotated[
-    str, typer.Option("--runner", help="Agent on the worker: claude, codex, or command:NAME.")
+    str,
+    typer.Option(
+        "--runner", help="Agent on the worker: claude, codex, gemini, opencode, or command:NAME."
+    ),
 ]

@@ -46,7 +46,7 @@ class Delegate(DelegateArguments):
         default="claude",
         max_length=80,
         pattern=r"^[a-z0-9_-]+(:[A-Za-z0-9._-]+)?$",
-        description="one of the peer's runners: `claude`, `codex`, or `command:NAME`",
+        description="one of the peer's runners: `claude`, `codex`, `gemini`, `opencode`, or `command:NAME`",
     )
     accept: list[str] = Field(
         default_factory=list[str],
