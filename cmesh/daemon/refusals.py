@@ -3,7 +3,6 @@
 Cheap, so that a peer that floods costs the others next to nothing.
 """
 
-import logging
 import math
 
 from cmesh.daemon.parts import Parts
@@ -25,13 +24,14 @@ __all__ = [
     "unknown",
 ]
 
-logger = logging.getLogger(__name__)
-
 RESTORED_CODE = "store_restored"
 """Of a task whose worker's store was put back to an older copy of itself."""
 
 DISK_RETRY_S = 15
 RESTART_RETRY_S = 5
+
+RESTORED_RETRY_S = 30
+"""A shim may have kept what a restored store lost, and a link may last for weeks."""
 
 SUBMIT_BYTES_PER_MINUTE = 64 * 1024 * 1024
 """What one peer's prompts may come to."""
@@ -118,16 +118,12 @@ def unknown(link: Link, task_id: TaskId) -> None:
     link.post(Failure(code="task_not_found", reason=reason, about=task_id))
 
 
-def forgotten(link: Link, task_id: TaskId, *, told: int, last_event: int) -> None:
-    """Say that this store has less of a task than the peer was told: `told` events.
-
-    The peer's word alone proves nothing to this node, so nothing is written down but the log.
-    """
-    peer = link.identity.name
-    data = {"peer": peer, "task": task_id, "told": told, "last_event": last_event}
-    logger.warning("history_is_short", extra={"data": data})
+def forgotten(link: Link, task_id: TaskId) -> None:
+    """Say that this store has less of a task than the peer was told, and to ask again later."""
     reason = "the store has less of this task than was told: it was put back to an older copy"
-    link.post(Failure(code=RESTORED_CODE, reason=reason, about=task_id))
+    link.post(
+        Failure(code=RESTORED_CODE, reason=reason, about=task_id, retry_after_s=RESTORED_RETRY_S)
+    )
 
 
 async def _flooded() -> None:

@@ -1,10 +1,12 @@
 """What peers ask of this node's worker: each message checked, decided, committed, answered."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from cmesh.daemon import followup
 from cmesh.daemon.admission import admit
@@ -44,6 +46,8 @@ from cmesh.store.records import ReceiptRecord, TaskSnapshot
 
 __all__ = ["UNSETTLED_LIMIT", "Requests"]
 
+logger = logging.getLogger(__name__)
+
 UNSETTLED_LIMIT = 1_000
 """Tasks of one peer without its receipt, beyond which nothing new of it is written down."""
 
@@ -67,6 +71,7 @@ class Requests:
         self._rates = Rates(parts, self._turns)
         self._gates: dict[NodeId, asyncio.Semaphore] = {}
         self._deciding: dict[NodeId, set[asyncio.Task[Any]]] = {}
+        self._short: WeakKeyDictionary[Link, set[TaskId]] = WeakKeyDictionary()
         self._following = asyncio.Lock()  # of two turns after the same one, one is taken
 
     async def drain(self) -> None:
@@ -249,12 +254,25 @@ class Requests:
         if known is None or not is_of(known, link.identity.node_id):
             unknown(link, task_id)
         elif message.after_seq > known.last_event:
-            forgotten(link, task_id, told=message.after_seq, last_event=known.last_event)
+            self._note_short(link, task_id, message.after_seq, known.last_event)
+            forgotten(link, task_id)
         else:
             self._feeds.follow(link, task_id, message.after_seq)
             inbound = self._inbounds.tasks.get(task_id)
             if inbound is not None:
                 inbound.followed()
+
+    def _note_short(self, link: Link, task_id: TaskId, told: int, last_event: int) -> None:
+        """Log it once a link and task: a peer may ask as often as it likes, and may lie.
+
+        The peer's word alone proves nothing to this node, so nothing else is written down.
+        """
+        noted = self._short.setdefault(link, set())
+        if task_id not in noted:
+            noted.add(task_id)
+            peer = link.identity.name
+            data = {"peer": peer, "task": task_id, "told": told, "last_event": last_event}
+            logger.warning("history_is_short", extra={"data": data})
 
     async def _wanted(self, link: Link, task_id: TaskId) -> None:
         if self._inbounds.owner(task_id) != link.identity.node_id:

@@ -179,6 +179,8 @@ class SelfTests:
 
 def _subject(runner: Runner) -> Subject | None:
     try:
-        return subject_of(runner.manifest, runner.program, runner.version)
+        return subject_of(
+            runner.manifest, runner.program, runner.version, model=runner.model, env=runner.env
+        )
     except OSError:
         return None

@@ -1,5 +1,6 @@
 """Starting one task on this worker: what it may run with, and the hand-over to a shim."""
 
+import asyncio
 import errno
 import logging
 from collections.abc import Callable
@@ -78,6 +79,7 @@ class Starting:
         self._spawn_pause_s = min(2 * self._spawn_pause_s, PAUSE_MOST_S)
         spec = replace(draft.record.spec, directory=grant.directory, limits=grant.limits)
         try:
+            await self._require_tested(grant, spec.profile)
             directory = supervisor.directory(self.task_id)
             grant.runner.check_directory(spec.directory)
             copy = self._parts.sandboxes.copy(
@@ -94,6 +96,18 @@ class Starting:
             data = {"task": self.task_id, "why": str(error)}
             logger.warning("spawn_failed", extra={"data": data})
             self._tell(Happening(event=GotCancel("user"), code=code, reason=str(error)))
+
+    async def _require_tested(self, grant: Grant, profile: Profile) -> None:
+        """Look at the program anew: it may have updated itself while the task waited.
+
+        Raises:
+            RunnerUnavailable: it is gone, or nothing speaks for it as it is now.
+        """
+        if profile is Profile.FULL:
+            return
+        runner = await asyncio.to_thread(self._parts.runners().resolve, grant.runner.name)
+        if (untested := runner.untested()) is not None:
+            raise untested
 
     def _confine(self, launch: Launch, profile: Profile, grant: Grant, copy: Copy | None) -> Launch:
         """Put the sandbox of a profile round a launch, with its one way out. Blocks on the disk."""

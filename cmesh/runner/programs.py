@@ -50,7 +50,7 @@ class Programs:
 
     def __init__(self, search_path: str | None = None) -> None:
         self._search_path = search_path
-        self._versions: dict[tuple[str, int, int, int], str] = {}
+        self._versions: dict[tuple[str, int, int, int, int], str] = {}
 
     @property
     def search_path(self) -> str:
@@ -78,7 +78,8 @@ class Programs:
         `VERSION_LIMIT_S`.
         """
         info = Path(program).stat()
-        key = (program, info.st_ino, info.st_size, info.st_mtime_ns)
+        # npm sets one old `mtime` for every version, and an inode comes again; `ctime` tells.
+        key = (program, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
         if key not in self._versions:
             self._versions[key] = self._ask(program, arguments, env or {})
         return self._versions[key]

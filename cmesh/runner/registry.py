@@ -298,14 +298,17 @@ class Runners:
             base_url=config.base_url,
             env=env,
             key_file=config.key_file,
-            test=self._tested(manifest, program, version),
+            test=self._tested(manifest, program, version, config.model, env),
         )
 
-    def _tested(self, manifest: Manifest, program: str, version: str) -> SelfTest:
+    def _tested(
+        self, manifest: Manifest, program: str, version: str, model: str, env: Mapping[str, str]
+    ) -> SelfTest:
         if self._verdicts is None:
             return SelfTest()
         try:
-            return self._verdicts.of(manifest.name, subject_of(manifest, program, version))
+            subject = subject_of(manifest, program, version, model=model, env=env)
+            return self._verdicts.of(manifest.name, subject)
         except OSError:  # it goes just now: what is not there is not tested either
             return SelfTest(state="pending")
 

@@ -56,9 +56,11 @@ def delete_tree(path: Path) -> None:
     An agent makes trees as deep and as wide as it likes. So what is deep is moved to the top: it
     takes few descriptors, short names and little memory whatever the tree.
     """
+    with contextlib.suppress(OSError):
+        _open_up(path)
     try:
         top = _open_folder(path)
-    except FileNotFoundError:
+    except OSError:  # it is not there, or no folder
         return
     fresh = (f".gone-{secrets.token_hex(8)}-{number}" for number in itertools.count())
     try:
@@ -77,7 +79,7 @@ def _remove(name: str, where: int, way: Sequence[int], fresh: Iterator[str]) -> 
     changed = False
     try:
         # An agent may leave directories that nobody may enter, not even their owner.
-        os.chmod(name, _OWNERS, dir_fd=where)
+        _open_up(name, where)
         if len(way) > DEEP:
             os.rename(name, next(fresh), src_dir_fd=where, dst_dir_fd=way[0])
             return True
@@ -96,6 +98,20 @@ def _remove(name: str, where: int, way: Sequence[int], fresh: Iterator[str]) -> 
     finally:
         os.close(folder)
     return True
+
+
+def _open_up(name: str | Path, beside: int | None = None) -> None:
+    """Let the owner into a folder. Raises OSError when it is none."""
+    # INVARIANT: `chmod` follows links, and whoever lives on may have put one in its place.
+    flags = getattr(os, "O_PATH", 0)
+    if not flags:
+        os.chmod(name, _OWNERS, dir_fd=beside, follow_symlinks=False)
+        return
+    handle = os.open(name, flags | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=beside)
+    try:
+        Path(f"/proc/self/fd/{handle}").chmod(_OWNERS)
+    finally:
+        os.close(handle)
 
 
 def _open_folder(name: str | Path, beside: int | None = None) -> int:

@@ -31,6 +31,9 @@ IGNORE_BYTES = 1024 * 1024
 ASKED_BYTES = 32 * 1024
 """Names that are written before an answer is read: what a pipe takes, or both sides wait."""
 
+ANSWER_BYTES = 16 * 1024 * 1024
+"""The longest answer to so many names."""
+
 _GITFILE = b"gitdir:"
 _FIELDS = 4
 
@@ -202,12 +205,15 @@ class _Patterns:
         assert answers is not None
         asks.write(joined(f"./{name}" for name in names))  # one may begin with `:`
         asks.flush()
-        said = bytearray()
-        while said.count(0) < _FIELDS * len(names):
+        said, wanted = bytearray(), _FIELDS * len(names)
+        while wanted > 0:
             piece = os.read(answers.fileno(), ASKED_BYTES)
             if not piece:
                 raise Trouble("`git check-ignore` failed")
             said += piece
+            wanted -= piece.count(0)
+            if len(said) > ANSWER_BYTES:  # each answer repeats a pattern, however long that is
+                raise Trouble("its ignore files have patterns that are too long")
         fields = split(bytes(said))
         told = zip(names, fields[::_FIELDS], fields[2::_FIELDS], strict=True)
         # Of a name that no pattern matches there is no source; `!` is one that brings it back.

@@ -5,8 +5,10 @@ updates an agent gets `pending`, never the old verdict.
 """
 
 import hashlib
+import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -32,9 +34,10 @@ class Subject:
     Attributes:
         path: of the program, as it is started.
         real: where that leads; an update often moves a link only.
-        device, inode, size, mtime_ns: of the file there.
+        device, inode, size, mtime_ns, ctime_ns: of the file there. Package managers set the same
+            old `mtime` for every version, and inodes come again; `ctime` nobody sets.
         version: what the program says of itself.
-        recipe: SHA-256 of the manifest and the traps.
+        recipe: SHA-256 of the manifest, the traps, the model's name and the owner's variables.
     """
 
     path: str
@@ -43,6 +46,7 @@ class Subject:
     inode: int
     size: int
     mtime_ns: int
+    ctime_ns: int
     version: str
     recipe: str
 
@@ -110,8 +114,18 @@ class Verdicts:
             return {}
 
 
-def subject_of(manifest: Manifest, program: str, version: str) -> Subject | None:
+def subject_of(
+    manifest: Manifest,
+    program: str,
+    version: str,
+    *,
+    model: str = "",
+    env: Mapping[str, str] | None = None,
+) -> Subject | None:
     """Return what a self-test of a program would be about; None = there is none for it.
+
+    `model` and `env` are what the owner gives to every start of it: a variable may well have it
+    read other files. The model server's address is none of that; a self-test has its own.
 
     Blocks on the disk for a look at the file.
 
@@ -123,7 +137,10 @@ def subject_of(manifest: Manifest, program: str, version: str) -> Subject | None
         return None
     real = Path(os.path.realpath(program))
     info = real.stat()
-    recipe = f"{manifest.model_dump_json()}\n{traps.model_dump_json()}"
+    address = manifest.credential.base_url_variable if manifest.credential else ""
+    given = sorted((name, value) for name, value in (env or {}).items() if name != address)
+    parts = (manifest.model_dump_json(), traps.model_dump_json(), json.dumps([model, given]))
+    recipe = "\n".join(parts)
     return Subject(
         path=program,
         real=str(real),
@@ -131,6 +148,7 @@ def subject_of(manifest: Manifest, program: str, version: str) -> Subject | None
         inode=info.st_ino,
         size=info.st_size,
         mtime_ns=info.st_mtime_ns,
+        ctime_ns=info.st_ctime_ns,
         version=version,
         recipe=hashlib.sha256(recipe.encode()).hexdigest(),
     )

@@ -45,7 +45,7 @@ Tell the user which files it flags; the user applies it: `cmesh result ID --patc
 ## States
 `queued` = the worker has committed it. `running` = its process was seen to start. `succeeded`, \
 `failed` = its exit was recorded. `cancelled` = no process of it is left. `unknown` = the worker \
-cannot be asked now; the task may still run. `interrupted` = it may have done part of its work; \
+no longer knows it; it may have run, and waiting may never end. `interrupted` = it may have done part of its work; \
 it is never run again by itself. `waiting_approval` = a person must approve on the worker.
 
 ## Refusals

@@ -45,7 +45,7 @@ from cmesh.interfaces.mcp.render import (
     task_next,
 )
 from cmesh.interfaces.mcp.result_page import result_text
-from cmesh.model import TERMINAL
+from cmesh.model import TERMINAL, TaskState
 
 __all__ = [
     "Call",
@@ -162,7 +162,7 @@ async def list_tasks(call: Call) -> types.CallToolResult:
 
     def next_call(_shown: int) -> str:
         for task in view.tasks:
-            if task.state not in TERMINAL:
+            if task.state not in {*TERMINAL, TaskState.UNKNOWN}:
                 return task_next(task, task.last_event)
         return task_next(view.tasks[0], 0) if view.tasks else call_text("list_peers")
 

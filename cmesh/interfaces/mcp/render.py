@@ -169,6 +169,9 @@ def task_next(view: TaskView, last_event: int) -> str:
         return call_text("list_tasks", state="open")
     if view.state in TERMINAL:
         return call_text("get_result", task_id=view.task_id)
+    if view.state is TaskState.UNKNOWN:
+        # Waiting is not promised to end, and without `new` this very task would be the answer.
+        return "tell the user `reason`; to have it done all the same, delegate again with new=true"
     state = str(view.state)
     return call_text(
         "get_task",

@@ -110,7 +110,7 @@ _ALL = (
             "Returns a task's state, what the state rests on (witness), and new events; waits up "
             "to wait_s for news. Call the `next` it gives until the state is succeeded, failed, "
             "cancelled, timed_out, interrupted, denied or expired. waiting_approval: a person must "
-            "approve on the worker. unknown: the worker cannot be asked now; the task may run."
+            "approve on the worker. unknown: the worker no longer knows it; do not wait."
         ),
         arguments=GetTask,
         run=get_task,

@@ -45,7 +45,9 @@ async def asked(
 
 def _tested(half: Half, name: str, verdict: Verdict) -> None:
     runner = half.parts.runners().resolve(name)
-    subject = subject_of(runner.manifest, runner.program, runner.version)
+    subject = subject_of(
+        runner.manifest, runner.program, runner.version, model=runner.model, env=runner.env
+    )
     assert subject is not None
     sprung = ("hook-Stop",) if verdict == "failed" else ()
     half.verdicts.keep(name, Record(subject=subject, verdict=verdict, at="", sprung=sprung))

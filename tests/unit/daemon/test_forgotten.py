@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cmesh.daemon.refusals import RESTORED_RETRY_S
 from cmesh.model import TaskId, TaskState
 from tests.fakes.half import SETTLE_LIMIT_S, Half
 from tests.unit.daemon.conftest import Pair
@@ -66,7 +67,10 @@ async def test_a_worker_that_is_short_of_events_keeps_its_link_and_its_other_tas
     pair.doer.shims.finish(task_id)
     await pair.doer.until(task_id, "succeeded")
     assert (await pair.asker.seen(task_id)).state == "unknown"
-    await pair.connect()
+    # A link may last for weeks: it is asked again over this one.
+    pair.clock.passed_s += RESTORED_RETRY_S
+    await pair.asker.caller.retry()
+    assert pair.asker.link is link
     ended = await pair.asker.until(task_id, "succeeded")
     assert (ended.last_event, pair.doer.shims.starts[task_id]) == (4, 1)
     events = await pair.asker.store.events(task_id, after=0, limit=9)

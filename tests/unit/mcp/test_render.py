@@ -16,6 +16,7 @@ from cmesh.interfaces.mcp.render import (
     peer_fields,
     sql_fields,
     task_fields,
+    task_next,
 )
 from cmesh.interfaces.mcp.result_page import RESULT_CHARACTERS, result_text
 from cmesh.model import Direction, Profile, TaskState
@@ -70,6 +71,17 @@ def test_events_that_do_not_fit_are_left_for_the_next_call() -> None:
     shown = str(fields["events"]).count("x" * 390)
     assert 0 < shown < 39
     assert fields["last_event"] == shown
+
+
+def test_nobody_is_sent_to_wait_for_a_task_of_which_nobody_can_say() -> None:
+    view = TaskView(
+        task_id="0" * 36, direction=Direction.OUT, peer="p", node_id="n", state=TaskState.UNKNOWN,
+        witness="", known_s=0, runner="r", profile=Profile.QUERY, directory="/", prompt="",
+        created_at=NOW, code="store_restored", last_event=3,
+    )  # fmt: skip
+    following = task_next(view, 3)
+    assert "get_task" not in following
+    assert "new=true" in following
 
 
 @settings(deadline=None)

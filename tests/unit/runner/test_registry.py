@@ -251,8 +251,7 @@ def test_a_missing_key_file_is_named(claude: Path, tmp_path: Path) -> None:
 
 def test_the_list_says_why_a_runner_is_not_available(claude: Path) -> None:
     by_name = {status.name: status for status in runners(claude).status()}
-    assert list(by_name) == ["claude", "codex", "gemini", "command:echo"]
-    assert list(by_name) == ["claude", "codex", "opencode", "command:echo"]
+    assert list(by_name) == ["claude", "codex", "gemini", "opencode", "command:echo"]
     assert by_name["command:echo"].available
     assert not by_name["claude"].available
     assert "no key" in by_name["claude"].reason

@@ -367,3 +367,14 @@ def test_a_folder_in_the_place_of_a_file_is_that_and_not_left_out(
     (note / "inner").write_text("x\n")
     found = run(order, "compare", capsys)
     assert (found["changed"], found["left_out"]) == (["D note", "A note/inner"], [])
+
+
+def test_patterns_of_any_length_cost_neither_memory_nor_minutes(
+    order: Order, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository(order)
+    source = Path(order["source"])
+    (source / ".gitignore").write_text(f"[{'a' * 30_000}]*\n")
+    for number in range(1_000):
+        (source / f"a{number}").touch()
+    assert "patterns that are too long" in run(order, "make", capsys)["error"]

@@ -3,10 +3,14 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cmesh.config import RunnerConfig
 from cmesh.runner.manifest import Manifest, load_manifests
+from cmesh.runner.programs import Programs
+from cmesh.runner.registry import Runner, Runners
 from cmesh.runner.verdicts import Record, Subject, Verdicts, subject_of
 
 VERSION = "2.1.330"
@@ -107,3 +111,47 @@ def test_without_traps_there_is_no_self_test(manifest: Manifest, program: Path) 
     assert subject_of(load_manifests()["command"], str(program), "") is None
     unknown = manifest.model_copy(update={"name": "unknown"})
     assert subject_of(unknown, str(program), VERSION) is None
+
+
+def test_a_verdict_is_about_what_the_owner_gives_to_every_start(
+    tmp_path: Path, manifest: Manifest, program: Path
+) -> None:
+    key = tmp_path / "key"
+    key.touch(mode=0o600)
+    key.write_text("sk-test", "ascii")
+    verdicts = Verdicts(tmp_path / "selftests.json")
+
+    def runner(**given: Any) -> Runner:
+        config = RunnerConfig(program=str(program), key_file=key, **given)
+        programs = Programs("/usr/bin:/bin")
+        return Runners({"claude": config}, {}, programs=programs, verdicts=verdicts).resolve(
+            "claude"
+        )
+
+    program.chmod(0o755)
+    before = runner(base_url="https://one.example")
+    subject = subject_of(
+        manifest, before.program, before.version, model=before.model, env=before.env
+    )
+    assert subject is not None
+    verdicts.keep("claude", passed(subject))
+    assert runner(base_url="https://two.example").test.state == "passed"
+    assert runner(env={"CLAUDE_CODE_USE_BEDROCK": "1"}).test.state == "pending"
+    assert runner(model="another").test.state == "pending"
+
+
+def test_a_program_of_the_same_size_and_time_is_another_one(
+    tmp_path: Path, manifest: Manifest, program: Path
+) -> None:
+    programs, verdicts = Programs("/usr/bin:/bin"), Verdicts(tmp_path / "selftests.json")
+
+    def install(version: str) -> Subject:  # as npm does it: all its files are of 1985
+        program.write_text(f"#!/bin/sh\necho {version}\n", "utf-8")
+        program.chmod(0o755)
+        os.utime(program, (499_162_500, 499_162_500))
+        return about(manifest, program, programs.version(str(program), ()))
+
+    verdicts.keep("claude", passed(install("2.1.330")))
+    later = install("2.1.331")
+    assert later.version == "2.1.331"
+    assert verdicts.of("claude", later).state == "pending"
