@@ -92,7 +92,8 @@ async def test_what_a_peer_asked_before_its_key_was_taken_back_never_starts(
     await pair.doer.quiet()
     begun, queued = asked[: slow.begun], asked[slow.begun :]
     assert slow.begun == requests.ADMITTED_AT_ONCE
-    assert ended == [first, second, *(message.task_id for message in begun)]
+    # Those that are decided side by side have no order.
+    assert sorted(ended) == sorted([first, second, *(message.task_id for message in begun)])
     for message in begun:
         task = await pair.doer.until(TaskId(message.task_id), "cancelled")
         assert (task.code, pair.doer.shims.starts[TaskId(message.task_id)]) == (
