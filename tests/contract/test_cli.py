@@ -410,8 +410,10 @@ def test_a_runner_that_does_not_work_is_told_with_its_next_step_and_a_status(
     assert json.loads(capsys.readouterr().out)["runners"][0]["ok"] is False
     assert main(["runners", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split("\t") == ["claude", "yes", "2.1.330", "exposed", "passed", "query, full"]
+    works = ["claude", "yes", "2.1.330", "exposed", "passed", "query, full", ""]
+    assert lines[1].split("\t") == works
     assert lines[2].split("\t")[:2] == ["codex", "no"]
+    assert lines[2].endswith("\tit is not on this machine")
     assert main(["runners", "show", "claude"]) == 0
     shown = capsys.readouterr().out
     assert "query: /usr/bin/claude -p" in shown

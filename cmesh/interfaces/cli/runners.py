@@ -40,7 +40,7 @@ def list_(*, as_json: JsonOption = False) -> None:
     if as_json:
         output.print_json(view)
         return
-    columns = ["NAME", "AVAILABLE", "VERSION", "CREDENTIAL", "SELF-TEST", "PROFILES"]
+    columns = ["NAME", "AVAILABLE", "VERSION", "CREDENTIAL", "SELF-TEST", "PROFILES", "WHY NOT"]
     output.table(columns, [_row(runner) for runner in view.runners])
 
 
@@ -127,6 +127,7 @@ def _row(runner: RunnerView) -> list[str]:
         runner.credential,
         _state(runner.self_test) if runner.available else "",
         ", ".join(runner.profiles),
+        runner.reason.removeprefix(f"runner `{runner.name}`: "),
     ]
 
 
