@@ -368,7 +368,10 @@ class Links:
 def _most(contact: Contact) -> float:
     """Return the longest pause before a peer is dialled again: a line heals, a refusal seldom."""
     lost = contact.error  # None: one side closed it
-    if contact.refused or isinstance(lost, RemoteProtocolError | VersionMismatch | NotCmesh):
+    if contact.refused or isinstance(lost, RemoteProtocolError | VersionMismatch):
+        return BACKOFF_MOST_S
+    # A node is up before its listener: a peer that was heard before is starting again.
+    if isinstance(lost, NotCmesh) and contact.at is None:
         return BACKOFF_MOST_S
     return UNREACHABLE_MOST_S if isinstance(lost, LinkError | PeerUnreachable) else BACKOFF_MOST_S
 

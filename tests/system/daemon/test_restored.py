@@ -13,7 +13,10 @@ from cmesh.model import TaskState
 from tests.system.daemon.conftest import OUTBOUND, MakeMachine, command, inbound
 from tests.system.daemon.machine import Machine, eventually
 
-pytestmark = [pytest.mark.anyio, pytest.mark.system]
+pytestmark = [pytest.mark.anyio, pytest.mark.system, pytest.mark.timeout(240)]
+
+REACHED_LIMIT_S = 90.0
+"""A start, dials with their pauses, and a handshake that is lost, on a busy machine."""
 
 LEDGER = ("/bin/sh", "-c", "echo $CMESH_TASK >> ledger; cat")
 HELD = ("/bin/sh", "-c", "echo $CMESH_TASK >> ledger; while ! [ -e go ]; do sleep 0.05; done")
@@ -68,7 +71,7 @@ async def test_a_restored_worker_takes_a_new_incarnation_and_runs_nothing_twice(
     async def unknown() -> bool | None:
         return (await caller.task(held.task_id)).state is TaskState.UNKNOWN or None
 
-    await eventually(unknown)
+    await eventually(unknown, REACHED_LIMIT_S)
     shown = await caller.task(held.task_id)
     assert (shown.code, "delegate it anew" in shown.reason) == ("store_replaced", True)
     assert await worker.sql(RENEWED) == [[1]]
@@ -124,7 +127,7 @@ async def test_a_worker_put_back_unnoticed_makes_one_task_unknown_and_keeps_its_
     async def unknown() -> bool | None:
         return (await caller.task(held.task_id)).state is TaskState.UNKNOWN or None
 
-    await eventually(unknown)
+    await eventually(unknown, REACHED_LIMIT_S)
     shown = await caller.task(held.task_id)
     assert (shown.code, "delegate it anew" in shown.reason) == ("store_restored", True)
     second = await caller.delegate("worker", "command:ledger", place, prompt="second", new=True)

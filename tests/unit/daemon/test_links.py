@@ -153,13 +153,19 @@ async def pauses_of(
 
 
 @pytest.mark.parametrize(
-    ("error", "most"),
-    [(PeerUnreachable("no answer"), UNREACHABLE_MOST_S), (NotCmesh("no"), BACKOFF_MOST_S)],
+    ("error", "heard", "most"),
+    [
+        (PeerUnreachable("no answer"), False, UNREACHABLE_MOST_S),
+        (NotCmesh("no"), False, BACKOFF_MOST_S),
+        (NotCmesh("no"), True, UNREACHABLE_MOST_S),
+    ],
 )
 async def test_a_peer_that_does_not_answer_is_tried_again_soon_however_long_it_was_away(
-    monkeypatch: pytest.MonkeyPatch, error: CmeshError, most: float
+    monkeypatch: pytest.MonkeyPatch, error: CmeshError, heard: bool, most: float
 ) -> None:
     place = Place("n1", StillClock())
+    if heard:
+        place.links._contacts.of(NodeId("nB")).at = StillClock().now()
 
     async def fails(peer_id: NodeId) -> Link:
         raise error
