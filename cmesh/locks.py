@@ -66,6 +66,7 @@ def shared(path: Path) -> Generator[None]:
         except BlockingIOError as error:
             raise Held(_holder(fd)) from error
         yield
+        fcntl.flock(fd, fcntl.LOCK_UN)  # as in `release`
     finally:
         os.close(fd)
 
@@ -97,6 +98,9 @@ class FileLock:
     def release(self) -> None:
         """Give the lock back; harmless without it."""
         if self._fd >= 0:
+            # INVARIANT: not by closing alone: a child between fork and exec has the file open
+            # too, and the lock would last until it has none (flock(2)).
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
             os.close(self._fd)
             self._fd = -1
 

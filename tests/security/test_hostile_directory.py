@@ -33,7 +33,7 @@ __all__ = ["containment", "worker"]
 KEY = "sk-test-0000"
 CANARY = "canary-instruction-5b21"
 
-pytestmark = [pytest.mark.anyio, pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.system, pytest.mark.timeout(240)]
 
 
 @dataclass(frozen=True, slots=True)

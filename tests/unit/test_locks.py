@@ -1,7 +1,10 @@
 """A lock file names who has it locked, and nobody else."""
 
+import fcntl
 import os
 from pathlib import Path
+
+import pytest
 
 from cmesh.locks import FileLock, holder
 
@@ -15,3 +18,24 @@ def test_the_holder_is_known_while_the_lock_is_held_only(tmp_path: Path) -> None
     lock.release()
     assert path.read_text("ascii") == f"{os.getpid()}\n"
     assert holder(path) is None
+
+
+def test_a_lock_that_was_given_back_is_free_though_a_child_has_the_file_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+    taken = fcntl.flock
+
+    def seen(fd: int, operation: int) -> None:
+        taken(fd, operation)
+        if operation & fcntl.LOCK_EX:
+            kept.append(os.dup(fd))  # what a fork does
+
+    monkeypatch.setattr(fcntl, "flock", seen)
+    lock = FileLock(tmp_path / "lock")
+    for _ in range(2):
+        lock.acquire()
+        lock.release()
+    for fd in kept:
+        os.close(fd)
+    assert len(kept) == 2

@@ -31,7 +31,7 @@ __all__ = [
 
 CONTAINMENTS: tuple[Containment, ...] = ("pid_namespace", "best_effort")
 
-WAIT_LIMIT_S = 60.0
+WAIT_LIMIT_S = 90.0
 POLL_S = 0.02
 GRACE_S = 0.3
 PYTHON = sys.executable
