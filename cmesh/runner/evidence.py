@@ -27,7 +27,7 @@ class Exit:
         end_reason: why the worker asked for the end, for `cancelled`.
         processes_left: live processes counted at the end; always 0 for `cancelled`.
         leftovers_ended: processes besides the agent that had to be killed.
-        started_at: seconds since the epoch; for people.
+        started_at: seconds since the epoch, for people; 0 = not known, as `ended_at`.
         runtime_s: by the clock that never goes back.
         stdout_bytes: what the agent wrote in all; `stdout_kept` of them are in the spool.
         spool_error: why output was dropped below the limit; empty = it was not.
@@ -60,14 +60,14 @@ class Exit:
     compared: str = ""
 
     @property
-    def started(self) -> datetime:
-        """Return the start in UTC."""
-        return datetime.fromtimestamp(self.started_at, UTC)
+    def started(self) -> datetime | None:
+        """Return the start in UTC; None = the result does not say."""
+        return _moment(self.started_at)
 
     @property
-    def ended(self) -> datetime:
-        """Return the end in UTC."""
-        return datetime.fromtimestamp(self.ended_at, UTC)
+    def ended(self) -> datetime | None:
+        """Return the end in UTC; None = the result does not say."""
+        return _moment(self.ended_at)
 
     @property
     def witness(self) -> str:
@@ -127,6 +127,10 @@ _COUNTED = {
     "best_effort": " by descent and marker (best effort)",
 }
 _EXIT: TypeAdapter[Exit] = TypeAdapter(Exit)
+
+
+def _moment(seconds: float) -> datetime | None:
+    return datetime.fromtimestamp(seconds, UTC) if seconds else None
 
 
 def read_exit(path: str) -> Exit | None:

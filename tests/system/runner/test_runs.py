@@ -35,7 +35,7 @@ async def test_a_run_leaves_exit_output_and_digest(worker: Worker) -> None:
     assert (exit_.stdout_bytes, exit_.stdout_kept) == (4, 4)
     assert exit_.stdout_sha256 == hashlib.sha256(b"out\n").hexdigest()
     assert exit_.stderr_kept == 4
-    assert exit_.started <= exit_.ended
+    assert 0 < exit_.started_at <= exit_.ended_at
     assert exit_.leftovers_ended == 0
 
 

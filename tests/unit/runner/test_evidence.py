@@ -18,6 +18,7 @@ def test_a_file_that_makes_no_sense_is_damaged(tmp_path: Path, content: str) -> 
     exit_ = read_exit(str(path))
     assert exit_ is not None
     assert exit_.verdict == "damaged"
+    assert (exit_.started, exit_.ended) == (None, None)
 
 
 @pytest.mark.parametrize(
