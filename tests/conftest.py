@@ -16,6 +16,7 @@ from cmesh import __version__
 from cmesh.node import ffi
 
 EXPECTED_SKIPS = Path(__file__).with_name("expected_skips.txt")
+LOG_CHARS = 6_000
 OWN_PREFIXES = ("CMESH_", "XDG_")
 CLEARED = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 
@@ -65,7 +66,18 @@ def pytest_runtest_makereport(
         line = f"{item.nodeid}: {reason.removeprefix('Skipped: ')}"
         if not any(re.search(pattern, line) for pattern in expected_skips(EXPECTED_SKIPS)):
             item.config.stash[_unexpected].append(line)
+    if report.failed and isinstance(item, pytest.Function):
+        add_logs(item, report)
     return report
+
+
+def add_logs(item: pytest.Function, report: pytest.TestReport) -> None:
+    """Show the ends of the daemons' logs with a failure; a rare one is understood by them only."""
+    ground = item.funcargs.get("ground")
+    if isinstance(ground, Path):
+        for log in sorted(ground.glob("*/log")):
+            text = log.read_text("utf-8", "replace")[-LOG_CHARS:]
+            report.sections.append((f"end of the log of {log.parent.name}", text))
 
 
 def pytest_terminal_summary(

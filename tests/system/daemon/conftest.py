@@ -93,6 +93,7 @@ async def make_machine(ground: Path, testnet: Testnet) -> AsyncIterator[MakeMach
         async def make(
             name: str, text: str = "", *, user: pwd.struct_passwd | None = None
         ) -> Machine:
+            assert not (ground / name).exists(), f"a test of this module left a `{name}`"
             machine = Machine(name, ground, testnet, user or worker_user())
             stack.push_async_callback(machine.stop)
             await machine.configure(text)

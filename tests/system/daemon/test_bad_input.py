@@ -52,7 +52,8 @@ async def pair(ground: Path, testnet: Testnet) -> AsyncIterator[Pair]:
         await laptop.ended(first.task_id)
         yield laptop, builder
         for machine in (laptop, builder):
-            assert "Traceback" not in machine.log_text()
+            before, found, error = machine.log_text().partition("Traceback")
+            assert not found, f"{before[-500:]}Traceback{error[:3000]}"
 
 
 @pytest.fixture

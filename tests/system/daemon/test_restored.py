@@ -92,15 +92,15 @@ async def test_a_restored_worker_takes_a_new_incarnation_and_runs_nothing_twice(
 async def test_a_worker_put_back_unnoticed_makes_one_task_unknown_and_keeps_its_link(
     make_machine: MakeMachine, ground: Path
 ) -> None:
-    place = ground / "worker" / "app"
+    place = ground / "builder" / "app"
     rule = inbound(place, ["command:ledger", "command:steps"])
-    caller = await make_machine("caller", OUTBOUND)
+    caller = await make_machine("laptop", OUTBOUND)
     worker = await make_machine(
-        "worker", command("ledger", *LEDGER) + command("steps", *STEPS) + rule
+        "builder", command("ledger", *LEDGER) + command("steps", *STEPS) + rule
     )
     worker.directory("app")
     await asyncio.gather(caller.up(), worker.up())
-    first = await caller.delegate("worker", "command:ledger", place, prompt="first")
+    first = await caller.delegate("builder", "command:ledger", place, prompt="first")
     await worker.trust(caller)
     await caller.ended(first.task_id)
 
@@ -110,7 +110,7 @@ async def test_a_worker_put_back_unnoticed_makes_one_task_unknown_and_keeps_its_
 
         await eventually(so_many)
 
-    held = await caller.delegate("worker", "command:steps", place, prompt="held")
+    held = await caller.delegate("builder", "command:steps", place, prompt="held")
     await told(2)
     # Within one connection, so that no head that the caller has is newer than the copy.
     os.kill(worker.pid, signal.SIGSTOP)
@@ -130,7 +130,7 @@ async def test_a_worker_put_back_unnoticed_makes_one_task_unknown_and_keeps_its_
     await eventually(unknown, REACHED_LIMIT_S)
     shown = await caller.task(held.task_id)
     assert (shown.code, "delegate it anew" in shown.reason) == ("store_restored", True)
-    second = await caller.delegate("worker", "command:ledger", place, prompt="second", new=True)
+    second = await caller.delegate("builder", "command:ledger", place, prompt="second", new=True)
     assert (await caller.ended(second.task_id)).state is TaskState.SUCCEEDED
     assert await worker.sql(RENEWED) == [[0]]
     assert "peer_broke_protocol" not in worker.log_text() + caller.log_text()
