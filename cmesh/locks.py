@@ -19,19 +19,13 @@ class Held(Exception):
     """Raised when another holder has the lock; the message says who."""
 
 
-def is_locked(path: str) -> bool:
+def is_locked(path: str | Path) -> bool:
     """Say whether some process holds a lock on the file (flock(2)); False without the file."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+        with shared(path):
+            return False
+    except Held:
         return True
-    finally:
-        os.close(fd)
-    return False
 
 
 def holder(path: Path) -> int | None:
@@ -49,7 +43,7 @@ def holder(path: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def shared(path: Path) -> Generator[None]:
+def shared(path: str | Path) -> Generator[None]:
     """Keep a lock file from being locked meanwhile; without the file there is nothing to keep.
 
     Raises:
@@ -61,14 +55,15 @@ def shared(path: Path) -> Generator[None]:
         yield
         return
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Held(_holder(fd)) from error
-        yield
-        fcntl.flock(fd, fcntl.LOCK_UN)  # as in `release`
-    finally:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        held = Held(_holder(fd))
         os.close(fd)
+        raise held from error
+    try:
+        yield
+    finally:
+        _give_back(fd)
 
 
 class FileLock:
@@ -98,11 +93,15 @@ class FileLock:
     def release(self) -> None:
         """Give the lock back; harmless without it."""
         if self._fd >= 0:
-            # INVARIANT: not by closing alone: a child between fork and exec has the file open
-            # too, and the lock would last until it has none (flock(2)).
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
-            os.close(self._fd)
+            _give_back(self._fd)
             self._fd = -1
+
+
+def _give_back(fd: int) -> None:
+    # INVARIANT: not by closing alone: a child between fork and exec has the file open too, and
+    # the lock would last until it has none (flock(2)).
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)
 
 
 def _holder(fd: int) -> str:

@@ -34,9 +34,9 @@ async def lost(
 ) -> tuple[str, str] | None:
     """Return code and reason when a task's caller has lost the right to it, else None.
 
-    Only what has started can stay without the right, by `on_revoke`. A peer that whois no longer knows has lost every right (fail closed). When this node
-    itself cannot ask, or cannot read its rules, nothing is known: no work is ended then,
-    and nothing new is admitted.
+    Only what has started can stay without the right, by `on_revoke`. A peer that whois no
+    longer knows has lost every right (fail closed). When this node itself cannot ask, or cannot
+    read its rules, nothing is known: no work is ended then, and nothing new is admitted.
     """
     policy = parts.rules.policy()  # looks at the file first, so that `error` is of now
     if parts.rules.error is not None or (started and _stays(policy, record, grant)):

@@ -10,15 +10,18 @@ from typing_extensions import override
 from cmesh.model import Usage
 from cmesh.runner.evidence import Exit
 from cmesh.runner.json_lines import (
-    ARGUMENTS_CHARS,
+    DENIALS_LIMIT,
     FINAL_CHARS,
+    ID_CHARS,
     Json,
     JsonLineReader,
     Step,
+    arguments_of,
     capped,
     cost_step,
     count_of,
     dump,
+    id_of,
     list_of,
     map_of,
     maps_of,
@@ -26,12 +29,10 @@ from cmesh.runner.json_lines import (
     shown,
     text_of,
 )
-from cmesh.runner.reader import Outcome, RunnerEvent
+from cmesh.runner.reader import ERROR_CHARS, Outcome, RunnerEvent
 from cmesh.text import cut, one_line, scrub
 
 __all__ = ["ClaudeReader"]
-
-DENIALS_LIMIT = 20
 
 # Heartbeats and echoes that say nothing a person needs.
 _SILENT = {"tool_progress", "stream_event", "keep_alive"}
@@ -77,7 +78,7 @@ class ClaudeReader(JsonLineReader):
             error=reason,
             code=code,
             usage=_usage(result or {}),
-            session=one_line(self._session, 80),
+            session=one_line(self._session, ID_CHARS),
             denials=tuple(_denials(result or {})),
         )
 
@@ -101,14 +102,11 @@ def _message(line: Json) -> Iterator[Step]:
             case "text" if line["type"] == "assistant":
                 yield "text", shown(text_of(block, "text")), {}
             case "tool_use":
-                arguments = cut(scrub(dump(block.get("input"))), ARGUMENTS_CHARS)
-                data: Json = {"id": one_line(text_of(block, "id"), 80), "arguments": arguments}
+                arguments = arguments_of(block.get("input"))
+                data = id_of(block, "id") | {"arguments": arguments}
                 yield "tool_call", one_line(text_of(block, "name")), data
             case "tool_result":
-                data = {
-                    "id": one_line(text_of(block, "tool_use_id"), 80),
-                    "is_error": block.get("is_error") is True,
-                }
+                data = id_of(block, "tool_use_id") | {"is_error": block.get("is_error") is True}
                 yield "tool_result", shown(_block_text(block.get("content"))), data
             case _:
                 continue  # thinking, images: nothing to show
@@ -138,7 +136,9 @@ def _failure(result: Json) -> str:
     errors = "; ".join(dump(error) for error in list_of(result.get("errors")))
     said = errors or text_of(result, "result")
     why = text_of(result, "terminal_reason") or text_of(result, "subtype")
-    return one_line(": ".join(part for part in (why, said) if part), 1000) or "the agent failed"
+    return (
+        one_line(": ".join(part for part in (why, said) if part), ERROR_CHARS) or "the agent failed"
+    )
 
 
 def _usage(result: Json) -> Usage:

@@ -10,27 +10,28 @@ from typing_extensions import override
 from cmesh.model import Usage
 from cmesh.runner.evidence import Exit
 from cmesh.runner.json_lines import (
-    ARGUMENTS_CHARS,
     FINAL_CHARS,
+    ID_CHARS,
     Json,
     JsonLineReader,
     Step,
+    arguments_of,
     as_map,
     cost_step,
     count_of,
     dump,
+    id_of,
     map_of,
     maps_of,
     only,
     shown,
     text_of,
+    usage_of,
 )
-from cmesh.runner.reader import Outcome, RunnerEvent
+from cmesh.runner.reader import ERROR_CHARS, Outcome, RunnerEvent
 from cmesh.text import cut, one_line, scrub
 
 __all__ = ["CodexReader"]
-
-ERROR_CHARS = 1000
 
 # So a line begins that tells of one more try; every other `error` line is a failure.
 _RETRY = "Reconnecting..."
@@ -61,7 +62,7 @@ class CodexReader(JsonLineReader):
             case "item.completed":
                 yield from self._completed(map_of(line, "item"), raw)
             case "turn.completed":
-                self._usage = _usage(line)
+                self._usage = usage_of(map_of(line, "usage"))
                 # A success that carries an error is none, and neither takes an earlier one back.
                 self._said = _error(line) or self._said or ""
                 yield cost_step(self._usage)
@@ -85,22 +86,20 @@ class CodexReader(JsonLineReader):
                 self._text = text_of(item, "text")
                 yield "text", shown(self._text), {}
             case "command_execution":
-                data = _id(item) | {"is_error": text_of(item, "status") != "completed"}
+                data = id_of(item, "id") | {"is_error": text_of(item, "status") != "completed"}
                 exit_code = count_of(item, "exit_code")
-                yield (
-                    "tool_result",
-                    shown(text_of(item, "aggregated_output")),
-                    {
-                        **data,
-                        "exit_code": exit_code,
-                    },
-                )
+                data["exit_code"] = exit_code
+                yield "tool_result", shown(text_of(item, "aggregated_output")), data
             case "mcp_tool_call":
                 is_error = text_of(item, "status") != "completed"
-                yield "tool_result", shown(_answer(item)), _id(item) | {"is_error": is_error}
+                yield (
+                    "tool_result",
+                    shown(_answer(item)),
+                    id_of(item, "id") | {"is_error": is_error},
+                )
             case "file_change" | "web_search" as kind:
                 about = item.get("changes", item.get("query", ""))
-                yield "tool_call", kind, _id(item) | {"arguments": _arguments(about)}
+                yield "tool_call", kind, id_of(item, "id") | {"arguments": arguments_of(about)}
             case "error":
                 # A warning about the set-up; the turn goes on.
                 yield "warning", one_line(text_of(item, "message"), ERROR_CHARS), {}
@@ -119,7 +118,7 @@ class CodexReader(JsonLineReader):
             error=reason,
             code=code,
             usage=self._usage,
-            session=one_line(self._session, 80),
+            session=one_line(self._session, ID_CHARS),
         )
 
     @override
@@ -130,12 +129,12 @@ class CodexReader(JsonLineReader):
 def _started(item: Json) -> Iterator[Step]:
     match text_of(item, "type"):
         case "command_execution":
-            arguments = _arguments({"command": text_of(item, "command")})
-            yield "tool_call", "command", _id(item) | {"arguments": arguments}
+            arguments = arguments_of({"command": text_of(item, "command")})
+            yield "tool_call", "command", id_of(item, "id") | {"arguments": arguments}
         case "mcp_tool_call":
             name = f"mcp__{text_of(item, 'server')}__{text_of(item, 'tool')}"
-            arguments = _arguments(item.get("arguments"))
-            yield "tool_call", one_line(name), _id(item) | {"arguments": arguments}
+            arguments = arguments_of(item.get("arguments"))
+            yield "tool_call", one_line(name), id_of(item, "id") | {"arguments": arguments}
         case _:
             return  # told when it is complete
 
@@ -156,18 +155,3 @@ def _error(line: Json) -> str:
         return ""
     message = text_of(as_map(error) or {}, "message") or dump(error)
     return one_line(message, ERROR_CHARS) or "the turn failed"
-
-
-def _usage(line: Json) -> Usage:
-    usage = map_of(line, "usage")
-    return Usage(
-        tokens_in=count_of(usage, "input_tokens"), tokens_out=count_of(usage, "output_tokens")
-    )
-
-
-def _id(item: Json) -> dict[str, object]:
-    return {"id": one_line(text_of(item, "id"), 80)}
-
-
-def _arguments(value: object) -> str:
-    return cut(scrub(dump(value)), ARGUMENTS_CHARS)

@@ -8,29 +8,27 @@ from collections.abc import Iterator
 
 from typing_extensions import override
 
-from cmesh.model import Usage
 from cmesh.runner.evidence import Exit
 from cmesh.runner.json_lines import (
-    ARGUMENTS_CHARS,
+    DENIALS_LIMIT,
     FINAL_CHARS,
+    ID_CHARS,
     Json,
     JsonLineReader,
     Step,
+    arguments_of,
     cost_step,
-    count_of,
-    dump,
+    id_of,
     map_of,
     only,
     shown,
     text_of,
+    usage_of,
 )
-from cmesh.runner.reader import Outcome, RunnerEvent
+from cmesh.runner.reader import ERROR_CHARS, Outcome, RunnerEvent
 from cmesh.text import cut, one_line, scrub
 
 __all__ = ["GeminiReader"]
-
-ERROR_CHARS = 1000
-DENIALS_LIMIT = 20
 
 _INIT_KEYS = ("session_id", "model")
 _DENIED = "policy_violation"
@@ -68,7 +66,7 @@ class GeminiReader(JsonLineReader):
                 yield "warning", self._warned(line), {}
             case "result":
                 self._result = line
-                yield cost_step(_usage(line))
+                yield cost_step(usage_of(map_of(line, "stats")))
             case _:
                 yield raw
 
@@ -90,8 +88,8 @@ class GeminiReader(JsonLineReader):
     def _called(self, line: Json) -> Step:
         name = one_line(text_of(line, "tool_name"))
         self._tools[text_of(line, "tool_id")] = name
-        arguments = cut(scrub(dump(line.get("parameters"))), ARGUMENTS_CHARS)
-        return "tool_call", name, _id(line) | {"arguments": arguments}
+        arguments = arguments_of(line.get("parameters"))
+        return "tool_call", name, id_of(line, "tool_id") | {"arguments": arguments}
 
     def _answered(self, line: Json) -> Step:
         failed = map_of(line, "error")
@@ -100,7 +98,7 @@ class GeminiReader(JsonLineReader):
             self._denials.append(name)
         is_error = text_of(line, "status") != "success"
         text = text_of(line, "output") or text_of(failed, "message")
-        return "tool_result", shown(text), _id(line) | {"is_error": is_error}
+        return "tool_result", shown(text), id_of(line, "tool_id") | {"is_error": is_error}
 
     def _warned(self, line: Json) -> str:
         message = one_line(text_of(line, "message"), ERROR_CHARS)
@@ -117,8 +115,8 @@ class GeminiReader(JsonLineReader):
             text=cut(scrub(self._said or self._text), FINAL_CHARS),
             error=reason,
             code=code,
-            usage=_usage(self._result or {}),
-            session=one_line(self._session, 80),
+            usage=usage_of(map_of(self._result or {}, "stats")),
+            session=one_line(self._session, ID_CHARS),
             denials=tuple(self._denials),
         )
 
@@ -134,14 +132,3 @@ class GeminiReader(JsonLineReader):
             return self._errors[-1] if self._errors else ""
         failed = text_of(map_of(self._result, "error"), "message")
         return one_line(failed, ERROR_CHARS) or "the agent failed"
-
-
-def _usage(result: Json) -> Usage:
-    stats = map_of(result, "stats")
-    return Usage(
-        tokens_in=count_of(stats, "input_tokens"), tokens_out=count_of(stats, "output_tokens")
-    )
-
-
-def _id(line: Json) -> dict[str, object]:
-    return {"id": one_line(text_of(line, "tool_id"), 80)}

@@ -17,22 +17,26 @@ from cmesh.runner.reader import Reader, RunnerEvent, ended, plain
 from cmesh.text import cut, one_line, scrub
 
 __all__ = [
-    "ARGUMENTS_CHARS",
+    "DENIALS_LIMIT",
     "FINAL_CHARS",
+    "ID_CHARS",
     "Json",
     "JsonLineReader",
     "Step",
+    "arguments_of",
     "as_map",
     "capped",
     "cost_step",
     "count_of",
     "dump",
+    "id_of",
     "list_of",
     "map_of",
     "maps_of",
     "only",
     "shown",
     "text_of",
+    "usage_of",
 ]
 
 STREAM_LINE_LIMIT_BYTES = 4 * 1024 * 1024
@@ -40,6 +44,8 @@ TEXT_CHARS = 8000
 ARGUMENTS_CHARS = 2000
 RAW_CHARS = 1000
 FINAL_CHARS = 64 * 1024
+ID_CHARS = 80
+DENIALS_LIMIT = 20
 
 Json = Mapping[str, object]
 Step = tuple[str, str, Json]
@@ -162,6 +168,21 @@ def count_of(of: Json, key: str) -> int | None:
 def shown(value: str) -> str:
     """Return text as an event shows it: scrubbed and cut."""
     return cut(scrub(value), TEXT_CHARS)
+
+
+def id_of(of: Json, key: str) -> dict[str, object]:
+    """Return what ties a tool's result to its call: the data both events carry."""
+    return {"id": one_line(text_of(of, key), ID_CHARS)}
+
+
+def arguments_of(value: object) -> str:
+    """Return a tool call's arguments as an event shows them: JSON, scrubbed and cut."""
+    return cut(scrub(dump(value)), ARGUMENTS_CHARS)
+
+
+def usage_of(of: Json) -> Usage:
+    """Return the tokens of an object that counts them as the models' APIs do; no cost."""
+    return Usage(tokens_in=count_of(of, "input_tokens"), tokens_out=count_of(of, "output_tokens"))
 
 
 def dump(value: object) -> str:

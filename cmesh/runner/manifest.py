@@ -7,7 +7,7 @@ import re
 import tomllib
 from functools import cache
 from importlib import resources
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -32,11 +32,14 @@ __all__ = [
     "Versions",
     "load_manifests",
     "parse_manifest",
+    "parse_table",
 ]
 
 PLACEHOLDERS = frozenset(
     {"task_id", "session_id", "home", "tmp", "directory", "model", "cost_usd", "base_url"}
 )
+TableT = TypeVar("TableT", bound=BaseModel)
+
 _VERSION = re.compile(r"\d+(?:\.\d+)+")
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _BELOW = r"^[^/{}]+(/[^/{}]+)*$"
@@ -200,14 +203,23 @@ def parse_manifest(text: str, *, source: str) -> Manifest:
     Raises:
         ConfigError: it is not TOML, or a key is missing, unknown or of the wrong form.
     """
+    return parse_table(Manifest, text, what=f"runner manifest `{source}`")
+
+
+def parse_table(form: type[TableT], text: str, *, what: str) -> TableT:
+    """Read a TOML file that a runner brings; `what` it is begins each error.
+
+    Raises:
+        ConfigError: as `parse_manifest`.
+    """
     try:
-        return Manifest.model_validate(tomllib.loads(text))
+        return form.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"runner manifest `{source}`: {error}") from error
+        raise ConfigError(f"{what}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if part != "[key]")
-        raise ConfigError(f"runner manifest `{source}`: `{key}`: {first['msg']}") from error
+        raise ConfigError(f"{what}: `{key}`: {first['msg']}") from error
 
 
 @cache

@@ -11,25 +11,25 @@ from typing_extensions import override
 from cmesh.model import Usage
 from cmesh.runner.evidence import Exit
 from cmesh.runner.json_lines import (
-    ARGUMENTS_CHARS,
+    DENIALS_LIMIT,
     FINAL_CHARS,
+    ID_CHARS,
     Json,
     JsonLineReader,
     Step,
+    arguments_of,
     cost_step,
     count_of,
     dump,
+    id_of,
     map_of,
     shown,
     text_of,
 )
-from cmesh.runner.reader import Outcome, RunnerEvent
+from cmesh.runner.reader import ERROR_CHARS, Outcome, RunnerEvent
 from cmesh.text import cut, one_line, scrub
 
 __all__ = ["OpencodeReader"]
-
-ERROR_CHARS = 1000
-DENIALS_LIMIT = 20
 
 # What a tool's error begins with when the program itself refused the call.
 _REFUSED = "The user rejected permission"
@@ -56,7 +56,7 @@ class OpencodeReader(JsonLineReader):
     @override
     def _steps(self, line: Json, raw: Step) -> Iterator[Step]:
         if not self._session and text_of(line, "sessionID"):
-            self._session = one_line(text_of(line, "sessionID"), 80)
+            self._session = one_line(text_of(line, "sessionID"), ID_CHARS)
             yield "raw", "session started", {"session_id": self._session}
         part = map_of(line, "part")
         match text_of(line, "type"):
@@ -87,8 +87,8 @@ class OpencodeReader(JsonLineReader):
     def _used(self, part: Json) -> Iterator[Step]:
         """Yield a call and what came of it: there is one line for both, at the call's end."""
         state = map_of(part, "state")
-        name, about = one_line(text_of(part, "tool")), {"id": one_line(text_of(part, "callID"), 80)}
-        arguments = cut(scrub(dump(state.get("input"))), ARGUMENTS_CHARS)
+        name, about = one_line(text_of(part, "tool")), id_of(part, "callID")
+        arguments = arguments_of(state.get("input"))
         yield "tool_call", name, {**about, "arguments": arguments}
         error = text_of(state, "error")
         if error:

@@ -15,7 +15,16 @@ from cmesh.model import TaskState, Usage
 from cmesh.runner.evidence import Exit
 from cmesh.text import cut, scrub
 
-__all__ = ["EVENT_LIMIT", "Outcome", "OutputReader", "Reader", "RunnerEvent", "ended", "plain"]
+__all__ = [
+    "ERROR_CHARS",
+    "EVENT_LIMIT",
+    "Outcome",
+    "OutputReader",
+    "Reader",
+    "RunnerEvent",
+    "ended",
+    "plain",
+]
 
 EVENT_LIMIT = 2000
 EVENT_CHARS = 8000

@@ -14,6 +14,7 @@ from cmesh.daemon.arguments import (
     Prompt,
     ReplyArguments,
     ResultArguments,
+    RunnerName,
     TaskArguments,
     TaskRef,
     TasksArguments,
@@ -42,11 +43,10 @@ class Delegate(DelegateArguments):
         max_length=4096,
         description="absolute directory on the worker, inside one of the peer's paths",
     )
-    runner: str = Field(
+    runner: RunnerName = Field(
         default="claude",
-        max_length=80,
-        pattern=r"^[a-z0-9_-]+(:[A-Za-z0-9._-]+)?$",
-        description="one of the peer's runners: `claude`, `codex`, `gemini`, `opencode`, or `command:NAME`",
+        description="one of the peer's runners: "
+        "`claude`, `codex`, `gemini`, `opencode`, or `command:NAME`",
     )
     accept: list[str] = Field(
         default_factory=list[str],

@@ -45,8 +45,8 @@ Tell the user which files it flags; the user applies it: `cmesh result ID --patc
 ## States
 `queued` = the worker has committed it. `running` = its process was seen to start. `succeeded`, \
 `failed` = its exit was recorded. `cancelled` = no process of it is left. `unknown` = the worker \
-no longer knows it; it may have run, and waiting may never end. `interrupted` = it may have done part of its work; \
-it is never run again by itself. `waiting_approval` = a person must approve on the worker.
+no longer knows it; it may have run, and waiting may never end. `interrupted` = it may have \
+done part of its work; it is never run again by itself. `waiting_approval` = a person must approve on the worker.
 
 ## Refusals
 `denied` and `policy_denied` name the rule or what is missing. Tell the user; the policy is \

@@ -5,15 +5,14 @@ and looks whether they were sprung is `cmesh.runner.selftest`.
 """
 
 import re
-import tomllib
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from cmesh.errors import ConfigError
+from cmesh.runner.manifest import parse_table
 
 __all__ = ["COMMON", "PLACEHOLDER", "Api", "Traps", "load_traps", "parse_traps"]
 
@@ -66,14 +65,7 @@ def parse_traps(text: str, *, source: str) -> Traps:
     Raises:
         ConfigError: it is not TOML, or a key is missing, unknown or of the wrong form.
     """
-    try:
-        return Traps.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"traps `{source}`: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if part != "[key]")
-        raise ConfigError(f"traps `{source}`: `{key}`: {first['msg']}") from error
+    return parse_table(Traps, text, what=f"traps `{source}`")
 
 
 @cache
