@@ -6,15 +6,30 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from cmesh.clock import Clock
-from cmesh.errors import CmeshError
+from cmesh.errors import (
+    CmeshError,
+    LinkError,
+    NotCmesh,
+    PeerUnreachable,
+    RemoteProtocolError,
+    VersionMismatch,
+)
 from cmesh.link.link import new_pace
 from cmesh.model import NodeId
 from cmesh.protocol.link_messages import May
 from cmesh.rate import Bucket
 
-__all__ = ["Contact", "Contacts"]
+__all__ = ["BACKOFF_MOST_S", "UNREACHABLE_MOST_S", "Contact", "Contacts"]
 
 logger = logging.getLogger(__name__)
+
+BACKOFF_MOST_S = 30.0
+UNREACHABLE_MOST_S = 5.0
+"""For a peer that does not answer, or not to the end of a handshake: a line that heals after a
+minute is used within 10 s.
+
+Jitter and the attempt itself included. A peer that answers and refuses gets the longer pause.
+"""
 
 RESTART_S = 20.0
 """After a `restarting`, the peer is expected back for so long, and tried often."""
@@ -40,6 +55,19 @@ class Contact:
     brief: int = 0
     refused: bool = False
     restarting_until: float = 0.0
+
+    @property
+    def pause_most_s(self) -> float:
+        """The longest pause before it is dialled again: a line heals, a refusal seldom."""
+        lost = self.error  # None: one side closed it
+        if self.refused or isinstance(lost, RemoteProtocolError | VersionMismatch):
+            return BACKOFF_MOST_S
+        # A node is up before its listener: a peer that was heard before is starting again.
+        if isinstance(lost, NotCmesh) and self.at is None:
+            return BACKOFF_MOST_S
+        return (
+            UNREACHABLE_MOST_S if isinstance(lost, LinkError | PeerUnreachable) else BACKOFF_MOST_S
+        )
 
 
 class Contacts:

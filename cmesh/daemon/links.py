@@ -13,18 +13,10 @@ from collections.abc import Callable, Coroutine
 
 from cmesh import __version__
 from cmesh.clock import Clock
-from cmesh.daemon.contacts import Contact, Contacts
+from cmesh.daemon.contacts import BACKOFF_MOST_S, Contact, Contacts
 from cmesh.daemon.presence import Presence
 from cmesh.daemon.side import Side
-from cmesh.errors import (
-    CmeshError,
-    KeyExpired,
-    LinkError,
-    NotCmesh,
-    PeerUnreachable,
-    RemoteProtocolError,
-    VersionMismatch,
-)
+from cmesh.errors import CmeshError, KeyExpired, PeerUnreachable
 from cmesh.keys import SigningKey, verify
 from cmesh.link.link import Link
 from cmesh.link.tailnet import GOING_AWAY, PORT, REFUSED, RESTART, LinkServer, Wire, dial
@@ -43,21 +35,12 @@ logger = logging.getLogger(__name__)
 
 DIAL_LIMIT_S = 3.0
 BACKOFF_FIRST_S = 0.3
-BACKOFF_MOST_S = 30.0
-UNREACHABLE_MOST_S = 5.0
-"""For a peer that does not answer, or not to the end of a handshake: a line that heals after a
-minute is used within 10 s.
-
-Jitter and the attempt itself included. A peer that answers and refuses gets the longer pause.
-"""
 BRIEF_MOST = 8
 STEADY_S = 5.0
 """A link that lived shorter counts as a failed attempt, so that nobody redials in a loop."""
 NONCE_BYTES = 24
 CROSSING_S = 3.0
 """Two links of opposite directions within this time were dialled past each other."""
-
-GOODBYE_LIMIT_S = 1.0
 
 RESTART_PAUSE_S = 0.3
 
@@ -116,7 +99,7 @@ class Links:
         await asyncio.gather(*self._dialling.values(), return_exceptions=True)
         code = RESTART if restarting else GOING_AWAY
         links = list(self._open.values())
-        await asyncio.gather(*(_goodbye(link, code, restarting=restarting) for link in links))
+        await asyncio.gather(*(link.goodbye(code, restarting=restarting) for link in links))
         if self._server is not None:
             await self._server.close(code)
         for task in list(self._running):
@@ -235,7 +218,7 @@ class Links:
         contact = self.contact(peer_id)
         pause = min(BACKOFF_FIRST_S * 2**contact.brief, BACKOFF_MOST_S)
         if contact.brief:
-            await self._pause(peer_id, min(pause, _most(contact)))
+            await self._pause(peer_id, min(pause, contact.pause_most_s))
         while (unasked or self._side.owes(peer_id)) and peer_id not in self._open:
             unasked = False
             try:
@@ -252,7 +235,7 @@ class Links:
             if self._contacts.restarting(peer_id):
                 await self._pause(peer_id, RESTART_PAUSE_S)
                 continue
-            await self._pause(peer_id, min(pause, _most(contact)))
+            await self._pause(peer_id, min(pause, contact.pause_most_s))
             pause = min(pause * 2, BACKOFF_MOST_S)
 
     async def _dial_once(self, peer_id: NodeId) -> Link:
@@ -363,24 +346,3 @@ class Links:
             sign=self._key.sign,
             verify=verify,
         )
-
-
-def _most(contact: Contact) -> float:
-    """Return the longest pause before a peer is dialled again: a line heals, a refusal seldom."""
-    lost = contact.error  # None: one side closed it
-    if contact.refused or isinstance(lost, RemoteProtocolError | VersionMismatch):
-        return BACKOFF_MOST_S
-    # A node is up before its listener: a peer that was heard before is starting again.
-    if isinstance(lost, NotCmesh) and contact.at is None:
-        return BACKOFF_MOST_S
-    return UNREACHABLE_MOST_S if isinstance(lost, LinkError | PeerUnreachable) else BACKOFF_MOST_S
-
-
-async def _goodbye(link: Link, code: int, *, restarting: bool) -> None:
-    """End a link; a peer that does not read is not waited for long."""
-    with contextlib.suppress(CmeshError, TimeoutError):
-        async with asyncio.timeout(GOODBYE_LIMIT_S):
-            if restarting:
-                link.post(Restarting())
-            await link.flushed()
-    await link.close(code)

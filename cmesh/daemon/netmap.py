@@ -8,7 +8,9 @@ Who a peer is, and whether its key holds, is whois' to say, at the moment it mat
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from cmesh.node.whois import Peer
+from cmesh.errors import UnknownPeer
+from cmesh.nearest import did_you_mean
+from cmesh.node.whois import NodeStatus, Peer
 
 __all__ = ["Netmap", "label", "names"]
 
@@ -56,9 +58,28 @@ class Netmap:
                 self._until = asyncio.get_running_loop().time() + AGE_LIMIT_S
             return by_name.get(name, ())
 
-    def labels(self) -> list[str]:
-        """Return the host labels of the last answer."""
-        return [label(peer) for peer in self._peers]
+    async def peer(self, name: str, own: NodeStatus | None) -> Peer:
+        """Return the one peer of that name; `own` is this node's state, if it is known.
+
+        Raises:
+            UnknownPeer: nobody has that name, or several have; the hint has names.
+            NodeError: the node cannot say.
+        """
+        found = await self.named(name)
+        exact = [peer for peer in found if name != label(peer)]
+        if len(exact or found) > 1:  # a machine shared in from another tailnet, for example
+            names = "` or `".join(peer.identity.name for peer in found)
+            raise UnknownPeer(f"`{name}` means more than one peer", hint=f"name `{names}`")
+        if found:
+            return (exact or found)[0]
+        if own is not None and name in (own.name, own.name.partition(".")[0], own.node_id):
+            raise UnknownPeer(
+                f"`{name}` is this machine itself, and a peer is another one",
+                hint="name another machine, see `cmesh peers`",
+            )
+        labels = [label(peer) for peer in self._peers]
+        hint = did_you_mean(name, labels) or "run `cmesh peers`"
+        raise UnknownPeer(f"no peer is named `{name}`", hint=hint)
 
 
 def names(peer: Peer) -> set[str]:

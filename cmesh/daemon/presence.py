@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from cmesh.config import NodeConfig
-from cmesh.daemon.netmap import Netmap, label
+from cmesh.daemon.control_log import ControlLog
+from cmesh.daemon.netmap import Netmap
 from cmesh.errors import (
     CmeshError,
     ControlUnreachable,
@@ -24,9 +25,7 @@ from cmesh.errors import (
     UnknownPeer,
 )
 from cmesh.model import Identity, NodeId
-from cmesh.nearest import did_you_mean
 from cmesh.node.node import Node, NodeOptions
-from cmesh.node.nodelog import last_control_error, size
 from cmesh.node.whois import NodeStatus, Peer
 from cmesh.paths import require_private_file
 
@@ -89,8 +88,7 @@ class Presence:
         self.begun = False
         self.changed = asyncio.Event()
         self._state_dir = state_dir
-        self._control_url = config.control_url
-        self._log_begin = 0
+        self._control = ControlLog(state_dir / NODE_LOG, config.control_url)
         self._seen = _Seen()
         self._on_peers = on_peers
         self._on_up = on_up
@@ -131,8 +129,7 @@ class Presence:
             NodeError: the state directory is in use, or the node cannot start.
         """
         self.begun = True
-        self._control_url = config.control_url
-        self._log_begin = size(self._state_dir / NODE_LOG)
+        self._control = ControlLog(self._state_dir / NODE_LOG, config.control_url)
         self.node = Node(_options(config, self._state_dir))
         await self.node.start()
         self._begin()
@@ -178,8 +175,8 @@ class Presence:
             await self._reopen()
         if not await self._answered(LOGIN_URL_LIMIT_S):
             raise self._control_trouble() or LoginRequired(
-                f"`{self._control_server()}` gave no login URL within {LOGIN_URL_LIMIT_S:g} s",
-                hint=f"the node's log says more: {self._state_dir / NODE_LOG}",
+                f"`{self._control.server}` gave no login URL within {LOGIN_URL_LIMIT_S:g} s",
+                hint=f"the node's log says more: {self._control.log}",
             )
 
     async def _answered(self, limit_s: float) -> bool:
@@ -217,21 +214,7 @@ class Presence:
             LoginRequired, NodeClosed: the node is not up.
         """
         self.require_up()
-        found = await self._netmap.named(name)
-        exact = [peer for peer in found if name != label(peer)]
-        if len(exact or found) > 1:  # a machine shared in from another tailnet, for example
-            names = "` or `".join(peer.identity.name for peer in found)
-            raise UnknownPeer(f"`{name}` means more than one peer", hint=f"name `{names}`")
-        if found:
-            return (exact or found)[0]
-        own = self.status
-        if own is not None and name in (own.name, own.name.partition(".")[0], own.node_id):
-            raise UnknownPeer(
-                f"`{name}` is this machine itself, and a peer is another one",
-                hint="name another machine, see `cmesh peers`",
-            )
-        hint = did_you_mean(name, self._netmap.labels()) or "run `cmesh peers`"
-        raise UnknownPeer(f"no peer is named `{name}`", hint=hint)
+        return await self._netmap.peer(name, self.status)
 
     async def identify(self, peer_id: NodeId) -> Identity:
         """Ask whois who a node id is now.
@@ -275,22 +258,10 @@ class Presence:
     async def _peers(self) -> tuple[Peer, ...]:
         return await self.node.peers()
 
-    def _control_server(self) -> str:
-        return self._control_url or "Tailscale's control server"
-
     def _control_trouble(self) -> ControlUnreachable | None:
-        """Return why the control server keeps the node waiting, by what the node wrote down."""
-        if not self.begun or self.phase not in ("starting", "failed"):
-            return None
-        log = self._state_dir / NODE_LOG
-        why = last_control_error(log, self._log_begin)
-        if not why:
-            return None
-        return ControlUnreachable(
-            f"the control server `{self._control_server()}` does not let the node in: {why}",
-            hint=f"check `control_url` in config.toml and the network, the node keeps trying; "
-            f"its log is {log}; after a change of the file `cmesh down`, then `cmesh up`",
-        )
+        """Return why the control server keeps the node waiting."""
+        waits = self.begun and self.phase in ("starting", "failed")
+        return self._control.trouble() if waits else None
 
     def _begin(self) -> None:
         self._tasks = [asyncio.create_task(self._rise()), asyncio.create_task(self._watch())]
@@ -331,6 +302,8 @@ class Presence:
                 await self._watch_once()
             except NodeClosed:
                 return
+            except CmeshError as error:
+                logger.warning("watch_failed", extra={"data": {"why": error.message}})
             except Exception:  # who left must be noticed as long as the node runs
                 logger.exception("watch_failed")
             await asyncio.sleep(UP_AGAIN_AFTER_S)

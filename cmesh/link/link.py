@@ -13,7 +13,7 @@ from cmesh.errors import CmeshError, LinkError, by_code
 from cmesh.link.tailnet import REFUSED, Wire
 from cmesh.model import Identity
 from cmesh.protocol.codec import Chunk
-from cmesh.protocol.link_messages import Failure, May
+from cmesh.protocol.link_messages import Failure, May, Restarting
 from cmesh.protocol.messages import Message
 from cmesh.protocol.session import Session
 from cmesh.protocol.session_events import Got, GotChunk, Introduced, Opened, SessionEvent
@@ -22,6 +22,7 @@ from cmesh.rate import Bucket
 __all__ = ["Introduce", "Link", "Receiver", "new_pace"]
 
 HANDSHAKE_LIMIT_S = 10.0
+GOODBYE_LIMIT_S = 1.0
 QUEUE_LIMIT_FRAMES = 4096
 QUEUE_LIMIT_BYTES = 16 * 1024 * 1024
 """What may wait for a peer that reads slowly; beyond it the link is given up."""
@@ -181,6 +182,15 @@ class Link:
         """End the link; with `REFUSED` the peer is turned away."""
         self.turned_away = self.turned_away or code == REFUSED
         await self._wire.close(code, reason)
+
+    async def goodbye(self, code: int, *, restarting: bool) -> None:
+        """End it after what was posted; a peer that does not read is not waited for long."""
+        with contextlib.suppress(LinkError, TimeoutError):
+            async with asyncio.timeout(GOODBYE_LIMIT_S):
+                if restarting:
+                    self.post(Restarting())
+                await self.flushed()
+        await self.close(code)
 
     async def refuse(self, error: LinkError) -> None:
         """End the link over what the peer did; it is told, and `run` raises `error`."""

@@ -22,7 +22,8 @@ from cmesh.paths import ensure_private_dir
 from cmesh.rate import Bucket
 from cmesh.runner.egress.network import Network
 from cmesh.runner.egress.outside import INTERNET, Inside, Outside, open_streams
-from cmesh.runner.egress.tunnel import Limits, Refused, Tunnel
+from cmesh.runner.egress.trail import UNAVAILABLE, Refused
+from cmesh.runner.egress.tunnel import Limits, Tunnel
 
 __all__ = ["UNRECORDED", "Proxy"]
 
@@ -173,7 +174,7 @@ class _Door:
         self._tunnels[task] = tunnel
         if full:
             why = f"this task has {CONNECTIONS_MOST} connections open"
-            await tunnel.turn_away(Refused("too_many", why, status="503 Service Unavailable"))
+            await tunnel.turn_away(Refused("too_many", why, status=UNAVAILABLE))
         else:
             await tunnel.run()
 

@@ -7,13 +7,10 @@ of the task goes out, the yes is recorded; when it cannot be, nothing goes out.
 import asyncio
 import contextlib
 import hmac
-import logging
-import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 
 from cmesh.clock import Clock
-from cmesh.errors import CmeshError
 from cmesh.runner.egress.addresses import Address
 from cmesh.runner.egress.hello import UNRECOGNIZED_NAME, Hello, HelloError
 from cmesh.runner.egress.network import MCP_PATH, TLS_PORT, Network
@@ -28,14 +25,9 @@ from cmesh.runner.egress.request import (
     asks_for,
     parse_head,
 )
-from cmesh.text import one_line
+from cmesh.runner.egress.trail import UNAVAILABLE, Record, Refused, Trail
 
-__all__ = ["CONNECTION", "CONNECTION_ENDED", "Limits", "Record", "Refused", "Tunnel"]
-
-logger = logging.getLogger(__name__)
-
-CONNECTION, CONNECTION_ENDED = "connection", "connection_ended"
-"""Kinds of audit rows: what was decided, before a byte went out; how much it was, at the end."""
+__all__ = ["Limits", "Tunnel"]
 
 HEAD_LIMIT_S = 30.0
 """From a connection to the whole head of its request, and from the answer to the TLS hello.
@@ -53,10 +45,7 @@ LINGER_LIMIT_S = 1.0
 
 ADDRESSES_TRIED = 4
 
-_BAD_GATEWAY, _UNAVAILABLE = "502 Bad Gateway", "503 Service Unavailable"
-
-Record = Callable[[str, Mapping[str, object]], Awaitable[None]]
-"""Makes one audit row of a kind durable; raises CmeshError when it cannot."""
+_BAD_GATEWAY = "502 Bad Gateway"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,40 +56,6 @@ class Limits:
     resolve_s: float = RESOLVE_LIMIT_S
     connect_s: float = CONNECT_LIMIT_S
     idle_s: float = IDLE_LIMIT_S
-
-
-class Refused(Exception):
-    """Raised when a connection is not to be; says why to the task, and more to the owner.
-
-    Attributes:
-        code: a word for the audit.
-        reason: for the task: lower case, nothing that it may not know.
-        detail: for the owner only.
-        status: of the HTTP answer.
-    """
-
-    def __init__(
-        self, code: str, reason: str, *, detail: str = "", status: str = "403 Forbidden"
-    ) -> None:
-        super().__init__(reason)
-        self.code = code
-        self.reason = reason
-        self.detail = detail
-        self.status = status
-
-
-@dataclass(slots=True, kw_only=True)
-class _Facts:
-    """What is known of a connection, for its audit rows."""
-
-    id: str = field(default_factory=lambda: secrets.token_hex(8))
-    host: str = ""
-    port: int = 0
-    address: str = ""
-    bytes_out: int = 0
-    bytes_in: int = 0
-    end: str = "closed"
-    told: bool = False  # the task has its HTTP answer, and from then on speaks TLS
 
 
 class Tunnel:
@@ -124,10 +79,10 @@ class Tunnel:
         self._reader, self._writer = client
         self._network = network
         self._outside = outside
-        self._record = record
         self._clock = clock
         self._limits = limits
-        self._facts = _Facts()
+        self._trail = Trail(record=record)
+        self._told = False  # it has its HTTP answer, and from then on the task speaks TLS
         self._upstream: Streams | None = None
 
     async def run(self) -> None:
@@ -152,8 +107,8 @@ class Tunnel:
 
     def stop(self, why: str) -> None:
         """Drop both sides at once; `run` ends by it. `why` is recorded if the bytes flowed."""
-        if self._facts.end == "closed":
-            self._facts.end = why
+        if self._trail.end == "closed":
+            self._trail.end = why
         self._writer.transport.abort()
         if self._upstream is not None:
             self._upstream[1].transport.abort()
@@ -177,9 +132,9 @@ class Tunnel:
         self._upstream = await self._connect(addresses, request.port)
         self._writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         await self._writer.drain()
-        self._facts.told = True
+        self._told = True
         hello = await self._read_hello(rest, request.host)
-        await self._allow("host")
+        await self._trail.allowed("host")
         return hello
 
     async def _read_head(self) -> bytes:
@@ -205,7 +160,7 @@ class Tunnel:
             request = parse_head(head)
         except RequestError as error:
             raise Refused("bad_request", str(error)) from None
-        self._facts.host, self._facts.port = request.host, request.port
+        self._trail.host, self._trail.port = request.host, request.port
         return request
 
     async def _allowed(self, request: Connect) -> list[Address]:
@@ -227,7 +182,7 @@ class Tunnel:
         for address in addresses:
             # INVARIANT: one forbidden address forbids the name: who answers so means no good.
             if kind := self._outside.refusal(address):
-                self._facts.address = str(address)
+                self._trail.address = str(address)
                 why = f"`{request.host}` has an address that no task may reach"
                 raise Refused("address_refused", why, detail=f"{address} is {kind}")
         return addresses[:ADDRESSES_TRIED]
@@ -235,7 +190,7 @@ class Tunnel:
     async def _connect(self, addresses: list[Address], port: int) -> Streams:
         trouble = "there is no address"
         for address in addresses:
-            self._facts.address = str(address)
+            self._trail.address = str(address)
             try:
                 async with asyncio.timeout(self._limits.connect_s):
                     return await self._outside.connect(address, port)
@@ -266,40 +221,26 @@ class Tunnel:
         model = self._network.model
         if model is None:
             raise Refused("bad_request", "the proxy takes CONNECT and nothing else")
-        self._facts.port = model.port
+        self._trail.port = model.port
         self._upstream = await self._connect([model.address], model.port)
-        await self._allow("model")
+        await self._trail.allowed("model")
 
     async def _to_cmesh(self, inside: Inside) -> None:
         """Connect to this daemon's own server, which asks for a credential with each request."""
-        self._facts.port = self._network.port
+        self._trail.port = self._network.port
         try:
             self._upstream = await inside()
         except OSError as error:  # TimeoutError is one
             why = "cmesh cannot be asked now; ask again"
             detail = str(error)
-            raise Refused("unreachable", why, detail=detail, status=_UNAVAILABLE) from None
-        await self._allow("mcp")
-
-    async def _allow(self, code: str) -> None:
-        """Record the yes.
-
-        Raises:
-            Refused: it cannot be recorded, so it is a no.
-        """
-        try:
-            await self._record(CONNECTION, self._row("allowed", code))
-        except CmeshError as error:
-            why = "the connection cannot be recorded"
-            detail = error.code
-            raise Refused("not_recorded", why, detail=detail, status=_UNAVAILABLE) from None
+            raise Refused("unreachable", why, detail=detail, status=UNAVAILABLE) from None
+        await self._trail.allowed("mcp")
 
     async def _refuse(self, refused: Refused) -> None:
         """Record a no in full, and tell the task what it may know."""
-        row = self._row("refused", refused.code, refused.reason, refused.detail)
-        await self._record_quietly(CONNECTION, row)
+        await self._trail.refused(refused)
         # A client that waits for TLS is told in TLS.
-        answer = UNRECOGNIZED_NAME if self._facts.told else _answer(refused)
+        answer = UNRECOGNIZED_NAME if self._told else refused.answer()
         with contextlib.suppress(OSError):
             async with asyncio.timeout(LINGER_LIMIT_S):
                 self._writer.write(answer)
@@ -321,15 +262,7 @@ class Tunnel:
         except TimeoutError:
             self.stop("idle")
         finally:
-            facts = self._facts
-            row: dict[str, object] = {
-                "connection": facts.id,
-                "bytes_out": facts.bytes_out,
-                "bytes_in": facts.bytes_in,
-                "seconds": round(self._clock.monotonic() - begun, 3),
-                "end": facts.end,
-            }
-            await self._record_quietly(CONNECTION_ENDED, row)
+            await self._trail.ended(self._clock.monotonic() - begun)
 
     async def _carry(
         self,
@@ -354,31 +287,9 @@ class Tunnel:
 
     def _count(self, size: int, *, outward: bool) -> None:
         if outward:
-            self._facts.bytes_out += size
+            self._trail.bytes_out += size
         else:
-            self._facts.bytes_in += size
-
-    def _row(
-        self, verdict: str, code: str, reason: str = "", detail: str = ""
-    ) -> dict[str, object]:
-        facts = self._facts
-        return {
-            "connection": facts.id,
-            "host": facts.host,
-            "address": facts.address,
-            "port": facts.port,
-            "verdict": verdict,
-            "code": code,
-            "reason": reason,
-            "detail": one_line(detail),
-        }
-
-    async def _record_quietly(self, kind: str, row: Mapping[str, object]) -> None:
-        """Record what cannot be undone; a store that refuses is named in the log."""
-        try:
-            await self._record(kind, row)
-        except CmeshError as error:
-            logger.warning("connection_unrecorded", extra={"data": {"code": error.code}})
+            self._trail.bytes_in += size
 
     @contextlib.asynccontextmanager
     async def _in_time(self, what: str) -> AsyncGenerator[None]:
@@ -392,14 +303,3 @@ class Tunnel:
 def _same(token: str, expected: str) -> bool:
     """Compare in a time that tells nothing of how much was right."""
     return hmac.compare_digest(token.encode(), expected.encode())
-
-
-def _answer(refused: Refused) -> bytes:
-    """Return an HTTP answer (RFC 9112) that says why."""
-    body = f"cmesh: {refused.reason}\n".encode()
-    challenge = 'Proxy-Authenticate: Basic realm="cmesh"\r\n' if "407" in refused.status else ""
-    head = (
-        f"HTTP/1.1 {refused.status}\r\n{challenge}Content-Type: text/plain; charset=utf-8\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    )
-    return head.encode() + body

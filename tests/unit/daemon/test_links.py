@@ -9,13 +9,8 @@ from typing import cast
 
 import pytest
 
-from cmesh.daemon.links import (
-    BACKOFF_FIRST_S,
-    BACKOFF_MOST_S,
-    BRIEF_MOST,
-    UNREACHABLE_MOST_S,
-    Links,
-)
+from cmesh.daemon.contacts import BACKOFF_MOST_S, UNREACHABLE_MOST_S
+from cmesh.daemon.links import BACKOFF_FIRST_S, BRIEF_MOST, Links
 from cmesh.daemon.presence import Presence
 from cmesh.errors import CmeshError, LinkError, NotCmesh, PeerUnreachable, RemoteProtocolError
 from cmesh.keys import SigningKey
