@@ -23,8 +23,8 @@ async def test_what_an_agent_changes_in_its_copy_comes_back_as_a_patch(
 ) -> None:
     program_of(name)
     agent = AGENTS[name]
-    laptop = await make_machine("laptop", OUTBOUND, user=here())
-    builder = await make_machine("builder")
+    laptop = await make_machine(f"laptop-{name}", OUTBOUND, user=here())
+    builder = await make_machine(f"builder-{name}")
     place = builder.directory(f"app-{name}")
     (place / "code").write_text("broken\n")
     head = commit(place)
@@ -42,7 +42,7 @@ async def test_what_an_agent_changes_in_its_copy_comes_back_as_a_patch(
         ]
     }
     first = await laptop.delegate(
-        "builder", name, place, prompt="mend it <<fake:mend>>", profile=Profile.EDIT, wait_s=0
+        builder.name, name, place, prompt="mend it <<fake:mend>>", profile=Profile.EDIT, wait_s=0
     )
     await builder.trust(laptop)
     view = await laptop.ended(first.task_id, 120)

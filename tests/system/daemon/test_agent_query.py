@@ -110,8 +110,8 @@ async def test_an_agent_in_a_query_reaches_its_model_and_nothing_else(
 ) -> None:
     agent = AGENTS[name]
     program_of(name)
-    laptop = await make_machine("laptop", OUTBOUND, user=here())
-    builder = await make_machine("builder")
+    laptop = await make_machine(f"laptop-{name}", OUTBOUND, user=here())
+    builder = await make_machine(f"builder-{name}")
     place = builder.directory("app")
     (place / "deploy.log").write_text("ERROR port taken\n", "utf-8")
     key_file = builder.base / "config" / "agent.key"
@@ -121,7 +121,7 @@ async def test_an_agent_in_a_query_reaches_its_model_and_nothing_else(
     await builder.up()
     await laptop.up()
     first = await laptop.delegate(
-        "builder", name, place, prompt="<<fake:hello>>", profile=Profile.QUERY, wait_s=0
+        builder.name, name, place, prompt="<<fake:hello>>", profile=Profile.QUERY, wait_s=0
     )
     await builder.trust(laptop)
     ended = await laptop.ended(first.task_id, END_LIMIT_S)
@@ -135,7 +135,7 @@ async def test_an_agent_in_a_query_reaches_its_model_and_nothing_else(
         look = dict(agent.order(order, place))
         model.scripts = {"look": [look, {"text": "because {{last_tool_result}}"}]}
         view = await laptop.delegate(
-            "builder",
+            builder.name,
             name,
             place,
             prompt="why? <<fake:look>>",
