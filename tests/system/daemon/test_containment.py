@@ -120,6 +120,7 @@ async def test_a_result_damaged_by_hand_is_a_failure_that_says_so(
     ended = await laptop.ended(view.task_id)
     assert (ended.state, ended.code) == (TaskState.FAILED, "runner_failed")
     assert "cannot be read" in ended.witness
+    # A word of the program may come before the worker has seen it run: then nobody knows when.
+    began = ended.started_at or ended.created_at
     assert ended.ended_at is not None
-    assert ended.started_at is not None
-    assert ended.created_at <= ended.started_at <= ended.ended_at
+    assert ended.created_at <= began <= ended.ended_at
