@@ -234,12 +234,6 @@ AGENTS: Mapping[str, Agent] = {
 
 
 @pytest.fixture
-def model() -> Iterator[ModelServer]:
-    with ModelServer() as server:
-        yield server
-
-
-@pytest.fixture
 def hostile(tmp_path: Path) -> Iterator[Ground]:
     directory, outside = tmp_path / "hostile", tmp_path / "outside"
     directory.mkdir()

@@ -6,11 +6,9 @@ from cmesh.model import Profile, TaskState
 from tests.fakes.model_server import ModelServer
 from tests.system.daemon.conftest import OUTBOUND, MakeMachine
 from tests.system.daemon.machine import here
-from tests.system.daemon.test_agent_query import AGENTS, KEY, config, model, program_of
+from tests.system.daemon.test_agent_query import AGENTS, KEY, config, program_of
 from tests.system.daemon.test_edit import patch_of
 from tests.system.runner.copying import commit, git
-
-__all__ = ["model"]
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system, pytest.mark.timeout(240)]
 

@@ -1,7 +1,7 @@
 """Real agents in profile `query`: sandbox, relay and proxy between them and their model."""
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,12 +68,6 @@ AGENTS: Mapping[str, Agent] = {
     ),
     "opencode": Agent(program=OPENCODE, path="/v1", tool="bash", argument="command"),
 }
-
-
-@pytest.fixture
-def model() -> Iterator[ModelServer]:
-    with ModelServer() as server:
-        yield server
 
 
 def program_of(name: str) -> Path:

@@ -7,7 +7,6 @@ import asyncio
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,12 +31,6 @@ pytestmark = [
         reason="no `claude`: set CMESH_TEST_CLAUDE, or install it under .cache/npm",
     ),
 ]
-
-
-@pytest.fixture
-def model() -> Iterator[ModelServer]:
-    with ModelServer() as server:
-        yield server
 
 
 def runner(key_file: Path, url: str) -> str:

@@ -1,7 +1,5 @@
 """A real Claude Code on `middle` delegates on by its endpoint, its only MCP server."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from cmesh.model import Profile, TaskState
@@ -22,12 +20,6 @@ pytestmark = [
 
 KEY = "sk-ant-middle-0000"
 LIMIT_S = 120.0
-
-
-@pytest.fixture
-def model() -> Iterator[ModelServer]:
-    with ModelServer() as server:
-        yield server
 
 
 def rule(machine: Machine, runners: str, operations: str = '"task", "delegate"') -> str:

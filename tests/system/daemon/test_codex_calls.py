@@ -6,7 +6,6 @@ It asks a scripted model on loopback; everything from there to the other machine
 import asyncio
 import json
 import subprocess
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -29,12 +28,6 @@ pytestmark = [
         reason="no `codex`: set CMESH_TEST_CODEX, or install it under .cache/npm",
     ),
 ]
-
-
-@pytest.fixture
-def model() -> Iterator[ModelServer]:
-    with ModelServer() as server:
-        yield server
 
 
 async def events_of(machine: Machine, url: str, prompt: str) -> list[dict[str, Any]]:

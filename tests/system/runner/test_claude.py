@@ -1,7 +1,6 @@
 """The real Claude Code through the supervisor, against a scripted model on loopback."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,12 +26,6 @@ pytestmark = [
         reason="no `claude`: set CMESH_TEST_CLAUDE, or install it under .cache/npm",
     ),
 ]
-
-
-@pytest.fixture
-def model() -> Iterator[ModelServer]:
-    with ModelServer() as server:
-        yield server
 
 
 @pytest.fixture

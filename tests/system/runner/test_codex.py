@@ -1,7 +1,6 @@
 """The real Codex through the supervisor, against a scripted model on loopback."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,12 +24,6 @@ pytestmark = [
         reason="no `codex`: set CMESH_TEST_CODEX, or install it under .cache/npm",
     ),
 ]
-
-
-@pytest.fixture
-def model() -> Iterator[ModelServer]:
-    with ModelServer() as server:
-        yield server
 
 
 @pytest.fixture
