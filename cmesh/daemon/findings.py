@@ -78,6 +78,9 @@ class Findings:
             draft.next_event(now, step.next, text, asdict(ran))
             return
         look = self._parts.supervisor.look(self.task_id)
+        if self._spool is not None and self._spool.exit is not None:
+            # INVARIANT: state and witness are of one reading; the file may be another by now.
+            look = replace(look, exit=self._spool.exit)
         code, reason = why
         if look.claim == "burnt":
             result = results.refusal(step.next, code, reason, now)

@@ -31,6 +31,7 @@ class Spool:
 
     Attributes:
         outcome: what the whole output says; None until its end was read.
+        exit: the end that `outcome` rests on.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Spool:
     ) -> None:
         """Read `task_id`'s spool; events that end at or before `seen_end` are stored."""
         self.outcome: Outcome | None = None
+        self.exit: Exit | None = None
         self._task_id = task_id
         self._supervisor = supervisor
         self._reader = reader
@@ -76,6 +78,7 @@ class Spool:
 
     def _finish(self, draft: Draft, exit_: Exit, now: datetime) -> None:
         self._add(draft, self._reader.feed(self._stream.finish()), now)
+        self.exit = exit_
         outcome = self._reader.finish(exit_, self._stderr(exit_))
         self.outcome = replace(
             outcome, text=self._clean(outcome.text), error=self._clean(outcome.error)

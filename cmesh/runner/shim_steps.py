@@ -11,7 +11,7 @@ import time
 
 from cmesh.runner.shim_files import read_file
 from cmesh.runner.shim_launch import error_text
-from cmesh.runner.shim_processes import signal_group
+from cmesh.runner.shim_processes import children_of, signal_group
 from cmesh.sandbox import start as sandbox
 
 TYPE_CHECKING = False
@@ -25,6 +25,8 @@ COMPARED = "yes"
 """What a result says of a copy that was compared; otherwise why it was not, if there is one."""
 
 ENDED = "it was ended"
+GONE_LIMIT_S = 5.0
+GONE_PAUSE_S = 0.005
 ERROR_CHARACTERS = 500
 _NOTICED_BYTES = 4096
 
@@ -79,6 +81,7 @@ def _run_step(
     out, err = (
         os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600) for path in (answer, errors)
     )
+    others = set(children_of(os.getpid()))
     try:
         pid = sandbox.start(record, null, out, err)
     finally:
@@ -93,10 +96,28 @@ def _run_step(
         # All of it is in its session's group, and in namespaces that end with its first process.
         signal_group(pid, signal.SIGKILL)
     _pid, status = os.waitpid(pid, 0)
+    if trouble:
+        _see_off(others)
     if trouble or not status:
         return trouble
     said = read_file(errors).decode("utf-8", "replace").strip().splitlines() or ["it says nothing"]
     return said[-1][:ERROR_CHARACTERS]
+
+
+def _see_off(others: "set[int]") -> None:
+    """Wait until nothing of an ended step lives: the kernel takes a namespace apart by itself.
+
+    Each process of it becomes a child of this subreaper when its parent has died.
+    """
+    limit = time.monotonic() + GONE_LIMIT_S
+    while (left := set(children_of(os.getpid())) - others) and time.monotonic() < limit:
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, os.WNOHANG)
+            except OSError:
+                continue  # reaped, or another user's by now
+        time.sleep(GONE_PAUSE_S)
 
 
 def _watch(handle: int, signals: int, limit_s: float, wish: "Callable[[], bool]") -> str:
