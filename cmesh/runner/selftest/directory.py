@@ -53,10 +53,12 @@ class Hostile:
             self.write(name, filled)
 
     def write(self, name: str, text: str) -> None:
-        """Write one file below the directory."""
+        """Write one file below the directory; a script is made a program."""
         path = self.directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
+        if text.startswith("#!"):
+            path.chmod(0o755)
 
     def trap(self, name: str) -> str:
         """Make a program that leaves a mark, and says the canary; return its path."""
@@ -64,9 +66,7 @@ class Hostile:
             f"{PROGRAMS}/{name}",
             f"#!/bin/sh\n: > {shlex.quote(str(self.marks / name))}\necho {self.canary}\n",
         )
-        program = self.directory / PROGRAMS / name
-        program.chmod(0o755)
-        return str(program)
+        return str(self.directory / PROGRAMS / name)
 
     def require_works(self) -> None:
         """Spring one trap of its own, by hand.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import cast
 
 from cmesh.runner.egress.outside import Streams, open_streams
-from cmesh.runner.selftest import messages, responses
+from cmesh.runner.selftest import generate, messages, responses
 from cmesh.runner.selftest.reply import Reply
 from cmesh.runner.traps.trapset import Api
 
@@ -27,7 +27,11 @@ _NOT_FOUND = Reply(status="404 Not Found")
 
 Answer = Callable[[str, Mapping[str, object]], Reply | None]
 
-ANSWERS: Mapping[Api, Answer] = {"messages": messages.answer, "responses": responses.answer}
+ANSWERS: Mapping[Api, Answer] = {
+    "messages": messages.answer,
+    "responses": responses.answer,
+    "generate": generate.answer,
+}
 
 
 class Model:

@@ -32,6 +32,9 @@ def as_json(value: Mapping[str, object], *, turn: bool) -> Reply:
 
 
 def as_stream(events: Iterable[Mapping[str, object]]) -> Reply:
-    """Return a turn of the model as server-sent events, each named by its `type`."""
-    lines = (f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
-    return Reply(kind=STREAM, body="".join(lines).encode(), turn=True)
+    """Return a turn of the model as server-sent events, each named by its `type` if it has one."""
+    body = "".join(
+        (f"event: {event['type']}\n" if "type" in event else "") + f"data: {json.dumps(event)}\n\n"
+        for event in events
+    )
+    return Reply(kind=STREAM, body=body.encode(), turn=True)

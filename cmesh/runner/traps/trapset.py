@@ -18,7 +18,7 @@ __all__ = ["COMMON", "PLACEHOLDER", "Api", "Traps", "load_traps", "parse_traps"]
 
 COMMON = "common"
 
-Api = Literal["messages", "responses"]
+Api = Literal["messages", "responses", "generate"]
 """Which API an agent's model speaks; `cmesh.runner.selftest.model` answers each of them."""
 
 PLACEHOLDER = re.compile(r"\{\{(?:(trap):([A-Za-z0-9_-]+)|(decoy|canary))\}\}")
@@ -46,7 +46,8 @@ class Traps(BaseModel):
         base_path: what the agent expects its `base_url` to end with.
         files: text by path below the directory. `{{trap:NAME}}` is the path of a program that
             leaves a mark of that name, `{{decoy}}` the URL of a model server that nobody should
-            ask, `{{canary}}` a word that should reach no model.
+            ask, `{{canary}}` a word that should reach no model. One that begins with `#!` is
+            made a program.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -13,17 +13,18 @@ from cmesh.clock import SystemClock
 from cmesh.config import RunnerConfig, SandboxConfig
 from cmesh.model import Profile
 from cmesh.runner.confine import Sandboxes
+from cmesh.runner.manifest import Manifest
 from cmesh.runner.programs import Programs
 from cmesh.runner.registry import Runner, Runners
 from cmesh.runner.selftest.trial import RUN_LIMIT_S, Bench, Finding, directory_prefix, self_test
 from cmesh.runner.traps.trapset import load_traps
 from cmesh.sandbox.probe import find_enforcement
 from cmesh.sandbox.tier import Enforcement
-from tests.system.daemon.agents import CLAUDE, CODEX
+from tests.system.daemon.agents import CLAUDE, CODEX, GEMINI, OPENCODE
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
-PROGRAMS = {"claude": CLAUDE, "codex": CODEX}
+PROGRAMS = {"claude": CLAUDE, "codex": CODEX, "gemini": GEMINI, "opencode": OPENCODE}
 DONE = json.dumps(
     {"type": "result", "subtype": "success", "is_error": False, "result": "done", "session_id": "x"}
 )
@@ -104,15 +105,28 @@ async def test_the_real_agents_pass(
     assert await run(tmp_path, runner, found) == Finding(verdict="passed")
 
 
-def careless(runner: Runner) -> Runner:
-    """Return the runner with a manifest that leaves out what keeps the directory from acting."""
-    manifest = runner.manifest
-    query = tuple(part for part in manifest.profiles[Profile.QUERY] if part.startswith("--dang"))
-    argv = tuple(part for part in manifest.argv if part != "--strict-mcp-config")
-    argv = tuple("project_doc_max_bytes=9999" if "project_doc" in part else part for part in argv)
-    profiles = {**manifest.profiles, Profile.QUERY: query}
-    careless = manifest.model_copy(update={"argv": argv, "profiles": profiles})
-    return replace(runner, manifest=careless)
+def _careless(manifest: Manifest) -> dict[str, object]:
+    """Return what changes in a manifest without what keeps the directory from acting."""
+    argv = tuple(part for part in manifest.argv if part not in ("--strict-mcp-config", "--pure"))
+    match manifest.name:
+        case "claude":
+            query = ("--dangerously-skip-permissions",)
+            return {"argv": argv, "profiles": {**manifest.profiles, Profile.QUERY: query}}
+        case "codex":
+            texts = ("project_doc_max_bytes=9999" if "project_doc" in one else one for one in argv)
+            return {"argv": tuple(texts)}
+        case "gemini":
+            # In the directory itself, with trust before its settings are read.
+            assert manifest.credential is not None
+            credential = manifest.credential.model_copy(update={"base_url_variable": ""})
+            env = {**manifest.env, "GEMINI_CLI_TRUST_WORKSPACE": "true"}
+            at = argv.index("--allowed-mcp-server-names")
+            argv = (*argv[:at], *argv[at + 2 :])
+            return {"argv": argv, "credential": credential, "cwd": None, "env": env}
+        case _:
+            texts = ("PROJECT_CONFIG", "EXTERNAL_SKILLS", "CLAUDE_CODE")
+            env = {name: text for name, text in manifest.env.items() if not name.endswith(texts)}
+            return {"argv": argv, "env": env}
 
 
 @pytest.mark.parametrize(
@@ -120,13 +134,16 @@ def careless(runner: Runner) -> Runner:
     [
         ("claude", {"hook-SessionStart", "local-SessionStart", "mcp-server", "base_url"}),
         ("codex", {"instructions"}),
+        ("gemini", {"hook-SessionStart", "mcp-server", "base_url", "instructions"}),
+        ("opencode", {"instructions"}),
     ],
 )
 async def test_an_agent_that_is_started_carelessly_fails(
     tmp_path: Path, make_runner: MakeRunner, found: Enforcement, name: str, sprung: set[str]
 ) -> None:
-    runner = careless(make_runner(name, program_of(name)))
-    finding = await run(tmp_path, runner, found)
+    runner = make_runner(name, program_of(name))
+    manifest = runner.manifest.model_copy(update=_careless(runner.manifest))
+    finding = await run(tmp_path, replace(runner, manifest=manifest), found)
     assert finding.verdict == "failed"
     assert sprung <= set(finding.sprung)
 

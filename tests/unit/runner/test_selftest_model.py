@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
 
 import pytest
 
 from cmesh.runner.egress.outside import Streams
-from cmesh.runner.selftest.model import BODY_BYTES, Model
+from cmesh.runner.selftest.model import ANSWERS, BODY_BYTES, Model
 from cmesh.runner.traps.trapset import Api
 
 pytestmark = pytest.mark.anyio
@@ -24,7 +25,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 async def models() -> AsyncIterator[dict[Api, Model]]:
-    made: dict[Api, Model] = {api: Model(api, CANARY) for api in ("messages", "responses")}
+    made: dict[Api, Model] = {api: Model(api, CANARY) for api in ANSWERS}
     yield made
     for model in made.values():
         await model.close()
@@ -62,6 +63,14 @@ def events(body: str) -> list[dict[str, object]]:
     ]
 
 
+def said(response: Any) -> str:
+    """Return the text of an answer of the Gemini API."""
+    [candidate] = response["candidates"]
+    assert candidate["finishReason"] == "STOP"
+    text: str = candidate["content"]["parts"][0]["text"]
+    return text
+
+
 async def test_each_api_has_one_turn_on_a_connection_that_stays(models: dict[Api, Model]) -> None:
     async with connected(models["messages"]) as messages:
         assert await ask(messages, request("/model/", method="HEAD")) == (200, "")
@@ -79,7 +88,50 @@ async def test_each_api_has_one_turn_on_a_connection_that_stays(models: dict[Api
         assert (await ask(responses, request("/model/v1/messages", {})))[0] == 404
         assert (await ask(responses, request("/v1/responses", {})))[0] == 404
         assert models["responses"].turns == 1
-    assert models["messages"].sprung | models["responses"].sprung == set()
+    async with connected(models["generate"]) as generate:
+        way = "/model/v1beta/models/gemini-3:"
+        _status, body = await ask(generate, request(f"{way}countTokens", {}))
+        assert (json.loads(body), models["generate"].turns) == ({"totalTokens": 1}, 0)
+        _status, body = await ask(generate, request(f"{way}generateContent", {}))
+        assert said(json.loads(body)) == "done"
+        _status, body = await ask(generate, request(f"{way}streamGenerateContent?alt=sse", {}))
+        assert [said(event) for event in events(body)] == ["done"]
+        assert (await ask(generate, request(f"{way}embedContent", {})))[0] == 404
+        assert (await ask(generate, request("/model/v1/messages", {})))[0] == 404
+        assert models["generate"].turns == 2
+    assert {name for model in models.values() for name in model.sprung} == set()
+
+
+async def test_a_question_for_json_of_a_form_is_no_turn_and_gets_the_least_of_that_form(
+    models: dict[Api, Model],
+) -> None:
+    properties = {
+        "choice": {"type": "STRING", "enum": ["flash", "pro"]},
+        "why": {"type": "string"},
+        "score": {"type": "INTEGER", "minimum": 3},
+        "sure": {"type": "boolean"},
+        "others": {"type": "array", "items": {"type": "string"}},
+    }
+    form = {"type": "object", "properties": properties}
+    least: dict[str, object] = {
+        "choice": "flash",
+        "why": "done",
+        "score": 3,
+        "sure": False,
+        "others": [],
+    }
+    model = models["generate"]
+    async with connected(model) as streams:
+        for key, method in (
+            ("responseJsonSchema", "generateContent"),
+            ("responseSchema", "streamGenerateContent"),
+        ):
+            body = {"generationConfig": {key: form}}
+            path = f"/model/v1beta/models/gemini-3:{method}"
+            _status, text = await ask(streams, request(path, body))
+            [response] = events(text) or [json.loads(text)]
+            assert json.loads(said(response)) == least
+    assert model.turns == 0
 
 
 async def test_whoever_asks_the_decoy_or_carries_the_canary_is_noted(

@@ -1,6 +1,7 @@
 """Traps: the package's are whole and work, and a mistake in one is found by its key."""
 
 import json
+import os
 import subprocess
 import tomllib
 from pathlib import Path
@@ -27,10 +28,18 @@ def hostile(tmp_path: Path) -> Hostile:
     )
 
 
-def test_claude_and_codex_have_traps_and_commands_have_none() -> None:
-    assert {"claude", "codex"} <= set(AGENTS)
+def test_each_agent_has_traps_and_commands_have_none() -> None:
+    assert set(AGENTS) == {"claude", "codex", "gemini", "opencode"}
     assert load_traps("command") is None
     assert load_traps(COMMON) is None
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_no_trap_is_a_name_for_which_the_agent_is_refused_before_it_starts(name: str) -> None:
+    traps = load_traps(name)
+    assert traps is not None
+    named = {part for path in traps.files for part in path.split("/")}
+    assert named.isdisjoint(load_manifests()[name].refuses)
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -46,12 +55,13 @@ def test_what_is_planted_is_whole_and_names_programs_that_leave_their_mark(
     for path in traps.files:
         text = (hostile.directory / path).read_text("utf-8")
         assert "{{" not in text
+        assert os.access(hostile.directory / path, os.X_OK) == text.startswith("#!")
         if path.endswith(".json"):
             json.loads(text)
         if path.endswith(".toml"):
             tomllib.loads(text)
     programs = sorted((hostile.directory / "bin").iterdir())
-    assert len(programs) > len(AGENTS)
+    assert len(programs) > 3
     for program in programs:
         subprocess.run([program], check=True, capture_output=True, timeout=GIT_LIMIT_S)
     assert hostile.sprung() == tuple(program.name for program in programs)
