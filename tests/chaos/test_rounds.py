@@ -19,9 +19,9 @@ from tests.chaos.world import World
 pytestmark = [pytest.mark.anyio, pytest.mark.system, pytest.mark.timeout(240)]
 
 SEED = 5
-KILLS = 16
-SHIM_KILLS = 6
-REPLACES = 2
+KILLS = 10
+SHIM_KILLS = 4
+REPLACES = 1
 
 
 def judged(report: Report) -> Report:
