@@ -1,4 +1,4 @@
-"""Opens directories below a root so that no link, however it is swapped, leads out of it.
+"""Opens what is below a root so that no link, however it is swapped, leads out of it.
 
 openat2(2) with RESOLVE_BENEATH: the kernel judges each step while it makes it, so there is
 nothing between a check and a use. Standard library only: a task's launcher loads it too.
@@ -7,8 +7,9 @@ nothing between a check and a use. Standard library only: a task's launcher load
 import ctypes
 import errno
 import os
+import stat
 
-__all__ = ["Judged", "identity", "open_beneath", "open_judged", "open_root"]
+__all__ = ["Judged", "identity", "open_beneath", "open_judged", "open_part", "open_root"]
 
 # linux/openat2.h; the number of openat2 is the same on every architecture (Linux 5.6).
 _SYS_OPENAT2 = 437
@@ -16,8 +17,8 @@ _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
 
-_FLAGS = getattr(os, "O_PATH", 0) | os.O_DIRECTORY | os.O_CLOEXEC
-"""A place, not its content: O_PATH needs no right to read the directory."""
+_PLACE = getattr(os, "O_PATH", 0) | os.O_CLOEXEC
+"""A place, not its content: O_PATH needs no right to read it."""
 
 _TRIES = 128
 """The kernel says EAGAIN when a rename elsewhere let it doubt a `..`; then it is asked again."""
@@ -69,6 +70,25 @@ def open_beneath(root: int, relative: str) -> int:
     return _open(root, relative or ".", _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
 
 
+def open_part(root: int, relative: str) -> int:
+    """Open a file or directory below the one that `root` holds, by its very name: no link works.
+
+    For names that somebody chose because of what they are not: a link below could lead to just
+    that. The caller owns the descriptor, which gives no right to read what it holds.
+
+    Raises:
+        OSError: it is not there; part of the name is a link (ELOOP); it leads out (EXDEV); it is
+            a pipe, a socket or a device (EINVAL); the kernel has no openat2 (ENOSYS).
+    """
+    resolve = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS
+    fd = _open(root, relative, resolve, _PLACE)
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return fd
+    os.close(fd)
+    raise _error(errno.EINVAL, relative)
+
+
 def open_judged(judged: Judged) -> int:
     """Open again the directory that was judged.
 
@@ -95,11 +115,11 @@ def identity(fd: int) -> "tuple[int, int]":
     return info.st_dev, info.st_ino
 
 
-def _open(root: int, path: str, resolve: int) -> int:
+def _open(root: int, path: str, resolve: int, flags: int = _PLACE | os.O_DIRECTORY) -> int:
     name = os.fsencode(path)
     if b"\0" in name:
         raise _error(errno.EINVAL, path)
-    how, code = _OpenHow(_FLAGS, 0, resolve), errno.EAGAIN
+    how, code = _OpenHow(flags, 0, resolve), errno.EAGAIN
     for _ in range(_TRIES):
         fd = _openat2(root, name, how)
         if fd >= 0:

@@ -10,9 +10,10 @@
     │   ├── IdentityUnknown 23   ├── RunnerError 50          │   ├── StoreBusy 71
     │   ├── UnknownPeer 24       │   ├── RunnerUnavailable 51│   ├── SchemaTooNew 72
     │   ├── NodeClosed 25        │   ├── SandboxUnavailable 52   ├── StoreDamaged 73
-    │   ├── KeyExpired 26        │   └── RootRefused 53      │   ├── DiskFull 74
-    │   ├── WrongMachine 27      ├── PolicyDenied 30         │   ├── QueryRefused 75
-    │   └── ControlUnreachable 28│   └── PeerUntrusted 31    │   └── AuditBroken 76
+    │   ├── KeyExpired 26        │   ├── RootRefused 53      │   ├── DiskFull 74
+    │   ├── WrongMachine 27      │   └── PathRefused 57      │   ├── QueryRefused 75
+    │   └── ControlUnreachable 28├── PolicyDenied 30         │   └── AuditBroken 76
+    │                            │   └── PeerUntrusted 31
     ├── DaemonError 80: DaemonNotRunning 81, DaemonRestarted 82, DaemonTimeout 83
     └── DemoFailed 1
 
@@ -42,6 +43,7 @@ __all__ = [
     "NodeClosed",
     "NodeError",
     "NotCmesh",
+    "PathRefused",
     "PeerUnreachable",
     "PeerUntrusted",
     "PolicyDenied",
@@ -310,6 +312,14 @@ class SessionGone(RunnerError):
     code = "session_gone"
     exit_status = 55
     default_hint = "delegate a new task that says all it needs"
+
+
+class PathRefused(RunnerError):
+    """Raised when a path of a directory that a profile narrows to cannot be shown to a task."""
+
+    code = "path_refused"
+    exit_status = 57
+    default_hint = "the worker's owner sees which path it is in the view `decisions` there"
 
 
 class LinkError(CmeshError):

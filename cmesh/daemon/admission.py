@@ -15,6 +15,7 @@ from cmesh.daemon.parts import Parts
 from cmesh.daemon.roots import Found, Roots
 from cmesh.errors import (
     CmeshError,
+    PathRefused,
     QueueFull,
     RootRefused,
     RunnerUnavailable,
@@ -28,7 +29,7 @@ from cmesh.policy.profiles import NamedProfile
 from cmesh.runner.registry import Runner, Runners
 from cmesh.store.records import DecisionRecord
 
-__all__ = ["Admission", "Count", "Grant", "admit", "principal", "task_request"]
+__all__ = ["Admission", "Count", "Grant", "admit", "as_told", "principal", "task_request"]
 
 BUSY_RETRY_S = 60
 """When a peer may ask again while places are taken: nobody knows when the next one ends."""
@@ -118,6 +119,7 @@ async def admit(parts: Parts, identity: Identity, spec: TaskSpec, count: Count) 
         )
     obstacle = missing or await _obstacle(parts, spec, found, count)
     obstacle = obstacle or _unfit(parts, runner, spec, decision.profile)
+    obstacle = obstacle or await asyncio.to_thread(_hidden, parts, found, decision.profile)
     if obstacle or runner is None or decision.profile is None or found.judged is None:
         return _refused(record, spec.runner, obstacle)
     grant = Grant(
@@ -181,11 +183,6 @@ def _unfit(
     parts: Parts, runner: Runner | None, spec: TaskSpec, profile: NamedProfile | None
 ) -> CmeshError | None:
     """Say why the runner cannot run in the profile, which this machine can hold."""
-    if profile is not None and (profile.read or profile.write):
-        part = "shows" if profile.read else "lets change"
-        return SandboxUnavailable(
-            f"`{spec.profile}` {part} a part of the directory there, which no sandbox here can do"
-        )
     if runner is None:
         return None
     if spec.profile not in runner.manifest.profiles:
@@ -203,6 +200,39 @@ def _unfit(
     except CmeshError as error:
         return error
     return None
+
+
+def _hidden(parts: Parts, found: Found, profile: NamedProfile | None) -> CmeshError | None:
+    """Say what the profile lists of the directory and is not to be had there."""
+    if profile is None or found.judged is None:
+        return None
+    try:
+        parts.sandboxes.require_parts(found.path, found.judged, profile)
+    except CmeshError as error:
+        return error
+    except OSError as error:
+        return PathRefused(f"`{found.path}` cannot be looked at: {error.strerror}", hint="")
+    return None
+
+
+def as_told(error: CmeshError, runner: str) -> CmeshError:
+    """Return what the caller may know of why its task does not start.
+
+    INVARIANT: why a runner cannot start names programs, key files and other runners, and why a
+    path cannot be shown names what the owner lists; that is the owner's to know, and the
+    decision's record has it all.
+    """
+    if isinstance(error, RunnerUnavailable):
+        return RunnerUnavailable(
+            f"runner `{runner}` cannot start on the worker",
+            hint="its owner sees why with `cmesh status` there",
+            retry_after_s=error.retry_after_s,
+        )
+    if isinstance(error, PathRefused):
+        return PathRefused(
+            "the profile there shows a part of the directory only, and that part is not to be had"
+        )
+    return error
 
 
 async def _obstacle(parts: Parts, spec: TaskSpec, found: Found, count: Count) -> CmeshError | None:
@@ -254,14 +284,7 @@ def _retry_after_s(decision: Decision, now: datetime) -> int | None:
 def _refused(record: DecisionRecord, runner: str, error: CmeshError | None) -> Admission:
     error = error or CmeshError("the runner or the directory is missing")
     record = replace(record, effect="deny", reason=error.message)
-    if isinstance(error, RunnerUnavailable):
-        # INVARIANT: why it cannot start names programs, key files and other runners, which are
-        # its owner's to know; the decision's record has it all.
-        error = RunnerUnavailable(
-            f"runner `{runner}` cannot start on the worker",
-            hint="its owner sees why with `cmesh status` there",
-            retry_after_s=error.retry_after_s,
-        )
+    error = as_told(error, runner)
     return Admission(
         effect="deny",
         record=record,

@@ -70,11 +70,15 @@ class EventView(View):
 
 
 class WillRunView(View):
-    """What a task that waits for this machine's owner would start; `obstacle` says why it cannot."""
+    """What a task that waits for this machine's owner would start; `obstacle` says why it cannot.
+
+    `narrowed`: what a profile of the owner takes away from its base, a fact each.
+    """
 
     argv: list[str] = Field(default_factory=list[str])
     directory: str = ""
     profile: str = ""
+    narrowed: list[str] = Field(default_factory=list[str])
     runtime_s: int = 0
     obstacle: str = ""
 

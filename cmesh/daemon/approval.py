@@ -12,6 +12,7 @@ from cmesh.daemon.admission import Grant
 from cmesh.daemon.answers import WillRunView
 from cmesh.daemon.parts import Parts
 from cmesh.errors import CmeshError, TaskRefused
+from cmesh.policy.explain import narrowing
 from cmesh.runner.shim_processes import MARKER, stat_of
 from cmesh.store.records import TaskRecord
 
@@ -26,15 +27,19 @@ def will_run(parts: Parts, record: TaskRecord, grant: Grant) -> WillRunView:
     spec = replace(record.spec, directory=grant.directory, limits=grant.limits)
     own = parts.supervisor.directory(record.task_id)
     try:
+        parts.sandboxes.require_parts(grant.directory, grant.judged, grant.profile)
         place = followup.place(parts, record)
         grant.runner.check_directory(spec.directory)
         launch = grant.runner.launch(spec, own, own / "home", place)
     except CmeshError as error:
         return WillRunView(obstacle=error.message)
+    except OSError as error:
+        return WillRunView(obstacle=f"`{grant.directory}`: {error.strerror}")
     return WillRunView(
         argv=list(launch.argv),
         directory=launch.cwd,
         profile=grant.profile.name,
+        narrowed=narrowing(grant.profile),
         runtime_s=launch.runtime_s,
     )
 

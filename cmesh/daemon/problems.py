@@ -53,7 +53,6 @@ async def problems(daemon: Daemon) -> list[Problem]:
     return [
         *listed,
         *_root(rules, config, is_root=is_root),
-        *_profiles(rules),
         *_sandbox(daemon, rules, config),
         *_unknown_runners(rules, config, [runner.name for runner in runners]),
         *_unusable_runners(rules, config, runners),
@@ -91,19 +90,6 @@ def _root(rules: Sequence[InboundRule], config: Config, *, is_root: bool) -> Ite
             what="the daemon runs as root, so it refuses every task that the rules allow",
             next="run it as an ordinary user, or set `allow_root = true` under `[worker]`",
         )
-
-
-def _profiles(rules: Sequence[InboundRule]) -> Iterable[Problem]:
-    for rule in rules:
-        # Parts of a directory no sandbox here can hide or keep from a change.
-        whole = [one for one in rule.narrowed if not one.read and not one.write]
-        if rule.bases and not rule.profiles and not whole:
-            names = ", ".join(rule.profile_names)
-            yield Problem(
-                code=SandboxUnavailable.code,
-                what=f"rule `{rule.name}` allows {names} only, which this build refuses",
-                next=SandboxUnavailable.default_hint,
-            )
 
 
 def _sandbox(daemon: Daemon, rules: Sequence[InboundRule], config: Config) -> Iterable[Problem]:

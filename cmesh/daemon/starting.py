@@ -7,11 +7,18 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from cmesh.daemon import followup
-from cmesh.daemon.admission import Admission, Grant
+from cmesh.daemon.admission import Admission, Grant, as_told
 from cmesh.daemon.draft import Draft
 from cmesh.daemon.happening import Happening, Place
 from cmesh.daemon.parts import Parts
-from cmesh.errors import CmeshError, DiskFull, NodeError, RunnerError, SandboxUnavailable
+from cmesh.errors import (
+    CmeshError,
+    DiskFull,
+    NodeError,
+    PathRefused,
+    RunnerError,
+    SandboxUnavailable,
+)
 from cmesh.model import Profile, TaskId
 from cmesh.protocol.happenings import GotCancel
 from cmesh.runner.confine import Relay
@@ -82,20 +89,21 @@ class Starting:
             await self._require_tested(grant, spec.profile)
             directory = supervisor.directory(self.task_id)
             grant.runner.check_directory(spec.directory)
-            copy = self._parts.sandboxes.copy(
-                spec.profile, directory, grant.directory, grant.judged
-            )
+            sandboxes = self._parts.sandboxes
+            sandboxes.require_parts(grant.directory, grant.judged, grant.profile)
+            copy = sandboxes.copy(directory, grant.directory, grant.judged, grant.profile)
             spec = replace(spec, directory=copy.place if copy else spec.directory)
             session = followup.place(self._parts, draft.record)
             launch = grant.runner.launch(spec, directory, directory / "home", session)
-            launch = self._confine(replace(launch, judged=grant.judged), spec.profile, grant, copy)
+            launch = self._confine(replace(launch, judged=grant.judged), grant, copy)
             supervisor.prepare(self.task_id, launch)
             await supervisor.spawn(self.task_id)
         except (CmeshError, OSError) as error:
             code = error.code if isinstance(error, CmeshError) else _code_of(error)
             data = {"task": self.task_id, "why": str(error)}
             logger.warning("spawn_failed", extra={"data": data})
-            self._tell(Happening(event=GotCancel("user"), code=code, reason=str(error)))
+            reason = str(as_told(error, spec.runner) if isinstance(error, PathRefused) else error)
+            self._tell(Happening(event=GotCancel("user"), code=code, reason=reason))
 
     async def _require_tested(self, grant: Grant, profile: Profile) -> None:
         """Look at the program anew: it may have updated itself while the task waited.
@@ -109,9 +117,9 @@ class Starting:
         if (untested := runner.untested()) is not None:
             raise untested
 
-    def _confine(self, launch: Launch, profile: Profile, grant: Grant, copy: Copy | None) -> Launch:
+    def _confine(self, launch: Launch, grant: Grant, copy: Copy | None) -> Launch:
         """Put the sandbox of a profile round a launch, with its one way out. Blocks on the disk."""
-        confined, delegates = profile is not Profile.FULL, grant.delegates
+        confined, delegates = grant.profile.base is not Profile.FULL, grant.delegates
         if delegates and confined:
             try:  # where it can have no network of its own it runs without that way
                 self._parts.sandboxes.require_network()
@@ -135,10 +143,9 @@ class Starting:
         needs, config = grant.runner.needs(), self._parts.rules.config().sandbox
         return self._parts.sandboxes.confine(
             launch,
-            profile,
+            grant.profile,
             replace(needs, read=(*needs.read, *config.read)),
             relay,
-            limits=grant.profile.limits,
             copy=copy,
         )
 

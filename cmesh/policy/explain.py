@@ -1,13 +1,14 @@
 """A decision in words: for the owner of this node, and as little as the other side may know."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from cmesh.model import Identity
 from cmesh.policy.conditions import PEER_CONDITIONS
+from cmesh.policy.profiles import BUILT_IN, NamedProfile
 from cmesh.policy.request import Decision, Failed, InboundRequest, OutboundRequest
 from cmesh.text import one_line
 
-__all__ = ["explain", "for_remote"]
+__all__ = ["explain", "for_remote", "narrowing"]
 
 _WORDS = {"allow": "allowed", "ask": "allowed, after approval", "deny": "denied"}
 
@@ -19,10 +20,26 @@ def explain(decision: Decision, request: InboundRequest | OutboundRequest) -> li
         lines.append(_limits(decision, request))
     if decision.profile is not None and decision.profile.name != decision.profile.base:
         lines.append(f"profile: {decision.profile.base}, narrowed to {decision.profile.name}")
+        lines.extend(f"    {line}" for line in narrowing(decision.profile))
     lines.extend(_condition(item) for item in decision.failed)
     if decision.change:
         lines.append("to allow it:")
         lines.extend(f"    {line}" for line in decision.change.splitlines())
+    return lines
+
+
+def narrowing(profile: NamedProfile) -> list[str]:
+    """Return what a profile of the owner takes away from its base, for the owner; one fact each."""
+    base, lines = BUILT_IN[profile.base], list[str]()
+    if profile.read:
+        lines.append(f"sees of the directory: {one_line(', '.join(profile.read))}")
+    if profile.write:
+        lines.append(f"may write of its copy: {one_line(', '.join(profile.write))}")
+    if profile.hosts:
+        lines.append(f"may reach: {', '.join(profile.hosts)}")
+    if profile.limits is not None and profile.limits != base.limits:
+        limits = asdict(profile.limits).items()
+        lines.append(f"limits: {', '.join(f'{key} {value}' for key, value in limits)}")
     return lines
 
 

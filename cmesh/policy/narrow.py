@@ -51,8 +51,9 @@ def _profile(name: str, table: ProfileTable, where: Location) -> NamedProfile:
     if table.write and base.base is Profile.QUERY:
         expected = "`query` writes nothing; expected no paths, or base `edit` or `build`"
         raise PolicyError((*where, "write"), expected)
-    read = _below(table.read or (), (*where, "read"))
-    write = _below(table.write or (), (*where, "write"))
+    copied = base.base is not Profile.QUERY
+    read = _below(table.read or (), (*where, "read"), copied=copied)
+    write = _below(table.write or (), (*where, "write"), copied=copied)
     for index, path in enumerate(write):
         # Compared as if the task's directory were the root of everything.
         if read and not is_at_or_below(f"/{path}", [f"/{item}" for item in read]):
@@ -67,8 +68,8 @@ def _profile(name: str, table: ProfileTable, where: Location) -> NamedProfile:
     )
 
 
-def _below(texts: Sequence[str], where: Location) -> tuple[str, ...]:
-    """Return relative paths in normal form; none of them may leave the directory."""
+def _below(texts: Sequence[str], where: Location, *, copied: bool) -> tuple[str, ...]:
+    """Return relative paths in normal form; none may leave the directory, or be of no copy."""
     paths: list[str] = []
     for index, text in enumerate(texts):
         parts = [part for part in text.split("/") if part not in {"", "."}]
@@ -78,6 +79,10 @@ def _below(texts: Sequence[str], where: Location) -> tuple[str, ...]:
         if not parts:
             expected = "expected a path below the task's directory; left out means all of it"
             raise PolicyError((*where, index), expected)
+        if copied and ".git" in parts:
+            raise PolicyError(
+                (*where, index), "no copy has the source's `.git`; expected other paths"
+            )
         paths.append("/".join(parts))
     return tuple(paths)
 

@@ -88,6 +88,7 @@ _Profile = Annotated[Profile, Field(strict=False)]
 _ProfileName = Annotated[
     str, TextForm(r"[a-z][a-z0-9-]{0,31}", "lower-case letters, digits and hyphens, at most 32")
 ]
+_PARTS = 32  # of both lists a sandbox holds twice as many, each by a descriptor of its own
 _Relative = Annotated[str, Field(min_length=1, max_length=1024)]
 _Host = Annotated[
     str,
@@ -131,9 +132,9 @@ class ProfileTable(Table):
 
     base: Literal["query", "edit", "build"]
     """The profile it narrows; a caller asks for it by this word."""
-    read: Annotated[list[_Relative], Field(min_length=1)] | None = None
+    read: Annotated[list[_Relative], Field(min_length=1, max_length=_PARTS)] | None = None
     """What is visible of the task's directory, relative to it; left out: all."""
-    write: Annotated[list[_Relative], Field(min_length=1)] | None = None
+    write: Annotated[list[_Relative], Field(min_length=1, max_length=_PARTS)] | None = None
     """What may be written of the task's copy, relative to it; left out: all."""
     hosts: list[_Host] = Field(default_factory=list[str])
     """Hosts that may be reached on port 443 besides the model's; base `build` only."""

@@ -5,28 +5,36 @@ its profile, and never knows who asked for it.
 """
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cmesh.beneath import Judged
+from cmesh.beneath import Judged, open_judged, open_part
 from cmesh.config import SandboxConfig
-from cmesh.errors import SandboxUnavailable
+from cmesh.errors import PathRefused, SandboxUnavailable
 from cmesh.model import Profile
-from cmesh.policy.profiles import BUILT_IN, ProfileLimits
+from cmesh.policy.profiles import BUILT_IN, NamedProfile, ProfileLimits
 from cmesh.runner.copies import Copy, find_git
 from cmesh.runner.launch import Launch
 from cmesh.runner.programs import Needs
 from cmesh.sandbox.plan import plan, require_fit
 from cmesh.sandbox.probe import find_enforcement
-from cmesh.sandbox.profile import MIB, PROFILES, SandboxSpec
+from cmesh.sandbox.profile import MIB, PROFILES, Parts, SandboxSpec
 from cmesh.sandbox.tier import Accept, Enforcement, require, require_network
 
-__all__ = ["Relay", "Sandboxes", "limits_of"]
+__all__ = ["Relay", "Sandboxes", "limits_of", "parts_of"]
 
 _COPIED = frozenset({Profile.EDIT, Profile.BUILD})
 """Profiles whose task works on a copy of its own."""
+
+_WHY = {
+    errno.ENOENT: "it is not there",
+    errno.ENOTDIR: "part of it is no directory",
+    errno.ELOOP: "part of it is a link, which may lead to what is not listed",
+    errno.EINVAL: "it is neither a file nor a directory",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,41 +118,75 @@ class Sandboxes:
         """
         require_network(self.found or Enforcement(why="not known yet"))
 
-    def copy(self, profile: Profile, task: Path, source: str, judged: Judged) -> Copy | None:
+    def require_parts(self, directory: str, judged: Judged, own: NamedProfile) -> None:
+        """Check that what a profile lists of a directory is there to be shown. Blocks on the disk.
+
+        By name and kind only: a task's start opens it again, below the same directory.
+
+        Raises:
+            PathRefused: something of it is not, or it is a link; names it, for the owner alone.
+            SandboxUnavailable: it is cmesh's own, or it is not known yet what there is.
+            OSError: the directory is another one now.
+        """
+        paths = (*own.read, *own.write)
+        if not paths:
+            return
+        hidden, found = self._real_hidden(), self._known()
+        root = open_judged(judged)
+        try:
+            for path in paths:
+                require_fit(f"{directory}/{path}", hidden, found)
+                os.close(open_part(root, path))
+        except OSError as error:
+            why = _WHY.get(error.errno or 0, error.strerror)
+            raise PathRefused(
+                f"`[profiles.{own.name}]` lists `{error.filename}`, and in `{directory}` {why};"
+                " put it there, or take it off the list",
+                hint="",
+            ) from error
+        finally:
+            os.close(root)
+
+    def copy(self, task: Path, source: str, judged: Judged, own: NamedProfile) -> Copy | None:
         """Return the copy that a task works on, in its directory `task`; None = it has none.
 
         Raises:
             SandboxUnavailable: it is not known yet what can hold a task here.
         """
-        if profile not in _COPIED:
+        if own.base not in _COPIED:
             return None
-        hidden, found = self._real_hidden(), self._known()
-        return Copy(task=task, source=source, judged=judged, found=found, hidden=hidden)
+        return Copy(
+            task=task,
+            source=source,
+            judged=judged,
+            found=self._known(),
+            hidden=self._real_hidden(),
+            parts=parts_of(own),
+        )
 
     def confine(
         self,
         launch: Launch,
-        profile: Profile,
+        own: NamedProfile,
         needs: Needs,
         relay: Relay | None = None,
         *,
-        limits: ProfileLimits | None = None,
         copy: Copy | None = None,
     ) -> Launch:
         """Return the launch with what holds it; that of `full` as it is. Blocks on the disk.
 
         Args:
             launch: its `HOME` and `TMPDIR` become the task's own places to write.
-            profile: `require` has allowed it.
+            own: the rule's profile, whose base `require` has allowed.
             needs: what must be there to read: for the program, and by the owner's word.
             relay: the way to the proxy; None = the task has no network.
-            limits: what the rule's profile allows, never more than `profile`; None = the same.
             copy: what it works on in the place of its directory, with `launch` in there.
 
         Raises:
             SandboxUnavailable: nothing here can hold it.
             OSError: the directory is another one now, or the disk refuses.
         """
+        profile, parts = own.base, parts_of(own)
         data = PROFILES.get(profile)
         if data is None:
             return launch
@@ -162,9 +204,11 @@ class Sandboxes:
             links=needs.links,
             hidden=tuple(self._real_hidden()),
             port=relay.port if relay else None,
-            limits=limits_of(profile, limits),
+            limits=limits_of(profile, own.limits),
             copy=copy.path if copy else "",
-            objects=objects,
+            # A history shows what the parts leave out.
+            objects=None if parts.read else objects,
+            parts=parts,
         )
         found = self._known()
         if relay is not None:
@@ -190,6 +234,11 @@ class Sandboxes:
 
     def _real_hidden(self) -> list[str]:
         return [os.path.realpath(path) for path in self._hidden]
+
+
+def parts_of(own: NamedProfile) -> Parts:
+    """Return what a profile shows and lets change of a directory."""
+    return Parts(read=own.read, write=own.write)
 
 
 def limits_of(profile: Profile, owners: ProfileLimits | None = None) -> Mapping[str, int]:

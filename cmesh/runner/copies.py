@@ -17,7 +17,7 @@ from cmesh.beneath import Judged, open_beneath, open_judged
 from cmesh.errors import SandboxUnavailable
 from cmesh.runner import tree
 from cmesh.sandbox.plan import find_program, interpreter, plan
-from cmesh.sandbox.profile import MIB, Objects, SandboxSpec
+from cmesh.sandbox.profile import MIB, Objects, Parts, SandboxSpec
 from cmesh.sandbox.tier import Enforcement
 
 __all__ = [
@@ -110,6 +110,7 @@ class Copy:
         judged: that directory itself.
         found: what holds the task.
         hidden: directories that no task may see.
+        parts: what is copied, and has to be there in the end.
     """
 
     task: Path
@@ -117,6 +118,7 @@ class Copy:
     judged: Judged
     found: Enforcement
     hidden: Sequence[str]
+    parts: Parts
 
     @property
     def path(self) -> str:
@@ -210,6 +212,8 @@ class Copy:
             "bytes": COPY_MOST_BYTES,
             "files": COPY_FILES,
             "file_bytes": FILE_BYTES,
+            "parts": self.parts.read,
+            "wanted": (*self.parts.read, *self.parts.write),
         }
         argv = [interpreter().program, "-I", "-S", tree.__file__, json.dumps(order)]
         return {

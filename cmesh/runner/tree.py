@@ -20,14 +20,14 @@ if TYPE_CHECKING or __package__:
     from typing import Any
 
     from cmesh.runner.tree_git import COPY_BYTES, Git, Trouble, joined, objects, split
-    from cmesh.runner.tree_names import REPOSITORY, Names, fits
+    from cmesh.runner.tree_names import REPOSITORY, Names, complete, fits, is_within
     from cmesh.runner.tree_source import borrow, init, read_head, write
 else:
     # A script under `-I`, in a sandbox that shows this directory and not the package's others.
     # Last, so that the modules of the standard library stay what they are.
     sys.path.append(os.path.dirname(__file__))
     from tree_git import COPY_BYTES, Git, Trouble, joined, objects, split
-    from tree_names import REPOSITORY, Names, fits
+    from tree_names import REPOSITORY, Names, complete, fits, is_within
     from tree_source import borrow, init, read_head, write
 
 __all__ = ["main"]
@@ -187,29 +187,31 @@ def make(order: "Mapping[str, Any]") -> "dict[str, object]":
     head, branch, kind = read_head(order, theirs) if order["objects"] else ("", "", "sha1")
     git = Git(order, base, f"{base}/index")
     init(order, base, kind)
-    for path in (base, f"{copy}/.git") if order["objects"] else (base,):
+    # A history would show what the parts of a directory leave out.
+    parts, own = order["parts"], f"{copy}/.git" if order["objects"] and not order["parts"] else ""
+    for path in (base, own) if own else (base,):
         if path != base:
             init(order, path, kind)
         borrow(order, theirs, path)
     if head:
         git.run("read-tree", head)
-    known = _known(git)
+    known = {name: entry for name, entry in _known(git).items() if is_within(name, parts)}
     tree = Tree(source)
-    found = Names(git, source, f"{order['tmp']}/copied", known).find()
+    found = Names(git, source, f"{order['tmp']}/copied", known, parts).find()
     tree.look([*known, *found.taken], known)
     tree.left_out += found.left_out
     size = _copy(tree, copy, order["bytes"], order["files"])
+    complete(source, copy, parts, order["wanted"])
     copied = Tree(copy)
     copied.look([*tree.entries], known)
     copied.hash(git, order["tmp"])
     now = copied.store(git)
-    clean = head and git.run("rev-parse", f"{head}^{{tree}}").decode().strip() == now
-    if order["objects"]:
-        _check_out(Git(order, f"{copy}/.git"), head, branch)
+    if own:
+        _check_out(Git(order, own), head, branch)
     return {
         "commit": head,
         "tree": now,
-        "dirty": bool(head) and not clean,
+        "dirty": bool(head) and copied.entries != known,
         "files": len(copied.entries),
         "bytes": size,
         "left_out": _listed([*tree.left_out, *copied.left_out]),
@@ -224,7 +226,9 @@ def compare(order: "Mapping[str, Any]") -> "dict[str, object]":
     old = git.run("write-tree", "--missing-ok").decode().strip()
     known = _known(git)
     tree = Tree(copy)
-    found = Names(git, copy, f"{order['tmp']}/compared", known).find()
+    # A version before this one, which made the copy, has ordered it without parts.
+    parts = order.get("parts", ())
+    found = Names(git, copy, f"{order['tmp']}/compared", known, parts).find()
     tree.left_out += [*found.left_out, *found.taken[order["files"] :]]
     tree.look([*known, *found.taken[: order["files"]]], known)
     tree.trim(known, order["bytes"], order["file_bytes"])

@@ -19,7 +19,7 @@ if TYPE_CHECKING or __package__:
 else:
     from tree_git import NAMES_BYTES, Git, Trouble, joined, read_file, split
 
-__all__ = ["FOLDERS_MOST", "REPOSITORY", "Names", "fits"]
+__all__ = ["FOLDERS_MOST", "REPOSITORY", "Names", "complete", "fits", "is_within"]
 
 REPOSITORY = "160000"
 """The mode of another repository among a tree's entries, as git writes it."""
@@ -45,6 +45,36 @@ def fits(name: str) -> bool:
     return name.count("/") <= FOLDERS_MOST and len(os.fsencode(name)) <= PATH_BYTES
 
 
+def is_within(name: str, parts: "Sequence[str]") -> bool:
+    """Say whether a name is one of `parts` or lies in one; always, where there are none."""
+    return not parts or any(name == part or name.startswith(f"{part}/") for part in parts)
+
+
+def complete(source: str, copy: str, parts: "Sequence[str]", wanted: "Sequence[str]") -> None:
+    """Give a copy the folders of `wanted`, if need be empty, and the ignore files above `parts`.
+
+    The latter are no part, and name what is ignored in one.
+
+    Raises:
+        Trouble: a file of `wanted` was not copied.
+    """
+    for path in wanted:
+        place = os.path.join(copy, path)
+        if os.path.isdir(os.path.join(source, path)):
+            os.makedirs(place, 0o755, exist_ok=True)
+        elif not os.path.isfile(place):
+            # Not by its name: the owner's list is not the caller's to know.
+            raise Trouble("a file that its profile lists is ignored by git, or cannot be read")
+    folders = {part[:end] for part in parts for end in range(len(part)) if part[end] == "/"}
+    for folder in ("", *sorted(folders)) if parts else ():
+        place = os.path.join(copy, folder, ".gitignore")
+        with contextlib.suppress(OSError, Trouble):
+            if not os.path.lexists(place):
+                lines = read_file(os.path.join(source, folder, ".gitignore"), IGNORE_BYTES)
+                with open(place, "xb") as file:
+                    file.write(lines)
+
+
 class Names:
     """What is below a directory, besides what git knows already.
 
@@ -55,11 +85,16 @@ class Names:
     """
 
     def __init__(
-        self, git: Git, root: str, skeleton: str, known: "Mapping[str, tuple[str, str]]"
+        self,
+        git: Git,
+        root: str,
+        skeleton: str,
+        known: "Mapping[str, tuple[str, str]]",
+        parts: "Sequence[str]" = (),
     ) -> None:
         """Prepare it; `skeleton` is a directory that is not there, `known` as git's index has it.
 
-        Modes as git writes them.
+        Modes as git writes them. Nothing outside of `parts` is taken, named or looked into.
         """
         self.taken: list[str] = []
         self.left_out: list[str] = []
@@ -67,6 +102,7 @@ class Names:
         self._root = root
         self._skeleton = skeleton
         self._known = known
+        self._parts = parts
         self._ignores = os.path.exists(f"{git.directory}/info/exclude")
         self._room = NAMES_BYTES
         os.mkdir(skeleton)
@@ -107,13 +143,16 @@ class Names:
                     self._room -= len(name) + 1
                     if self._room < 0:
                         break
-                    kind = self._kind(folder, name, entry)
+                    kind = self._kind(folder, name, entry) if self._concerns(name) else None
                     if kind is not None:
                         yield name, kind
         except OSError:
             self.left_out.append(f"{folder or '.'}/")
         if self._room < 0:
             self.left_out.append(f"{folder or '.'}/")
+
+    def _concerns(self, name: str) -> bool:
+        return is_within(name, self._parts) or any(is_within(part, (name,)) for part in self._parts)
 
     def _kind(self, folder: str, name: str, entry: "os.DirEntry[str]") -> int | None:
         """Return what an entry is; None = it is not asked about."""

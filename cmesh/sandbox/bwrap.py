@@ -5,7 +5,7 @@ Source: bwrap(1) of 0.8.0, the oldest release that binds by descriptor.
 
 from collections.abc import Mapping, Sequence
 
-from cmesh.sandbox.profile import ETC, SYSTEM, SandboxSpec, is_below
+from cmesh.sandbox.profile import ETC, SYSTEM, SandboxSpec, is_below, views
 
 __all__ = ["arguments"]
 
@@ -21,6 +21,7 @@ def arguments(
     *,
     directory_fd: int,
     objects_fd: int,
+    parts_fd: int,
     links: Mapping[str, str],
     launcher: Sequence[str],
 ) -> list[str]:
@@ -33,6 +34,7 @@ def arguments(
         spec: what the task may do.
         directory_fd: descriptor of the task's directory. The path is only where it appears.
         objects_fd: descriptor of what the task's copy borrows; there when the spec has it.
+        parts_fd: of the first of `views`; those of the others follow it.
         links: what of the system is a link on this machine, and where it leads.
         launcher: what must be readable until the task's own program starts.
     """
@@ -42,20 +44,42 @@ def arguments(
     argv += ["--proc", "/proc", "--dev", "/dev", "--bind", spec.tmp, "/tmp"]  # noqa: S108 - in there
     for path in (*ETC, *launcher, *(path for path in spec.read if not is_below(path, SYSTEM))):
         argv += _read_only(path)
-    bind = "--bind-fd" if spec.writes_directory else "--ro-bind-fd"
-    argv += [bind, str(directory_fd), spec.directory]
+    argv += _directory(spec, directory_fd, parts_fd)
+    shown = [f"{spec.directory}/{path}" for path in spec.parts.read] or [spec.directory]
     if spec.objects is not None:
         argv += ["--ro-bind-fd", str(objects_fd), spec.objects.place]
     for path, target in spec.links:
-        if not is_below(path, (*SYSTEM, *spec.read, spec.directory)):
+        if not is_below(path, (*SYSTEM, *spec.read, *shown)):
             argv += ["--symlink", target, path]
     for path in spec.hidden:
         # A copy holds nothing of what is hidden, and is not to get a directory for it.
-        if is_below(path, spec.read if spec.copy else (*spec.read, spec.directory)):
+        if is_below(path, spec.read if spec.copy else (*spec.read, *shown)):
             argv += ["--tmpfs", path]
     for path in (spec.home, spec.tmp, *spec.write):
         argv += ["--bind", path, path]
-    return [*argv, "--remount-ro", "/", "--chdir", spec.directory]
+    empty = ["--remount-ro", spec.directory] if spec.parts.read else []
+    return [*argv, *empty, "--remount-ro", "/", "--chdir", spec.directory]
+
+
+def _directory(spec: SandboxSpec, directory_fd: int, parts_fd: int) -> list[str]:
+    """Return what shows the task's directory: all of it, or an empty one with parts in it."""
+    argv: list[str] = []
+    if spec.parts.read:
+        # INVARIANT: it lies over whatever shows the whole directory, by another path above it.
+        argv += ["--tmpfs", spec.directory]
+        for path in spec.read:
+            if path != spec.directory and is_below(path, [spec.directory]):
+                argv += _read_only(path)
+    else:
+        whole = spec.writes_directory and not spec.parts.write
+        argv += [_bind(writable=whole), str(directory_fd), spec.directory]
+    for number, view in enumerate(views(spec), parts_fd):
+        argv += [_bind(writable=view.writable), str(number), f"{spec.directory}/{view.below}"]
+    return argv
+
+
+def _bind(*, writable: bool) -> str:
+    return "--bind-fd" if writable else "--ro-bind-fd"
 
 
 def _read_only(path: str) -> list[str]:

@@ -51,7 +51,11 @@ def supported_abi() -> int:
 
 
 def restrict(
-    read: "Sequence[str]", write: "Sequence[str]", devices: "Sequence[str]", ports: "Sequence[int]"
+    read: "Sequence[str]",
+    write: "Sequence[str]",
+    devices: "Sequence[str]",
+    ports: "Sequence[int]",
+    folders: "Sequence[str]" = (),
 ) -> int:
     """Restrict this process and all it starts, for good; return the ABI that was used.
 
@@ -62,6 +66,7 @@ def restrict(
         write: directories in which everything but device files may be made and changed.
         devices: device files to read, write and control.
         ports: TCP ports to connect to, at any address; none may be listened on.
+        folders: directories whose names may be listed, with all below, and nothing be read.
 
     Raises:
         OSError: the kernel does not do it; nothing may be started then.
@@ -78,6 +83,8 @@ def restrict(
             _allow(rules, path, handled & ~(_MAKE_CHAR | _MAKE_BLOCK | _IOCTL_DEV))
         for path in devices:
             _allow(rules, path, handled & (_READ_FILE | _WRITE_FILE | _TRUNCATE | _IOCTL_DEV))
+        for path in folders:
+            _allow(rules, path, handled & _READ_DIR)
         for port in ports if abi >= PORTS_ABI else ():
             _call(_ADD_RULE, rules, _NET_PORT, struct.pack("=QQ", _CONNECT, port), 0)
         _call(_RESTRICT_SELF, rules, 0)

@@ -13,8 +13,15 @@ from pathlib import Path
 
 from cmesh.errors import SandboxUnavailable
 from cmesh.sandbox import bwrap
-from cmesh.sandbox.profile import DEVICES, ETC, SYSTEM, SandboxSpec, is_below
-from cmesh.sandbox.start import DIRECTORY_FD, OBJECTS_FD, OPTIONS_FD, ORDER_FD, REPORT_FD
+from cmesh.sandbox.profile import DEVICES, ETC, SYSTEM, SandboxSpec, is_below, views
+from cmesh.sandbox.start import (
+    DIRECTORY_FD,
+    OBJECTS_FD,
+    OPTIONS_FD,
+    ORDER_FD,
+    PARTS_FD,
+    REPORT_FD,
+)
 from cmesh.sandbox.tier import Enforcement
 
 __all__ = ["Interpreter", "find_bwrap", "find_program", "interpreter", "plan", "require_fit"]
@@ -92,6 +99,8 @@ def plan(
     """
     if not spec.copy:
         require_fit(spec.directory, spec.hidden, found)
+        if spec.parts.read and found.tier == 2:
+            _require_apart(spec, found)
     if not found.tier:
         raise SandboxUnavailable(f"no sandbox here: {found.why}", hint=found.hint)
     outer = found.tier in {1, 3}
@@ -101,6 +110,7 @@ def plan(
         spec,
         directory_fd=DIRECTORY_FD,
         objects_fd=OBJECTS_FD,
+        parts_fd=PARTS_FD,
         links=_links(),
         launcher=needs,
     )
@@ -114,6 +124,9 @@ def plan(
         "options": options if outer else [],
         "directory": spec.copy or spec.directory,
         "objects": spec.objects and {"judged": spec.objects.judged, "below": spec.objects.below},
+        "parts": [view.below for view in views(spec)],
+        # What shows parts alone gets no descriptor from which the others could be reached.
+        "whole": not (outer and spec.parts.read),
         "relay": dict(relay) if relay else None,
         "order": {
             "limits": _limits(spec, outer=outer),
@@ -122,6 +135,16 @@ def plan(
             "metadata": outer or spec.own_program,
         },
     }
+
+
+def _require_apart(spec: SandboxSpec, found: Enforcement) -> None:
+    """Refuse parts of a directory that may be read as a whole: Landlock takes nothing away."""
+    if is_below(spec.directory, (*SYSTEM, *ETC, *spec.read)):
+        raise SandboxUnavailable(
+            f"every task may read all of `{spec.directory}`, and without bubblewrap no part of it"
+            " can be hidden",
+            hint=found.hint,
+        )
 
 
 def _limits(spec: SandboxSpec, *, outer: bool) -> dict[str, int]:
@@ -134,8 +157,12 @@ def _landlock(spec: SandboxSpec, *, outer: bool) -> dict[str, object]:
     directory = spec.directory if outer else f"/proc/self/fd/{DIRECTORY_FD}"
     write = [spec.home, spec.tmp, *spec.write]
     write += ["/tmp"] if outer else []  # noqa: S108 - the task's own `tmp`
-    write += [directory] if spec.writes_directory else []
-    read = [*SYSTEM, *ETC, *spec.read, directory, "/proc" if outer else "/proc/self"]
+    shown = list(enumerate(views(spec), PARTS_FD))
+    names = [f"{directory}/{v.below}" if outer else f"/proc/self/fd/{fd}" for fd, v in shown]
+    write += [name for name, (_fd, view) in zip(names, shown, strict=True) if view.writable]
+    write += [directory] if spec.writes_directory and not shown else []
+    whole = [] if spec.parts.read else [directory]
+    read = [*SYSTEM, *ETC, *spec.read, *whole, *names, "/proc" if outer else "/proc/self"]
     if spec.objects is not None:
         read.append(spec.objects.place if outer else f"/proc/self/fd/{OBJECTS_FD}")
     return {
@@ -143,6 +170,8 @@ def _landlock(spec: SandboxSpec, *, outer: bool) -> dict[str, object]:
         "write": write,
         "devices": list(DEVICES),
         "ports": [] if spec.port is None else [spec.port],
+        # Below bubblewrap there is nothing in it but the way to its parts.
+        "folders": [directory] if outer and spec.parts.read else [],
     }
 
 

@@ -16,9 +16,12 @@ __all__ = [
     "PROFILES",
     "SYSTEM",
     "Objects",
+    "Parts",
     "ProfileData",
     "SandboxSpec",
+    "View",
     "is_below",
+    "views",
 ]
 
 SYSTEM = (
@@ -90,6 +93,28 @@ class Objects:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What of a task's directory it may see and write, by paths relative to it, without links.
+
+    Attributes:
+        read: what is visible; empty = all.
+        write: what may be written where the directory may be, each at or below one of `read`;
+            empty = all that is visible.
+    """
+
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One part of the directory, as it is shown; `below` is its path from there."""
+
+    below: str
+    writable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxSpec:
     """One task's sandbox, independent of how it is made. All paths are absolute.
 
@@ -98,6 +123,7 @@ class SandboxSpec:
         copy: what is shown there instead, a directory of the task's own; empty = itself. Without
             mounts it is the same path.
         objects: what the copy borrows; None = nothing.
+        parts: what of the directory it is about; of a copy, what of the copy.
         own_program: it runs cmesh's own code, which may set modes also where only Landlock holds it.
         writes_directory: it may be changed.
         home, tmp: private to the task, to write; `tmp` is also `/tmp`.
@@ -119,6 +145,7 @@ class SandboxSpec:
     port: int | None = None
     copy: str = ""
     objects: Objects | None = None
+    parts: Parts = Parts()
     own_program: bool = False
     limits: Mapping[str, int] = field(default_factory=dict[str, int])
 
@@ -126,3 +153,21 @@ class SandboxSpec:
 def is_below(path: str, roots: Sequence[str]) -> bool:
     """Say whether a path is one of `roots`, or below one, by its name."""
     return any(path == root or path.startswith(f"{root.rstrip('/')}/") for root in roots)
+
+
+def views(spec: SandboxSpec) -> list[View]:
+    """Return the parts to show, each after those that it lies in; empty = the whole directory.
+
+    Without `read` the directory itself is shown, not to be written, and the parts lie in it.
+    """
+    read = _outermost(spec.parts.read)
+    write = _outermost(spec.parts.write) if spec.writes_directory else []
+    shown = [
+        View(path, spec.writes_directory and (not write or is_below(path, write))) for path in read
+    ]
+    return [*shown, *(View(path, writable=True) for path in write if path not in read)]
+
+
+def _outermost(paths: Sequence[str]) -> list[str]:
+    known = sorted(set(paths))
+    return [path for path in known if not is_below(path, [one for one in known if one != path])]

@@ -6,7 +6,7 @@ tier by it, and a sandboxed profile is refused there. Source: sandbox-exec(1), s
 
 from collections.abc import Iterable
 
-from cmesh.sandbox.profile import DEVICES, SandboxSpec
+from cmesh.sandbox.profile import DEVICES, SandboxSpec, views
 
 __all__ = ["SYSTEM", "profile"]
 
@@ -25,7 +25,10 @@ def profile(spec: SandboxSpec) -> str:
     range and no namespace there: the one port is reachable at `localhost` alone.
     """
     write = [spec.home, spec.tmp, *spec.write]
-    write += [spec.directory] if spec.writes_directory else []
+    parts = [(f"{spec.directory}/{view.below}", view.writable) for view in views(spec)]
+    write += [path for path, writable in parts if writable]
+    write += [spec.directory] if spec.writes_directory and not parts else []
+    shown = [path for path, _ in parts] if spec.parts.read else [spec.directory]
     lines = [
         "(version 1)",
         "(deny default)",
@@ -33,7 +36,7 @@ def profile(spec: SandboxSpec) -> str:
         "(allow signal (target same-sandbox))",
         "(allow sysctl-read)",
         '(allow file-read-metadata (literal "/"))',
-        _rule("allow", "file-read* process-exec*", (*SYSTEM, *spec.read, spec.directory)),
+        _rule("allow", "file-read* process-exec*", (*SYSTEM, *spec.read, *shown)),
         _rule("allow", "file-read* file-write*", write),
         *(f"(allow file-read* file-write-data (literal {_text(path)}))" for path in DEVICES),
     ]

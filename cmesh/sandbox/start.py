@@ -12,7 +12,7 @@ import os
 import select
 import signal
 
-from cmesh.beneath import open_beneath, open_judged
+from cmesh.beneath import open_beneath, open_judged, open_part
 from cmesh.sandbox.opening import open_directory
 
 TYPE_CHECKING = False
@@ -25,6 +25,8 @@ __all__ = [
     "OBJECTS_FD",
     "OPTIONS_FD",
     "ORDER_FD",
+    "PARTS_FD",
+    "PARTS_MOST",
     "REPORT_FD",
     "start",
     "trial",
@@ -33,13 +35,16 @@ __all__ = [
 DIRECTORY_FD, ORDER_FD, REPORT_FD, OPTIONS_FD, OBJECTS_FD, _RELAY_FD = 3, 4, 5, 6, 7, 8
 """What the started process gets besides the standard three."""
 
+PARTS_FD, PARTS_MOST = 16, 64
+"""Of the parts of its directory that are shown or written apart, where there are any."""
+
 MARKER_VARIABLE = "CMESH_TASK"
 """By which a task's processes are found; the rest of its environment goes another way."""
 
 REPORT_LIMIT_S = 20.0
 READ_BYTES = 65536
 # Descriptors are moved above this first, so that giving them their numbers overwrites none.
-_ABOVE = 16
+_ABOVE = PARTS_FD + PARTS_MOST
 _NOT_HELD = "the sandbox did not start"
 
 
@@ -61,15 +66,20 @@ def start(launch: "dict[str, Any]", stdin: int, out: int, err: int) -> int:
     with contextlib.ExitStack() as opened, contextlib.ExitStack() as told:
         opened.callback(os.close, heard)
         report = _kept(told, report)
+        directory = _kept(opened, _open_judged(launch))
         given = [
             *(stdin, out, err),
-            _kept(opened, _open_judged(launch)),
+            directory,
             _kept(opened, _file("order", marshal.dumps(_order(launch)))),
             report,
             # Not on the command line: that can be read inside.
             _kept(opened, _file("options", "".join(f"{text}\0" for text in record["options"]))),
         ]
         numbered = dict(enumerate(given))
+        if not record.get("whole", True):
+            del numbered[DIRECTORY_FD]
+        for number, below in enumerate(record.get("parts", ()), PARTS_FD):
+            numbered[number] = _kept(opened, _open_part(directory, below))
         if record.get("objects"):
             numbered[OBJECTS_FD] = _kept(opened, _open_objects(record["objects"]))
         if record["relay"]:
@@ -122,6 +132,14 @@ def _open_judged(launch: "dict[str, Any]") -> int:
     return open_directory(launch["sandbox"]["directory"], same)
 
 
+def _open_part(directory: int, below: str) -> int:
+    try:
+        return open_part(directory, below)
+    except OSError as error:
+        # Without its name: why a task did not start is told to who asked for it, too.
+        raise OSError(error.errno, f"{error.strerror}: a part of its directory") from None
+
+
 def _open_objects(objects: "dict[str, Any]") -> int:
     judged = open_judged(tuple(objects["judged"]))
     try:
@@ -153,6 +171,7 @@ def _order(launch: "dict[str, Any]") -> "dict[str, Any]":
         "starts_in": launch.get("starts_in", ""),
         "directory": -1 if outer else DIRECTORY_FD,
         "objects": OBJECTS_FD if record.get("objects") and not outer else -1,
+        "parts": [] if outer else list(range(PARTS_FD, PARTS_FD + len(record.get("parts", ())))),
         # Below bubblewrap the parent is its first process, bound to it by bubblewrap itself.
         "parent": 0 if outer else os.getpid(),
         "network": os.readlink("/proc/self/ns/net"),

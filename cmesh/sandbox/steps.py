@@ -53,7 +53,7 @@ def _become(order: "dict[str, Any]", report: int) -> None:
     if order["starts_in"]:
         os.chdir(order["starts_in"])
     # What only Landlock holds is named by its descriptor until that is asked.
-    named = {directory, order["objects"], relay["fd"] if relay else report}
+    named = {directory, order["objects"], *order["parts"], relay["fd"] if relay else report}
     _close_all_but({0, 1, 2, report, *named})
     own_network = os.readlink("/proc/self/ns/net") != order["network"]
     if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
@@ -67,7 +67,11 @@ def _become(order: "dict[str, Any]", report: int) -> None:
     abi = 0
     if order["landlock"]:
         rules = order["landlock"]
-        abi = landlock.restrict(rules["read"], rules["write"], rules["devices"], rules["ports"])
+        # One that another version planned has no folders.
+        folders = rules.get("folders", ())
+        abi = landlock.restrict(
+            rules["read"], rules["write"], rules["devices"], rules["ports"], folders
+        )
     seccomp.install(metadata=order["metadata"])
     held = f"landlock={abi} seccomp own_network={own_network}"
     if held != order["expect"]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from cmesh.model import Profile, TaskId
+from cmesh.policy.profiles import BUILT_IN
 from cmesh.runner.confine import Sandboxes
 from cmesh.runner.evidence import Exit
 from cmesh.runner.launch import Launch
@@ -201,7 +202,7 @@ async def _run(
     )
     needs = Needs(read=(str(ground.base / "setuid"),))
     if found.tier:
-        launch = sandboxes.confine(launch, Profile.QUERY, needs)
+        launch = sandboxes.confine(launch, BUILT_IN[Profile.QUERY], needs)
         # The one port of a task that has a relay, which is not what is tried here.
         rules: dict[str, Any] = cast("Any", launch.sandbox)["order"]["landlock"] or {}
         rules["ports"] = [allowed]

@@ -219,29 +219,61 @@ operations = ["task"]
 profiles = ["hush"]
 runners = ["command:x"]
 paths = ["{place}"]
+{more}
 """
 
 
+def narrow(pair: Pair, narrowing: str, more: str = "") -> None:
+    """Let the doer's owner narrow `query`, on a machine with a whole sandbox."""
+    rules = NARROWED.format(narrowing=narrowing, place=pair.doer.place, more=more)
+    pair.doer.configure(rules)
+    pair.doer.enforcement = TIER3
+
+
 async def asked_narrowed(pair: Pair, narrowing: str) -> tuple[TaskId, Recorded]:
-    """Return a task for `query` at a doer with a whole sandbox, whose owner narrows that."""
-    doer = pair.doer
-    doer.configure(NARROWED.format(narrowing=narrowing, place=doer.place))
-    doer.enforcement = TIER3
-    spec = pair.asker.record(doer, profile=Profile.QUERY).spec
+    """Return a task for `query` at such a doer, which its caller does not follow."""
+    narrow(pair, narrowing)
+    spec = pair.asker.record(pair.doer, profile=Profile.QUERY).spec
     link = heard(pair)
-    await said(doer, link, convert.submit(spec))
+    await said(pair.doer, link, convert.submit(spec))
     return spec.task_id, link
 
 
-async def test_what_the_owner_hides_of_a_directory_is_not_shown_for_want_of_a_sandbox(
-    pair: Pair,
-) -> None:
-    task_id, link = await asked_narrowed(pair, 'read = ["docs"]')
+async def test_a_path_that_the_owner_lists_and_is_not_there_is_told_in_kind(pair: Pair) -> None:
+    (pair.doer.place / "secret-plans").symlink_to("/etc")
+    task_id, link = await asked_narrowed(pair, 'read = ["secret-plans"]')
     (denied,) = link.posted
     assert isinstance(denied, Denied)
-    assert denied.code == "sandbox_unavailable"
-    assert "hush" not in denied.reason
+    assert denied.code == "path_refused"
+    assert not [word for word in ("hush", "plans", "link") if word in str(denied)]
     assert pair.doer.shims.starts[task_id] == 0
+    table = await pair.doer.store.sql("SELECT reason FROM decisions WHERE effect = 'deny'", (), 9)
+    assert "`[profiles.hush]` lists `secret-plans`" in str(table.rows)
+    assert "part of it is a link" in str(table.rows)
+
+
+async def test_a_task_is_started_with_the_parts_that_the_owner_lists(pair: Pair) -> None:
+    (pair.doer.place / "docs").mkdir()
+    task_id, _link = await asked_narrowed(pair, 'read = ["docs"]')
+    await pair.doer.until(task_id, "running")
+    record = cast("dict[str, Any]", pair.doer.shims.launches[task_id].sandbox)
+    assert (record["parts"], record["whole"]) == (["docs"], False)
+    assert record["directory"] == str(pair.doer.place)
+
+
+async def test_a_path_that_went_away_since_it_was_asked_for_starts_nothing(pair: Pair) -> None:
+    (pair.doer.place / "docs").mkdir()
+    narrow(pair, 'read = ["docs"]', ASK)
+    task_id = await pair.asker.delegate(pair.doer, profile=Profile.QUERY)
+    task = await pair.doer.until(task_id, "waiting")
+    shown = await pair.doer.worker.will_run(task)
+    assert (shown.profile, shown.narrowed) == ("hush", ["sees of the directory: docs"])
+    (pair.doer.place / "docs").rmdir()
+    assert "lists `docs`" in (await pair.doer.worker.will_run(task)).obstacle
+    await pair.doer.worker.approve(task, yes=True, reason="")
+    ended = await pair.doer.until(task_id, "cancelled")
+    assert (ended.code, pair.doer.shims.starts[task_id]) == ("path_refused", 0)
+    assert "docs" not in ended.reason
 
 
 async def test_limits_of_the_owners_profile_hold_the_task(pair: Pair) -> None:

@@ -211,6 +211,7 @@ def _will_run(view: WillRunView | None) -> list[tuple[str, str]]:
         ("would run", shlex.join(view.argv)),
         ("in", view.directory),
         ("under", view.profile),
+        ("narrowed", "; ".join(view.narrowed)),
         ("for", output.duration(view.runtime_s) if view.runtime_s else ""),
         ("cannot run", view.obstacle),
     ]

@@ -22,6 +22,7 @@ from cmesh.clock import Clock
 from cmesh.config import SandboxConfig
 from cmesh.errors import CmeshError
 from cmesh.model import Limits, Profile, TaskId, TaskSpec, TaskState
+from cmesh.policy.profiles import BUILT_IN
 from cmesh.runner.confine import Relay, Sandboxes
 from cmesh.runner.egress.addresses import Address
 from cmesh.runner.egress.network import variables
@@ -261,7 +262,7 @@ def _launch(
     launch = replace(launch, env={**launch.env, **way})
     needs = runner.needs()
     needs = replace(needs, read=(*needs.read, *bench.config.read))
-    return bench.sandboxes.confine(launch, Profile.QUERY, needs, relay)
+    return bench.sandboxes.confine(launch, BUILT_IN[Profile.QUERY], needs, relay)
 
 
 def _plant(hostile: Hostile, traps: Traps) -> None:

@@ -28,6 +28,22 @@ paths = ["{place}"]
 """
 
 
+def narrowed(place: Path) -> str:
+    return f"""
+[profiles.docs]
+base = "query"
+read = ["docs"]
+
+[[inbound.allow]]
+name = "the laptop may look at a part"
+peers = ["user:me@example.com"]
+operations = ["task"]
+profiles = ["docs"]
+runners = ["command:look"]
+paths = ["{place}"]
+"""
+
+
 async def ask(laptop: Machine, place: Path, **more: object) -> TaskView:
     fields = {"profile": Profile.QUERY, "new": True, "wait_s": WAIT_S, **more}
     return await laptop.delegate("looked-at", "command:look", place, **fields)
@@ -69,3 +85,36 @@ async def test_a_query_reads_its_directory_and_changes_nothing(
     (place / "out").symlink_to("/etc")
     out = await ask(laptop, place / "out")
     assert (out.state, out.code) == (TaskState.DENIED, "policy_denied")
+
+
+async def test_a_profile_of_the_owner_shows_a_part_and_its_names_stay_here(
+    make_machine: MakeMachine, ground: Path
+) -> None:
+    place = ground / "shows-part" / "app"
+    look = "cat docs/text; cat key docs/../key docs/link; ls"
+    laptop = await make_machine("asks-part", OUTBOUND)
+    worker = await make_machine(
+        "shows-part", command("look", "/bin/sh", "-c", look) + narrowed(place)
+    )
+    worker.directory("app")
+    (place / "key").write_text("a secret\n")
+    await worker.up()
+    await laptop.up()
+    fields = {"profile": Profile.QUERY, "new": True, "wait_s": WAIT_S}
+    await laptop.delegate(worker.name, "command:look", place, **{**fields, "wait_s": 0})
+    await worker.trust(laptop)
+    if "netns" not in (await worker.status()).enforcement:
+        pytest.skip(f"no sandbox here: {(await worker.status()).enforcement_note}")
+    missing = await laptop.delegate(worker.name, "command:look", place, **fields)
+    assert (missing.state, missing.code) == (TaskState.DENIED, "path_refused")
+    assert "docs" not in missing.reason
+    (reason,) = await worker.sql(
+        f"SELECT reason FROM decisions WHERE task_id = '{missing.task_id}' AND effect = 'deny'"
+    )
+    assert "`[profiles.docs]` lists `docs`" in str(reason)
+    (place / "docs").mkdir()
+    (place / "docs" / "text").write_text("a text\n")
+    (place / "docs" / "link").symlink_to("../key")
+    shown = await laptop.delegate(worker.name, "command:look", place, **fields)
+    assert (shown.state, shown.exit_code) == (TaskState.SUCCEEDED, 0)
+    assert shown.summary == "a text\ndocs"

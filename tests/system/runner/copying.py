@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cmesh.beneath import Judged, identity, open_root
 from cmesh.model import Profile, TaskId
+from cmesh.policy.profiles import BUILT_IN, NamedProfile
 from cmesh.runner.confine import Sandboxes
 from cmesh.runner.copies import patch_path
 from cmesh.runner.evidence import Exit
@@ -62,22 +63,27 @@ class Copied:
 
 
 def launch_of(
-    worker: Worker, task_id: TaskId, place: Path, found: Enforcement, script: str
+    worker: Worker,
+    task_id: TaskId,
+    place: Path,
+    found: Enforcement,
+    script: str,
+    own: NamedProfile = BUILT_IN[Profile.EDIT],
 ) -> Launch:
-    own = worker.supervisor.directory(task_id)
+    directory = worker.supervisor.directory(task_id)
     sandboxes = Sandboxes([worker.supervisor.tasks_dir])
     sandboxes.found = found
-    copy = sandboxes.copy(Profile.EDIT, own, str(place), judge(place))
+    copy = sandboxes.copy(directory, str(place), judge(place), own)
     assert copy is not None
     launch = Launch(
         argv=("/bin/sh", "-c", script),
         cwd=copy.place,
-        env={"PATH": os.defpath, "HOME": f"{own}/home", "TMPDIR": f"{own}/tmp"},
+        env={"PATH": os.defpath, "HOME": f"{directory}/home", "TMPDIR": f"{directory}/tmp"},
         stdin=b"",
         runtime_s=60,
         output_bytes=100_000,
     )
-    return sandboxes.confine(launch, Profile.EDIT, Needs(), copy=copy)
+    return sandboxes.confine(launch, own, Needs(), copy=copy)
 
 
 async def edit(
@@ -86,11 +92,12 @@ async def edit(
     found: Enforcement,
     script: str,
     *,
+    own: NamedProfile = BUILT_IN[Profile.EDIT],
     between: Callable[[], object] | None = None,
 ) -> Copied:
     """Let a script work on a copy of a directory, to its end; `between` planning and start."""
     task_id = new_id()
-    worker.supervisor.prepare(task_id, launch_of(worker, task_id, place, found, script))
+    worker.supervisor.prepare(task_id, launch_of(worker, task_id, place, found, script, own))
     if between is not None:
         between()
     await worker.supervisor.spawn(task_id)

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from cmesh.model import Profile, TaskId
-from cmesh.policy.profiles import ProfileLimits
+from cmesh.policy.profiles import BUILT_IN, NamedProfile, ProfileLimits
 from cmesh.runner.confine import Sandboxes
 from cmesh.runner.evidence import Exit
 from cmesh.runner.launch import Launch
@@ -48,20 +48,20 @@ def confined(
     found: Enforcement,
     script: str,
     *hidden: Path,
-    limits: ProfileLimits | None = None,
+    own: NamedProfile = BUILT_IN[Profile.QUERY],
 ) -> Launch:
-    own = worker.supervisor.directory(task_id)
+    task = worker.supervisor.directory(task_id)
     launch = Launch(
         argv=("/bin/sh", "-c", script),
         cwd=str(place),
-        env={"PATH": os.defpath, "HOME": f"{own}/home", "TMPDIR": f"{own}/tmp"},
+        env={"PATH": os.defpath, "HOME": f"{task}/home", "TMPDIR": f"{task}/tmp"},
         stdin=b"",
         runtime_s=60,
         output_bytes=100_000,
     )
     sandboxes = Sandboxes(hidden)
     sandboxes.found = found
-    return sandboxes.confine(launch, Profile.QUERY, Needs(), limits=limits)
+    return sandboxes.confine(launch, own, Needs())
 
 
 async def run(worker: Worker, launch: Launch, task_id: TaskId) -> Exit:
@@ -144,9 +144,8 @@ async def test_a_profile_of_the_owner_lowers_the_limits(
 ) -> None:
     task_id = new_id()
     limits = ProfileLimits(memory_mib=1024, processes=64, open_files=100, file_mib=1)
-    launch = confined(
-        worker, task_id, place, found, "ulimit -n; ulimit -v; ulimit -f", limits=limits
-    )
+    own = NamedProfile(name="small", base=Profile.QUERY, limits=limits)
+    launch = confined(worker, task_id, place, found, "ulimit -n; ulimit -v; ulimit -f", own=own)
     assert (await run(worker, launch, task_id)).exit_code == 0
     assert worker.output(task_id).split() == [b"100", b"1048576", b"2048"]
 

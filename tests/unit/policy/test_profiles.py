@@ -6,7 +6,7 @@ import pytest
 
 from cmesh.model import Operation, Profile
 from cmesh.policy.decide import decide_inbound, may
-from cmesh.policy.explain import explain, for_remote
+from cmesh.policy.explain import explain, for_remote, narrowing
 from cmesh.policy.mistakes import PolicyError
 from cmesh.policy.parse import parse_policy
 from cmesh.policy.profiles import BUILT_IN, NamedProfile, ProfileLimits
@@ -102,6 +102,9 @@ BELOW = "relative to the task's directory, without `..`"
         ({"base": "query", "read": ["a", "~/x"]}, f"{MINE}.read[1]", BELOW),
         ({"base": "query", "read": ["a/../.."]}, f"{MINE}.read[0]", BELOW),
         ({"base": "query", "read": ["a\0"]}, f"{MINE}.read[0]", BELOW),
+        ({"base": "query", "read": ["a"] * 33}, f"{MINE}.read", "at most 32 items"),
+        ({"base": "edit", "read": ["a/.git/x"]}, f"{MINE}.read[0]", "no copy has"),
+        ({"base": "build", "write": [".git"]}, f"{MINE}.write[0]", "no copy has"),
         (
             {"base": "query", "read": ["./"]},
             f"{MINE}.read[0]",
@@ -214,7 +217,9 @@ def test_a_request_for_the_base_is_narrowed_and_the_other_side_does_not_learn_ho
     rules = inbound(allow(profiles=(), narrowed=(DOCS,)))
     decision = decide_inbound(asks(), rules)
     assert (decision.effect, decision.profile) == ("allow", DOCS)
-    assert "profile: query, narrowed to docs" in explain(decision, asks())
+    said = explain(decision, asks())
+    at = said.index("profile: query, narrowed to docs")
+    assert said[at + 1 :] == ["    sees of the directory: docs"]
     assert for_remote(decision).profile is None
     assert "docs" not in str(for_remote(decision))
     assert may(who(), rules).profiles == (Profile.QUERY,)
@@ -251,3 +256,20 @@ def test_the_smallest_change_keeps_the_profiles_that_are_there() -> None:
     request = asks(profile=Profile.EDIT)
     decision = decide_inbound(request, inbound(allow(profiles=(), narrowed=(DOCS,))))
     assert 'profiles = ["docs", "edit"]' in decision.change
+
+
+def test_the_owner_is_told_what_a_profile_takes_away() -> None:
+    own = one(
+        base="build",
+        read=["src", "docs"],
+        write=["src"],
+        hosts=["pypi.org"],
+        limits={"processes": 7},
+    )
+    assert narrowing(own) == [
+        "sees of the directory: src, docs",
+        "may write of its copy: src",
+        "may reach: pypi.org",
+        "limits: memory_mib 16384, processes 7, open_files 16384, file_mib 8192",
+    ]
+    assert narrowing(BUILT_IN[Profile.BUILD]) == []

@@ -30,6 +30,8 @@ def order(tmp_path: Path) -> Iterator[Order]:
         "files": 100,
         "limit": 100_000,
         "file_bytes": 50_000,
+        "parts": [],
+        "wanted": [],
         "patch": f"{base}/patch",
         "base": f"{base}/base",
         **{name: f"{base}/{name}" for name in ("source", "copy", "home", "tmp")},

@@ -11,7 +11,7 @@ from cmesh.errors import SandboxUnavailable
 from cmesh.runner.programs import Needs, needs_of
 from cmesh.sandbox import bwrap, seatbelt
 from cmesh.sandbox.plan import plan, require_fit
-from cmesh.sandbox.profile import Objects, SandboxSpec
+from cmesh.sandbox.profile import Objects, Parts, SandboxSpec, View, views
 from cmesh.sandbox.tier import Enforcement
 
 SPEC = SandboxSpec(
@@ -28,7 +28,7 @@ TIER2 = Enforcement(landlock_abi=7, seccomp=True, why="no bwrap", hint="install 
 
 def options(spec: SandboxSpec) -> list[str]:
     return bwrap.arguments(
-        spec, directory_fd=3, objects_fd=7, links={"/bin": "usr/bin"}, launcher=["/py"]
+        spec, directory_fd=3, objects_fd=7, parts_fd=16, links={"/bin": "usr/bin"}, launcher=["/py"]
     )
 
 
@@ -40,6 +40,53 @@ def at(argv: list[str], *words: str) -> int:
 def test_the_directory_is_bound_by_its_descriptor_and_read_only() -> None:
     assert at(options(SPEC), "--ro-bind-fd", "3", "/srv/app")
     assert at(options(replace(SPEC, writes_directory=True)), "--bind-fd", "3", "/srv/app")
+
+
+PARTS = Parts(read=("docs", "src", "docs/api"), write=("src/a", "docs"))
+
+
+def test_parts_lie_in_an_empty_directory_that_hides_what_is_shown_above_it() -> None:
+    above = replace(SPEC, parts=PARTS, read=("/srv", "/srv/app/tool"), hidden=("/srv/app/docs/x",))
+    argv = options(above)
+    empty = at(argv, "--tmpfs", "/srv/app")
+    assert at(argv, "--ro-bind-try", "/srv", "/srv") < empty
+    docs = at(argv, "--ro-bind-fd", "16", "/srv/app/docs")
+    assert empty < at(argv, "--ro-bind-fd", "17", "/srv/app/src")
+    assert argv.count("/srv/app/tool") == 4  # once more, in what is empty otherwise
+    assert empty < docs < at(argv, "--tmpfs", "/srv/app/docs/x")
+    assert docs < at(argv, "--remount-ro", "/srv/app")
+    assert "3" not in argv
+
+
+def test_what_may_be_written_lies_over_what_may_be_read() -> None:
+    spec = replace(SPEC, parts=PARTS, writes_directory=True)
+    assert views(spec) == [View("docs", True), View("src", False), View("src/a", True)]
+    assert views(replace(SPEC, parts=PARTS)) == [View("docs", False), View("src", False)]
+    whole = replace(spec, parts=Parts(write=("src",)))
+    argv = options(whole)
+    assert at(argv, "--ro-bind-fd", "3", "/srv/app") < at(argv, "--bind-fd", "16", "/srv/app/src")
+
+
+@pytest.mark.parametrize("found", [TIER3, TIER2])
+def test_landlock_allows_the_parts_and_not_the_directory(found: Enforcement) -> None:
+    spec = replace(SPEC, hidden=(), parts=PARTS, writes_directory=True)
+    record: Any = plan(spec, found)
+    rules, outer = record["order"]["landlock"], found is TIER3
+    names = [f"/srv/app/{name}" for name in ("docs", "src", "src/a")]
+    names = names if outer else [f"/proc/self/fd/{fd}" for fd in (16, 17, 18)]
+    assert rules["read"][-4:-1] == names
+    assert [name for name in names if name in rules["write"]] == [names[0], names[2]]
+    assert not {"/srv/app", "/proc/self/fd/3"} & {*rules["read"], *rules["write"]}
+    assert rules["folders"] == (["/srv/app"] if outer else [])
+    assert (record["parts"], record["whole"]) == (["docs", "src", "src/a"], not outer)
+
+
+def test_without_mounts_a_part_cannot_be_hidden_below_what_every_task_may_read() -> None:
+    spec = replace(SPEC, hidden=(), parts=PARTS)
+    for change in ({"read": ("/srv",)}, {"directory": "/usr/share/doc"}):
+        plan(replace(spec, **change), TIER3)
+        with pytest.raises(SandboxUnavailable, match="no part of it can be hidden"):
+            plan(replace(spec, **change), TIER2)
 
 
 def test_what_is_hidden_lies_over_the_directory_and_under_what_is_the_tasks_own() -> None:
@@ -109,6 +156,14 @@ def test_seatbelt_denies_first_and_hides_last() -> None:
     assert '(allow network-outbound (remote ip "localhost:8123"))' in lines
     assert lines[-2].startswith("(deny file-read* file-write*")
     assert "file-write*" not in lines[6]
+
+
+def test_seatbelt_shows_the_parts_alone() -> None:
+    lines = seatbelt.profile(replace(SPEC, parts=PARTS, writes_directory=True)).splitlines()
+    assert '(subpath "/srv/app/docs")' in lines[6]
+    assert '(subpath "/srv/app")' not in lines[6] + lines[7]
+    assert '(subpath "/srv/app/src/a")' in lines[7]
+    assert '(subpath "/srv/app/src")' not in lines[7]
 
 
 def test_a_task_without_a_port_has_no_network_rule_on_macos() -> None:
