@@ -24,6 +24,7 @@ from cmesh.protocol.happenings import GotCancel
 from cmesh.runner.confine import Relay
 from cmesh.runner.copies import Copy
 from cmesh.runner.launch import Launch
+from cmesh.sandbox.profile import MIB
 from cmesh.store.records import TaskRecord, TaskSnapshot
 
 __all__ = ["PAUSE_FIRST_S", "PAUSE_MOST_S", "TOO_LATE", "Starting"]
@@ -140,14 +141,16 @@ class Starting:
             launch = replace(launch, argv=(*launch.argv, *way.argv), env={**launch.env, **way.env})
         if not confined:
             return replace(launch, port=way.port if way else 0)
-        needs, config = grant.runner.needs(), self._parts.rules.config().sandbox
-        return self._parts.sandboxes.confine(
+        needs, config = grant.runner.needs(), self._parts.rules.config()
+        launch = self._parts.sandboxes.confine(
             launch,
             grant.profile,
-            replace(needs, read=(*needs.read, *config.read)),
+            replace(needs, read=(*needs.read, *config.sandbox.read)),
             relay,
             copy=copy,
         )
+        floor_bytes = config.store.disk_floor_mib * MIB
+        return replace(launch, disk=launch.disk and replace(launch.disk, floor_bytes=floor_bytes))
 
     async def _granted(self, record: TaskRecord) -> Grant | None:
         """Return what the task may run with; None when it may not, and then it is ended."""

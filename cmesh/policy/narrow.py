@@ -95,6 +95,7 @@ def _limits(table: ProfileLimitsTable, base: NamedProfile, where: Location) -> P
         "processes": table.processes,
         "open_files": table.open_files,
         "file_mib": table.file_mib,
+        "disk_mib": table.disk_mib,
     }
     for key, value in wanted.items():
         limit: int = getattr(most, key)

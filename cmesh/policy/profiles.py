@@ -21,12 +21,14 @@ class ProfileLimits:
         processes: of the whole task at a time.
         open_files: descriptors of one process.
         file_mib: the longest file a process may write, in MiB.
+        disk_mib: what the task may add to its places on the disk, in MiB.
     """
 
     memory_mib: int
     processes: int
     open_files: int
     file_mib: int
+    disk_mib: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +54,12 @@ class NamedProfile:
 
 
 # Measured with the agents themselves: one ended at 1 GiB of memory and at 16 processes.
-_SMALL = ProfileLimits(memory_mib=8192, processes=512, open_files=4096, file_mib=1024)
-_LARGE = ProfileLimits(memory_mib=16384, processes=2048, open_files=16384, file_mib=8192)
+_SMALL = ProfileLimits(
+    memory_mib=8192, processes=512, open_files=4096, file_mib=1024, disk_mib=4096
+)
+_LARGE = ProfileLimits(
+    memory_mib=16384, processes=2048, open_files=16384, file_mib=8192, disk_mib=16384
+)
 
 BUILT_IN: Mapping[Profile, NamedProfile] = MappingProxyType(
     {

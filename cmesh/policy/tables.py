@@ -125,6 +125,8 @@ class ProfileLimitsTable(Table):
     """Open files of one process."""
     file_mib: Annotated[int, Field(ge=1)] | None = None
     """Longest file that may be written, in MiB."""
+    disk_mib: Annotated[int, Field(ge=1)] | None = None
+    """What the task may add to its places on the disk, in MiB."""
 
 
 class ProfileTable(Table):

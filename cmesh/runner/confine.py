@@ -17,7 +17,7 @@ from cmesh.errors import PathRefused, SandboxUnavailable
 from cmesh.model import Profile
 from cmesh.policy.profiles import BUILT_IN, NamedProfile, ProfileLimits
 from cmesh.runner.copies import Copy, find_git
-from cmesh.runner.launch import Launch
+from cmesh.runner.launch import Disk, Launch
 from cmesh.runner.programs import Needs
 from cmesh.sandbox.plan import plan, require_fit
 from cmesh.sandbox.probe import find_enforcement
@@ -217,7 +217,9 @@ class Sandboxes:
         way: Mapping[str, object] | None = (
             {"port": relay.port, "socket": str(relay.socket)} if relay else None
         )
-        launch = replace(launch, sandbox=plan(spec, found, way))
+        places = (spec.home, spec.tmp, *session, *((copy.path,) if copy else ()))
+        disk = Disk(places=places, most_bytes=own.limits.disk_mib * MIB) if own.limits else None
+        launch = replace(launch, sandbox=plan(spec, found, way), disk=disk)
         if copy is None:
             return launch
         copy.lay_out()

@@ -7,10 +7,25 @@ from typing import Literal
 from cmesh.beneath import Judged
 from cmesh.runner.sessions import Place
 
-__all__ = ["Containment", "Launch"]
+__all__ = ["Containment", "Disk", "Launch"]
 
 Containment = Literal["pid_namespace", "best_effort"]
 """What ends a task's processes; `cmesh.runner.shim_launch` says how."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """What a task may take of the disk; its shim looks, `cmesh.runner.shim_disk` says how often.
+
+    Attributes:
+        places: absolute paths of the directories that it may write.
+        most_bytes: that it may add to them.
+        floor_bytes: of which half stays free on their disk, or who took it is ended; 0 = none.
+    """
+
+    places: tuple[str, ...]
+    most_bytes: int
+    floor_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +43,7 @@ class Launch:
         files: written before it starts, by their absolute paths in the agent's home.
         before: another launch record with a `sandbox` and `limit_s`, which must succeed first.
         after: one that is run once nothing of the task lives.
+        disk: what it may take of the disk; None = all there is.
         env: the whole environment; may hold a credential, so it is never logged.
         stdin: what it reads, to the end of file.
         runtime_s: seconds from its start to its forced end.
@@ -54,3 +70,4 @@ class Launch:
     files: Mapping[str, str] = field(default_factory=dict[str, str])
     before: Mapping[str, object] | None = None
     after: Mapping[str, object] | None = None
+    disk: Disk | None = None

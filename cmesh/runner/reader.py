@@ -40,8 +40,14 @@ _FULL = "further output is kept but not shown as events"
 _STATES = {
     "cancelled": TaskState.CANCELLED,
     "timed_out": TaskState.TIMED_OUT,
+    "disk_limit": TaskState.FAILED,
     "spawn_failed": TaskState.FAILED,
     "damaged": TaskState.FAILED,
+}
+_CODES = {
+    "spawn_failed": "runner_failed",
+    "damaged": "runner_failed",
+    "disk_limit": "disk_limit",
 }
 
 
@@ -71,7 +77,8 @@ class Outcome:
         state: succeeded, failed, cancelled or timed_out.
         text: the runner's final text, scrubbed.
         error: what went wrong, scrubbed; empty on success.
-        code: `runner_failed` where cmesh itself explains the failure; else empty.
+        code: `runner_failed` where cmesh itself explains the failure, `disk_limit` where it ended
+            the task for what that took of the disk; else empty.
         session: the runner's own id of the conversation; empty = none.
         denials: tool calls that the runner refused by itself.
     """
@@ -183,8 +190,7 @@ def ended(exit_: Exit) -> tuple[TaskState, str, str]:
         if exit_.exit_code == 0:
             return TaskState.SUCCEEDED, "", ""
         return TaskState.FAILED, exit_.witness.removeprefix("shim recorded "), ""
-    code = "runner_failed" if exit_.verdict in {"spawn_failed", "damaged"} else ""
-    return _STATES[exit_.verdict], exit_.witness, code
+    return _STATES[exit_.verdict], exit_.witness, _CODES.get(exit_.verdict, "")
 
 
 def plain(data: bytes) -> str:

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 
+from cmesh.runner.shim_disk import DiskWatch
 from cmesh.runner.shim_files import TaskFiles, lock_session, write_quietly
 from cmesh.runner.shim_launch import (
     BEST_EFFORT,
@@ -69,6 +70,7 @@ class Shim:
         self.spools = [Spool(), Spool()]
         self.kill_at = self.deadline = float("inf")
         self.grace_s = 0.0
+        self.disk: DiskWatch | None = None
         self.started_at = self.begun = 0.0
         self.session = -1
         self.after: dict[str, Any] | None = None
@@ -208,6 +210,8 @@ class Shim:
         before, self.after = launch.pop("before", None), launch.pop("after", None)
         if before and not make_copy(before, self.directory, self.signals, self._wants_end):
             return
+        if disk := launch.get("disk"):
+            self.disk = DiskWatch(disk)
         if port := launch.get("port"):
             self.held = hold_port(port)
         out, err = self.spools
@@ -254,7 +258,23 @@ class Shim:
                 continue
             if now >= self.kill_at:
                 return
-            self._step(min(self.deadline, self.kill_at) - now)
+            self._step(min(self.deadline, self.kill_at, self._look_at_disk(now)) - now)
+
+    def _look_at_disk(self, now: float) -> float:
+        """Look at what the task holds of the disk; return when to look again."""
+        if self.disk is None or self.verdict != "exited":
+            return float("inf")
+        if now < self.disk.next_at:
+            return self.disk.next_at
+        why = self.disk.look(now, lambda: [pid for pid, _start in self._alive()])
+        if not why:
+            return self.disk.next_at
+        self._reap()  # as for the deadline
+        if self.status is None:
+            self.error = why
+            self._stop("disk_limit")
+            self.kill_at = now  # while it has time to end, it goes on writing
+        return now
 
     def _step(self, wait_s: float) -> None:
         """Handle what is ready, waiting at most so long; a deadline that is not set waits on."""

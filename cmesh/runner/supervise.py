@@ -130,6 +130,7 @@ class Supervisor:
             "lock": str(launch.session.lock) if launch.session else "",
             "sandbox": launch.sandbox,
             "port": launch.port,
+            "disk": launch.disk and asdict(launch.disk),
             "before": launch.before and {**launch.before, "env": {MARKER: task_id}},
             "after": launch.after and {**launch.after, "env": {MARKER: task_id}},
         }

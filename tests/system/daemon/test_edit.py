@@ -31,6 +31,7 @@ SCRIPTS = {
     "slow": 'echo one >>code; echo ready; while [ -e code ] && [ ! -e "$TMPDIR/go" ];'
     " do sleep 0.05; done; echo two >>code",
     "large": "head -c 20000000 /dev/urandom >large",
+    "fill": "while :; do head -c 1000000 /dev/urandom >>large; done",
     "env": 'echo "proxy ${HTTPS_PROXY:+yes}"; cat ../hidden',
 }
 
@@ -47,6 +48,7 @@ def rules(place: Path) -> str:
 [profiles.index]
 base = "build"
 hosts = ["pypi.org"]
+limits = {{ disk_mib = 32 }}
 
 [[inbound.allow]]
 name = "the laptop may change a copy"
@@ -244,6 +246,24 @@ async def test_build_has_the_hosts_that_its_owner_lists_and_edit_has_none(
     build = await ask(laptop, worker, place, "env", profile=Profile.BUILD)
     assert (edit.summary, build.summary) == ("proxy", "proxy yes")
     assert build.patch is not None
+
+
+async def test_a_task_that_fills_the_disk_fails_and_both_sides_know_the_limit(
+    machines: tuple[Machine, Machine, Path],
+) -> None:
+    laptop, worker, place = machines
+    view = await ask(laptop, worker, place, "fill", profile=Profile.BUILD)
+    assert (view.state, view.code) == (TaskState.FAILED, "disk_limit")
+    assert "MiB of disk and may take 32 MiB" in view.reason
+    assert (await worker.task(view.task_id)).reason == view.reason
+    assert view.patch is not None
+    assert view.patch.left_out == ["large"]  # longer than a patch may have of one file
+    assert sorted(path.name for path in place.iterdir()) == [".git", "code"]
+
+    async def gone() -> bool:
+        return not (worker.state / "tasks" / view.task_id).exists()
+
+    await eventually(gone)
 
 
 async def test_what_cannot_be_copied_ends_the_task_with_its_reason(

@@ -143,7 +143,7 @@ async def test_a_profile_of_the_owner_lowers_the_limits(
     worker: Worker, place: Path, found: Enforcement
 ) -> None:
     task_id = new_id()
-    limits = ProfileLimits(memory_mib=1024, processes=64, open_files=100, file_mib=1)
+    limits = ProfileLimits(memory_mib=1024, processes=64, open_files=100, file_mib=1, disk_mib=1)
     own = NamedProfile(name="small", base=Profile.QUERY, limits=limits)
     launch = confined(worker, task_id, place, found, "ulimit -n; ulimit -v; ulimit -f", own=own)
     assert (await run(worker, launch, task_id)).exit_code == 0

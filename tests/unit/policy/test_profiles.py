@@ -13,8 +13,10 @@ from cmesh.policy.profiles import BUILT_IN, NamedProfile, ProfileLimits
 from cmesh.policy.rules import FULL_CONSENT, Policy
 from tests.unit.policy.support import allow, asks, deny, inbound, who
 
-SMALL = ProfileLimits(memory_mib=8192, processes=512, open_files=4096, file_mib=1024)
-LARGE = ProfileLimits(memory_mib=16384, processes=2048, open_files=16384, file_mib=8192)
+SMALL = ProfileLimits(memory_mib=8192, processes=512, open_files=4096, file_mib=1024, disk_mib=4096)
+LARGE = ProfileLimits(
+    memory_mib=16384, processes=2048, open_files=16384, file_mib=8192, disk_mib=16384
+)
 DOCS = NamedProfile(name="docs", base=Profile.QUERY, read=("docs",), limits=SMALL)
 
 
@@ -54,7 +56,7 @@ def test_a_profile_that_says_nothing_is_its_base_under_another_name() -> None:
 
 
 def test_a_profile_is_taken_apart() -> None:
-    limits = {"memory_mib": 64, "processes": 1, "open_files": 16, "file_mib": 1}
+    limits = {"memory_mib": 64, "processes": 1, "open_files": 16, "file_mib": 1, "disk_mib": 1}
     made = one(
         base="build",
         read=["./src/", "docs//api", "a"],
@@ -72,7 +74,9 @@ def test_a_profile_is_taken_apart() -> None:
     )
     assert one(base="edit", write=["out"]).write == ("out",)
     part = one(base="query", limits={"processes": 7}).limits
-    assert part == ProfileLimits(memory_mib=8192, processes=7, open_files=4096, file_mib=1024)
+    assert part == ProfileLimits(
+        memory_mib=8192, processes=7, open_files=4096, file_mib=1024, disk_mib=4096
+    )
 
 
 MINE = "profiles.mine"
@@ -137,6 +141,7 @@ BELOW = "relative to the task's directory, without `..`"
         ({"base": "query", "limits": {"memory_mib": 63}}, f"{MINE}.limits.memory_mib", "least 64"),
         ({"base": "query", "limits": {"processes": 0}}, f"{MINE}.limits.processes", "least 1"),
         ({"base": "query", "limits": {"open_files": 15}}, f"{MINE}.limits.open_files", "least 16"),
+        ({"base": "edit", "limits": {"disk_mib": 4097}}, f"{MINE}.limits.disk_mib", "4096"),
         ({"base": "query", "limits": {"file_mib": 0}}, f"{MINE}.limits.file_mib", "least 1"),
     ],
 )
@@ -270,6 +275,6 @@ def test_the_owner_is_told_what_a_profile_takes_away() -> None:
         "sees of the directory: src, docs",
         "may write of its copy: src",
         "may reach: pypi.org",
-        "limits: memory_mib 16384, processes 7, open_files 16384, file_mib 8192",
+        "limits: memory_mib 16384, processes 7, open_files 16384, file_mib 8192, disk_mib 16384",
     ]
     assert narrowing(BUILT_IN[Profile.BUILD]) == []
