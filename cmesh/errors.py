@@ -5,13 +5,14 @@
     ├── ConfigError 10           │   ├── TaskNotFound 41     │   ├── LocalProtocolError 61
     │   └── UnsafePermissions 11 │   ├── TaskConflict 42     │   ├── RemoteProtocolError 62
     ├── NodeError 20             │   ├── TaskRefused 43      │   ├── VersionMismatch 63
-    │   ├── LoginRequired 21     │   │   └── SecretFound 56  │   └── NotCmesh 64
+    │   ├── LoginRequired 21     │   │   └── SecretFound 56, │   └── NotCmesh 64
+    │   │                        │   │       PatchRefused 57, PatchConflict 58, PatchApplied 59
     │   ├── PeerUnreachable 22   │   └── QueueFull 44        ├── StoreError 70
     │   ├── IdentityUnknown 23   ├── RunnerError 50          │   ├── StoreBusy 71
     │   ├── UnknownPeer 24       │   ├── RunnerUnavailable 51│   ├── SchemaTooNew 72
     │   ├── NodeClosed 25        │   ├── SandboxUnavailable 52   ├── StoreDamaged 73
     │   ├── KeyExpired 26        │   ├── RootRefused 53      │   ├── DiskFull 74
-    │   ├── WrongMachine 27      │   └── PathRefused 57      │   ├── QueryRefused 75
+    │   ├── WrongMachine 27      │   └── PathRefused 52      │   ├── QueryRefused 75
     │   └── ControlUnreachable 28├── PolicyDenied 30         │   └── AuditBroken 76
     │                            │   └── PeerUntrusted 31
     ├── DaemonError 80: DaemonNotRunning 81, DaemonRestarted 82, DaemonTimeout 83
@@ -25,6 +26,7 @@ from typing import ClassVar
 
 __all__ = [
     "AuditBroken",
+    "BranchExists",
     "CmeshError",
     "ConfigError",
     "ControlUnreachable",
@@ -34,6 +36,7 @@ __all__ = [
     "DaemonRestarting",
     "DaemonTimeout",
     "DemoFailed",
+    "DirtyTree",
     "DiskFull",
     "IdentityUnknown",
     "KeyExpired",
@@ -43,6 +46,9 @@ __all__ = [
     "NodeClosed",
     "NodeError",
     "NotCmesh",
+    "PatchApplied",
+    "PatchConflict",
+    "PatchRefused",
     "PathRefused",
     "PeerUnreachable",
     "PeerUntrusted",
@@ -71,6 +77,7 @@ __all__ = [
     "UnsafePermissions",
     "UsageError",
     "VersionMismatch",
+    "WrongBase",
     "WrongMachine",
     "by_code",
 ]
@@ -252,6 +259,53 @@ class SecretFound(TaskRefused):
     default_hint = "the worker's owner has it: `cmesh result ID --patch FILE` there"
 
 
+class PatchRefused(TaskRefused):
+    """Raised when a patch holds what no patch of a task may: paths, links, kinds, sizes."""
+
+    code = "patch_refused"
+    exit_status = 57
+    default_hint = "look at it with `cmesh result ID --part patch`; do not apply it by other means"
+
+
+class PatchConflict(TaskRefused):
+    """Raised when a patch does not fit the tree; nothing was changed."""
+
+    code = "patch_conflict"
+    exit_status = 58
+    default_hint = (
+        "save it with `cmesh result ID --patch FILE`; `git apply --3way FILE` may merge it"
+    )
+
+
+class WrongBase(PatchConflict):
+    """Raised when a tree is not that which a patch was made of: no repository, another commit."""
+
+    code = "wrong_base"
+    default_hint = "fetch the task's base commit, or name another clone with -C DIR"
+
+
+class DirtyTree(PatchConflict):
+    """Raised when paths that a patch touches have uncommitted changes."""
+
+    code = "dirty_tree"
+    default_hint = "commit or stash these changes, or use `--branch NAME`, then repeat"
+
+
+class BranchExists(PatchConflict):
+    """Raised when a branch that a patch is to make cannot be made."""
+
+    code = "branch_exists"
+    default_hint = "name another branch"
+
+
+class PatchApplied(TaskRefused):
+    """Raised when a patch is in the tree already."""
+
+    code = "already_applied"
+    exit_status = 59
+    default_hint = "look at `git status` and `git log`"
+
+
 class QueueFull(TaskError):
     """Raised when a limit on waiting or running tasks is reached."""
 
@@ -318,7 +372,7 @@ class PathRefused(RunnerError):
     """Raised when a path of a directory that a profile narrows to cannot be shown to a task."""
 
     code = "path_refused"
-    exit_status = 57
+    exit_status = 52
     default_hint = "the worker's owner sees which path it is in the view `decisions` there"
 
 

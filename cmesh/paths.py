@@ -19,6 +19,7 @@ __all__ = [
     "control_socket",
     "daemon_environment",
     "ensure_private_dir",
+    "git_environment",
     "require_private_file",
     "state_dir",
     "sync",
@@ -40,6 +41,16 @@ _DAEMON_VARIABLES = (
     "XDG_STATE_HOME",
     "CMESH_TESTNET",
 )
+
+_GIT_PLACES = {
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_NAMESPACE",
+}
 
 
 def config_dir() -> Path:
@@ -69,6 +80,14 @@ def control_socket(state: Path) -> Path:
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/cmesh-{os.getuid()}"  # noqa: S108
     return Path(runtime) / f"cmesh-{digest}.sock"
+
+
+def git_environment() -> dict[str, str]:
+    """Return this process's environment without what names a repository.
+
+    A hook or an alias that cmesh is run from may have set that, for another one.
+    """
+    return {name: value for name, value in os.environ.items() if name not in _GIT_PLACES}
 
 
 def daemon_environment(state: Path, config: Path) -> dict[str, str]:

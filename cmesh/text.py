@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import cast
 
-__all__ = ["cut", "defang", "fence", "one_line", "scrub", "scrub_data"]
+__all__ = ["cut", "defang", "fence", "one_line", "reveal", "scrub", "scrub_data"]
 
 # Unicode bidi controls and tag characters can make a text read differently from what it is
 # (CVE-2021-42574); both are category Cf, as are the harmless joiners kept below.
@@ -27,6 +27,17 @@ def scrub(text: str) -> str:
     if text.isascii():
         return text.translate(_ASCII_CONTROLS)
     return "".join(ch for ch in text if _harmless(ch))
+
+
+def reveal(text: str) -> str:
+    """Return `text` with what `scrub` takes out written as `<U+202E>`, for a reader who judges it.
+
+    A carriage return at a line's end goes: it is of the line's end.
+    """
+    plain = text.replace("\r\n", "\n")
+    if plain == scrub(plain):
+        return plain
+    return "".join(ch if _harmless(ch) else f"<U+{ord(ch):04X}>" for ch in plain)
 
 
 def scrub_data(data: Mapping[str, object]) -> dict[str, object]:

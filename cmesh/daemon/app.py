@@ -27,6 +27,7 @@ from cmesh.daemon.approval import require_no_task
 from cmesh.daemon.arguments import (
     ApproveArguments,
     CancelArguments,
+    CheckPatchArguments,
     Context,
     DelegateArguments,
     ExplainArguments,
@@ -46,6 +47,8 @@ from cmesh.daemon.core import Daemon
 from cmesh.daemon.followup import standing
 from cmesh.daemon.lookup import Lookup
 from cmesh.daemon.operations import Operations
+from cmesh.daemon.patch_answers import CheckPatchView
+from cmesh.daemon.patch_check import check_patch
 from cmesh.daemon.results_text import read_patch, read_result
 from cmesh.daemon.runner_answers import CheckView, RunnersView
 from cmesh.daemon.trust import taken_back
@@ -181,6 +184,11 @@ class App(Operations):
         if task.record.direction is Direction.IN:
             require_no_task(context.pid)  # it may be withheld from whoever asked for it
         return await read_patch(self._daemon.store, task)
+
+    @override
+    async def check_patch(self, context: Context, arguments: CheckPatchArguments) -> CheckPatchView:
+        found = await self.get_patch(context, PatchArguments(task_id=arguments.task_id))
+        return await check_patch(found, context.project, arguments.directory)
 
     @override
     async def cancel_task(self, context: Context, arguments: CancelArguments) -> TaskView:

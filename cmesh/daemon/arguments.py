@@ -16,6 +16,7 @@ __all__ = [
     "ApproveArguments",
     "Arguments",
     "CancelArguments",
+    "CheckPatchArguments",
     "Context",
     "DelegateArguments",
     "ExplainArguments",
@@ -171,6 +172,17 @@ class PatchArguments(Arguments):
     """Arguments of `get_patch`."""
 
     task_id: TaskRef
+
+
+class CheckPatchArguments(Arguments):
+    """Arguments of `check_patch`; an empty `directory` is the asking project."""
+
+    task_id: TaskRef
+    directory: str = Field(
+        default="",
+        max_length=4096,
+        description="directory in the repository to check, in this project; empty = the project",
+    )
 
 
 class CancelArguments(Arguments):

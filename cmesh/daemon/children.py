@@ -26,6 +26,7 @@ from cmesh.daemon.answers import (
 from cmesh.daemon.arguments import (
     ApproveArguments,
     CancelArguments,
+    CheckPatchArguments,
     Context,
     DelegateArguments,
     ExplainArguments,
@@ -45,6 +46,7 @@ from cmesh.daemon.chains import CHILDREN_MOST, Parent, children_of, parent, sess
 from cmesh.daemon.core import Daemon
 from cmesh.daemon.lookup import Lookup
 from cmesh.daemon.operations import Operations
+from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.daemon.runner_answers import CheckView, RunnersView
 from cmesh.errors import QueueFull, TaskNotFound, TaskRefused
 from cmesh.model import Direction, Profile, TaskId
@@ -103,6 +105,10 @@ class Children(Operations):
     @override
     async def get_patch(self, context: Context, arguments: PatchArguments) -> PatchFile:
         raise _refused()  # a task reads a patch as text, by `get_result`
+
+    @override
+    async def check_patch(self, context: Context, arguments: CheckPatchArguments) -> CheckPatchView:
+        raise _refused()  # it has a copy of its own, and no tree of this machine's owner
 
     @override
     async def status(self, context: Context, arguments: NoArguments) -> StatusView:

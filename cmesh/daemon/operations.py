@@ -22,6 +22,7 @@ from cmesh.daemon.answers import (
 from cmesh.daemon.arguments import (
     ApproveArguments,
     CancelArguments,
+    CheckPatchArguments,
     Context,
     DelegateArguments,
     ExplainArguments,
@@ -36,6 +37,7 @@ from cmesh.daemon.arguments import (
     TrustArguments,
     UntrustArguments,
 )
+from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.daemon.runner_answers import CheckView, RunnersView
 
 __all__ = [
@@ -87,6 +89,10 @@ class Operations(Protocol):
 
     async def get_patch(self, context: Context, arguments: PatchArguments) -> PatchFile:
         """Return the bytes of a finished task's patch, for this machine's owner to apply."""
+        ...
+
+    async def check_patch(self, context: Context, arguments: CheckPatchArguments) -> CheckPatchView:
+        """Say whether a finished task's patch would apply in the asking project; changes nothing."""
         ...
 
     async def cancel_task(self, context: Context, arguments: CancelArguments) -> TaskView:

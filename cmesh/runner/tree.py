@@ -30,7 +30,7 @@ else:
     from tree_names import REPOSITORY, Names, complete, fits, is_within
     from tree_source import borrow, init, read_head, write
 
-__all__ = ["main"]
+__all__ = ["is_telling", "main"]
 
 FICLONE = 0x40049409  # linux/fs.h
 LISTED, NAME_CHARACTERS = 200, 300
@@ -238,7 +238,7 @@ def compare(order: "Mapping[str, Any]") -> "dict[str, object]":
     raw = git.run("diff-tree", "-r", "-z", "--raw", "--no-renames", "--full-index", old, new)
     fields = raw.decode("utf-8", "replace").split("\0")[:-1]
     changed = list(zip(fields[::2], fields[1::2], strict=True))
-    telling = [name for words, name in changed if _is_telling(name, words.split()[1])]
+    telling = [name for words, name in changed if is_telling(name, words.split()[1])]
     return {
         "tree": new,
         "bytes": git.patch(old, new, order["patch"], order["limit"]),
@@ -317,7 +317,7 @@ def _listed(names: "Sequence[str]") -> list[str]:
     return [name[:NAME_CHARACTERS] for name in shown]
 
 
-def _is_telling(name: str, mode: str) -> bool:
+def is_telling(name: str, mode: str) -> bool:
     """Say whether a changed file works by being there; a link may lead anywhere."""
     *folders, last = name.lower().split("/")
     runs = last in _TELLING_FILES or last.endswith(".pth")  # Python runs lines of those

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
-    "COPY_BYTES", "NAMES_BYTES", "Git", "Trouble", "joined", "objects", "read_file", "split",
+    "COPY_BYTES", "NAMES_BYTES", "QUIET", "Git", "Trouble", "joined", "objects", "read_file", "split",
 ]  # fmt: skip
 
 COPY_BYTES = 1024 * 1024
@@ -30,7 +30,7 @@ _PLAIN = (
     "gc.auto=0", "maintenance.auto=false", "core.protectHFS=true", "core.protectNTFS=true",
 )  # fmt: skip
 
-_QUIET = {
+QUIET = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "LC_ALL": "C",
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -56,7 +56,7 @@ class Git:
         self.directory = directory
         options = [word for setting in _PLAIN for word in ("-c", setting)]
         self._argv = [self.program, *options]
-        self._env = {**_QUIET, "HOME": order["home"], "GIT_DIR": directory}
+        self._env = {**QUIET, "HOME": order["home"], "GIT_DIR": directory}
         if index:
             self._env["GIT_INDEX_FILE"] = index
 

@@ -36,6 +36,7 @@ ARGUMENTS: dict[str, dict[str, object]] = {
     "reply_task": {"task_id": FIRST_TASK, "prompt": "and then?", "wait_s": 0},
     "get_task": {"task_id": FIRST_TASK, "wait_s": 0},
     "get_result": {"task_id": FIRST_TASK},
+    "check_patch": {"task_id": FIRST_TASK},
     "list_tasks": {},
     "cancel_task": {"task_id": FIRST_TASK},
     "query": {"sql": "SELECT 1"},

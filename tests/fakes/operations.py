@@ -33,6 +33,7 @@ from cmesh.daemon.arguments import (
     ApproveArguments,
     Arguments,
     CancelArguments,
+    CheckPatchArguments,
     Context,
     DelegateArguments,
     ExplainArguments,
@@ -49,6 +50,7 @@ from cmesh.daemon.arguments import (
 )
 from cmesh.daemon.asking import DERIVED_KEY
 from cmesh.daemon.operations import Operations
+from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.daemon.runner_answers import (
     CheckItem,
     CheckView,
@@ -89,12 +91,14 @@ class FakeOperations(Operations):
 
     Attributes:
         calls: every call so far: name, context, arguments.
+        check: what `check_patch` answers; None = that it would apply.
         failures: name of an operation -> the error its next calls raise.
         stopped: set by `down`.
     """
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Context, Arguments]] = []
+        self.check: CheckPatchView | None = None
         self.failures: dict[str, Exception] = {}
         self.stopped = asyncio.Event()
         self.status_view = StatusView(
@@ -305,6 +309,12 @@ class FakeOperations(Operations):
             data=base64.b64encode(data).decode(),
             patch=view.patch or PatchView(bytes=len(data)),
         )
+
+    @override
+    async def check_patch(self, context: Context, arguments: CheckPatchArguments) -> CheckPatchView:
+        self._called("check_patch", context, arguments)
+        task_id = self._find(arguments.task_id)
+        return self.check or CheckPatchView(task_id=task_id, root="/home/me/app", applies=True)
 
     @override
     async def cancel_task(self, context: Context, arguments: CancelArguments) -> TaskView:

@@ -7,6 +7,7 @@ terminal will show it: it costs a fifth of a command's start.
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from cmesh.errors import CmeshError
-from cmesh.text import one_line, scrub
+from cmesh.text import one_line, reveal, scrub
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,6 +27,7 @@ __all__ = [
     "hint",
     "is_terminal",
     "moment",
+    "paged",
     "pairs",
     "print_error",
     "print_json",
@@ -63,6 +65,23 @@ def print_json(value: BaseModel | Mapping[str, object] | Sequence[object]) -> No
         text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
     # In JSON such characters stand inside strings only, where an escape means the same.
     sys.stdout.write(_UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
+
+
+def paged(text: str) -> None:
+    """Print a text that somebody is to read and judge: what cannot be seen is written out.
+
+    A pager shows it where a person is at a terminal and it is longer than that.
+    """
+    shown = reveal(text)
+    lines = shutil.get_terminal_size().lines
+    if sys.stdout.isatty() and sys.stdin.isatty() and shown.count("\n") >= lines:
+        import pydoc
+
+        sys.stdout.flush()
+        pydoc.pager(shown)
+        return
+    sys.stdout.write(shown if shown.endswith("\n") else shown + "\n")
+    sys.stdout.flush()
 
 
 def say(text: str) -> None:

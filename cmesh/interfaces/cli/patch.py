@@ -1,7 +1,6 @@
 """The patch of a task on the command line: saved as it is, and told in `cmesh show`."""
 
 import base64
-import shlex
 import sys
 
 from cmesh.daemon.answers import PatchView
@@ -43,8 +42,7 @@ def save(task_id: str, path: str, *, as_json: bool) -> None:
         output.say(f"look first: {name}")
     if view.withheld:
         output.say(f"withheld from the caller: {view.reason}")
-    name = shlex.quote(path)
-    output.hint(f"git apply --stat {name}, then git apply {name}")
+    output.hint(f"cmesh apply {found.task_id}, in a clone of the repository")
 
 
 def _base(patch: PatchView) -> str:

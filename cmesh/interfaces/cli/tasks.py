@@ -1,4 +1,4 @@
-"""The commands about tasks: delegate, reply, wait, tasks, show, result, cancel, approve, deny."""
+"""The commands about tasks: delegate, reply, wait, show, result, apply, cancel and others."""
 
 import shlex
 from typing import Annotated
@@ -17,6 +17,7 @@ from cmesh.daemon.arguments import (
 from cmesh.errors import RunnerCannot, SessionGone, TaskRefused
 from cmesh.interfaces.age import age, heard
 from cmesh.interfaces.cli import output
+from cmesh.interfaces.cli.apply import apply
 from cmesh.interfaces.cli.delegate import POSSIBLE, delegate, explain_end, reply, wait
 from cmesh.interfaces.cli.exits import TASK_EXITS
 from cmesh.interfaces.cli.options import JsonOption, TaskArgument
@@ -38,7 +39,7 @@ _NO_FOLLOW_UP = {
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    for command in (delegate, reply, wait, tasks, show, result, cancel, approve, deny):
+    for command in (delegate, reply, wait, tasks, show, result, apply, cancel, approve, deny):
         app.command()(command)
 
 
@@ -127,8 +128,8 @@ def result(
 
     A task that was never started has none: it ends with that state's status, as `wait` does.
 
-    The patch of a task that worked on a copy (profiles edit, build): look at it before you apply
-    it, at the files it flags first. Where it may hold a secret only the worker has it.
+    The patch of a task that worked on a copy (profiles edit, build): `cmesh apply ID` shows it,
+    checks it and applies it. Where it may hold a secret only the worker has it.
     """
     if patch:
         save(task_id, patch, as_json=as_json)

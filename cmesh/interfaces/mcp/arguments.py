@@ -10,6 +10,7 @@ from pydantic import Field
 from cmesh.daemon.arguments import (
     WAIT_S,
     Arguments,
+    CheckPatchArguments,
     DelegateArguments,
     Prompt,
     ReplyArguments,
@@ -20,7 +21,16 @@ from cmesh.daemon.arguments import (
     TasksArguments,
 )
 
-__all__ = ["Delegate", "GetResult", "GetTask", "ListTasks", "Query", "Reply", "portable_schema"]
+__all__ = [
+    "CheckPatch",
+    "Delegate",
+    "GetResult",
+    "GetTask",
+    "ListTasks",
+    "Query",
+    "Reply",
+    "portable_schema",
+]
 
 DEFAULT_WAIT_S = 20
 SQL_ROWS = 200
@@ -107,6 +117,12 @@ class GetResult(ResultArguments):
     task_id: Annotated[TaskRef, Field(description="the id, or the beginning of it")]
     offset: int = Field(default=0, ge=0, description="character to begin at")
     limit: int = Field(default=8_000, ge=1, le=RESULT_LIMIT, description="characters at most")
+
+
+class CheckPatch(CheckPatchArguments):
+    """Arguments of the tool `check_patch`."""
+
+    task_id: Annotated[TaskRef, Field(description="the id, or the beginning of it")]
 
 
 class Query(Arguments):

@@ -38,7 +38,8 @@ directory. Say the goal, what is known, what to leave alone, and what to report.
 ## Profiles
 - `query`: reads the directory and changes nothing; an agent reaches its model, nothing else.
 - `edit`: works on a private copy; `get_result(task_id, part="patch")` shows what it changed. \
-Tell the user which files it flags; the user applies it: `cmesh result ID --patch FILE`.
+`check_patch(task_id)` says whether it would apply in this project. Tell the user which files it \
+flags; the user applies it: `cmesh apply ID`.
 - `build`: edit, plus listed hosts.
 - `full`: no sandbox. Its result is self-attested. Ask the user first.
 

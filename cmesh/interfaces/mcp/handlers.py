@@ -13,6 +13,7 @@ from cmesh.daemon.answers import PeersView, StatusView, TaskView
 from cmesh.daemon.arguments import (
     Arguments,
     CancelArguments,
+    CheckPatchArguments,
     Context,
     DelegateArguments,
     NoArguments,
@@ -26,6 +27,7 @@ from cmesh.daemon.operations import Operations
 from cmesh.errors import TaskConflict, TaskUnfinished
 from cmesh.interfaces.mcp.arguments import (
     DEFAULT_WAIT_S,
+    CheckPatch,
     Delegate,
     GetResult,
     GetTask,
@@ -34,6 +36,7 @@ from cmesh.interfaces.mcp.arguments import (
     Reply,
 )
 from cmesh.interfaces.mcp.fence import Fence, plain
+from cmesh.interfaces.mcp.patch_page import check_fields, check_next
 from cmesh.interfaces.mcp.render import (
     call_text,
     peer_fields,
@@ -50,6 +53,7 @@ from cmesh.model import TERMINAL, TaskState
 __all__ = [
     "Call",
     "cancel_task",
+    "check_patch",
     "delegate",
     "get_result",
     "get_task",
@@ -151,6 +155,13 @@ async def get_result(call: Call) -> types.CallToolResult:
     text = result_text(view, Fence())
     # INVARIANT: no structured content; clients would show the model only that.
     return types.CallToolResult(content=[types.TextContent(type="text", text=text)])
+
+
+async def check_patch(call: Call) -> types.CallToolResult:
+    """Say whether a patch would apply in the project."""
+    arguments = CheckPatchArguments.model_validate(call.read(CheckPatch).model_dump())
+    view = await call.operations.check_patch(call.context, arguments)
+    return result(check_fields(view, Fence()), check_next(view))
 
 
 async def list_tasks(call: Call) -> types.CallToolResult:

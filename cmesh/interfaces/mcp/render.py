@@ -20,6 +20,7 @@ from cmesh.model import TERMINAL, Direction, TaskState
 from cmesh.text import cut, defang, one_line, scrub
 
 __all__ = [
+    "NAMES_CHARACTERS",
     "POSSIBLE",
     "call_text",
     "error_result",

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import pty
 import pwd
 import shutil
 import signal
@@ -303,16 +304,37 @@ class Machine:
             **as_user(self._user),
         )
 
+    def terminal(self, line: str, *arguments: str) -> tuple[int, str]:
+        """Run the command line at a terminal where somebody types one line; its status and words."""
+        parent, child = pty.openpty()
+        with subprocess.Popen(
+            self.command(*arguments),
+            cwd=ROOT,
+            env=self.environment() | {"TERM": "dumb"},
+            stdin=child,
+            stdout=child,
+            stderr=child,
+            **as_user(self._user),
+        ) as process:
+            os.close(child)
+            os.write(parent, f"{line}\n".encode())
+            seen = b""
+            with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
+                while data := os.read(parent, 65_536):
+                    seen += data
+            os.close(parent)
+            return process.wait(END_LIMIT_S), seen.decode()
+
     @contextlib.asynccontextmanager
-    async def mcp(self) -> AsyncGenerator[AgentDriver]:
-        """Talk MCP to `cmesh mcp` over stdio, as an agent of the daemon's user does."""
+    async def mcp(self, directory: Path = ROOT) -> AsyncGenerator[AgentDriver]:
+        """Talk MCP to `cmesh mcp` over stdio, as an agent of the daemon's user in a project does."""
         command = self.command("mcp")
         if self._user.pw_uid != os.getuid():
             ids = (str(self._user.pw_uid), str(self._user.pw_gid))
             command = [sys.executable, "-c", _AS_USER, *ids, *command]
         with (self.base.parent / f"{self.name}.mcp").open("a+", encoding="utf-8") as errors:
             driver = AgentDriver(
-                command, environment=self.environment(), directory=ROOT, errors=errors
+                command, environment=self.environment(), directory=directory, errors=errors
             )
             async with driver:
                 yield driver

@@ -26,6 +26,7 @@ TOKEN = "ghp_" + "x1Y2" * 9
 
 SCRIPTS = {
     "change": "echo two >>code; printf 'a\\0b' >new; mkdir .claude; echo {} >.claude/settings.json",
+    "odd": "printf 'a\\033[31mred\\n' >\"$(printf 'x\\033[2Jy')\"; echo two >>code",
     "nothing": "true",
     "leak": f"echo {TOKEN} >config",
     "slow": 'echo one >>code; echo ready; while [ -e code ] && [ ! -e "$TMPDIR/go" ];'

@@ -24,6 +24,11 @@ def test_nothing_printed_can_drive_the_terminal(capsys: pytest.CaptureFixture[st
         assert not set(text) & set("\x1b\x9b\u202e")
 
 
+def test_a_text_that_is_judged_shows_what_it_hides(capsys: pytest.CaptureFixture[str]):
+    output.paged("+if a\u202e b\x1b[8m:\r\n+\tx\r+y\n")
+    assert capsys.readouterr().out == "+if a<U+202E> b<U+001B>[8m:\n+\tx<U+000D>+y\n"
+
+
 def test_json_escapes_instead_of_dropping(capsys: pytest.CaptureFixture[str]):
     output.print_json({"text": EVIL})
     seen = capsys.readouterr()

@@ -17,6 +17,7 @@ OPERATION_ARGUMENTS = {
     "reply_task": operations.ReplyArguments,
     "get_task": operations.TaskArguments,
     "get_result": operations.ResultArguments,
+    "check_patch": operations.CheckPatchArguments,
     "list_tasks": operations.TasksArguments,
     "cancel_task": operations.CancelArguments,
     "query": operations.SqlArguments,

@@ -2,14 +2,17 @@
 
 import json
 from datetime import UTC, datetime
+from typing import cast
 
 import mcp_types as types
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmesh.daemon.answers import EventView, PeerView, ResultView, SqlView, TaskView
+from cmesh.daemon.patch_answers import CheckPatchView, ObjectionView
 from cmesh.errors import CmeshError, QueryRefused, QueueFull
 from cmesh.interfaces.mcp.fence import Fence, plain
+from cmesh.interfaces.mcp.patch_page import check_fields, check_next
 from cmesh.interfaces.mcp.render import (
     call_text,
     error_result,
@@ -38,6 +41,37 @@ AWKWARD = st.one_of(
         st.integers(0, 12_000),
     ),
 )
+
+
+@settings(deadline=None)
+@given(name=AWKWARD)
+def test_a_check_fits_and_no_path_of_the_patch_leaves_its_fence(name: str) -> None:
+    names = [f"evil {name}"] * 200
+    codes = ("patch_refused", "dirty_tree", "patch_conflict", "already_applied", "branch_exists")
+    view = CheckPatchView(
+        task_id="01900000-0000-7000-8000-000000000001",
+        root="/home/me/app",
+        applies=False,
+        objections=[ObjectionView(code=one, why="ours", names=names, count=200) for one in codes],
+        changed=names,
+        flagged=names,
+        collisions=names,
+    )
+    fields = check_fields(view, Fence(NONCE)) | {"next": check_next(view)}
+    assert len(json.dumps(fields, ensure_ascii=False)) < RESULT_CHARACTERS
+    for text in _texts(fields):
+        before, _, inside = text.partition(f"<<<cmesh:{NONCE}\n")
+        assert "evil" not in before
+        assert not inside or inside.endswith(f"\ncmesh:{NONCE}>>>")
+    assert "evil" not in check_next(view.model_copy(update={"applies": True}))
+
+
+def _texts(value: object) -> list[str]:
+    if isinstance(value, dict):
+        return [text for one in cast("dict[str, object]", value).values() for text in _texts(one)]
+    if isinstance(value, list):
+        return [text for one in cast("list[object]", value) for text in _texts(one)]
+    return [value] if isinstance(value, str) else []
 
 
 @settings(deadline=None)

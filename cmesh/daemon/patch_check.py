@@ -1,0 +1,55 @@
+"""Whether the patch of a task would apply in the project of who asks: read, and never changed.
+
+The one place where a daemon runs git: in a directory of its own owner's, on the caller's side,
+with nothing that the repository has configured.
+"""
+
+import asyncio
+import base64
+import os
+import tempfile
+from pathlib import Path
+
+from cmesh.daemon.answers import PatchFile
+from cmesh.daemon.patch_answers import CheckPatchView, check_view
+from cmesh.errors import SecretFound, TaskRefused, UsageError
+from cmesh.patch.look import look
+
+__all__ = ["check_patch"]
+
+
+async def check_patch(found: PatchFile, project: str, directory: str) -> CheckPatchView:
+    """Say whether a patch would apply in `directory`, which is in `project`.
+
+    Raises:
+        UsageError: the directory is elsewhere, or nobody knows the project.
+        SecretFound: the patch is withheld; an agent that asks is not its owner.
+        TaskRefused: there is nothing in it.
+        WrongBase: the directory is in no repository.
+    """
+    task_id, patch = found.task_id, found.patch
+    if patch.withheld:
+        raise SecretFound(f"the patch of task `{task_id}` is withheld: {patch.reason}")
+    if not found.data:
+        raise TaskRefused(f"task `{task_id}` changed nothing: its patch is empty", hint="")
+    place = _inside(project, directory)
+
+    def looked() -> CheckPatchView:
+        data = base64.b64decode(found.data)
+        with tempfile.TemporaryDirectory(prefix="cmesh-patch-") as aside:
+            seen = look(Path(aside), data, patch.base_commit, place)
+            return check_view(task_id, seen, found.sha256, len(data), dirty=patch.dirty)
+
+    return await asyncio.to_thread(looked)
+
+
+def _inside(project: str, directory: str) -> str:
+    """Return the directory, links resolved, when it is the project or below it."""
+    if not project:
+        raise UsageError("nobody knows in which directory you work", hint="ask the user to check")
+    top = os.path.realpath(project)
+    real = os.path.realpath(Path(top, directory))
+    # INVARIANT: what an agent may look at through this is its own project, wherever links lead.
+    if real != top and not real.startswith(f"{top.rstrip('/')}/"):
+        raise UsageError(f"`directory` is outside of this project, {top}", hint="leave it out")
+    return real
