@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing_extensions import override
 
 from cmesh import __version__
-from cmesh.daemon import overview, runner_views
+from cmesh.daemon import overview, runner_files, runner_views
 from cmesh.daemon.answers import (
     CopyView,
     DecisionView,
@@ -30,6 +30,7 @@ from cmesh.daemon.arguments import (
     Context,
     DelegateArguments,
     ExplainArguments,
+    NewRunnerArguments,
     NoArguments,
     PatchArguments,
     ReplyArguments,
@@ -47,7 +48,7 @@ from cmesh.daemon.followup import standing
 from cmesh.daemon.lookup import Lookup
 from cmesh.daemon.operations import Operations
 from cmesh.daemon.results_text import read_patch, read_result
-from cmesh.daemon.runner_answers import CheckView, RunnersView
+from cmesh.daemon.runner_answers import CheckView, NewRunnerView, RunnersView
 from cmesh.daemon.trust import taken_back
 from cmesh.daemon.views import event_view, state_of
 from cmesh.errors import ConfigError, LocalProtocolError, TaskRefused
@@ -238,6 +239,11 @@ class App(Operations):
     @override
     async def check_runner(self, context: Context, arguments: RunnerArguments) -> CheckView:
         return await runner_views.check(self._daemon, arguments.name)
+
+    @override
+    async def new_runner(self, context: Context, arguments: NewRunnerArguments) -> NewRunnerView:
+        require_no_task(context.pid, "a task cannot write a runner's manifest")
+        return await runner_files.new(self._daemon, context, arguments)
 
     @override
     async def login(self, context: Context, arguments: NoArguments) -> StatusView:

@@ -19,6 +19,7 @@ __all__ = [
     "Context",
     "DelegateArguments",
     "ExplainArguments",
+    "NewRunnerArguments",
     "NoArguments",
     "PatchArguments",
     "PeerName",
@@ -215,6 +216,14 @@ class RunnerArguments(Arguments):
     """Arguments of `check_runner`."""
 
     name: RunnerName
+
+
+class NewRunnerArguments(Arguments):
+    """Arguments of `new_runner`: `program` is a name or an absolute path; empty = `name`."""
+
+    name: RunnerName
+    program: str = Field(default="", max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")
+    force: bool = False
 
 
 class ExplainArguments(Arguments):

@@ -25,6 +25,7 @@ from cmesh.daemon.arguments import (
     Context,
     DelegateArguments,
     ExplainArguments,
+    NewRunnerArguments,
     NoArguments,
     PatchArguments,
     ReplyArguments,
@@ -36,7 +37,7 @@ from cmesh.daemon.arguments import (
     TrustArguments,
     UntrustArguments,
 )
-from cmesh.daemon.runner_answers import CheckView, RunnersView
+from cmesh.daemon.runner_answers import CheckView, NewRunnerView, RunnersView
 
 __all__ = [
     "Operations",
@@ -111,6 +112,10 @@ class Operations(Protocol):
 
     async def check_runner(self, context: Context, arguments: RunnerArguments) -> CheckView:
         """Look at one runner and run its self-test, which takes up to a minute."""
+        ...
+
+    async def new_runner(self, context: Context, arguments: NewRunnerArguments) -> NewRunnerView:
+        """Write a manifest for the owner to edit; for the owner alone, never for a task."""
         ...
 
     async def login(self, context: Context, arguments: NoArguments) -> StatusView:

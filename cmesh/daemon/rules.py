@@ -1,6 +1,7 @@
 """The configuration in force: read again when its file changes, refused as a whole when bad.
 
-A file that cannot be used allows nothing. What a rule means is decided in
+A file that cannot be used allows nothing. Beside it stand the owner's runner manifests, of which
+a bad one takes away its runner alone. What a rule means is decided in
 `cmesh.policy`, not here.
 """
 
@@ -14,6 +15,7 @@ from cmesh.daemon.roots import Roots
 from cmesh.errors import ConfigError, by_code
 from cmesh.policy.decide import Decision
 from cmesh.policy.rules import Policy
+from cmesh.runner.own_manifests import Manifests, load_all, stamp_of
 
 __all__ = ["Rules"]
 
@@ -37,7 +39,8 @@ class Rules:
     Attributes:
         error: why the file is not in force; None = it is.
         roots: the directories that the rules in force name.
-        on_change: told of each new version, once it is in force.
+        manifests: every runner manifest of this machine.
+        on_change: told of each new version of file or manifests, once it is in force.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,9 +50,11 @@ class Rules:
         self._stamp = _stamp(path)
         self._config = load_config(path)
         self.roots = Roots(self._config.policy)
+        self._manifests_stamp = stamp_of(path.parent)
+        self.manifests: Manifests = load_all(path.parent)
 
     def config(self) -> Config:
-        """Return the configuration as the file is now; blocks for one `stat`.
+        """Return the configuration as the file is now; blocks for a `stat` of it, and of each manifest.
 
         A changed file that is bad, or gone, leaves everything but the policy as it was
         and allows nothing, until it is mended.
@@ -58,6 +63,13 @@ class Rules:
         if stamp != self._stamp:
             self._stamp = stamp
             self._load()
+        seen = stamp_of(self._path.parent)
+        if seen != self._manifests_stamp:
+            self._manifests_stamp = seen
+            self.manifests = load_all(self._path.parent)
+            for error in self.manifests.broken.values():
+                logger.error("manifest_refused", extra={"data": {"why": error.message}})
+            self._changed()
         return self._config
 
     def policy(self) -> Policy:

@@ -35,6 +35,7 @@ from cmesh.daemon.arguments import (
     CancelArguments,
     DelegateArguments,
     ExplainArguments,
+    NewRunnerArguments,
     NoArguments,
     PatchArguments,
     ReplyArguments,
@@ -46,7 +47,7 @@ from cmesh.daemon.arguments import (
     TrustArguments,
     UntrustArguments,
 )
-from cmesh.daemon.runner_answers import CheckView, RunnersView
+from cmesh.daemon.runner_answers import CheckView, NewRunnerView, RunnersView
 from cmesh.errors import (
     CmeshError,
     DaemonError,
@@ -205,6 +206,10 @@ class ControlClient:
     async def check_runner(self, arguments: RunnerArguments) -> CheckView:
         """Look at one runner, and run its self-test."""
         return await self.call("check_runner", arguments, CheckView)
+
+    async def new_runner(self, arguments: NewRunnerArguments) -> NewRunnerView:
+        """Write a manifest for the owner to edit."""
+        return await self.call("new_runner", arguments, NewRunnerView)
 
     async def login(self) -> StatusView:
         """Start a login."""

@@ -36,6 +36,7 @@ from cmesh.daemon.arguments import (
     Context,
     DelegateArguments,
     ExplainArguments,
+    NewRunnerArguments,
     NoArguments,
     PatchArguments,
     ReplyArguments,
@@ -52,6 +53,7 @@ from cmesh.daemon.operations import Operations
 from cmesh.daemon.runner_answers import (
     CheckItem,
     CheckView,
+    NewRunnerView,
     RunnersView,
     RunnerView,
     SelfTestView,
@@ -357,6 +359,12 @@ class FakeOperations(Operations):
     async def check_runner(self, context: Context, arguments: RunnerArguments) -> CheckView:
         self._called("check_runner", context, arguments)
         return self.checks[arguments.name]
+
+    @override
+    async def new_runner(self, context: Context, arguments: NewRunnerArguments) -> NewRunnerView:
+        self._called("new_runner", context, arguments)
+        file = f"/config/runners/{arguments.name}.toml"
+        return NewRunnerView(name=arguments.name, file=file, next=["edit it", "check it"])
 
     @override
     async def login(self, context: Context, arguments: NoArguments) -> StatusView:

@@ -5,8 +5,14 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from cmesh.daemon.arguments import RunnerArguments
-from cmesh.daemon.runner_answers import CheckView, RunnersView, RunnerView, SelfTestView
+from cmesh.daemon.arguments import NewRunnerArguments, RunnerArguments
+from cmesh.daemon.runner_answers import (
+    CheckView,
+    ManifestView,
+    RunnersView,
+    RunnerView,
+    SelfTestView,
+)
 from cmesh.errors import RunnerUnavailable
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.options import JsonOption, complete_runner
@@ -16,7 +22,20 @@ from cmesh.nearest import did_you_mean
 
 __all__ = ["register"]
 
-_group = typer.Typer(help="List the runners of this machine, look at one, check whether it works.")
+_group = typer.Typer(
+    help="List the runners of this machine, look at one, check whether it works, add one."
+)
+
+_COLUMNS = (
+    "NAME",
+    "AVAILABLE",
+    "MANIFEST",
+    "VERSION",
+    "CREDENTIAL",
+    "SELF-TEST",
+    "PROFILES",
+    "WHY NOT",
+)
 
 _NAME_HELP = "Runner, see `cmesh runners list`."
 
@@ -25,6 +44,16 @@ NameArgument: TypeAlias = Annotated[
 ]
 OptionalName: TypeAlias = Annotated[
     str, typer.Argument(metavar="[NAME]", help=_NAME_HELP, autocompletion=complete_runner)
+]
+NewName: TypeAlias = Annotated[
+    str, typer.Argument(metavar="NAME", help="What rules and callers will call it.")
+]
+ProgramOption: TypeAlias = Annotated[
+    str,
+    typer.Option("--program", metavar="P", help="Program it starts; left out: that of its name."),
+]
+ForceOption: TypeAlias = Annotated[
+    bool, typer.Option("--force", help="Write over a manifest that is there already.")
 ]
 
 
@@ -40,8 +69,7 @@ def list_(*, as_json: JsonOption = False) -> None:
     if as_json:
         output.print_json(view)
         return
-    columns = ["NAME", "AVAILABLE", "VERSION", "CREDENTIAL", "SELF-TEST", "PROFILES", "WHY NOT"]
-    output.table(columns, [_row(runner) for runner in view.runners])
+    output.table(_COLUMNS, [_row(runner) for runner in view.runners])
 
 
 @_group.command()
@@ -77,6 +105,29 @@ def check(*, name: OptionalName = "", as_json: JsonOption = False) -> None:
         raise typer.Exit(RunnerUnavailable.exit_status)
 
 
+@_group.command()
+def new(
+    *,
+    name: NewName,
+    program: ProgramOption = "",
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a manifest for another agent CLI, with a comment at each key, for you to edit.
+
+    It stands in `runners/` beside config.toml, mode 0600. Of a runner that comes with cmesh it
+    is a copy, which then takes the place of that one.
+    """
+    arguments = checked(NewRunnerArguments, name=name, program=program, force=force)
+    view = call(lambda client: client.new_runner(arguments))
+    if as_json:
+        output.print_json(view)
+        return
+    output.data(view.file)
+    for step in view.next:
+        output.hint(step)
+
+
 async def _checked(client: ControlClient, name: str, *, told: bool) -> list[CheckView]:
     """Check one runner after the other, telling of each as soon as it is known."""
     names = (
@@ -93,7 +144,7 @@ async def _checked(client: ControlClient, name: str, *, told: bool) -> list[Chec
 
 
 def _print_check(view: CheckView) -> None:
-    output.data(f"{view.name}: {'works' if view.ok else 'does not work'}")
+    output.data(f"{view.name}: {_found(view)}")
     for item in view.items:
         mark = "ok" if item.ok else "NO"
         output.data(
@@ -101,6 +152,13 @@ def _print_check(view: CheckView) -> None:
         )
         if item.next:
             output.hint(item.next)
+
+
+def _found(view: CheckView) -> str:
+    if view.ok:
+        return "works"
+    starts = all(item.ok for item in view.items if item.what in ("manifest", "program", "key"))
+    return "does not work in a sandbox" if starts else "does not work"
 
 
 def _find(view: RunnersView, name: str) -> RunnerView:
@@ -123,6 +181,7 @@ def _row(runner: RunnerView) -> list[str]:
     return [
         runner.name,
         "yes" if runner.available else "no",
+        _whose(runner.manifest),
         runner.version,
         runner.credential,
         _state(runner.self_test) if runner.available else "",
@@ -136,9 +195,10 @@ def _facts(runner: RunnerView) -> list[tuple[str, str]]:
     return [
         ("name", runner.name),
         ("available", "yes" if runner.available else f"no: {runner.reason}"),
+        ("manifest", " ".join(filter(None, (_whose(runner.manifest), runner.manifest.file)))),
         ("program", runner.program),
         ("version", runner.version),
-        ("tried by us", runner.tried),
+        ("tried by its manifest" if runner.manifest.file else "tried by us", runner.tried),
         ("self-test", _detail(runner.self_test) if runner.available else ""),
         ("profiles", ", ".join(runner.profiles)),
         ("refused", runner.refused),
@@ -150,6 +210,13 @@ def _facts(runner: RunnerView) -> list[tuple[str, str]]:
         ("reports cost", "yes" if runner.reports_cost else "no"),
         ("argv", "\n".join(argv)),
     ]
+
+
+def _whose(manifest: ManifestView) -> str:
+    """Return whose a manifest is in a few words."""
+    if not manifest.file:
+        return "built in"
+    return "yours, in place of the built-in" if manifest.replaces else "yours"
 
 
 def _state(test: SelfTestView) -> str:
