@@ -30,6 +30,7 @@ from cmesh.daemon.arguments import (
     Context,
     DelegateArguments,
     ExplainArguments,
+    LiveRunArguments,
     NewRunnerArguments,
     NoArguments,
     PatchArguments,
@@ -45,10 +46,11 @@ from cmesh.daemon.arguments import (
 from cmesh.daemon.asking import Asking
 from cmesh.daemon.core import Daemon
 from cmesh.daemon.followup import standing
+from cmesh.daemon.live_tests import LiveTests
 from cmesh.daemon.lookup import Lookup
 from cmesh.daemon.operations import Operations
 from cmesh.daemon.results_text import read_patch, read_result
-from cmesh.daemon.runner_answers import CheckView, NewRunnerView, RunnersView
+from cmesh.daemon.runner_answers import CheckView, LiveRunView, NewRunnerView, RunnersView
 from cmesh.daemon.trust import taken_back
 from cmesh.daemon.views import event_view, state_of
 from cmesh.errors import ConfigError, LocalProtocolError, TaskRefused
@@ -84,6 +86,7 @@ class App(Operations):
         self._agents = agents
         self._lookup = Lookup(daemon)
         self._asking = Asking(daemon, self._lookup)
+        self._live_tests = LiveTests(daemon)
 
     @override
     async def status(self, context: Context, arguments: NoArguments) -> StatusView:
@@ -244,6 +247,11 @@ class App(Operations):
     async def new_runner(self, context: Context, arguments: NewRunnerArguments) -> NewRunnerView:
         require_no_task(context.pid, "a task cannot write a runner's manifest")
         return await runner_files.new(self._daemon, context, arguments)
+
+    @override
+    async def test_runner(self, context: Context, arguments: LiveRunArguments) -> LiveRunView:
+        require_no_task(context.pid, "a task cannot test a runner")
+        return await self._live_tests.run(context, arguments)
 
     @override
     async def login(self, context: Context, arguments: NoArguments) -> StatusView:

@@ -19,6 +19,7 @@ __all__ = [
     "Context",
     "DelegateArguments",
     "ExplainArguments",
+    "LiveRunArguments",
     "NewRunnerArguments",
     "NoArguments",
     "PatchArguments",
@@ -224,6 +225,13 @@ class NewRunnerArguments(Arguments):
     name: RunnerName
     program: str = Field(default="", max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")
     force: bool = False
+
+
+class LiveRunArguments(Arguments):
+    """Arguments of `test_runner`: `full` runs it without a sandbox."""
+
+    name: RunnerName
+    full: bool = False
 
 
 class ExplainArguments(Arguments):

@@ -29,6 +29,7 @@ from cmesh.daemon.arguments import (
     Context,
     DelegateArguments,
     ExplainArguments,
+    LiveRunArguments,
     NewRunnerArguments,
     NoArguments,
     PatchArguments,
@@ -46,7 +47,7 @@ from cmesh.daemon.chains import CHILDREN_MOST, Parent, children_of, parent, sess
 from cmesh.daemon.core import Daemon
 from cmesh.daemon.lookup import Lookup
 from cmesh.daemon.operations import Operations
-from cmesh.daemon.runner_answers import CheckView, NewRunnerView, RunnersView
+from cmesh.daemon.runner_answers import CheckView, LiveRunView, NewRunnerView, RunnersView
 from cmesh.errors import QueueFull, TaskNotFound, TaskRefused
 from cmesh.model import Direction, Profile, TaskId
 from cmesh.policy.chain import at_most
@@ -143,6 +144,10 @@ class Children(Operations):
 
     @override
     async def new_runner(self, context: Context, arguments: NewRunnerArguments) -> NewRunnerView:
+        raise _refused()
+
+    @override
+    async def test_runner(self, context: Context, arguments: LiveRunArguments) -> LiveRunView:
         raise _refused()
 
     @override

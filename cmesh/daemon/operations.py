@@ -25,6 +25,7 @@ from cmesh.daemon.arguments import (
     Context,
     DelegateArguments,
     ExplainArguments,
+    LiveRunArguments,
     NewRunnerArguments,
     NoArguments,
     PatchArguments,
@@ -37,7 +38,7 @@ from cmesh.daemon.arguments import (
     TrustArguments,
     UntrustArguments,
 )
-from cmesh.daemon.runner_answers import CheckView, NewRunnerView, RunnersView
+from cmesh.daemon.runner_answers import CheckView, LiveRunView, NewRunnerView, RunnersView
 
 __all__ = [
     "Operations",
@@ -116,6 +117,10 @@ class Operations(Protocol):
 
     async def new_runner(self, context: Context, arguments: NewRunnerArguments) -> NewRunnerView:
         """Write a manifest for the owner to edit; for the owner alone, never for a task."""
+        ...
+
+    async def test_runner(self, context: Context, arguments: LiveRunArguments) -> LiveRunView:
+        """Ask a runner's own model for one word; costs money, and takes up to 75 seconds."""
         ...
 
     async def login(self, context: Context, arguments: NoArguments) -> StatusView:

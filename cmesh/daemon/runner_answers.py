@@ -12,6 +12,7 @@ from cmesh.daemon.answers import View
 __all__ = [
     "CheckItem",
     "CheckView",
+    "LiveRunView",
     "ManifestView",
     "NewRunnerView",
     "RunnerView",
@@ -114,3 +115,25 @@ class NewRunnerView(View):
     program: str = ""
     copied: bool = False
     next: list[str] = Field(default_factory=list[str])
+
+
+class LiveRunView(View):
+    """What a live run of a runner brought back; `text` and `error` are the agent's words.
+
+    `ok`: it answered. `profile`: `query`, or `full` without a sandbox. `credential`: `exposed` =
+    the run could read the key. `seconds`: from its start to its end. `tokens_in`, `tokens_out`,
+    `cost_usd`: as far as the agent says.
+    """
+
+    name: str
+    ok: bool
+    profile: str
+    version: str = ""
+    credential: str = ""
+    enforcement: str = ""
+    text: str = ""
+    error: str = ""
+    seconds: float = 0
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    cost_usd: float | None = None

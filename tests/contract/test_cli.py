@@ -430,6 +430,23 @@ def test_a_new_runner_is_told_by_its_file_and_the_next_steps(capsys: pytest.Capt
     assert json.loads(capsys.readouterr().out)["next"] == ["edit it", "check it"]
 
 
+@pytest.mark.usefixtures("daemon")
+def test_a_live_run_says_first_that_it_costs_and_then_what_came_back(
+    capsys: pytest.CaptureFixture[str],
+):
+    assert main(["runners", "test", "claude"]) == 0
+    seen = capsys.readouterr()
+    assert "costs money" in seen.err
+    lines = dict(line.split(maxsplit=1) for line in seen.out.splitlines())
+    assert (lines["answered"], lines["text"], lines["took"]) == ("yes", "ready", "2s")
+    assert (lines["tokens"], lines["cost"], lines["profile"]) == ("7 in", "not told", "query")
+    assert main(["runners", "test", "claude", "--full", "--json"]) == 0
+    seen = capsys.readouterr()
+    assert (json.loads(seen.out)["profile"], seen.err) == ("full", "")
+    assert main(["runners", "test", "codex"]) == 50
+    assert "no: no key" in capsys.readouterr().out
+
+
 def test_results_are_read_by_part_and_offset_or_whole(
     daemon: DaemonThread, capsys: pytest.CaptureFixture[str]
 ):

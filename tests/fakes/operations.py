@@ -36,6 +36,7 @@ from cmesh.daemon.arguments import (
     Context,
     DelegateArguments,
     ExplainArguments,
+    LiveRunArguments,
     NewRunnerArguments,
     NoArguments,
     PatchArguments,
@@ -53,6 +54,7 @@ from cmesh.daemon.operations import Operations
 from cmesh.daemon.runner_answers import (
     CheckItem,
     CheckView,
+    LiveRunView,
     NewRunnerView,
     RunnersView,
     RunnerView,
@@ -365,6 +367,16 @@ class FakeOperations(Operations):
         self._called("new_runner", context, arguments)
         file = f"/config/runners/{arguments.name}.toml"
         return NewRunnerView(name=arguments.name, file=file, next=["edit it", "check it"])
+
+    @override
+    async def test_runner(self, context: Context, arguments: LiveRunArguments) -> LiveRunView:
+        self._called("test_runner", context, arguments)
+        if arguments.name != "claude":
+            return LiveRunView(name=arguments.name, ok=False, profile="query", error="no key")
+        profile = "full" if arguments.full else "query"
+        return LiveRunView(
+            name="claude", ok=True, profile=profile, text="ready", seconds=2.5, tokens_in=7
+        )
 
     @override
     async def login(self, context: Context, arguments: NoArguments) -> StatusView:

@@ -5,15 +5,16 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from cmesh.daemon.arguments import NewRunnerArguments, RunnerArguments
+from cmesh.daemon.arguments import LiveRunArguments, NewRunnerArguments, RunnerArguments
 from cmesh.daemon.runner_answers import (
     CheckView,
+    LiveRunView,
     ManifestView,
     RunnersView,
     RunnerView,
     SelfTestView,
 )
-from cmesh.errors import RunnerUnavailable
+from cmesh.errors import RunnerError, RunnerUnavailable
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.options import JsonOption, complete_runner
 from cmesh.interfaces.cli.session import call, checked
@@ -23,7 +24,7 @@ from cmesh.nearest import did_you_mean
 __all__ = ["register"]
 
 _group = typer.Typer(
-    help="List the runners of this machine, look at one, check whether it works, add one."
+    help="List the runners of this machine, look at one, check or test it, add another."
 )
 
 _COLUMNS = (
@@ -51,6 +52,9 @@ NewName: TypeAlias = Annotated[
 ProgramOption: TypeAlias = Annotated[
     str,
     typer.Option("--program", metavar="P", help="Program it starts; left out: that of its name."),
+]
+FullOption: TypeAlias = Annotated[
+    bool, typer.Option("--full", help="Without a sandbox: it can do all that you can.")
 ]
 ForceOption: TypeAlias = Annotated[
     bool, typer.Option("--force", help="Write over a manifest that is there already.")
@@ -103,6 +107,25 @@ def check(*, name: OptionalName = "", as_json: JsonOption = False) -> None:
         output.hint("cmesh runners check NAME; the names: cmesh runners list")
     if not all(view.ok for view in views):
         raise typer.Exit(RunnerUnavailable.exit_status)
+
+
+@_group.command("test")
+def ask(*, name: NameArgument, full: FullOption = False, as_json: JsonOption = False) -> None:
+    """Test a runner live: its own model is asked for one word, with its key. That costs money.
+
+    It is started as a task of `query` is, in an empty directory. Ends with status 50 when no
+    good answer came back.
+    """
+    arguments = checked(LiveRunArguments, name=name, full=full)
+    if not as_json:
+        output.say(f"`{name}` asks its model once, with the key of this machine; that costs money")
+    view = call(lambda client: client.test_runner(arguments))
+    if as_json:
+        output.print_json(view)
+    else:
+        output.pairs(_live(view))
+    if not view.ok:
+        raise typer.Exit(RunnerError.exit_status)
 
 
 @_group.command()
@@ -159,6 +182,26 @@ def _found(view: CheckView) -> str:
         return "works"
     starts = all(item.ok for item in view.items if item.what in ("manifest", "program", "key"))
     return "does not work in a sandbox" if starts else "does not work"
+
+
+def _live(view: LiveRunView) -> list[tuple[str, str]]:
+    tokens = [
+        f"{count} {way}"
+        for count, way in ((view.tokens_in, "in"), (view.tokens_out, "out"))
+        if count is not None
+    ]
+    return [
+        ("name", view.name),
+        ("answered", "yes" if view.ok else f"no: {view.error}"),
+        ("text", view.text),
+        ("version", view.version),
+        ("profile", view.profile),
+        ("held by", view.enforcement),
+        ("credential", view.credential),
+        ("took", output.duration(view.seconds)),
+        ("tokens", ", ".join(tokens) or "not told"),
+        ("cost", "not told" if view.cost_usd is None else f"{view.cost_usd:.4f} USD"),
+    ]
 
 
 def _find(view: RunnersView, name: str) -> RunnerView:

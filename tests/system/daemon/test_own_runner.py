@@ -121,6 +121,17 @@ async def test_an_agent_that_cmesh_does_not_know_is_added_by_a_manifest(
     assert now.argv["full"] == [str(program), "run", "--json"]
     assert f"parley: {file}" in (await builder.status()).manifests
 
+    # A live run: in a sandbox not yet, and without one where its owner says so.
+    status, live = said(builder, "runners", "test", "parley")
+    assert (status, live["error"]["code"]) == (51, "runner_unavailable")
+    assert "`--full`" in live["error"]["hint"]
+    status, live = said(builder, "runners", "test", "parley", "--full")
+    assert (status, live["ok"], live["text"]) == (0, True, "10 words")
+    assert (live["profile"], live["version"]) == ("full", "parley 0.3.1")
+    assert (live["tokens_in"], live["tokens_out"], live["credential"]) == (10, 2, "none")
+    [row] = await builder.sql("SELECT data FROM audit WHERE kind = 'runner_asked'")
+    assert json.loads(row[0])["profile"] == "full"
+
     # 4. A task, as its steps tell it.
     await laptop.delegate("builder", "parley", app, prompt="one two three")
     await builder.trust(laptop)
@@ -137,6 +148,9 @@ async def test_an_agent_that_cmesh_does_not_know_is_added_by_a_manifest(
     file.write_text(text + VERSIONS, "utf-8")
     if "netns" in (await builder.status()).enforcement:
         assert (await runner(builder)).profiles == ["query", "edit", "build", "full"]
+        status, live = said(builder, "runners", "test", "parley")
+        assert (status, live["profile"], live["text"]) == (0, "query", "10 words")
+        assert "netns" in live["enforcement"]
         task = await laptop.delegate("builder", "parley", app, profile=Profile.QUERY, new=True)
         assert (await laptop.ended(task.task_id)).state is TaskState.SUCCEEDED
 
