@@ -64,7 +64,8 @@ async def problems(daemon: Daemon) -> list[Problem]:
 
 
 def _broken_manifests(daemon: Daemon) -> Iterable[Problem]:
-    for error in daemon.rules.manifests.broken.values():
+    told = {error.message: error for error in daemon.rules.manifests.broken.values()}
+    for error in told.values():  # a folder that cannot be read breaks several at once
         yield Problem(code=error.code, what=error.message, next=error.hint)
 
 

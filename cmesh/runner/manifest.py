@@ -51,6 +51,9 @@ _VERSION = re.compile(r"\d+(?:\.\d+)+")
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _BELOW = r"^[^/{}]+(/[^/{}]+)*$"
 _VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+JSON_DEEP = 32
+"""Tables and lists in each other in a variable's text."""
+
 _TELLS_NO_COST = frozenset({"output", "codex-json", "gemini-stream-json"})
 """Parsers whose programs name no cost."""
 
@@ -74,23 +77,29 @@ def _inside(path: str) -> str:
     return path
 
 
-def _known_within(value: JsonValue) -> JsonValue:
+def _known_json(value: JsonValue) -> JsonValue:
+    _require_known(value, JSON_DEEP)
+    return value
+
+
+def _require_known(value: JsonValue, deep: int) -> None:
+    if not deep:
+        raise ValueError(f"nested deeper than {JSON_DEEP}")
     if isinstance(value, str):
         _known(value)
     elif isinstance(value, list):
         for item in value:
-            _known_within(item)
+            _require_known(item, deep - 1)
     elif isinstance(value, dict):
         for key, item in value.items():
             _known(key)
-            _known_within(item)
-    return value
+            _require_known(item, deep - 1)
 
 
 Template = Annotated[str, AfterValidator(_known)]
 InHome = Annotated[str, Field(pattern=_BELOW), AfterValidator(_inside)]
 """A path in the agent's home."""
-JsonTemplate = Annotated[JsonValue, AfterValidator(_known_within)]
+JsonTemplate = Annotated[JsonValue, AfterValidator(_known_json)]
 
 
 Variable = Annotated[str, Field(pattern=_VARIABLE)]
@@ -246,13 +255,15 @@ def parse_table(form: type[TableT], text: str, *, what: str) -> TableT:
     """
     try:
         return form.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{what}: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{what}: nested too deeply") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if part != "[key]")
         where = f"`{key}`: " if key else ""
         raise ConfigError(f"{what}: {where}{first['msg']}") from error
+    except ValueError as error:  # TOMLDecodeError, or a number too long for int()
+        raise ConfigError(f"{what}: {error}") from error
 
 
 @cache

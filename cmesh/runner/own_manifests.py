@@ -66,9 +66,15 @@ class Manifests:
 
 def load_all(config_directory: Path) -> Manifests:
     """Return the built-in manifests, and over them those of the owner; never raises."""
-    files = _files(config_directory / FOLDER)
+    folder = config_directory / FOLDER
     by_name, own, digests = dict(load_manifests()), dict[str, Path](), dict[str, str]()
     broken: dict[str, ConfigError] = {}
+    try:
+        files = _files(folder)
+    except OSError as error:  # nobody can say which of the built-in ones it replaces
+        unread = ConfigError(f"`{folder}` cannot be read: {error.strerror}", hint="make it yours")
+        agents = [name for name in by_name if name != COMMAND]
+        return Manifests(by_name={COMMAND: by_name[COMMAND]}, broken=dict.fromkeys(agents, unread))
     for path in files:
         name = path.stem
         try:
@@ -87,7 +93,11 @@ def stamp_of(config_directory: Path) -> Stamp:
     """Return the state of the folder as it is now; empty when there is none."""
     folder = config_directory / FOLDER
     found: list[tuple[str, int, int, int, int]] = []
-    for path in (folder, *_files(folder)):
+    try:
+        paths = [folder, *_files(folder)]
+    except OSError:
+        paths = [folder]
+    for path in paths:
         try:
             info = path.lstat()
         except OSError:
@@ -145,10 +155,10 @@ def write_own(config_directory: Path, name: str, text: str, *, force: bool) -> P
 
 
 def _files(folder: Path) -> list[Path]:
-    try:
-        paths = sorted(folder.iterdir())
-    except OSError:
+    """Return the manifests of a folder, none when there is no such folder. Raises OSError."""
+    if not os.path.lexists(folder):
         return []
+    paths = sorted(folder.iterdir())
     return [path for path in paths if path.suffix == _SUFFIX and not path.name.startswith(".")]
 
 

@@ -83,6 +83,9 @@ def test_a_file_of_a_built_in_name_takes_its_place(tmp_path: Path) -> None:
         ("mine", text_of("mine", more='cwd = "../out"'), "`cwd`"),
         ("mine", text_of("mine", more='[env]\n"A=B" = ""'), "`env.A=B`"),
         ("mine", text_of("mine", more='[files]\n"../x" = ""'), "`files.../x`"),
+        ("mine", f"argv = {'[' * 2000}", "nested too deeply"),
+        ("mine", f"schema_version = {'1' * 5000}", "integer string conversion"),
+        ("mine", text_of("mine", more=f"[env_json.A]\nx = {'[' * 40}{']' * 40}"), "deeper than 32"),
         ("claude", text_of("claude", more="x = 1"), "`x`: Extra inputs"),
         ("clauds", text_of("clauds"), "too like the built-in `claude`"),
         ("Mine", text_of("Mine"), "no runner's name"),
@@ -134,6 +137,18 @@ def test_a_folder_that_others_may_write_takes_away_all_it_holds(tmp_path: Path) 
     found = load_all(tmp_path)
     assert isinstance(found.broken["codex"], UnsafePermissions)
     assert "codex" not in found.by_name
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling"])
+def test_a_folder_that_cannot_be_read_takes_away_every_agent(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "runners"
+    folder.symlink_to("nowhere") if kind == "dangling" else folder.write_text("")
+    found = load_all(tmp_path)
+    assert set(found.by_name) == {"command"}
+    assert set(found.broken) == set(BUILT_IN)
+    assert stamp_of(tmp_path)
+    folder.unlink()
+    assert not load_all(tmp_path).broken
 
 
 def test_a_link_and_another_users_file_are_refused(
