@@ -6,6 +6,7 @@ a bad one takes away its runner alone. What a rule means is decided in
 """
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +48,7 @@ class Rules:
         self.error: ConfigError | None = None
         self.on_change: Callable[[Config], None] | None = None
         self._path = path
+        self._taking_up = threading.RLock()
         self._stamp = _stamp(path)
         self._config = load_config(path)
         self.roots = Roots(self._config.policy)
@@ -59,18 +61,18 @@ class Rules:
         A changed file that is bad, or gone, leaves everything but the policy as it was
         and allows nothing, until it is mended.
         """
-        stamp = _stamp(self._path)
-        if stamp != self._stamp:
-            self._stamp = stamp
-            self._load()
-        seen = stamp_of(self._path.parent)
-        if seen != self._manifests_stamp:
-            self._manifests_stamp = seen
-            self.manifests = load_all(self._path.parent)
-            for error in self.manifests.broken.values():
-                logger.error("manifest_refused", extra={"data": {"why": error.message}})
-            self._changed()
-        return self._config
+        # INVARIANT: whoever comes while another thread takes up a change waits for it, or would
+        # decide by rules that are in force no more.
+        with self._taking_up:
+            stamp = _stamp(self._path)
+            if stamp != self._stamp:
+                self._stamp = stamp
+                self._load()
+            seen = stamp_of(self._path.parent)
+            if seen != self._manifests_stamp:
+                self._manifests_stamp = seen
+                self._load_manifests()
+            return self._config
 
     def policy(self) -> Policy:
         """Return the rules in force now."""
@@ -107,6 +109,12 @@ class Rules:
         self.roots.read(self._config.policy)
         if self._config.sha256 != before.sha256 or self.error is not None or was_bad:
             self._changed()
+
+    def _load_manifests(self) -> None:
+        self.manifests = load_all(self._path.parent)
+        for error in self.manifests.broken.values():
+            logger.error("manifest_refused", extra={"data": {"why": error.message}})
+        self._changed()
 
     def _changed(self) -> None:
         if self.on_change is not None:

@@ -1,7 +1,9 @@
 """The small parts: actor, news, draft, turns, rules, trust."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import cast
 
@@ -188,6 +190,29 @@ def test_a_bad_or_vanished_file_allows_nothing_until_it_is_mended(
     write(path, RULE)
     assert (len(rules.policy().outbound), rules.error) == (1, None)
     assert [len(config.policy.outbound) for config in told] == [0, 1]
+
+
+def test_nobody_is_given_rules_that_another_is_just_replacing(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    write(path, RULE)
+    rules = Rules(path)
+    begun, go, seen = threading.Event(), threading.Event(), list[int]()
+
+    def take_up(_config: Config) -> None:
+        begun.set()
+        assert go.wait(10)
+        seen.append(1)
+
+    rules.on_change = take_up
+    write(path, RULE.replace("query", "full"))
+    with ThreadPoolExecutor(2) as threads:
+        threads.submit(rules.config)
+        assert begun.wait(10)
+        second = threads.submit(lambda: (rules.config(), seen.append(2)))
+        wait([second], timeout=0.2)  # longer changes nothing: it waits for the first one
+        go.set()
+        second.result(10)
+    assert seen == [1, 2]
 
 
 def test_manifests_are_taken_up_when_they_change(tmp_path: Path) -> None:
