@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from cmesh.policy.mistakes import Location
-from cmesh.policy.parse import COMMAND_NAME_PATTERN
+from cmesh.policy.parse import COMMAND_NAME_PATTERN, RUNNER_NAME_PATTERN, mistaken_for
 from cmesh.policy.rules import FULL_CONSENT
 from cmesh.policy.tables import PolicyTables, Table, TextForm
 
@@ -27,6 +28,13 @@ __all__ = [
     "line_of",
     "starter_config",
 ]
+
+
+def _no_slip(name: str) -> str:
+    if like := mistaken_for(name):
+        raise PydanticCustomError("slip", '"{like}", or a name less like it', {"like": like})
+    return name
+
 
 _Hostname = Annotated[
     str,
@@ -57,7 +65,11 @@ _Place = Annotated[
     TextForm(r"(/|~/)[^\x00]*", "an absolute path, or one that begins with `~/`"),
 ]
 _Days = Annotated[str, TextForm(r"[1-9][0-9]{0,4}d", 'whole days such as "30d"')]
-_Agent = Literal["claude", "codex", "gemini", "opencode"]
+_Agent = Annotated[
+    str,
+    TextForm(RUNNER_NAME_PATTERN, "lower-case letters, digits, `_` and `-`, at most 32"),
+    AfterValidator(_no_slip),
+]
 
 
 class NodeTable(Table):
@@ -152,8 +164,8 @@ class FileTable(PolicyTables):
     """This machine's node on the tailnet."""
     worker: WorkerTable = Field(default_factory=WorkerTable)
     """How this machine works for others."""
-    runners: dict[_Agent, RunnerTable] = Field(default_factory=dict[_Agent, RunnerTable])
-    """Agents, by name."""
+    runners: dict[_Agent, RunnerTable] = Field(default_factory=dict[str, RunnerTable])
+    """Agents, by name: built in, or of a manifest in `runners/NAME.toml` beside this file."""
     commands: dict[_CommandName, CommandTable] = Field(default_factory=dict[str, CommandTable])
     """Fixed commands, by name."""
     sandbox: SandboxTable = Field(default_factory=SandboxTable)

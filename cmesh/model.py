@@ -152,7 +152,7 @@ class TaskSpec:
     """What a caller asks for. Its hash is bound to the task id on the worker.
 
     Attributes:
-        runner: `claude`, `codex`, `gemini`, `opencode`, or `command:NAME` for an allow-listed
+        runner: an agent by its manifest's name, or `command:NAME` for an allow-listed
             argv of the worker.
         directory: absolute POSIX path on the worker.
         accept: an acceptance command, exact argv; empty = none.

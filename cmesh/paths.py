@@ -20,6 +20,7 @@ __all__ = [
     "daemon_environment",
     "ensure_private_dir",
     "git_environment",
+    "require_private_dir",
     "require_private_file",
     "state_dir",
     "sync",
@@ -115,6 +116,15 @@ def ensure_private_dir(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=0o700, exist_ok=True)
     _require(path, stat.S_IFDIR, 0o077)
+
+
+def require_private_dir(path: Path) -> None:
+    """Refuse a directory whose files grant authority unless it is this user's alone to write.
+
+    Raises:
+        UnsafePermissions: the directory is a link, another user's, or its mode is too wide.
+    """
+    _require(path, stat.S_IFDIR, 0o022)
 
 
 def require_private_file(path: Path, *, secret: bool = False) -> None:

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the schemas are those of this tree, installed or not
@@ -18,6 +19,7 @@ from pydantic import TypeAdapter  # noqa: E402
 
 from cmesh.configfile import config_schema  # noqa: E402
 from cmesh.protocol.messages import Message  # noqa: E402
+from cmesh.runner.manifest import manifest_schema  # noqa: E402
 
 DIRECTORY = ROOT / "schemas"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -30,9 +32,24 @@ def link_schema() -> dict[str, object]:
     return schema | {"title": "cmesh.v1 message"}
 
 
+def closed(schema: dict[str, object]) -> dict[str, object]:
+    """Return a schema in which a free table takes no name but one of its form, as the code does."""
+    return {key: _closed(value) for key, value in schema.items()}
+
+
+def _closed(value: object) -> object:
+    if isinstance(value, list):
+        return [_closed(item) for item in cast("list[object]", value)]
+    if not isinstance(value, dict):
+        return value
+    inner = closed(cast("dict[str, object]", value))
+    return inner | {"additionalProperties": False} if "patternProperties" in inner else inner
+
+
 SCHEMAS: dict[str, Callable[[], dict[str, object]]] = {
-    "config": config_schema,
+    "config": lambda: closed(config_schema()),
     "link": link_schema,
+    "runner": lambda: closed(manifest_schema()),
 }
 
 

@@ -288,7 +288,8 @@ class StatusView(View):
     `best_effort`, for which `containment_note` says why it is not more.
     `enforcement`: the sandbox of every profile but `full`; for less than tier 3
     `enforcement_note` says why it is not more. `self_tests`: of runners that are used here,
-    those whose self-test has not passed, and how each stands.
+    those whose self-test has not passed, and how each stands. `manifests`: the owner's own files,
+    each in one line.
     """
 
     version: str
@@ -315,6 +316,7 @@ class StatusView(View):
     enforcement: str = ""
     enforcement_note: str = ""
     self_tests: list[str] = Field(default_factory=list[str])
+    manifests: list[str] = Field(default_factory=list[str])
     state_dir: str = ""
     config_file: str = ""
     pid: int = 0

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing_extensions import override
 
 from cmesh import __version__
-from cmesh.daemon import overview, runner_views
+from cmesh.daemon import overview, runner_files, runner_views
 from cmesh.daemon.answers import (
     CopyView,
     DecisionView,
@@ -31,6 +31,8 @@ from cmesh.daemon.arguments import (
     Context,
     DelegateArguments,
     ExplainArguments,
+    LiveRunArguments,
+    NewRunnerArguments,
     NoArguments,
     PatchArguments,
     ReplyArguments,
@@ -45,12 +47,13 @@ from cmesh.daemon.arguments import (
 from cmesh.daemon.asking import Asking
 from cmesh.daemon.core import Daemon
 from cmesh.daemon.followup import standing
+from cmesh.daemon.live_tests import LiveTests
 from cmesh.daemon.lookup import Lookup
 from cmesh.daemon.operations import Operations
 from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.daemon.patch_check import check_patch
 from cmesh.daemon.results_text import read_patch, read_result
-from cmesh.daemon.runner_answers import CheckView, RunnersView
+from cmesh.daemon.runner_answers import CheckView, LiveRunView, NewRunnerView, RunnersView
 from cmesh.daemon.trust import taken_back
 from cmesh.daemon.views import event_view, state_of
 from cmesh.errors import ConfigError, LocalProtocolError, TaskRefused
@@ -86,6 +89,7 @@ class App(Operations):
         self._agents = agents
         self._lookup = Lookup(daemon)
         self._asking = Asking(daemon, self._lookup)
+        self._live_tests = LiveTests(daemon)
 
     @override
     async def status(self, context: Context, arguments: NoArguments) -> StatusView:
@@ -246,6 +250,16 @@ class App(Operations):
     @override
     async def check_runner(self, context: Context, arguments: RunnerArguments) -> CheckView:
         return await runner_views.check(self._daemon, arguments.name)
+
+    @override
+    async def new_runner(self, context: Context, arguments: NewRunnerArguments) -> NewRunnerView:
+        require_no_task(context.pid, "a task cannot write a runner's manifest")
+        return await runner_files.new(self._daemon, context, arguments)
+
+    @override
+    async def test_runner(self, context: Context, arguments: LiveRunArguments) -> LiveRunView:
+        require_no_task(context.pid, "a task cannot test a runner")
+        return await self._live_tests.run(context, arguments)
 
     @override
     async def login(self, context: Context, arguments: NoArguments) -> StatusView:

@@ -44,8 +44,8 @@ def will_run(parts: Parts, record: TaskRecord, grant: Grant) -> WillRunView:
     )
 
 
-def require_no_task(pid: int) -> None:
-    """Refuse an answer from within a task: none approves itself, nor another of its chain.
+def require_no_task(pid: int, why: str = "a task cannot approve a task") -> None:
+    """Refuse what comes from within a task: none approves itself, nor another of its chain.
 
     Looks for a task's mark in the process and those above it, and at its PID namespace. This
     holds what a sandbox holds; a task with profile `full` can do all that its owner can.
@@ -54,7 +54,7 @@ def require_no_task(pid: int) -> None:
         TaskRefused: the process belongs to a task, or cannot be looked at.
     """
     refused = TaskRefused(
-        "a task cannot approve a task",
+        why,
         hint="answer at a terminal of this machine, outside of every task",
     )
     try:

@@ -20,6 +20,8 @@ __all__ = [
     "Context",
     "DelegateArguments",
     "ExplainArguments",
+    "LiveRunArguments",
+    "NewRunnerArguments",
     "NoArguments",
     "PatchArguments",
     "PeerName",
@@ -227,6 +229,21 @@ class RunnerArguments(Arguments):
     """Arguments of `check_runner`."""
 
     name: RunnerName
+
+
+class NewRunnerArguments(Arguments):
+    """Arguments of `new_runner`: `program` is a name or an absolute path; empty = `name`."""
+
+    name: RunnerName
+    program: str = Field(default="", max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")
+    force: bool = False
+
+
+class LiveRunArguments(Arguments):
+    """Arguments of `test_runner`: `full` runs it without a sandbox."""
+
+    name: RunnerName
+    full: bool = False
 
 
 class ExplainArguments(Arguments):

@@ -30,6 +30,8 @@ from cmesh.daemon.arguments import (
     Context,
     DelegateArguments,
     ExplainArguments,
+    LiveRunArguments,
+    NewRunnerArguments,
     NoArguments,
     PatchArguments,
     ReplyArguments,
@@ -47,7 +49,7 @@ from cmesh.daemon.core import Daemon
 from cmesh.daemon.lookup import Lookup
 from cmesh.daemon.operations import Operations
 from cmesh.daemon.patch_answers import CheckPatchView
-from cmesh.daemon.runner_answers import CheckView, RunnersView
+from cmesh.daemon.runner_answers import CheckView, LiveRunView, NewRunnerView, RunnersView
 from cmesh.errors import QueueFull, TaskNotFound, TaskRefused
 from cmesh.model import Direction, Profile, TaskId
 from cmesh.policy.chain import at_most
@@ -144,6 +146,14 @@ class Children(Operations):
 
     @override
     async def check_runner(self, context: Context, arguments: RunnerArguments) -> CheckView:
+        raise _refused()
+
+    @override
+    async def new_runner(self, context: Context, arguments: NewRunnerArguments) -> NewRunnerView:
+        raise _refused()
+
+    @override
+    async def test_runner(self, context: Context, arguments: LiveRunArguments) -> LiveRunView:
         raise _refused()
 
     @override

@@ -67,6 +67,7 @@ class Daemon:
     """Everything of one node; made with `open`, ended with `close`."""
 
     def __init__(self, settings: Settings, rules: Rules, store: Store) -> None:
+        self._loop = asyncio.get_running_loop()
         self.settings = settings
         self.rules = rules
         self.store = store
@@ -295,6 +296,7 @@ class Daemon:
             config.commands,
             environment=self.settings.environment,
             verdicts=self.verdicts,
+            manifests=self.rules.manifests,
         )
 
     async def _start(self, config: Config) -> None:
@@ -353,7 +355,8 @@ class Daemon:
 
     def _config_changed(self, config: Config) -> None:
         self.runners = self._make_runners(config)
-        self._background.spawn(self._reconfigured(config))
+        # Whoever looks first after a change may be in a thread, where nothing can be spawned.
+        self._loop.call_soon_threadsafe(self._background.spawn, self._reconfigured(config))
 
     async def _reconfigured(self, config: Config) -> None:
         error = self.rules.error
@@ -361,6 +364,7 @@ class Daemon:
             "policy_sha256": config.policy.sha256,
             "in_force": error is None,
             "error": error.message if error else "",
+            "manifests": dict(self.rules.manifests.digests),
         }
         await guarded(self._audit(AuditRecord(kind="config_changed", data=data)))
         await self.runners.refresh()

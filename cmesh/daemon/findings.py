@@ -19,6 +19,7 @@ from cmesh.protocol.facts import RUNNING
 from cmesh.protocol.state import Step
 from cmesh.protocol.witness import WITNESS
 from cmesh.runner.evidence import Look
+from cmesh.runner.readers import noted_reader
 from cmesh.sandbox.tier import warning
 
 __all__ = ["Findings"]
@@ -153,7 +154,8 @@ class Findings:
             self._spool = Spool(
                 self.task_id,
                 self._parts.supervisor,
-                self._parts.runners().reader(draft.record.spec.runner),
+                noted_reader(self._parts.supervisor.directory(self.task_id))
+                or self._parts.runners().reader(draft.record.spec.runner),
                 self._parts.redactor(),
                 seen_end=stored.spool_end if stored else 0,
             )

@@ -26,6 +26,8 @@ from cmesh.daemon.arguments import (
     Context,
     DelegateArguments,
     ExplainArguments,
+    LiveRunArguments,
+    NewRunnerArguments,
     NoArguments,
     PatchArguments,
     ReplyArguments,
@@ -38,7 +40,7 @@ from cmesh.daemon.arguments import (
     UntrustArguments,
 )
 from cmesh.daemon.patch_answers import CheckPatchView
-from cmesh.daemon.runner_answers import CheckView, RunnersView
+from cmesh.daemon.runner_answers import CheckView, LiveRunView, NewRunnerView, RunnersView
 
 __all__ = [
     "Operations",
@@ -117,6 +119,14 @@ class Operations(Protocol):
 
     async def check_runner(self, context: Context, arguments: RunnerArguments) -> CheckView:
         """Look at one runner and run its self-test, which takes up to a minute."""
+        ...
+
+    async def new_runner(self, context: Context, arguments: NewRunnerArguments) -> NewRunnerView:
+        """Write a manifest for the owner to edit; for the owner alone, never for a task."""
+        ...
+
+    async def test_runner(self, context: Context, arguments: LiveRunArguments) -> LiveRunView:
+        """Ask a runner's own model for one word; costs money, and takes up to 75 seconds."""
         ...
 
     async def login(self, context: Context, arguments: NoArguments) -> StatusView:

@@ -14,7 +14,7 @@ from cmesh.daemon.core import Daemon
 from cmesh.daemon.followup import standing
 from cmesh.daemon.problems import problems
 from cmesh.daemon.roots import real_path
-from cmesh.daemon.runner_views import self_test_lines
+from cmesh.daemon.runner_views import manifest_lines, self_test_lines
 from cmesh.daemon.views import Knowledge, LinkState, decision_view
 from cmesh.errors import CmeshError, PeerUnreachable, PolicyDenied, UsageError
 from cmesh.keys import fingerprint
@@ -78,6 +78,7 @@ async def status(daemon: Daemon) -> StatusView:
         enforcement=found.label if found else "",
         enforcement_note=found.why if found else "",
         self_tests=await asyncio.to_thread(self_test_lines, daemon),
+        manifests=manifest_lines(daemon.rules.manifests),
         state_dir=str(daemon.settings.state_dir),
         config_file=str(daemon.settings.config_file),
         pid=os.getpid(),
@@ -261,11 +262,16 @@ async def explain(daemon: Daemon, arguments: ExplainArguments, project: str) -> 
         cost_usd=None,
         running=0,
         today=0,
-        reports_cost=arguments.runner == "claude",
+        reports_cost=_reports_cost(daemon, arguments.runner),
         chain=(),
         self_id=daemon.self_id(),
     )
     return decision_view(decide_inbound(inbound, policy))
+
+
+def _reports_cost(daemon: Daemon, runner: str) -> bool:
+    manifest = daemon.rules.manifests.by_name.get(runner)
+    return manifest is not None and manifest.reports_cost
 
 
 def _operation(name: str) -> Operation:

@@ -5,7 +5,7 @@ Looks at the configuration against the machine; decides and changes nothing.
 
 import asyncio
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -43,8 +43,10 @@ async def problems(daemon: Daemon) -> list[Problem]:
         what = f"there is no configuration at `{daemon.settings.config_file}`"
         listed.append(Problem(code=NOT_CONFIGURED, what=what, next="run `cmesh up`"))
     listed += _expiring(daemon)
-    rules = [rule for rule in config.policy.inbound if rule.effect == "allow" and rule.runners]
-    if not rules and not config.runners and not config.commands:
+    listed += _broken_manifests(daemon)
+    naming = [rule for rule in config.policy.inbound if rule.runners]
+    rules = [rule for rule in naming if rule.effect == "allow"]
+    if not naming and not config.runners and not config.commands:
         return listed
     # Looks at programs, keys and directories, so not on the event loop.
     runners = await asyncio.to_thread(daemon.runners.status)
@@ -54,10 +56,16 @@ async def problems(daemon: Daemon) -> list[Problem]:
         *listed,
         *_root(rules, config, is_root=is_root),
         *_sandbox(daemon, rules, config),
-        *_unknown_runners(rules, config, [runner.name for runner in runners]),
-        *_unusable_runners(rules, config, runners),
+        *_unknown_runners(naming, config, [runner.name for runner in runners]),
+        *_unusable_runners(rules, config, runners, daemon.rules.manifests.broken),
         *missing,
     ]
+
+
+def _broken_manifests(daemon: Daemon) -> Iterable[Problem]:
+    told = {error.message: error for error in daemon.rules.manifests.broken.values()}
+    for error in told.values():  # a folder that cannot be read breaks several at once
+        yield Problem(code=error.code, what=error.message, next=error.hint)
 
 
 def _expiring(daemon: Daemon) -> list[Problem]:
@@ -116,7 +124,7 @@ def _unknown_runners(
             continue
         meant = did_you_mean(name, known)
         command = name.removeprefix("command:")
-        add = f"add `[commands.{command}]`" if command != name else "correct the name"
+        add = f"add `[commands.{command}]`" if command != name else f"`cmesh runners new {name}`"
         yield Problem(
             code=RunnerUnavailable.code,
             what=f"{where} names the runner `{name}`, which is not here",
@@ -125,13 +133,16 @@ def _unknown_runners(
 
 
 def _unusable_runners(
-    rules: Sequence[InboundRule], config: Config, runners: Sequence[RunnerStatus]
+    rules: Sequence[InboundRule],
+    config: Config,
+    runners: Sequence[RunnerStatus],
+    broken: Container[str],
 ) -> Iterable[Problem]:
     # A runner that nobody configured and no rule names is no problem.
     wanted = {name for rule in rules for name in rule.runners} | set(config.runners)
     wanted |= {f"command:{name}" for name in config.commands}
     for runner in runners:
-        if runner.name in wanted and not runner.available:
+        if runner.name in wanted and not runner.available and runner.name not in broken:
             yield Problem(code=RunnerUnavailable.code, what=runner.reason, next=runner.hint)
         elif runner.name in wanted and runner.untested is not None:
             error = runner.untested

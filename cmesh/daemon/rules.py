@@ -1,10 +1,12 @@
 """The configuration in force: read again when its file changes, refused as a whole when bad.
 
-A file that cannot be used allows nothing. What a rule means is decided in
+A file that cannot be used allows nothing. Beside it stand the owner's runner manifests, of which
+a bad one takes away its runner alone. What a rule means is decided in
 `cmesh.policy`, not here.
 """
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from cmesh.daemon.roots import Roots
 from cmesh.errors import ConfigError, by_code
 from cmesh.policy.decide import Decision
 from cmesh.policy.rules import Policy
+from cmesh.runner.own_manifests import Manifests, load_all, stamp_of
 
 __all__ = ["Rules"]
 
@@ -37,28 +40,39 @@ class Rules:
     Attributes:
         error: why the file is not in force; None = it is.
         roots: the directories that the rules in force name.
-        on_change: told of each new version, once it is in force.
+        manifests: every runner manifest of this machine.
+        on_change: told of each new version of file or manifests, once it is in force.
     """
 
     def __init__(self, path: Path) -> None:
         self.error: ConfigError | None = None
         self.on_change: Callable[[Config], None] | None = None
         self._path = path
+        self._taking_up = threading.RLock()
         self._stamp = _stamp(path)
         self._config = load_config(path)
         self.roots = Roots(self._config.policy)
+        self._manifests_stamp = stamp_of(path.parent)
+        self.manifests: Manifests = load_all(path.parent)
 
     def config(self) -> Config:
-        """Return the configuration as the file is now; blocks for one `stat`.
+        """Return the configuration as the file is now; blocks for a `stat` of it, and of each manifest.
 
         A changed file that is bad, or gone, leaves everything but the policy as it was
         and allows nothing, until it is mended.
         """
-        stamp = _stamp(self._path)
-        if stamp != self._stamp:
-            self._stamp = stamp
-            self._load()
-        return self._config
+        # INVARIANT: whoever comes while another thread takes up a change waits for it, or would
+        # decide by rules that are in force no more.
+        with self._taking_up:
+            stamp = _stamp(self._path)
+            if stamp != self._stamp:
+                self._stamp = stamp
+                self._load()
+            seen = stamp_of(self._path.parent)
+            if seen != self._manifests_stamp:
+                self._manifests_stamp = seen
+                self._load_manifests()
+            return self._config
 
     def policy(self) -> Policy:
         """Return the rules in force now."""
@@ -95,6 +109,12 @@ class Rules:
         self.roots.read(self._config.policy)
         if self._config.sha256 != before.sha256 or self.error is not None or was_bad:
             self._changed()
+
+    def _load_manifests(self) -> None:
+        self.manifests = load_all(self._path.parent)
+        for error in self.manifests.broken.values():
+            logger.error("manifest_refused", extra={"data": {"why": error.message}})
+        self._changed()
 
     def _changed(self) -> None:
         if self.on_change is not None:

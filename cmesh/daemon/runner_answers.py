@@ -9,7 +9,16 @@ from pydantic import Field
 
 from cmesh.daemon.answers import View
 
-__all__ = ["CheckItem", "CheckView", "RunnerView", "RunnersView", "SelfTestView"]
+__all__ = [
+    "CheckItem",
+    "CheckView",
+    "LiveRunView",
+    "ManifestView",
+    "NewRunnerView",
+    "RunnerView",
+    "RunnersView",
+    "SelfTestView",
+]
 
 
 class SelfTestView(View):
@@ -25,6 +34,18 @@ class SelfTestView(View):
     reason: str = ""
     at: str = ""
     running: bool = False
+
+
+class ManifestView(View):
+    """Whose a runner's manifest is.
+
+    `file`: the owner's; empty = it comes with cmesh. `replaces`: that file stands in the place of
+    one that comes with cmesh. `problem`: why it is not in force, so that its runner is not there.
+    """
+
+    file: str = ""
+    replaces: bool = False
+    problem: str = ""
 
 
 class RunnerView(View):
@@ -55,6 +76,7 @@ class RunnerView(View):
     follow_up: bool = False
     reports_cost: bool = False
     self_test: SelfTestView = SelfTestView()
+    manifest: ManifestView = ManifestView()
 
 
 class RunnersView(View):
@@ -66,7 +88,7 @@ class RunnersView(View):
 class CheckItem(View):
     """One thing that was looked at; `next` is the next step when it is not as it should be."""
 
-    what: Literal["program", "key", "version", "sandbox", "self-test"]
+    what: Literal["manifest", "program", "key", "version", "sandbox", "self-test"]
     ok: bool
     found: str = ""
     next: str = ""
@@ -79,3 +101,39 @@ class CheckView(View):
     ok: bool
     items: list[CheckItem] = Field(default_factory=list[CheckItem])
     self_test: SelfTestView = SelfTestView()
+
+
+class NewRunnerView(View):
+    """A manifest that was written for the owner to edit.
+
+    `program`: what it would start here; empty = that is not on this machine. `copied`: it is the
+    one that comes with cmesh, and now stands in its place. `next`: what to do, in this order.
+    """
+
+    name: str
+    file: str
+    program: str = ""
+    copied: bool = False
+    next: list[str] = Field(default_factory=list[str])
+
+
+class LiveRunView(View):
+    """What a live run of a runner brought back; `text` and `error` are the agent's words.
+
+    `ok`: it answered. `profile`: `query`, or `full` without a sandbox. `credential`: `exposed` =
+    the run could read the key. `seconds`: from its start to its end. `tokens_in`, `tokens_out`,
+    `cost_usd`: as far as the agent says.
+    """
+
+    name: str
+    ok: bool
+    profile: str
+    version: str = ""
+    credential: str = ""
+    enforcement: str = ""
+    text: str = ""
+    error: str = ""
+    seconds: float = 0
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    cost_usd: float | None = None

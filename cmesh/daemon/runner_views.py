@@ -10,6 +10,7 @@ from cmesh.daemon.core import Daemon
 from cmesh.daemon.runner_answers import (
     CheckItem,
     CheckView,
+    ManifestView,
     RunnersView,
     RunnerView,
     SelfTestView,
@@ -18,11 +19,12 @@ from cmesh.daemon.selftests import wanted
 from cmesh.errors import CmeshError, RunnerUnavailable
 from cmesh.model import Limits, Profile, TaskId, TaskSpec
 from cmesh.runner.command import Host, start_argv
-from cmesh.runner.manifest import PLACEHOLDERS
+from cmesh.runner.manifest import PLACEHOLDERS, load_manifests
+from cmesh.runner.own_manifests import Manifests, file_of
 from cmesh.runner.registry import Runner
 from cmesh.runner.standing import SelfTest
 
-__all__ = ["check", "runners", "self_test_lines"]
+__all__ = ["check", "manifest_lines", "runners", "self_test_lines"]
 
 _SILENT = frozenset({"none", "passed"})
 
@@ -44,13 +46,17 @@ async def check(daemon: Daemon, name: str) -> CheckView:
     except RunnerUnavailable as error:
         if name not in daemon.runners.names():
             raise
+        items = _manifest_items(daemon, name)
+        if not all(item.ok for item in items):
+            return CheckView(name=name, ok=False, items=items)
         found = await asyncio.to_thread(daemon.runners.find, name)
-        items = [CheckItem(what="program", ok=bool(found), found=found or error.message)]
+        items.append(CheckItem(what="program", ok=bool(found), found=found or error.message))
         if found:
             items.append(CheckItem(what="key", ok=False, found=error.message))
         items[-1] = items[-1].model_copy(update={"next": error.hint})
         return CheckView(name=name, ok=False, items=items)
-    items = [CheckItem(what="program", ok=True, found=runner.program)]
+    items = _manifest_items(daemon, name)
+    items.append(CheckItem(what="program", ok=True, found=runner.program))
     if runner.key_file is not None:
         items.append(CheckItem(what="key", ok=True, found=f"{runner.key_file}, yours alone"))
     sandbox = await _sandbox(daemon, runner)
@@ -79,6 +85,34 @@ def self_test_lines(daemon: Daemon) -> list[str]:
     ]
 
 
+def manifest_lines(manifests: Manifests) -> list[str]:
+    """Say in one line each which manifests are the owner's."""
+    return [
+        f"{name}: {path}{', in the place of the built-in one' if name in load_manifests() else ''}"
+        for name, path in manifests.own.items()
+    ]
+
+
+def _manifest(daemon: Daemon, name: str) -> ManifestView:
+    manifests = daemon.rules.manifests
+    error = manifests.broken.get(name)
+    if name not in manifests.own and error is None:
+        return ManifestView()
+    return ManifestView(
+        file=str(file_of(daemon.settings.config_file.parent, name)),
+        replaces=name in load_manifests(),
+        problem=error.message if error else "",
+    )
+
+
+def _manifest_items(daemon: Daemon, name: str) -> list[CheckItem]:
+    """Return what there is to say of an own manifest; nothing of a built-in one."""
+    view, error = _manifest(daemon, name), daemon.rules.manifests.broken.get(name)
+    if error is not None:
+        return [CheckItem(what="manifest", ok=False, found=error.message, next=error.hint)]
+    return [CheckItem(what="manifest", ok=True, found=view.file)] if view.file else []
+
+
 async def _sandbox(daemon: Daemon, runner: Runner) -> CheckItem:
     found = await daemon.sandboxes.find()
     obstacle = _obstacle(daemon, runner, Profile.QUERY)
@@ -105,9 +139,10 @@ def _versions(runner: Runner, tested: SelfTest) -> list[CheckItem]:
     items: list[CheckItem] = []
     refused, versions = runner.untested(), runner.manifest.versions
     step = refused.hint if refused is not None else ""
-    if versions is not None:
-        tried = versions.hold(runner.version)
-        found = f"{runner.version or 'it names none'}; tried by us: {_range(runner)}"
+    if versions is not None or runner.own:
+        tried = versions is not None and versions.hold(runner.version)
+        whose = "tried by its manifest's word" if runner.own else "tried by us"
+        found = f"{runner.version or 'it names none'}; {whose}: {_range(runner) or 'none'}"
         items.append(
             CheckItem(what="version", ok=tried or tested.state == "passed", found=found, next=step)
         )
@@ -133,7 +168,13 @@ def _runner(daemon: Daemon, config: Config, name: str) -> RunnerView:
     try:
         runner = daemon.runners.resolve(name)
     except RunnerUnavailable as error:
-        return RunnerView(name=name, wanted=is_wanted, reason=error.message, hint=error.hint)
+        return RunnerView(
+            name=name,
+            wanted=is_wanted,
+            reason=error.message,
+            hint=error.hint,
+            manifest=_manifest(daemon, name),
+        )
     refused = runner.untested()
     profiles = [
         profile
@@ -159,13 +200,14 @@ def _runner(daemon: Daemon, config: Config, name: str) -> RunnerView:
         follow_up=runner.manifest.session is not None,
         reports_cost=runner.reports_cost,
         self_test=_view(daemon, name, runner.test),
+        manifest=_manifest(daemon, name),
     )
 
 
 def _env(runner: Runner) -> set[str]:
     credential = runner.manifest.credential
     own = {credential.variable} if credential is not None else set[str]()
-    return own | set(runner.env) | set(runner.manifest.env)
+    return own | set(runner.env) | set(runner.manifest.env) | set(runner.manifest.env_json)
 
 
 def _argv(runner: Runner, profile: Profile) -> list[str]:

@@ -24,6 +24,7 @@ from cmesh.protocol.happenings import GotCancel
 from cmesh.runner.confine import Relay
 from cmesh.runner.copies import Copy
 from cmesh.runner.launch import Launch
+from cmesh.runner.readers import note_parser
 from cmesh.sandbox.profile import MIB
 from cmesh.store.records import TaskRecord, TaskSnapshot
 
@@ -98,6 +99,7 @@ class Starting:
             launch = grant.runner.launch(spec, directory, directory / "home", session)
             launch = self._confine(replace(launch, judged=grant.judged), grant, copy)
             supervisor.prepare(self.task_id, launch)
+            note_parser(directory, grant.runner.manifest.parser)
             await supervisor.spawn(self.task_id)
         except (CmeshError, OSError) as error:
             code = error.code if isinstance(error, CmeshError) else _code_of(error)

@@ -35,6 +35,8 @@ from cmesh.daemon.arguments import (
     CancelArguments,
     DelegateArguments,
     ExplainArguments,
+    LiveRunArguments,
+    NewRunnerArguments,
     NoArguments,
     PatchArguments,
     ReplyArguments,
@@ -46,7 +48,7 @@ from cmesh.daemon.arguments import (
     TrustArguments,
     UntrustArguments,
 )
-from cmesh.daemon.runner_answers import CheckView, RunnersView
+from cmesh.daemon.runner_answers import CheckView, LiveRunView, NewRunnerView, RunnersView
 from cmesh.errors import (
     CmeshError,
     DaemonError,
@@ -205,6 +207,14 @@ class ControlClient:
     async def check_runner(self, arguments: RunnerArguments) -> CheckView:
         """Look at one runner, and run its self-test."""
         return await self.call("check_runner", arguments, CheckView)
+
+    async def new_runner(self, arguments: NewRunnerArguments) -> NewRunnerView:
+        """Write a manifest for the owner to edit."""
+        return await self.call("new_runner", arguments, NewRunnerView)
+
+    async def test_runner(self, arguments: LiveRunArguments) -> LiveRunView:
+        """Ask a runner's own model for one word; costs money."""
+        return await self.call("test_runner", arguments, LiveRunView)
 
     async def login(self) -> StatusView:
         """Start a login."""

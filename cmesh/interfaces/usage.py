@@ -33,7 +33,7 @@ _FORMS: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "runner": (
             "is no runner's name",
-            "write `claude`, `codex`, `gemini`, `opencode` or `command:NAME`, see `cmesh peers`",
+            "write a name such as `claude` or `command:NAME`, see `cmesh peers`",
         ),
     }
 )

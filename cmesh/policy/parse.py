@@ -40,9 +40,11 @@ from cmesh.text import one_line
 
 __all__ = [
     "COMMAND_NAME_PATTERN",
+    "RUNNER_NAME_PATTERN",
     "RealPath",
     "build_policy",
     "describe",
+    "mistaken_for",
     "parse_policy",
     "parse_selector",
 ]
@@ -53,8 +55,17 @@ RealPath = Callable[[str], str]
 COMMAND_NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 """NAME of `command:NAME` and of `[commands.NAME]`, whole."""
 
+RUNNER_NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,31}"
+"""Name of an agent, and of its manifest, whole."""
+
+_COMMAND = "command"
+_TYPO_CUTOFF = 0.8
+"""How like a built-in name (difflib) another one must be to be taken for a slip of the pen."""
+
 _SELECTOR_FORM = "`node:ID`, `user:LOGIN`, `tag:NAME`, `grant:NAME` or `*`"
-_RUNNER_FORM = f"{', '.join(f'`{name}`' for name in AGENTS)} or `command:NAME`"
+_RUNNER_FORM = (
+    f"{', '.join(f'`{name}`' for name in AGENTS)}, the name of a manifest, or `command:NAME`"
+)
 _VALUE_PATTERNS = {
     "node": (r"[A-Za-z0-9]{1,64}", "a stable node id such as `node:nABC123CNTRL`"),
     "user": (r"[^\s@*][^\s*]*", "a whole login name such as `user:me@example.com`"),
@@ -130,6 +141,16 @@ def parse_selector(text: str) -> Selector:
     if kind == "user" and value == TAGGED_DEVICES:
         raise ValueError("expected a person's login; name tagged nodes by `tag:NAME`")
     return Selector(kind=kind, value=value)
+
+
+def mistaken_for(name: str) -> str:
+    """Return the built-in agent that a name is too like; empty = it is one, or like none.
+
+    INVARIANT: such a name is nobody's. Whether a rule's runner is here is known on its own
+    machine only, so a slip in a `deny` would go unseen, and let through what it should not.
+    """
+    near = difflib.get_close_matches(name, AGENTS, n=1, cutoff=_TYPO_CUTOFF)
+    return near[0] if near and name not in AGENTS else ""
 
 
 def describe(problem: Problem, model: type[PolicyTables]) -> str:
@@ -286,8 +307,11 @@ def _runners(names: Iterable[str], where: Location) -> tuple[str, ...]:
     listed = tuple(names)
     for index, name in enumerate(listed):
         agent, colon, command = name.partition(":")
-        good = agent == "command" and re.fullmatch(COMMAND_NAME_PATTERN, command)
-        if name not in AGENTS and not (colon and good):
+        if colon:
+            good = agent == _COMMAND and re.fullmatch(COMMAND_NAME_PATTERN, command)
+        else:
+            good = name != _COMMAND and re.fullmatch(RUNNER_NAME_PATTERN, name)
+        if not good or mistaken_for(name):
             near = difflib.get_close_matches(name, AGENTS, n=1)
             guess = f"; did you mean `{near[0]}`?" if near else ""
             raise PolicyError((*where, "runners", index), f"expected {_RUNNER_FORM}{guess}")

@@ -40,7 +40,7 @@ TAGGED_DEVICES = "tagged-devices"
 """The login name Tailscale gives for every tagged node; it is nobody's."""
 
 AGENTS = ("claude", "codex", "gemini", "opencode")
-"""Runners that are agents; every other runner is `command:NAME`."""
+"""Runners that come with cmesh; others are `command:NAME`, or have a manifest of the owner's."""
 
 START_OPERATIONS = frozenset(
     {Operation.TASK, Operation.FOLLOW_UP, Operation.ACCEPT, Operation.DELEGATE}

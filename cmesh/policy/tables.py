@@ -174,7 +174,7 @@ class InboundAllowTable(_Rule):
     profiles: list[_ProfileName] = Field(default_factory=list[str])
     """What a task may do here, built in or of `[profiles.NAME]`; `full` stands in a rule of its own, with `consent`."""
     runners: list[_Runner] = Field(default_factory=list[str])
-    """Agents by name, or `command:NAME`."""
+    """Agents by name, built in or of `runners/NAME.toml`, or `command:NAME`."""
     paths: list[_Path] = Field(default_factory=list[str])
     """Absolute directories; a task starts in one of them or below one."""
     accept: list[Annotated[str, Field(min_length=1, max_length=4096)]] = Field(

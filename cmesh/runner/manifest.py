@@ -1,13 +1,15 @@
 """Runner manifests: how to start an agent CLI headless and how to read it. Data, not code.
 
-The files are ours, in `manifests/`; a mistake in one is found when it is loaded.
+The built-in files are in `manifests/`; those of the owner are read by `own_manifests`. A mistake
+in one is found when it is loaded.
 """
 
 import re
 import tomllib
 from functools import cache
 from importlib import resources
-from typing import Annotated, Literal, TypeVar
+from importlib.resources.abc import Traversable
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -16,10 +18,13 @@ from pydantic import (
     Field,
     JsonValue,
     ValidationError,
+    model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from cmesh.errors import ConfigError
 from cmesh.model import Profile
+from cmesh.policy.parse import RUNNER_NAME_PATTERN
 from cmesh.runner.egress.request import is_name
 
 __all__ = [
@@ -30,7 +35,9 @@ __all__ = [
     "Options",
     "Session",
     "Versions",
+    "built_in_text",
     "load_manifests",
+    "manifest_schema",
     "parse_manifest",
     "parse_table",
 ]
@@ -43,6 +50,12 @@ TableT = TypeVar("TableT", bound=BaseModel)
 _VERSION = re.compile(r"\d+(?:\.\d+)+")
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _BELOW = r"^[^/{}]+(/[^/{}]+)*$"
+_VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+JSON_DEEP = 32
+"""Tables and lists in each other in a variable's text."""
+
+_TELLS_NO_COST = frozenset({"output", "codex-json", "gemini-stream-json"})
+"""Parsers whose programs name no cost."""
 
 
 def _known(text: str) -> str:
@@ -58,23 +71,38 @@ def _host(text: str) -> str:
     return text
 
 
-def _known_within(value: JsonValue) -> JsonValue:
+def _inside(path: str) -> str:
+    if not {"", ".", ".."}.isdisjoint(path.split("/")) or "\0" in path:
+        raise ValueError(f"`{path}` is no path below the home")
+    return path
+
+
+def _known_json(value: JsonValue) -> JsonValue:
+    _require_known(value, JSON_DEEP)
+    return value
+
+
+def _require_known(value: JsonValue, deep: int) -> None:
+    if not deep:
+        raise ValueError(f"nested deeper than {JSON_DEEP}")
     if isinstance(value, str):
         _known(value)
     elif isinstance(value, list):
         for item in value:
-            _known_within(item)
+            _require_known(item, deep - 1)
     elif isinstance(value, dict):
         for key, item in value.items():
             _known(key)
-            _known_within(item)
-    return value
+            _require_known(item, deep - 1)
 
 
 Template = Annotated[str, AfterValidator(_known)]
-InHome = Annotated[str, Field(pattern=_BELOW)]
+InHome = Annotated[str, Field(pattern=_BELOW), AfterValidator(_inside)]
 """A path in the agent's home."""
-JsonTemplate = Annotated[JsonValue, AfterValidator(_known_within)]
+JsonTemplate = Annotated[JsonValue, AfterValidator(_known_json)]
+
+
+Variable = Annotated[str, Field(pattern=_VARIABLE)]
 
 
 class _Table(BaseModel):
@@ -87,8 +115,8 @@ class Credential(_Table):
     `base_url_variable` is empty where the program takes that URL by `Options.base_url`.
     """
 
-    variable: str
-    base_url_variable: str = ""
+    variable: Variable
+    base_url_variable: Variable | Literal[""] = ""
 
 
 class Options(_Table):
@@ -155,7 +183,9 @@ class Manifest(_Table):
         argv: arguments after the program; the prompt always goes to standard input.
         profiles: arguments by profile; a profile that is not named cannot run.
         session: None = each run is on its own, so there are no follow-up turns.
-        versions: those that may run in a sandboxed profile; None = any.
+        versions: those that may run in a sandboxed profile; None = any for `command`, and else
+            none but what has passed a self-test.
+        reports_cost: it names the cost of a run, and keeps to a budget that it is given.
         refuses: names that may stand neither in the task's directory nor above it in the same
             git repository: the program acts on them whatever it is told.
         env: variables set for the agent, on top of `PATH`, `LANG`, `HOME` and `TMPDIR`.
@@ -167,7 +197,7 @@ class Manifest(_Table):
     """
 
     schema_version: Literal[1]
-    name: str = Field(pattern=r"^[a-z0-9_-]+$")
+    name: str = Field(pattern=f"^{RUNNER_NAME_PATTERN}$")
     program: str = ""
     parser: Literal[
         "claude-stream-json", "codex-json", "gemini-stream-json", "opencode-json", "output"
@@ -183,10 +213,21 @@ class Manifest(_Table):
     network: Network = Network()
     session: Session | None = None
     refuses: tuple[Annotated[str, Field(pattern=r"^[^/{}]+$")], ...] = ()
-    env: dict[str, Template] = {}
-    env_json: dict[str, JsonTemplate] = {}
+    env: dict[Variable, Template] = {}
+    env_json: dict[Variable, JsonTemplate] = {}
     cwd: InHome | None = None
     files: dict[InHome, str] = {}
+
+    @model_validator(mode="after")
+    def _holds_its_cost(self) -> Self:
+        # INVARIANT: a rule with a limit of cost allows what says this, so it must be so.
+        if self.reports_cost and (self.parser in _TELLS_NO_COST or not self.options.cost_usd):
+            raise PydanticCustomError(
+                "cost",
+                "`reports_cost`: expected false: it takes a parser that reads a cost and"
+                " `cost_usd` of [options]",
+            )
+        return self
 
     def fixed_env(self) -> dict[str, str]:
         """Return the variables that are the same for every task, and for none."""
@@ -214,12 +255,15 @@ def parse_table(form: type[TableT], text: str, *, what: str) -> TableT:
     """
     try:
         return form.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{what}: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{what}: nested too deeply") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if part != "[key]")
-        raise ConfigError(f"{what}: `{key}`: {first['msg']}") from error
+        where = f"`{key}`: " if key else ""
+        raise ConfigError(f"{what}: {where}{first['msg']}") from error
+    except ValueError as error:  # TOMLDecodeError, or a number too long for int()
+        raise ConfigError(f"{what}: {error}") from error
 
 
 @cache
@@ -229,10 +273,24 @@ def load_manifests() -> dict[str, Manifest]:
     Raises:
         ConfigError: one of them is broken.
     """
-    folder = resources.files("cmesh.runner") / "manifests"
     manifests = [
         parse_manifest(entry.read_text(encoding="utf-8"), source=entry.name)
-        for entry in folder.iterdir()
+        for entry in _folder().iterdir()
         if entry.name.endswith(".toml")
     ]
     return {manifest.name: manifest for manifest in manifests}
+
+
+def built_in_text(name: str) -> str:
+    """Return the file of a built-in manifest as it stands; `name` must be one's."""
+    return (_folder() / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def manifest_schema() -> dict[str, object]:
+    """Return the JSON Schema (draft 2020-12) of a manifest's content."""
+    schema: dict[str, object] = Manifest.model_json_schema(mode="validation")
+    return schema | {"title": "cmesh runner manifest"}
+
+
+def _folder() -> Traversable:
+    return resources.files("cmesh.runner") / "manifests"

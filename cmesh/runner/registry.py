@@ -15,31 +15,21 @@ from cmesh.config import CommandConfig, RunnerConfig
 from cmesh.errors import ConfigError, RunnerUnavailable
 from cmesh.model import Profile, TaskSpec
 from cmesh.paths import require_private_file
-from cmesh.runner.claude_stream import ClaudeReader
-from cmesh.runner.codex_stream import CodexReader
 from cmesh.runner.command import Host, build_launch
 from cmesh.runner.egress.network import Network, grant, inside
-from cmesh.runner.gemini_stream import GeminiReader
 from cmesh.runner.launch import Launch
-from cmesh.runner.manifest import Manifest, Session, load_manifests
-from cmesh.runner.opencode_stream import OpencodeReader
+from cmesh.runner.manifest import Manifest, Session
+from cmesh.runner.own_manifests import COMMAND, Manifests
 from cmesh.runner.programs import Needs, Programs, needs_of
-from cmesh.runner.reader import OutputReader, Reader
+from cmesh.runner.reader import Reader
+from cmesh.runner.readers import reader_of
 from cmesh.runner.sessions import Place
 from cmesh.runner.standing import SelfTest, refusal
 from cmesh.runner.verdicts import Verdicts, subject_of
 
 __all__ = ["Runner", "RunnerStatus", "Runners"]
 
-_COMMAND = "command"
-_PREFIX = f"{_COMMAND}:"
-_READERS: Mapping[str, type[Reader]] = {
-    "claude-stream-json": ClaudeReader,
-    "codex-json": CodexReader,
-    "gemini-stream-json": GeminiReader,
-    "opencode-json": OpencodeReader,
-    "output": OutputReader,
-}
+_PREFIX = f"{COMMAND}:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +57,7 @@ class Runner:
 
     Attributes:
         version: what the program says; empty for commands.
+        own: its manifest is the owner's.
         credential: `exposed` when the agent's environment holds the key.
         test: what is known of this very program by its self-test here.
     """
@@ -76,6 +67,7 @@ class Runner:
     credential: Literal["none", "exposed"]
     reports_cost: bool
     manifest: Manifest
+    own: bool = False
     program: str
     arguments: tuple[str, ...]
     search_path: str
@@ -120,7 +112,7 @@ class Runner:
         What a directory can do to an agent depends on its version, so one that neither we nor
         its self-test here have tried is not taken.
         """
-        return refusal(self.name, self.version, self.manifest.versions, self.test)
+        return refusal(self.name, self.version, self.manifest.versions, self.test, own=self.own)
 
     def check_directory(self, directory: str) -> None:
         """Check that no name stands there that the program would act on. Blocks on the disk.
@@ -156,14 +148,15 @@ class Runner:
 
     def reader(self) -> Reader:
         """Return a new reader for one run's output."""
-        return _READERS[self.manifest.parser]()
+        return reader_of(self.manifest.parser)
 
 
 class Runners:
     """All runners by name: one for each agent and one `command:NAME` for each configured command.
 
     `environment` is the daemon's; only variables a command names in `env_pass` are taken.
-    `verdicts` are those of self-tests on this machine; None = there are none.
+    `verdicts` are those of self-tests on this machine; None = there are none. `manifests` are all
+    of this machine; None = the built-in ones.
     """
 
     def __init__(
@@ -174,18 +167,20 @@ class Runners:
         environment: Mapping[str, str] | None = None,
         programs: Programs | None = None,
         verdicts: Verdicts | None = None,
+        manifests: Manifests | None = None,
     ) -> None:
         self._runners = config_runners
         self._commands = config_commands
         self._environment = environment or {}
         self._programs = programs or Programs()
         self._verdicts = verdicts
-        self._manifests = load_manifests()
+        self.manifests = manifests or Manifests()
+        self._by_name = self.manifests.by_name
 
     def names(self) -> tuple[str, ...]:
         """Return every known name, available or not."""
-        agents = [name for name in self._manifests if name != _COMMAND]
-        return (*sorted(agents), *(f"{_PREFIX}{name}" for name in sorted(self._commands)))
+        commands = (f"{_PREFIX}{name}" for name in sorted(self._commands))
+        return (*self.manifests.agents, *commands)
 
     def resolve(self, name: str) -> Runner:
         """Return a runner that can start now.
@@ -204,23 +199,25 @@ class Runners:
             )
         if name.startswith(_PREFIX):
             return self._command(name, self._commands[name.removeprefix(_PREFIX)])
-        return self._agent(self._manifests[name], self._runners.get(name, RunnerConfig()))
+        if (error := self.manifests.broken.get(name)) is not None:
+            raise RunnerUnavailable(f"runner `{name}`: {error.message}", hint=error.hint)
+        return self._agent(self._by_name[name], self._runners.get(name, RunnerConfig()))
 
     def find(self, name: str) -> str:
         """Return the program of a known runner; empty = it is not here. May block like `resolve`."""
         if name.startswith(_PREFIX):
             return self._programs.find(self._commands[name.removeprefix(_PREFIX)].argv[0])
         config = self._runners.get(name, RunnerConfig())
-        return self._programs.find(config.program or self._manifests[name].program)
+        manifest = self._by_name.get(name)  # None: its file is broken
+        return self._programs.find(config.program or manifest.program) if manifest else ""
 
     def reader(self, name: str) -> Reader:
         """Return a new reader for one run of `name`'s output, also when it cannot run here now."""
-        manifest = self._manifests.get(name, self._manifests[_COMMAND])
-        return _READERS[manifest.parser]()
+        return reader_of(self._by_name.get(name, self._by_name[COMMAND]).parser)
 
     def session(self, name: str) -> Session | None:
         """Return how `name` keeps a conversation; None = it cannot be followed up."""
-        manifest = self._manifests.get(name)
+        manifest = self._by_name.get(name)
         return manifest.session if manifest else None
 
     def status(self) -> tuple[RunnerStatus, ...]:
@@ -258,7 +255,7 @@ class Runners:
             version="",
             credential="none",
             reports_cost=False,
-            manifest=self._manifests[_COMMAND],
+            manifest=self._by_name[COMMAND],
             program=program,
             arguments=config.argv[1:],
             search_path=self._programs.search_path,
@@ -272,7 +269,7 @@ class Runners:
         if not program:
             raise RunnerUnavailable(
                 f"runner `{name}`: program `{wanted}` is not on this machine",
-                hint=f"{manifest.install_hint}, or set `program` of [runners.{name}]",
+                hint=f"{manifest.install_hint or 'install it'}, or set `program` of [runners.{name}]",
             )
         env = dict(config.env)
         if manifest.credential is not None:
@@ -284,13 +281,16 @@ class Runners:
             _read_key(name, config.key_file)
             if config.base_url and manifest.credential.base_url_variable:
                 env[manifest.credential.base_url_variable] = config.base_url
-        version = self._programs.version(program, manifest.version_argv, manifest.fixed_env())
+        version = ""
+        if manifest.version_argv:  # else the agent itself would be started
+            version = self._programs.version(program, manifest.version_argv, manifest.fixed_env())
         return Runner(
             name=name,
             version=version,
             credential="none" if manifest.credential is None else "exposed",
             reports_cost=manifest.reports_cost,
             manifest=manifest,
+            own=name in self.manifests.own,
             program=program,
             arguments=(),
             search_path=self._programs.search_path,

@@ -49,15 +49,22 @@ class SelfTest:
 
 
 def refusal(
-    name: str, version: str, versions: Versions | None, test: SelfTest
+    name: str,
+    version: str,
+    versions: Versions | None,
+    test: SelfTest,
+    *,
+    own: bool = False,
 ) -> RunnerUnavailable | None:
     """Say why a program may not run in a sandboxed profile; None = it may.
 
     Args:
         name: of the runner.
         version: what the program says of itself; empty = nothing.
-        versions: the range of the manifest; None = it names none, so any version will do.
+        versions: the range of the manifest; None = it names none.
         test: of this program as its file is now.
+        own: the manifest is the owner's: without a range nobody has tried any version. Of ours
+            only that of commands names none, and any will do.
     """
     check = f"run `cmesh runners check {name}`"
     if test.state == "failed":
@@ -66,9 +73,12 @@ def refusal(
             f" on it ({', '.join(test.sprung)}), so it runs in `full` only",
             hint=f"install another version, or set `program` of [runners.{name}]; {check}",
         )
-    if versions is None or versions.hold(version) or test.state == "passed":
+    if test.state == "passed" or (not own if versions is None else versions.hold(version)):
         return None
-    only = f"only {versions.first} to below {versions.below} were tried with a hostile directory"
+    only = "nobody tried it with a hostile directory"
+    if versions is not None:
+        tried = f"only {versions.first} to below {versions.below} were tried"
+        only = f"{tried} with a hostile directory"
     if test.state == "pending":
         return RunnerUnavailable(
             f"runner `{name}`: {_said(version)}; {only}, and this one is being checked here",
@@ -77,6 +87,8 @@ def refusal(
         )
     unable = f"; its self-test here could not run: {test.reason}" if test.state == "unable" else ""
     hint = f"install such a version, or set `program` of [runners.{name}]"
+    if versions is None:
+        hint = "allow it in a rule with `full`, or try it and name `[versions]` in its manifest"
     return RunnerUnavailable(
         f"runner `{name}`: {_said(version)}; {only}{unable}, so it runs in `full` only",
         hint=f"{hint}; {check}" if unable else hint,

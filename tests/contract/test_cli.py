@@ -410,7 +410,7 @@ def test_a_runner_that_does_not_work_is_told_with_its_next_step_and_a_status(
     assert json.loads(capsys.readouterr().out)["runners"][0]["ok"] is False
     assert main(["runners", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    works = ["claude", "yes", "2.1.330", "exposed", "passed", "query, full", ""]
+    works = ["claude", "yes", "built in", "2.1.330", "exposed", "passed", "query, full", ""]
     assert lines[1].split("\t") == works
     assert lines[2].split("\t")[:2] == ["codex", "no"]
     assert lines[2].endswith("\tit is not on this machine")
@@ -418,6 +418,33 @@ def test_a_runner_that_does_not_work_is_told_with_its_next_step_and_a_status(
     shown = capsys.readouterr().out
     assert "query: /usr/bin/claude -p" in shown
     assert "passed, 2026-01-01" in shown
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_new_runner_is_told_by_its_file_and_the_next_steps(capsys: pytest.CaptureFixture[str]):
+    assert main(["runners", "new", "mine", "--program", "/opt/mine"]) == 0
+    seen = capsys.readouterr()
+    assert seen.out == "/config/runners/mine.toml\n"
+    assert seen.err.splitlines() == ["hint: edit it", "hint: check it"]
+    assert main(["runners", "new", "mine", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["next"] == ["edit it", "check it"]
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_live_run_says_first_that_it_costs_and_then_what_came_back(
+    capsys: pytest.CaptureFixture[str],
+):
+    assert main(["runners", "test", "claude"]) == 0
+    seen = capsys.readouterr()
+    assert "costs money" in seen.err
+    lines = dict(line.split(maxsplit=1) for line in seen.out.splitlines())
+    assert (lines["answered"], lines["text"], lines["took"]) == ("yes", "ready", "2s")
+    assert (lines["tokens"], lines["cost"], lines["profile"]) == ("7 in", "not told", "query")
+    assert main(["runners", "test", "claude", "--full", "--json"]) == 0
+    seen = capsys.readouterr()
+    assert (json.loads(seen.out)["profile"], seen.err) == ("full", "")
+    assert main(["runners", "test", "codex"]) == 50
+    assert "no: no key" in capsys.readouterr().out
 
 
 def test_results_are_read_by_part_and_offset_or_whole(

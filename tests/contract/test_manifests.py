@@ -1,12 +1,14 @@
 """Runner manifests: the built-in ones are valid, and a mistake is found by its key."""
 
 import json
+import re
 
 import pytest
 
 from cmesh.errors import ConfigError
 from cmesh.model import Profile
-from cmesh.runner.manifest import load_manifests, parse_manifest
+from cmesh.runner.manifest import Manifest, load_manifests, parse_manifest
+from cmesh.runner.template import manifest_text
 
 GOOD = """
 schema_version = 1
@@ -115,6 +117,31 @@ def test_a_good_manifest_is_read() -> None:
 def test_a_mistake_is_named_by_its_key(old: str, new: str, said: str) -> None:
     with pytest.raises(ConfigError, match=f"`x.toml`: `{said}`"):
         parse_manifest(GOOD.replace(old, new), source="x.toml")
+
+
+def test_the_template_is_a_manifest_also_with_all_that_it_leaves_out() -> None:
+    text = manifest_text("mine", 'a "program"')
+    manifest = parse_manifest(text, source="mine.toml")
+    assert (manifest.name, manifest.program) == ("mine", 'a "program"')
+    assert (set(manifest.profiles), manifest.parser) == (set(Profile), "output")
+    assert "@" not in text
+    # Every table that stands there as a comment may be taken in, and together.
+    whole = re.sub(r"(?m)^# (?=\[\w+\]$|[\w\".]+(?:/settings\.json\")? = )", "", text)
+    filled = parse_manifest(whole, source="mine.toml")
+    assert filled.session is not None
+    assert filled.credential is not None
+    assert filled.versions is not None
+    assert (filled.cwd, filled.refuses) == ("work", (".mine",))
+    assert filled.files == {".example/settings.json": "{}"}
+    assert set(filled.model_dump(exclude_defaults=True)) >= set(Manifest.model_fields) - {
+        "env_json",
+        "install_hint",
+    }
+
+
+@pytest.mark.parametrize("name", sorted(set(load_manifests()) - {"command"}))
+def test_a_copy_of_a_built_in_manifest_says_the_same(name: str) -> None:
+    assert parse_manifest(manifest_text(name, name), source=name) == load_manifests()[name]
 
 
 def test_what_is_no_toml_is_refused() -> None:

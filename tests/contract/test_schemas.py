@@ -10,6 +10,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from cmesh.configfile import FileTable, starter_config
+from cmesh.runner.manifest import Manifest, built_in_text, load_manifests
+from cmesh.runner.template import manifest_text
 from scripts.gen_schemas import DIRECTORY, SCHEMAS, render, stale
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -41,8 +43,8 @@ WHOLE = re.findall(
 )[0]
 
 
-def accepts(raw: dict[str, Any]) -> bool:
-    validator = Draft202012Validator(SCHEMAS["config"]())
+def accepts(raw: dict[str, Any], name: str = "config") -> bool:
+    validator = Draft202012Validator(SCHEMAS[name]())
     # The library's stubs leave an argument of a deprecated overload untyped.
     return validator.is_valid(raw)  # pyright: ignore[reportUnknownMemberType]
 
@@ -63,10 +65,39 @@ def test_the_config_schema_accepts_valid_files(text: str) -> None:
         {"inbound": {"allow": [{"name": "x", "peers": ["*"], "operations": ["all"]}]}},
         {"outbound": {"allow": [{"name": "x", "peers": [], "profiles": ["query"]}]}},
         {"commands": {"x": {"argv": []}}},
-        {"runners": {"other": {}}},
+        {"runners": {"Other": {}}},
     ],
 )
 def test_the_config_schema_refuses_what_the_code_refuses(raw: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="validation error"):
         FileTable.model_validate(raw)
     assert not accepts(raw)
+
+
+MANIFEST = manifest_text("mine", "mine")
+
+
+@pytest.mark.parametrize("text", [MANIFEST, *map(built_in_text, sorted(load_manifests()))])
+def test_the_runner_schema_accepts_every_manifest_of_ours(text: str) -> None:
+    assert accepts(tomllib.loads(text), "runner")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("shell", True),
+        ("name", "Mine"),
+        ("parser", "magic"),
+        ("argv", "--json"),
+        ("profiles", {"root": []}),
+        ("cwd", "/tmp"),
+        ("env", {"A=B": ""}),
+        ("credential", {}),
+        ("schema_version", 2),
+    ],
+)
+def test_the_runner_schema_refuses_what_the_code_refuses(key: str, value: object) -> None:
+    raw = tomllib.loads(MANIFEST) | {key: value}
+    with pytest.raises(ValueError, match="validation error"):
+        Manifest.model_validate(raw)
+    assert not accepts(raw, "runner")

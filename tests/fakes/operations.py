@@ -37,6 +37,8 @@ from cmesh.daemon.arguments import (
     Context,
     DelegateArguments,
     ExplainArguments,
+    LiveRunArguments,
+    NewRunnerArguments,
     NoArguments,
     PatchArguments,
     ReplyArguments,
@@ -54,6 +56,8 @@ from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.daemon.runner_answers import (
     CheckItem,
     CheckView,
+    LiveRunView,
+    NewRunnerView,
     RunnersView,
     RunnerView,
     SelfTestView,
@@ -367,6 +371,22 @@ class FakeOperations(Operations):
     async def check_runner(self, context: Context, arguments: RunnerArguments) -> CheckView:
         self._called("check_runner", context, arguments)
         return self.checks[arguments.name]
+
+    @override
+    async def new_runner(self, context: Context, arguments: NewRunnerArguments) -> NewRunnerView:
+        self._called("new_runner", context, arguments)
+        file = f"/config/runners/{arguments.name}.toml"
+        return NewRunnerView(name=arguments.name, file=file, next=["edit it", "check it"])
+
+    @override
+    async def test_runner(self, context: Context, arguments: LiveRunArguments) -> LiveRunView:
+        self._called("test_runner", context, arguments)
+        if arguments.name != "claude":
+            return LiveRunView(name=arguments.name, ok=False, profile="query", error="no key")
+        profile = "full" if arguments.full else "query"
+        return LiveRunView(
+            name="claude", ok=True, profile=profile, text="ready", seconds=2.5, tokens_in=7
+        )
 
     @override
     async def login(self, context: Context, arguments: NoArguments) -> StatusView:

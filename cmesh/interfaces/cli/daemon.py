@@ -299,6 +299,7 @@ def _print_status(view: StatusView) -> None:
             ("contained", _contained(view)),
             ("sandbox", _sandbox(view)),
             ("self-tests", "\n".join(view.self_tests)),
+            ("manifests", "\n".join(view.manifests)),
             ("state", view.state_dir),
             ("config", view.config_file),
             ("process", f"{view.pid}, for {output.duration(view.uptime_s)}"),

@@ -128,6 +128,7 @@ ProfileOption: TypeAlias = Annotated[
 RunnerOption: TypeAlias = Annotated[
     str,
     typer.Option(
-        "--runner", help="Agent on the worker: claude, codex, gemini, opencode, or command:NAME."
+        "--runner",
+        help="Runner of the worker, see `cmesh peers`: an agent such as claude, or command:NAME.",
     ),
 ]

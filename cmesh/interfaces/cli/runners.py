@@ -5,9 +5,16 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from cmesh.daemon.arguments import RunnerArguments
-from cmesh.daemon.runner_answers import CheckView, RunnersView, RunnerView, SelfTestView
-from cmesh.errors import RunnerUnavailable
+from cmesh.daemon.arguments import LiveRunArguments, NewRunnerArguments, RunnerArguments
+from cmesh.daemon.runner_answers import (
+    CheckView,
+    LiveRunView,
+    ManifestView,
+    RunnersView,
+    RunnerView,
+    SelfTestView,
+)
+from cmesh.errors import RunnerError, RunnerUnavailable
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.options import JsonOption, complete_runner
 from cmesh.interfaces.cli.session import call, checked
@@ -16,7 +23,20 @@ from cmesh.nearest import did_you_mean
 
 __all__ = ["register"]
 
-_group = typer.Typer(help="List the runners of this machine, look at one, check whether it works.")
+_group = typer.Typer(
+    help="List the runners of this machine, look at one, check or test it, add another."
+)
+
+_COLUMNS = (
+    "NAME",
+    "AVAILABLE",
+    "MANIFEST",
+    "VERSION",
+    "CREDENTIAL",
+    "SELF-TEST",
+    "PROFILES",
+    "WHY NOT",
+)
 
 _NAME_HELP = "Runner, see `cmesh runners list`."
 
@@ -25,6 +45,19 @@ NameArgument: TypeAlias = Annotated[
 ]
 OptionalName: TypeAlias = Annotated[
     str, typer.Argument(metavar="[NAME]", help=_NAME_HELP, autocompletion=complete_runner)
+]
+NewName: TypeAlias = Annotated[
+    str, typer.Argument(metavar="NAME", help="What rules and callers will call it.")
+]
+ProgramOption: TypeAlias = Annotated[
+    str,
+    typer.Option("--program", metavar="P", help="Program it starts; left out: that of its name."),
+]
+FullOption: TypeAlias = Annotated[
+    bool, typer.Option("--full", help="Without a sandbox: it can do all that you can.")
+]
+ForceOption: TypeAlias = Annotated[
+    bool, typer.Option("--force", help="Write over a manifest that is there already.")
 ]
 
 
@@ -40,8 +73,7 @@ def list_(*, as_json: JsonOption = False) -> None:
     if as_json:
         output.print_json(view)
         return
-    columns = ["NAME", "AVAILABLE", "VERSION", "CREDENTIAL", "SELF-TEST", "PROFILES", "WHY NOT"]
-    output.table(columns, [_row(runner) for runner in view.runners])
+    output.table(_COLUMNS, [_row(runner) for runner in view.runners])
 
 
 @_group.command()
@@ -77,6 +109,48 @@ def check(*, name: OptionalName = "", as_json: JsonOption = False) -> None:
         raise typer.Exit(RunnerUnavailable.exit_status)
 
 
+@_group.command("test")
+def ask(*, name: NameArgument, full: FullOption = False, as_json: JsonOption = False) -> None:
+    """Test a runner live: its own model is asked for one word, with its key. That costs money.
+
+    It is started as a task of `query` is, in an empty directory. Ends with status 50 when no
+    good answer came back.
+    """
+    arguments = checked(LiveRunArguments, name=name, full=full)
+    if not as_json:
+        output.say(f"`{name}` asks its model once, with the key of this machine; that costs money")
+    view = call(lambda client: client.test_runner(arguments))
+    if as_json:
+        output.print_json(view)
+    else:
+        output.pairs(_live(view))
+    if not view.ok:
+        raise typer.Exit(RunnerError.exit_status)
+
+
+@_group.command()
+def new(
+    *,
+    name: NewName,
+    program: ProgramOption = "",
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a manifest for another agent CLI, with a comment at each key, for you to edit.
+
+    It stands in `runners/` beside config.toml, mode 0600. Of a runner that comes with cmesh it
+    is a copy, which then takes the place of that one.
+    """
+    arguments = checked(NewRunnerArguments, name=name, program=program, force=force)
+    view = call(lambda client: client.new_runner(arguments))
+    if as_json:
+        output.print_json(view)
+        return
+    output.data(view.file)
+    for step in view.next:
+        output.hint(step)
+
+
 async def _checked(client: ControlClient, name: str, *, told: bool) -> list[CheckView]:
     """Check one runner after the other, telling of each as soon as it is known."""
     names = (
@@ -93,7 +167,7 @@ async def _checked(client: ControlClient, name: str, *, told: bool) -> list[Chec
 
 
 def _print_check(view: CheckView) -> None:
-    output.data(f"{view.name}: {'works' if view.ok else 'does not work'}")
+    output.data(f"{view.name}: {_found(view)}")
     for item in view.items:
         mark = "ok" if item.ok else "NO"
         output.data(
@@ -101,6 +175,33 @@ def _print_check(view: CheckView) -> None:
         )
         if item.next:
             output.hint(item.next)
+
+
+def _found(view: CheckView) -> str:
+    if view.ok:
+        return "works"
+    starts = all(item.ok for item in view.items if item.what in ("manifest", "program", "key"))
+    return "does not work in a sandbox" if starts else "does not work"
+
+
+def _live(view: LiveRunView) -> list[tuple[str, str]]:
+    tokens = [
+        f"{count} {way}"
+        for count, way in ((view.tokens_in, "in"), (view.tokens_out, "out"))
+        if count is not None
+    ]
+    return [
+        ("name", view.name),
+        ("answered", "yes" if view.ok else f"no: {view.error}"),
+        ("text", view.text),
+        ("version", view.version),
+        ("profile", view.profile),
+        ("held by", view.enforcement),
+        ("credential", view.credential),
+        ("took", output.duration(view.seconds)),
+        ("tokens", ", ".join(tokens) or "not told"),
+        ("cost", "not told" if view.cost_usd is None else f"{view.cost_usd:.4f} USD"),
+    ]
 
 
 def _find(view: RunnersView, name: str) -> RunnerView:
@@ -123,6 +224,7 @@ def _row(runner: RunnerView) -> list[str]:
     return [
         runner.name,
         "yes" if runner.available else "no",
+        _whose(runner.manifest),
         runner.version,
         runner.credential,
         _state(runner.self_test) if runner.available else "",
@@ -136,9 +238,10 @@ def _facts(runner: RunnerView) -> list[tuple[str, str]]:
     return [
         ("name", runner.name),
         ("available", "yes" if runner.available else f"no: {runner.reason}"),
+        ("manifest", " ".join(filter(None, (_whose(runner.manifest), runner.manifest.file)))),
         ("program", runner.program),
         ("version", runner.version),
-        ("tried by us", runner.tried),
+        ("tried by its manifest" if runner.manifest.file else "tried by us", runner.tried),
         ("self-test", _detail(runner.self_test) if runner.available else ""),
         ("profiles", ", ".join(runner.profiles)),
         ("refused", runner.refused),
@@ -150,6 +253,13 @@ def _facts(runner: RunnerView) -> list[tuple[str, str]]:
         ("reports cost", "yes" if runner.reports_cost else "no"),
         ("argv", "\n".join(argv)),
     ]
+
+
+def _whose(manifest: ManifestView) -> str:
+    """Return whose a manifest is in a few words."""
+    if not manifest.file:
+        return "built in"
+    return "yours, in place of the built-in" if manifest.replaces else "yours"
 
 
 def _state(test: SelfTestView) -> str:

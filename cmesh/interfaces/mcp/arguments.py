@@ -55,8 +55,8 @@ class Delegate(DelegateArguments):
     )
     runner: RunnerName = Field(
         default="claude",
-        description="one of the peer's runners: "
-        "`claude`, `codex`, `gemini`, `opencode`, or `command:NAME`",
+        description="one of the peer's runners, as list_peers names them: "
+        "an agent such as `claude` or `codex`, or `command:NAME`",
     )
     accept: list[str] = Field(
         default_factory=list[str],

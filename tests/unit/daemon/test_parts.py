@@ -1,7 +1,9 @@
 """The small parts: actor, news, draft, turns, rules, trust."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import cast
 
@@ -27,6 +29,8 @@ from cmesh.errors import (
 from cmesh.keys import SigningKey, fingerprint
 from cmesh.link.link import Link
 from cmesh.model import Direction, Identity, NodeId, TaskId
+from cmesh.runner.own_manifests import file_of, write_own
+from cmesh.runner.template import manifest_text
 from cmesh.store.store import Store
 from tests.fakes.half import StillClock
 
@@ -186,6 +190,48 @@ def test_a_bad_or_vanished_file_allows_nothing_until_it_is_mended(
     write(path, RULE)
     assert (len(rules.policy().outbound), rules.error) == (1, None)
     assert [len(config.policy.outbound) for config in told] == [0, 1]
+
+
+def test_nobody_is_given_rules_that_another_is_just_replacing(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    write(path, RULE)
+    rules = Rules(path)
+    begun, go, seen = threading.Event(), threading.Event(), list[int]()
+
+    def take_up(_config: Config) -> None:
+        begun.set()
+        assert go.wait(10)
+        seen.append(1)
+
+    rules.on_change = take_up
+    write(path, RULE.replace("query", "full"))
+    with ThreadPoolExecutor(2) as threads:
+        threads.submit(rules.config)
+        assert begun.wait(10)
+        second = threads.submit(lambda: (rules.config(), seen.append(2)))
+        wait([second], timeout=0.2)  # longer changes nothing: it waits for the first one
+        go.set()
+        second.result(10)
+    assert seen == [1, 2]
+
+
+def test_manifests_are_taken_up_when_they_change(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    write(path, RULE)
+    rules = Rules(path)
+    told: list[Config] = []
+    rules.on_change = told.append
+    write_own(tmp_path, "mine", manifest_text("mine", "cat"), force=False)
+    assert rules.config() is rules.config()
+    assert (rules.manifests.by_name["mine"].program, len(told)) == ("cat", 1)
+    file = file_of(tmp_path, "mine")
+    write(file, file.read_text("utf-8") + "shell = true\n")
+    assert rules.policy().outbound  # the configuration is in force as it was
+    assert str(file) in rules.manifests.broken["mine"].message
+    assert "mine" not in rules.manifests.by_name
+    file.unlink()
+    rules.config()
+    assert (dict(rules.manifests.own), dict(rules.manifests.broken), len(told)) == ({}, {}, 3)
 
 
 def test_a_directory_that_is_not_absolute_is_left_for_policy_to_refuse(tmp_path: Path) -> None:

@@ -166,6 +166,8 @@ async def test_every_operation_can_be_called_by_its_name(
         "sql": {"sql": "SELECT 1"},
         "explain": {"direction": "outbound", "peer": "worker", "directory": "/srv"},
         "check_runner": {"name": "claude"},
+        "new_runner": {"name": "mine"},
+        "test_runner": {"name": "claude"},
     }
     async with Raw(server.path) as client:
         await client.hello()

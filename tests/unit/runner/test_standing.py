@@ -27,6 +27,7 @@ UNABLE = SelfTest(state="unable", reason="it did not end within 40 s")
         (TRIED, "", SelfTest(state="pending"), "it names no version"),
         (TRIED, "", SelfTest(state="passed"), None),
         (None, OUTSIDE, SelfTest(), None),
+        (None, OUTSIDE, SelfTest(state="passed"), None),
         (None, OUTSIDE, SelfTest(state="pending"), None),
         (None, OUTSIDE, FAILED, "base_url, hook-Stop"),
     ],
@@ -43,3 +44,23 @@ def test_a_program_runs_where_something_speaks_for_it_and_nothing_against_it(
     assert refused.code == "runner_unavailable"
     assert (refused.retry_after_s == CHECK_RETRY_S) == (test.state == "pending")
     assert ("cmesh runners check claude" in refused.hint) == (test.state != "none")
+
+
+@pytest.mark.parametrize(
+    ("versions", "test", "why"),
+    [
+        (None, SelfTest(), "nobody tried it"),
+        (None, SelfTest(state="pending"), "is being checked here"),
+        (None, UNABLE, "could not run"),
+        (None, FAILED, "base_url, hook-Stop"),
+        (None, SelfTest(state="passed"), None),
+        (TRIED, SelfTest(), None),
+    ],
+)
+def test_a_manifest_of_the_owner_that_names_no_range_has_tried_nothing(
+    versions: Versions | None, test: SelfTest, why: str | None
+) -> None:
+    refused = refusal("mine", INSIDE, versions, test, own=True)
+    assert (refused is None) == (why is None)
+    if refused is not None and why is not None:
+        assert why in refused.message
