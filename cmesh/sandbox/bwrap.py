@@ -44,7 +44,7 @@ def arguments(
     argv += ["--proc", "/proc", "--dev", "/dev", "--bind", spec.tmp, "/tmp"]  # noqa: S108 - in there
     for path in (*ETC, *launcher, *(path for path in spec.read if not is_below(path, SYSTEM))):
         argv += _read_only(path)
-    argv += _directory(spec, directory_fd, parts_fd)
+    argv += _directory(spec, directory_fd, parts_fd, launcher)
     shown = [f"{spec.directory}/{path}" for path in spec.parts.read] or [spec.directory]
     if spec.objects is not None:
         argv += ["--ro-bind-fd", str(objects_fd), spec.objects.place]
@@ -61,13 +61,16 @@ def arguments(
     return [*argv, *empty, "--remount-ro", "/", "--chdir", spec.directory]
 
 
-def _directory(spec: SandboxSpec, directory_fd: int, parts_fd: int) -> list[str]:
+def _directory(
+    spec: SandboxSpec, directory_fd: int, parts_fd: int, launcher: Sequence[str]
+) -> list[str]:
     """Return what shows the task's directory: all of it, or an empty one with parts in it."""
     argv: list[str] = []
     if spec.parts.read:
         # INVARIANT: it lies over whatever shows the whole directory, by another path above it.
         argv += ["--tmpfs", spec.directory]
-        for path in spec.read:
+        # Without the launcher nothing starts; it may lie in there as what the owner lists may.
+        for path in (*launcher, *spec.read):
             if path != spec.directory and is_below(path, [spec.directory]):
                 argv += _read_only(path)
     else:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import cmesh
 from cmesh.errors import PathRefused, SandboxUnavailable
 from cmesh.model import Profile
 from cmesh.policy.profiles import BUILT_IN, NamedProfile
@@ -159,6 +160,17 @@ def test_what_is_there_to_be_shown_is_taken(place: Path, found: Enforcement) -> 
     for path in ("private", "private/key"):
         with pytest.raises(SandboxUnavailable, match="cmesh's own"):
             sandboxes.require_parts(str(place), judge(place), profile(Profile.QUERY, (path,)))
+
+
+async def test_a_directory_with_cmesh_in_it_is_narrowed_as_any_other(
+    worker: Worker, found: Enforcement
+) -> None:
+    place = Path(os.path.realpath(cmesh.__file__)).parents[1]
+    own = profile(Profile.QUERY, ("docs",))
+    script = "test -s docs/security.md && echo shown; cat README.md; cat cmesh/daemon/links.py"
+    said, error = await look(worker, place, found, script, own)
+    assert error == ""
+    assert (said.splitlines()[0], said.count("cat: ")) == ("shown", 2)
 
 
 async def test_what_may_be_read_above_a_directory_does_not_show_it(

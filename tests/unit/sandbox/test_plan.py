@@ -26,9 +26,10 @@ TIER3 = Enforcement(landlock_abi=7, bwrap=True, seccomp=True, netns=True)
 TIER2 = Enforcement(landlock_abi=7, seccomp=True, why="no bwrap", hint="install it")
 
 
-def options(spec: SandboxSpec) -> list[str]:
+def options(spec: SandboxSpec, launcher: str = "/py") -> list[str]:
+    links = {"/bin": "usr/bin"}
     return bwrap.arguments(
-        spec, directory_fd=3, objects_fd=7, parts_fd=16, links={"/bin": "usr/bin"}, launcher=["/py"]
+        spec, directory_fd=3, objects_fd=7, parts_fd=16, links=links, launcher=[launcher]
     )
 
 
@@ -56,6 +57,12 @@ def test_parts_lie_in_an_empty_directory_that_hides_what_is_shown_above_it() -> 
     assert empty < docs < at(argv, "--tmpfs", "/srv/app/docs/x")
     assert docs < at(argv, "--remount-ro", "/srv/app")
     assert "3" not in argv
+
+
+def test_the_launcher_is_there_also_where_it_lies_in_a_directory_of_parts() -> None:
+    argv = options(replace(SPEC, parts=PARTS), "/srv/app/py")
+    assert argv[at(argv, "--tmpfs", "/srv/app") :].count("/srv/app/py") == 2
+    assert options(replace(SPEC, parts=PARTS)).count("/py") == 2  # once, where it is
 
 
 def test_what_may_be_written_lies_over_what_may_be_read() -> None:
