@@ -124,8 +124,9 @@ class Sandboxes:
         By name and kind only: a task's start opens it again, below the same directory.
 
         Raises:
-            PathRefused: something of it is not, or it is a link; names it, for the owner alone.
-            SandboxUnavailable: it is cmesh's own, or it is not known yet what there is.
+            PathRefused: something of it is not, it is a link, or it is cmesh's own; names it, for
+                the owner alone.
+            SandboxUnavailable: it is not known yet what there is.
             OSError: the directory is another one now.
         """
         paths = (*own.read, *own.write)
@@ -137,6 +138,10 @@ class Sandboxes:
             for path in paths:
                 require_fit(f"{directory}/{path}", hidden, found)
                 os.close(open_part(root, path))
+        except SandboxUnavailable as error:
+            # By its kind, since its words name what the owner lists.
+            why = f"`[profiles.{own.name}]` lists what cannot be shown: {error.message}"
+            raise PathRefused(why, hint=error.hint) from error
         except OSError as error:
             why = _WHY.get(error.errno or 0, error.strerror)
             raise PathRefused(

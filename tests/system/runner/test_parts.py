@@ -158,7 +158,7 @@ def test_what_is_there_to_be_shown_is_taken(place: Path, found: Enforcement) -> 
     own = profile(Profile.QUERY, ("docs", "readme", "docs/api/calls"))
     sandboxes.require_parts(str(place), judge(place), own)
     for path in ("private", "private/key"):
-        with pytest.raises(SandboxUnavailable, match="cmesh's own"):
+        with pytest.raises(PathRefused, match=r"`\[profiles.own\]` lists .*cmesh's own"):
             sandboxes.require_parts(str(place), judge(place), profile(Profile.QUERY, (path,)))
 
 
