@@ -22,6 +22,10 @@ SLICE_NAMES, SLICE_PAUSE_S = 1000, 0.05
 ROUND_PAUSE_S = 1.0
 """Between the end of one look at everything and the next one."""
 
+ROUND_SLICES = 1000
+"""Slices of a look at everything, above which it counts as one that cannot be made: names are
+given faster than they are looked at, or nearly."""
+
 FOLDERS_MOST = 100_000
 """Folders that are known and not looked at yet; more are not measured."""
 
@@ -37,7 +41,7 @@ class DiskWatch:
 
     Attributes:
         next_at: monotonic seconds at which `look` wants to be called again.
-        grown: bytes by which they have grown, as far as is known; never falls in a round.
+        grown: bytes by which they have grown, as far as is known; falls at a round's end alone.
         blind: part of it could not be measured in the last whole round.
     """
 
@@ -56,7 +60,8 @@ class DiskWatch:
         self._free = free or _free_bytes
         self._sum = self.grown = 0
         self.blind = self._blind = False
-        self._base = 0
+        self._base = self._slices = 0
+        self._again = False  # one look has said that it is too much
         self._walk = self._names()
         while self._slice():
             pass
@@ -70,25 +75,36 @@ class DiskWatch:
         `processes` are those of the task; asked for only when the disk has no room.
         """
         more = self._slice()
-        self.grown = max(self.grown if more else 0, self._sum - self._base)
-        if not more:
-            self.blind = self._blind
-            self._begin()
+        seen = self._sum - self._base
+        self.grown = max(self.grown if more else 0, seen)
         self.next_at = now + (SLICE_PAUSE_S if more else ROUND_PAUSE_S)
-        if self.grown > self._most:
-            return f"it took {_mib(self.grown)} of disk and may take {_mib(self._most)}"
-        if self._least and not more:
-            try:
-                return self._want_of_room(processes)
-            except OSError:
-                return ""  # the worker has taken the task's directory away
-        return ""
+        long = self._slices > ROUND_SLICES
+        if seen > self._most:
+            # What is moved while it is looked at is met twice: the next look must say it as well.
+            sure, self._again, more = self._again, not self._again, True
+            self.next_at = now + SLICE_PAUSE_S
+            self._begin()
+            if sure:
+                return f"it took {_mib(seen)} of disk and may take {_mib(self._most)}"
+        elif not more:
+            self.blind, self._again = self._blind, False
+            self._begin()
+        if not self._least:
+            return ""
+        try:
+            return self._want_of_room(processes, more=more, long=long)
+        except OSError:
+            return ""  # the worker has taken the task's directory away
 
-    def _want_of_room(self, processes: "Callable[[], Iterable[int]]") -> str:
+    def _want_of_room(
+        self, processes: "Callable[[], Iterable[int]]", *, more: bool, long: bool
+    ) -> str:
         free = min(self._free(place) for place in self._places)
         if free >= self._least:
             return ""
-        taken, hidden = self.grown, self.blind
+        taken, hidden = self.grown, self.blind or long
+        if more and taken < SHARE_BYTES and not hidden:
+            return ""  # the end of the round will tell
         if taken < SHARE_BYTES and not hidden:
             open_bytes, hidden = held_open(processes(), self._places[0])
             taken += open_bytes
@@ -101,11 +117,12 @@ class DiskWatch:
         )
 
     def _begin(self) -> None:
-        self._sum, self._blind = 0, False
+        self._sum, self._slices, self._blind = 0, 0, False
         self._walk = self._names()
 
     def _slice(self) -> bool:
         """Look at some names; False when that was the last of them."""
+        self._slices += 1
         for _ in range(SLICE_NAMES):
             size = next(self._walk, None)
             if size is None:
@@ -141,7 +158,10 @@ class DiskWatch:
                 for entry in entries:
                     try:
                         info = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
                     except OSError:
+                        self._blind = True  # its folder can be listed, and not be entered
                         continue
                     if stat.S_ISDIR(info.st_mode):
                         if len(folders) < FOLDERS_MOST:
@@ -151,6 +171,8 @@ class DiskWatch:
                         yield info.st_blocks * BLOCK_BYTES
                     else:  # of a file with several names each has its share
                         yield info.st_blocks * BLOCK_BYTES // max(1, info.st_nlink)
+        except OSError:
+            self._blind = True  # a disk that fails must not end the shim
         finally:
             os.close(fd)
 

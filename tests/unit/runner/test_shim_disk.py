@@ -1,8 +1,10 @@
 """What a shim's look at the disk counts, and when it says that a task must be ended."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -60,13 +62,30 @@ def test_what_was_there_does_not_count_and_what_is_added_does(place: Path, tmp_p
 def test_it_is_seen_in_the_middle_of_a_round(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shim_disk, "SLICE_NAMES", 2)
     disk = watch(place)
-    for number in range(6):
+    for number in range(12):
         write(place / f"{number}", 3)
     looks = 1
     while not disk.look(5.0, lambda: SELF):
         assert disk.next_at == 5.0 + SLICE_PAUSE_S
         looks += 1
-    assert looks < 6
+    assert looks < 8  # of 8 in each of two rounds
+
+
+def test_what_is_moved_ahead_of_a_look_is_counted_once(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shim_disk, "SLICE_NAMES", 1)
+    disk = watch(place)
+    for name in "ab":
+        (place / name).mkdir()
+    write(place / "a" / "large", 3)
+    seen, other = "", place / "b" / "large"
+    while disk.next_at != ROUND_PAUSE_S:
+        seen += disk.look(0.0, lambda: SELF)
+        if disk.grown >= 3 * MIB and not other.exists():
+            (place / "a" / "large").rename(other)
+    assert (seen, whole(disk)) == ("", "")
+    assert 3 * MIB <= disk.grown < 3.1 * MIB
 
 
 def test_a_file_of_several_names_counts_once_and_a_hole_not_at_all(place: Path) -> None:
@@ -141,6 +160,73 @@ def test_what_cannot_be_measured_is_no_way_round_a_full_disk(
     disk = watch(place, most=100, floor=128, free=1)
     monkeypatch.setattr(shim_disk, "FOLDERS_MOST", 0)
     assert whole(disk).endswith("the task took 0 MiB, and some that cannot be measured")
+
+
+class Entries:
+    """What a folder shows; `failing` names the call that a real disk or right would refuse."""
+
+    def __init__(self, failing: str) -> None:
+        self.failing, self.left = failing, 1
+
+    def of(self, _folder: int) -> Self:
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Self:
+        if self.failing == "next":
+            raise OSError(errno.EIO, "the disk")
+        if not self.left:
+            raise StopIteration
+        self.left -= 1
+        return self
+
+    def stat(self, *, follow_symlinks: bool) -> object:
+        assert not follow_symlinks
+        raise PermissionError if self.failing == "stat" else FileNotFoundError
+
+
+@pytest.mark.parametrize(("failing", "blind"), [("next", True), ("stat", True), ("gone", False)])
+def test_a_folder_that_fails_ends_no_look_and_is_not_taken_for_an_empty_one(
+    place: Path, monkeypatch: pytest.MonkeyPatch, failing: str, *, blind: bool
+) -> None:
+    disk = watch(place)
+    entries = Entries(failing)
+    monkeypatch.setattr(os, "scandir", entries.of)
+    assert (whole(disk), disk.blind) == ("", blind)
+
+
+def test_a_disk_without_room_is_seen_in_the_middle_of_a_round(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shim_disk, "SLICE_NAMES", 1)
+    monkeypatch.setattr(shim_disk, "SHARE_BYTES", 2 * MIB)
+    disk = watch(place, most=100, floor=128, free=1)
+    for number in range(20):
+        write(place / f"{number}", 1)
+    looks = 1
+    while not disk.look(0.0, lambda: SELF):
+        looks += 1
+    assert looks < 15
+
+
+def test_a_round_without_an_end_is_no_way_round_a_full_disk(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shim_disk, "SLICE_NAMES", 1)
+    monkeypatch.setattr(shim_disk, "ROUND_SLICES", 3)
+    disk = watch(place, most=100, floor=128, free=1)
+    for number in range(6):
+        write(place / f"{number}", 0)
+    said = [disk.look(0.0, lambda: SELF) for _ in range(4)]
+    assert said[:3] == ["", "", ""]
+    assert said[3].endswith("the task took 0 MiB, and some that cannot be measured")
 
 
 def test_places_that_were_taken_away_end_nothing(place: Path, tmp_path: Path) -> None:
