@@ -222,8 +222,9 @@ class Sandboxes:
         way: Mapping[str, object] | None = (
             {"port": relay.port, "socket": str(relay.socket)} if relay else None
         )
-        places = (spec.home, spec.tmp, *session, *((copy.path,) if copy else ()))
-        disk = Disk(places=places, most_bytes=own.limits.disk_mib * MIB) if own.limits else None
+        places = (spec.home, spec.tmp, *session)
+        most = own.limits.disk_mib * MIB if own.limits else None
+        disk = None if most is None else Disk(places=places, copy=spec.copy, most_bytes=most)
         launch = replace(launch, sandbox=plan(spec, found, way), disk=disk)
         if copy is None:
             return launch

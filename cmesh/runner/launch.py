@@ -19,11 +19,13 @@ class Disk:
 
     Attributes:
         places: absolute paths of the directories that it may write.
+        copy: one more, which it finds as its shim has made it; empty = none.
         most_bytes: that it may add to them.
         floor_bytes: of which half stays free on their disk, or who took it is ended; 0 = none.
     """
 
     places: tuple[str, ...]
+    copy: str = ""
     most_bytes: int
     floor_bytes: int = 0
 

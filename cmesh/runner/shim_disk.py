@@ -49,12 +49,15 @@ class DiskWatch:
         """Measure the places as they are; blocks for as long as that takes.
 
         Args:
-            order: `places`, absolute paths of directories that the task may write; `most_bytes`
-                that it may add to them; `floor_bytes` of which the disk keeps half, 0 = none.
+            order: `places`, absolute paths of directories that the task may write; `copy`, one
+                that it has not written yet, empty = none; `most_bytes` that it may add to them;
+                `floor_bytes` of which the disk keeps half, 0 = none.
             free: what tells the free bytes where a path is.
         """
         # A link above them is the owner's; from here on none is followed.
-        self._places = [os.path.realpath(place) for place in order["places"]]
+        places = [*order["places"], *([order["copy"]] if order["copy"] else ())]
+        self._places = [os.path.realpath(place) for place in places]
+        self._fresh = self._places[len(order["places"]) :]
         self._most: int = order["most_bytes"]
         self._least: int = order["floor_bytes"] // 2
         self._free = free or _free_bytes
@@ -65,7 +68,7 @@ class DiskWatch:
         self._walk = self._names()
         while self._slice():
             pass
-        self._base = self._sum
+        self._base, self._fresh = self._sum, []
         self._begin()
         self.next_at = 0.0
 
@@ -139,13 +142,15 @@ class DiskWatch:
                 self._blind = True
                 continue
             try:
-                folders = [""]
+                folders, fresh = [""], place in self._fresh
                 while folders:
-                    yield from self._folder(root, folders.pop(), folders)
+                    yield from self._folder(root, folders.pop(), folders, fresh=fresh)
             finally:
                 os.close(root)
 
-    def _folder(self, root: int, folder: str, folders: list[str]) -> "Iterator[int]":
+    def _folder(
+        self, root: int, folder: str, folders: list[str], *, fresh: bool
+    ) -> "Iterator[int]":
         try:
             fd = _open_folder(root, folder)
         except FileNotFoundError:
@@ -170,7 +175,11 @@ class DiskWatch:
                             self._blind = True
                         yield info.st_blocks * BLOCK_BYTES
                     else:  # of a file with several names each has its share
-                        yield info.st_blocks * BLOCK_BYTES // max(1, info.st_nlink)
+                        taken = info.st_blocks * BLOCK_BYTES
+                        # ZFS and Btrfs give a file its blocks seconds after it was written. A
+                        # length alone may be a hole, so what the task has made goes by blocks.
+                        taken = max(taken, info.st_size) if fresh else taken
+                        yield taken // max(1, info.st_nlink)
         except OSError:
             self._blind = True  # a disk that fails must not end the shim
         finally:

@@ -27,9 +27,12 @@ def write(path: Path, mib: int) -> None:
     path.write_bytes(os.urandom(mib * MIB))
 
 
-def watch(*places: Path, most: int = 4, floor: int = 0, free: int = 0) -> DiskWatch:
+def watch(
+    *places: Path, copy: Path | None = None, most: int = 4, floor: int = 0, free: int = 0
+) -> DiskWatch:
     order = {
         "places": [str(place) for place in places],
+        "copy": str(copy or ""),
         "most_bytes": most * MIB,
         "floor_bytes": floor * MIB,
     }
@@ -95,6 +98,22 @@ def test_a_file_of_several_names_counts_once_and_a_hole_not_at_all(place: Path) 
     os.truncate(place / "old" / "file", 1024 * MIB)
     assert whole(disk) == ""
     assert 3 * MIB <= disk.grown < 3.1 * MIB
+
+
+def test_a_copy_that_gets_its_blocks_late_has_not_grown(place: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for folder in (place, copy):
+        (folder / "late").touch()
+        os.truncate(folder / "late", 6 * MIB)
+    disk = watch(place, copy=copy)
+    write(copy / "late", 6)
+    assert (whole(disk), disk.grown < MIB) == ("", True)
+    write(copy / "new", 7)
+    assert whole(disk).startswith("it took 7 MiB")
+    (copy / "new").unlink()
+    write(place / "late", 6)  # what may be the task's own of an earlier turn was a hole
+    assert whole(disk).startswith("it took 6 MiB")
 
 
 def test_a_link_is_not_followed(place: Path, tmp_path: Path) -> None:
@@ -230,7 +249,7 @@ def test_a_round_without_an_end_is_no_way_round_a_full_disk(
 
 
 def test_places_that_were_taken_away_end_nothing(place: Path, tmp_path: Path) -> None:
-    order = {"places": [str(place)], "most_bytes": 0, "floor_bytes": 1 << 60}
+    order = {"places": [str(place)], "copy": "", "most_bytes": 0, "floor_bytes": 1 << 60}
     disk = DiskWatch(order)
     place.rename(tmp_path / "moved")
     assert (whole(disk), disk.blind) == ("", True)
