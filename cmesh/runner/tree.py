@@ -21,6 +21,7 @@ if TYPE_CHECKING or __package__:
 
     from cmesh.runner.tree_git import COPY_BYTES, Git, Trouble, joined, objects, split
     from cmesh.runner.tree_names import REPOSITORY, Names, complete, fits, is_within
+    from cmesh.runner.tree_open import GONE, Folders
     from cmesh.runner.tree_source import borrow, init, read_head, write
 else:
     # A script under `-I`, in a sandbox that shows this directory and not the package's others.
@@ -28,6 +29,7 @@ else:
     sys.path.append(os.path.dirname(__file__))
     from tree_git import COPY_BYTES, Git, Trouble, joined, objects, split
     from tree_names import REPOSITORY, Names, complete, fits, is_within
+    from tree_open import GONE, Folders
     from tree_source import borrow, init, read_head, write
 
 __all__ = ["is_telling", "main"]
@@ -40,7 +42,6 @@ LINK, FILE, PROGRAM = "120000", "100644", "100755"
 """Modes of a tree's entries, as git writes them."""
 
 _FOLDER = "040000"
-
 
 _TELLING = {
     ".claude", ".codex", ".gemini", ".cursor", ".opencode", ".vscode", ".idea", ".github",
@@ -277,27 +278,30 @@ def _copy(tree: Tree, target: str, most_bytes: int, most_files: int) -> int:
     if len(tree.entries) > most_files:
         raise Trouble(f"it has {len(tree.entries)} files, more than the {most_files} of a copy")
     size = 0
-    for name, (mode, oid) in tree.entries.items():
-        if oid and mode != REPOSITORY:
-            continue  # it cannot be read
-        source, place = os.path.join(tree.root, name), os.path.join(target, name)
-        os.makedirs(place if mode == REPOSITORY else os.path.dirname(place), 0o755, exist_ok=True)
-        if mode == LINK:
-            os.symlink(os.readlink(source), place)
-        elif mode != REPOSITORY:
+    with contextlib.closing(Folders(tree.root)) as folders:
+        for name, (mode, oid) in tree.entries.items():
+            if oid and mode != REPOSITORY:
+                continue  # it cannot be read
+            place = os.path.join(target, name)
+            parent = place if mode == REPOSITORY else os.path.dirname(place)
+            os.makedirs(parent, 0o755, exist_ok=True)
             try:
-                size += _copy_file(source, place, mode, size, most_bytes)
-            except FileNotFoundError:  # it went away since it was listed
+                if mode == LINK:
+                    os.symlink(folders.readlink(name), place)
+                elif mode != REPOSITORY:
+                    size += _copy_file(folders.open(name), place, mode, size, most_bytes)
+            except OSError as error:
+                if error.errno not in GONE:
+                    raise
                 tree.left_out.append(name)
     return size
 
 
-def _copy_file(source: str, place: str, mode: str, before: int, most: int) -> int:
-    """Copy one file and return its size, by sharing its blocks where the disk can."""
-    fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+def _copy_file(fd: int, place: str, mode: str, before: int, most: int) -> int:
+    """Copy an open file, close it and return its size; its blocks are shared where that can be."""
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise FileNotFoundError(errno.ENOENT, "it is no file any more", source)
+        raise FileNotFoundError(errno.ENOENT, "it is no file any more", place)
     target = os.open(
         place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o777 if mode == PROGRAM else 0o666
     )
@@ -330,7 +334,9 @@ def main(text: str) -> int:
     try:
         answer = make(order) if order["do"] == "make" else compare(order)
     except (Trouble, OSError) as error:
-        where = f": `{error.filename}`" if isinstance(error, OSError) and error.filename else ""
+        # Not by its name where parts are listed: that is not the caller's to know.
+        named = isinstance(error, OSError) and error.filename and not order.get("wanted")
+        where = f": `{error.filename}`" if isinstance(error, OSError) and named else ""
         words = error.strerror if isinstance(error, OSError) else str(error)
         sys.stderr.write(f"{words or type(error).__name__}{where}\n")
         return 1

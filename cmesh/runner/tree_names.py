@@ -16,8 +16,10 @@ if TYPE_CHECKING or __package__:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from cmesh.runner.tree_git import NAMES_BYTES, Git, Trouble, joined, read_file, split
+    from cmesh.runner.tree_open import Folders
 else:
     from tree_git import NAMES_BYTES, Git, Trouble, joined, read_file, split
+    from tree_open import Folders
 
 __all__ = ["FOLDERS_MOST", "REPOSITORY", "Names", "complete", "fits", "is_within"]
 
@@ -100,6 +102,7 @@ class Names:
         self.left_out: list[str] = []
         self._git = git
         self._root = root
+        self._folders = Folders(root)
         self._skeleton = skeleton
         self._known = known
         self._parts = parts
@@ -109,7 +112,8 @@ class Names:
 
     def find(self) -> "Names":
         """Look at the directory, from the top down."""
-        with contextlib.closing(_Patterns(self._git, self._skeleton)) as patterns:
+        asked, folders = _Patterns(self._git, self._skeleton), self._folders
+        with contextlib.closing(asked) as patterns, contextlib.closing(folders):
             level = [""]
             while level:
                 found: dict[str, int] = {}
@@ -137,13 +141,15 @@ class Names:
     def _look(self, folder: str) -> "Iterator[tuple[str, int]]":
         """Return what is in a folder and is not known, each with its kind."""
         try:
-            with os.scandir(os.path.join(self._root, folder)) as entries:
-                for entry in entries:
+            fd = self._folders.open(folder, os.O_DIRECTORY)
+            with contextlib.ExitStack() as opened:
+                opened.callback(os.close, fd)
+                for entry in opened.enter_context(os.scandir(fd)):
                     name = os.path.join(folder, entry.name)
                     self._room -= len(name) + 1
                     if self._room < 0:
                         break
-                    kind = self._kind(folder, name, entry) if self._concerns(name) else None
+                    kind = self._kind(folder, name, entry) if self._concerns(name, entry) else None
                     if kind is not None:
                         yield name, kind
         except OSError:
@@ -151,8 +157,11 @@ class Names:
         if self._room < 0:
             self.left_out.append(f"{folder or '.'}/")
 
-    def _concerns(self, name: str) -> bool:
-        return is_within(name, self._parts) or any(is_within(part, (name,)) for part in self._parts)
+    def _concerns(self, name: str, entry: "os.DirEntry[str]") -> bool:
+        if is_within(name, self._parts):
+            return True
+        above = any(is_within(part, (name,)) for part in self._parts)
+        return above and entry.is_dir(follow_symlinks=False)
 
     def _kind(self, folder: str, name: str, entry: "os.DirEntry[str]") -> int | None:
         """Return what an entry is; None = it is not asked about."""
@@ -166,7 +175,7 @@ class Names:
             if not fits(f"{name}/"):
                 self.left_out.append(f"{name}/")
                 return None
-            return _REPOSITORY if _is_repository(entry.path) else _FOLDER
+            return _REPOSITORY if _is_repository(f"{self._root}/{name}") else _FOLDER
         if name in self._known:
             return None
         if entry.is_symlink() or entry.is_file(follow_symlinks=False):

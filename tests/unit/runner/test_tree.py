@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -90,6 +90,52 @@ def test_modes_links_and_uncommitted_files_are_copied(
     (copy / "run").chmod(0o644)
     Path(order["patch"]).unlink()
     assert run(order, "compare", capsys)["changed"] == ["M run"]
+
+
+@pytest.mark.parametrize("looks", [1, 2])
+def test_a_folder_that_becomes_a_link_meanwhile_leads_to_nothing_that_is_not_listed(
+    order: Order, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, looks: int
+) -> None:
+    source, copy = Path(order["source"]), Path(order["copy"])
+    for folder in ("docs", "private"):
+        (source / folder / "api").mkdir(parents=True)
+        (source / folder / "api" / "key").write_text(folder)
+        (source / folder / "api" / "link").symlink_to(folder)
+        os.mkfifo(source / folder / "api" / f"of-{folder}")
+    order["parts"] = order["wanted"] = ["docs/api"]
+    seen: list[str] = []
+    whole = tree.Tree.look
+
+    def swap() -> None:
+        if not (source / "docs").is_symlink():
+            (source / "docs").rename(source / "moved")
+            (source / "docs").symlink_to("private")
+
+    def look(self: tree.Tree, names: Iterable[str], known: Mapping[str, tuple[str, str]]) -> None:
+        whole(self, names, known)
+        seen.append(self.root)
+        swap()  # listed, and not yet copied
+
+    def reading(_self: Names, folder: str) -> None:
+        if folder == "docs":
+            swap()  # named, and not yet listed
+
+    if looks == 1:
+        monkeypatch.setattr(Names, "_read_ignores", reading)
+    else:
+        monkeypatch.setattr(tree.Tree, "look", look)
+    made = run(order, "make", capsys)
+    assert "private" not in json.dumps(made)
+    assert not [one for one in copy.rglob("*") if one.is_symlink() or one.is_file()]
+    assert len(seen) == 2 * (looks - 1)
+
+
+def test_a_failure_names_no_path_where_parts_are_listed(
+    order: Order, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(order["base"]).touch()
+    assert run(order, "make", capsys)["error"] == f"File exists: `{order['base']}`\n"
+    assert run({**order, "wanted": ["note"]}, "make", capsys)["error"] == "File exists\n"
 
 
 def test_a_clean_tree_is_its_commit_and_a_branch_without_one_has_none(
