@@ -29,6 +29,10 @@ given faster than they are looked at, or nearly."""
 FOLDERS_MOST = 100_000
 """Folders that are known and not looked at yet; more are not measured."""
 
+OPEN_MOST = 100_000
+"""Descriptors of a task that are looked at; its limits allow 33 million, and a shim that looks at
+them hears no cancel meanwhile. More are not measured."""
+
 SHARE_BYTES = 64 * 1024**2
 """A task that has taken less is not why a disk is full, and is not ended for it."""
 
@@ -192,10 +196,14 @@ def held_open(processes: "Iterable[int]", place: str) -> tuple[int, bool]:
     Only of the disk that `place` is on.
     """
     found: dict[int, int] = {}
-    hidden, disk = False, os.stat(place).st_dev
+    hidden, disk, room = False, os.stat(place).st_dev, OPEN_MOST
     for pid in processes:
         try:
-            for name in os.listdir(f"/proc/{pid}/fd"):
+            names = os.listdir(f"/proc/{pid}/fd")
+            room -= len(names)
+            if room < 0:
+                return sum(found.values()), True
+            for name in names:
                 try:
                     info = os.stat(f"/proc/{pid}/fd/{name}")
                 except OSError:

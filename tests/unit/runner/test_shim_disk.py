@@ -262,3 +262,11 @@ def test_a_file_that_is_held_open_counts_once_and_on_its_own_disk(
     unnamed(2)
     assert held_open([*SELF, *SELF], str(place)) == (before + 2 * MIB, False)
     assert held_open(SELF, "/proc") == (0, False)
+
+
+def test_more_open_files_than_are_looked_at_are_not_measured(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not held_open(SELF, str(place))[1]
+    monkeypatch.setattr(shim_disk, "OPEN_MOST", 2)
+    assert held_open(SELF, str(place))[1]
