@@ -81,6 +81,14 @@ class Repository:
                 hint="name a clone of the task's repository with -C DIR",
             )
         self.directory = git.line("rev-parse", "--absolute-git-dir")
+        # INVARIANT: what is read and written is below a directory whose own repository this is. A
+        # setting alone, which any repository can bring along, makes nothing else its tree.
+        inside = Git(self.root).line("rev-parse", "--absolute-git-dir")
+        if not os.path.lexists(os.path.join(self.root, ".git")) or inside != self.directory:
+            raise WrongBase(
+                f"the repository of `{directory}` has its work tree elsewhere, by `core.worktree`",
+                hint="`git config --unset core.worktree` there, or name another clone with -C DIR",
+            )
         objects = git.line("rev-parse", "--git-path", "objects")
         self.objects = os.path.realpath(os.path.join(real, objects))
         self.kind = git.line("rev-parse", "--show-object-format") or "sha1"

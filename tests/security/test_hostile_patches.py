@@ -10,13 +10,16 @@ import contextlib
 import hashlib
 import os
 import subprocess
+import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from cmesh.errors import WrongBase
 from cmesh.patch.branch import commit as commit_branch
+from cmesh.patch.look import look
 from cmesh.patch.repository import Repository
 from cmesh.patch.write import put, take_back
 from tests.system.patch.trees import Tree, state
@@ -240,6 +243,38 @@ def test_what_a_repository_has_configured_is_never_run(
     assert not take_back(Repository(str(tree.place)))
     assert (tree.place / "code").read_text().endswith("two\n")
     assert list(mark.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "git config core.worktree ../..",
+        "cp -r .git sub/bare; git config -f sub/bare/config core.worktree ../..; cd sub/bare",
+        "git config extensions.worktreeConfig true; git config --worktree core.worktree ../..",
+        "git init --quiet ..; git config core.worktree ../..",
+    ],
+)
+def test_no_setting_of_a_repository_makes_another_directory_its_tree(
+    tree: Tree, script: str
+) -> None:
+    patch = tree.patch("echo evil >.profile")
+    subprocess.run(["/bin/sh", "-ec", script], cwd=tree.place, check=True)
+    at = "sub/bare" if "bare" in script else "sub"
+    with pytest.raises(WrongBase, match="elsewhere"):
+        tree.objections(patch, at=at)
+
+
+def test_a_tree_whose_repository_lies_elsewhere_is_still_one(tree: Tree, tmp_path: Path) -> None:
+    """A linked work tree, and a submodule, whose `core.worktree` says no other place."""
+    patch = tree.patch("echo two >>code")
+    other, module = tmp_path / "other", tree.place / "module"
+    git(tree.place, "worktree", "add", "--quiet", str(other))
+    git(tree.place, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add",
+        str(tree.place), "module")  # fmt: skip
+    assert (module / ".git").is_file()
+    for place in (other, module):
+        with tempfile.TemporaryDirectory() as aside:
+            assert look(Path(aside), patch, tree.base, str(place)).objections == ()
 
 
 @pytest.mark.parametrize("name", PLANTS)
