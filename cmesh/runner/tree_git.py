@@ -39,7 +39,9 @@ QUIET = {
     "GIT_ATTR_NOSYSTEM": "1",
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_OPTIONAL_LOCKS": "0",
-    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_NO_LAZY_FETCH": "1",  # known since 2.39.4
+    # INVARIANT: `protocol.NAME.allow` of a repository outweighs `protocol.allow`, but not this.
+    "GIT_ALLOW_PROTOCOL": "",
     "GIT_NO_REPLACE_OBJECTS": "1",
 }
 

@@ -19,6 +19,7 @@ import pytest
 
 from cmesh.errors import WrongBase
 from cmesh.patch.branch import commit as commit_branch
+from cmesh.patch.git import Git
 from cmesh.patch.look import look
 from cmesh.patch.repository import Repository
 from cmesh.patch.write import put, take_back
@@ -317,3 +318,31 @@ def test_no_filter_runs_where_git_must_read_a_file_to_know_whether_it_changed(
     ):  # what says nothing is no filter process
         git(tree.place, "diff-files", "--name-only")
     assert mark.exists(), "this is no ground: git itself runs no filter here"
+
+
+@pytest.mark.parametrize("url", ["ext::%s", "file://%s"])
+def test_a_git_that_fetches_what_is_missing_fetches_nothing_here(
+    tree: Tree, tmp_path: Path, url: str
+) -> None:
+    """A repository may say that its objects are elsewhere; older git knows no word against it."""
+    mark, run = tmp_path / "ran", tmp_path / "run"
+    run.write_text(f"#!/bin/sh\ntouch {mark}\n")
+    run.chmod(0o755)
+    code = git(tree.place, "rev-parse", "HEAD:code")
+    (tree.place / ".git/objects" / code[:2] / code[2:]).unlink()
+    for key, value in {
+        "core.repositoryFormatVersion": "1",
+        "extensions.partialClone": "evil",
+        "remote.evil.url": url % (run if url.startswith("ext") else tree.place),
+        "remote.evil.uploadpack": str(run),
+        "remote.evil.promisor": "true",
+        "protocol.ext.allow": "always",
+        "protocol.file.allow": "always",
+    }.items():
+        git(tree.place, "config", key, value)
+    old = Git(str(tree.place), GIT_NO_LAZY_FETCH="0")
+    assert old.result("cat-file", "-e", code).returncode
+    assert not mark.exists()
+    del old.env["GIT_ALLOW_PROTOCOL"]
+    old.result("cat-file", "-e", code)
+    assert mark.exists(), "this is no ground: git fetches nothing"
