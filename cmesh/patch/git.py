@@ -78,7 +78,7 @@ class Git:
     def result(
         self, *argv: str, data: bytes = b"", more: Mapping[str, str] | None = None
     ) -> "subprocess.CompletedProcess[bytes]":
-        """Return how a command ended; raises `Failed` when it takes too long."""
+        """Return how a command ended; raises `Failed` when it takes too long, or cannot start."""
         limited = ("/bin/sh", "-c", 'ulimit -v "$0" 2>/dev/null; exec "$@"', str(MEMORY_KIB))
         env = {**self.env, **(more or {})}
         # A file, not a pipe: what is read and what is written may both be long.
@@ -93,3 +93,5 @@ class Git:
                 )  # fmt: skip
             except subprocess.TimeoutExpired as error:
                 raise Failed(f"`git {argv[0]}` took more than {GIT_LIMIT_S:.0f} s") from error
+            except OSError as error:  # a repository's settings may be too many to be told of
+                raise Failed(f"`git {argv[0]}` cannot be started: {error.strerror}") from error

@@ -3,6 +3,7 @@
 Changes nothing of theirs: what is written is in a private directory that the caller removes.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -88,7 +89,7 @@ def look(place: Path, patch: bytes, commit: str, directory: str, branch: str = "
     """
     repository = Repository(directory)
     seen = Look(repository=repository, base=repository.base(commit))
-    if repository.place.exists():
+    if os.path.lexists(repository.place):
         hint = "`cmesh apply` takes it back first; a check changes nothing"
         return _against(seen, PatchConflict("an apply was cut off in this tree", hint=hint))
     below = "" if commit else repository.prefix

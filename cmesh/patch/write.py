@@ -24,10 +24,13 @@ from cmesh.patch.look import Look
 from cmesh.patch.repository import Found, Repository, stamp_of
 from cmesh.patch.trial import Trial
 from cmesh.runner.tree import LINK, PROGRAM
+from cmesh.runner.tree_git import Trouble, read_file
 
 __all__ = ["put", "take_back"]
 
 PLAN = "plan.json"
+PLAN_BYTES = 64 * 1024 * 1024
+"""A longer one is not read: one of ours has the paths of a patch, and that is shorter."""
 
 _NO_LINKS = {errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS}
 
@@ -114,9 +117,11 @@ def take_back(repository: Repository) -> bool:
     """
     with _alone(repository):
         place = repository.place
-        if not place.exists():
+        if not os.path.lexists(place):
             return False
-        if (place / PLAN).exists():
+        if not stat.S_ISDIR(place.lstat().st_mode):
+            raise PatchConflict(f"`{place}` is no folder of an apply", hint="look into it")
+        if os.path.lexists(place / PLAN):
             plan = _read_plan(place)
             _undo(repository.root, place, plan)
             (place / PLAN).unlink()
@@ -127,12 +132,12 @@ def take_back(repository: Repository) -> bool:
 def _read_plan(place: Path) -> _Plan:
     """Return the plan of a run that was cut off; it may be somebody else's work."""
     try:
-        plan = _PLAN.validate_json((place / PLAN).read_bytes())
-    except (OSError, ValidationError) as error:
+        plan = _PLAN.validate_json(read_file(str(place / PLAN), PLAN_BYTES))
+    except (OSError, Trouble, ValidationError) as error:
         raise PatchConflict(f"`{place}` cannot be read", hint="look into it") from error
     names = [*(step.name for step in plan.steps), *(_name(path) for path in plan.made)]
     # INVARIANT: a repository can come from anywhere, and a planted plan leads nowhere else.
-    if place.is_symlink() or any(name_trouble(name) for name in names):
+    if any(name_trouble(name) for name in names):
         raise PatchConflict(f"`{place}` is no plan of an apply", hint="look into it")
     return plan
 

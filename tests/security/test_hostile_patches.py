@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from cmesh.errors import WrongBase
+from cmesh.errors import PatchConflict, WrongBase
 from cmesh.patch.branch import commit as commit_branch
-from cmesh.patch.git import Git
+from cmesh.patch.git import Failed, Git
 from cmesh.patch.look import look
 from cmesh.patch.repository import Repository
 from cmesh.patch.write import put, take_back
@@ -318,6 +318,31 @@ def test_no_filter_runs_where_git_must_read_a_file_to_know_whether_it_changed(
     ):  # what says nothing is no filter process
         git(tree.place, "diff-files", "--name-only")
     assert mark.exists(), "this is no ground: git itself runs no filter here"
+
+
+def test_more_filters_than_git_can_be_told_of_is_an_error_of_the_repository(tree: Tree) -> None:
+    patch = tree.patch("echo two >>code")
+    with (tree.place / ".git/config").open("a") as file:
+        file.write(f'[filter "{"x" * 200_000}"]\n\tclean = true\n')
+    (tree.place / "code").write_text("mine\n")
+    with pytest.raises(Failed, match="diff-files"):
+        tree.objections(patch)
+
+
+@pytest.mark.parametrize("script", [
+    "echo x >$P", "mkdir $P.d; echo x >$P.d/x; ln -s cmesh-apply.d $P",
+    "mkdir $P; mkfifo $P/plan.json", "mkdir $P; ln -s /dev/zero $P/plan.json",
+    "mkdir $P; mkdir $P/plan.json",
+])  # fmt: skip
+def test_what_is_no_folder_of_an_apply_is_left_as_it_is(tree: Tree, script: str) -> None:
+    place = tree.place / ".git/cmesh-apply"
+    env = {"PATH": os.defpath, "P": str(place)}
+    subprocess.run(["/bin/sh", "-ec", script], cwd=tree.place, env=env, check=True)
+    there = sorted(tree.place.glob(".git/cmesh-apply*/*"))
+    with pytest.raises(PatchConflict, match="cmesh-apply"):
+        take_back(Repository(str(tree.place)))
+    assert os.path.lexists(place)
+    assert sorted(tree.place.glob(".git/cmesh-apply*/*")) == there
 
 
 @pytest.mark.parametrize("url", ["ext::%s", "file://%s"])
