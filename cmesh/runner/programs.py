@@ -50,7 +50,7 @@ class Programs:
 
     def __init__(self, search_path: str | None = None) -> None:
         self._search_path = search_path
-        self._versions: dict[tuple[str, int, int, int, int], str] = {}
+        self._versions: dict[tuple[object, ...], str] = {}
 
     @property
     def search_path(self) -> str:
@@ -74,12 +74,15 @@ class Programs:
     ) -> str:
         """Return the first line a program says about its version; empty = it does not say.
 
-        `env` is added to its environment. Asked once for each state of the file. Blocks up to
-        `VERSION_LIMIT_S`.
+        `env` is added to its environment. Asked once in each way for each state of the file.
+        Blocks up to `VERSION_LIMIT_S`.
         """
         info = Path(program).stat()
         # npm sets one old `mtime` for every version, and an inode comes again; `ctime` tells.
-        key = (program, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+        state = (info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+        # INVARIANT: one program may be several agents, told apart by how it is asked, and the
+        # version of one says nothing for another.
+        key = (program, *state, arguments, tuple(sorted((env or {}).items())))
         if key not in self._versions:
             self._versions[key] = self._ask(program, arguments, env or {})
         return self._versions[key]
@@ -97,7 +100,7 @@ class Programs:
                     cwd="/",
                     env={**env, "PATH": self.search_path, "HOME": home, "TMPDIR": home},
                 )
-        except _FAILURES:
+        except (*_FAILURES, ValueError):  # the latter for a NUL in what it is asked by
             return ""
         return one_line(answer.stdout.decode("utf-8", "replace").partition("\n")[0], 80)
 

@@ -219,3 +219,27 @@ def test_an_output_is_read_as_its_manifest_said_at_the_start(tmp_path: Path) -> 
     assert noted_reader(tmp_path) is None
     (tmp_path / "parser").write_text("of a later version")
     assert noted_reader(tmp_path) is None
+
+
+def test_two_agents_of_one_program_have_a_version_each(tmp_path: Path) -> None:
+    """A range of versions is what a sandbox rests on: another agent's answer proves nothing."""
+    for name, said in (("one", "1.0.0"), ("two", "9.0.0")):
+        ask = f'version_argv = ["{said}"]\n[versions]\nfirst = "1.0"\nbelow = "2.0"'
+        put(tmp_path, name, text_of(name, program="/bin/echo", more=ask))
+    found = runners(tmp_path)
+    assert [found.resolve(name).version for name in ("one", "two")] == ["1.0.0", "9.0.0"]
+    assert found.resolve("one").untested() is None
+    assert found.resolve("two").untested() is not None
+
+
+@pytest.mark.parametrize(
+    "more", ['version_argv = ["a\\u0000b"]', 'version_argv = ["a"]\n[env]\nX = "a\\u0000b"']
+)
+def test_what_no_program_can_be_asked_by_takes_no_other_runner_away(
+    tmp_path: Path, more: str
+) -> None:
+    put(tmp_path, "mine", text_of("mine", program="/bin/echo", more=more))
+    put(tmp_path, "other", text_of("other"))
+    found = {status.name: status for status in runners(tmp_path).status()}
+    assert found["mine"].version == ""
+    assert found["other"].available
