@@ -77,6 +77,16 @@ def _inside(path: str) -> str:
     return path
 
 
+def _pattern(text: str) -> str:
+    parts = text.replace("{session_id}", "id").split("/")
+    stays = {"", ".", ".."}.isdisjoint(parts) and "\0" not in text
+    if not stays or any("**" in part and part != "**" for part in parts):
+        raise ValueError(f"`{text}` is no pattern of a file below `home`")
+    if set(_PLACEHOLDER.findall(text)) - {"session_id"}:
+        raise ValueError(f"`{text}`: only `{{session_id}}` can stand in it")
+    return text
+
+
 def _known_json(value: JsonValue) -> JsonValue:
     _require_known(value, JSON_DEEP)
     return value
@@ -99,6 +109,7 @@ def _require_known(value: JsonValue, deep: int) -> None:
 Template = Annotated[str, AfterValidator(_known)]
 InHome = Annotated[str, Field(pattern=_BELOW), AfterValidator(_inside)]
 """A path in the agent's home."""
+Pattern = Annotated[str, AfterValidator(_pattern)]
 JsonTemplate = Annotated[JsonValue, AfterValidator(_known_json)]
 
 
@@ -148,7 +159,7 @@ class Session(_Table):
     new: tuple[Template, ...]
     resume: tuple[Template, ...]
     home: InHome
-    file: Template
+    file: Pattern
     adds_up_cost: bool
 
 
@@ -226,6 +237,19 @@ class Manifest(_Table):
                 "cost",
                 "`reports_cost`: expected false: it takes a parser that reads a cost and"
                 " `cost_usd` of [options]",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_out_of_conversations(self) -> Self:
+        # INVARIANT: the daemon fills a home outside of every sandbox, and an earlier turn may have
+        # put links into its conversation.
+        kept = f"{self.session.home}/" if self.session else ""
+        inside = [one for one in (*self.files, self.cwd) if one and f"{one}/".startswith(kept)]
+        if kept and inside:
+            raise PydanticCustomError(
+                "conversation",
+                "`home` of [session]: expected a folder with no path of `files` in it, nor `cwd`",
             )
         return self
 

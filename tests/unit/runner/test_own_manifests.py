@@ -8,12 +8,14 @@ import pytest
 
 from cmesh.config import RunnerConfig
 from cmesh.errors import ConfigError, RunnerUnavailable, TaskConflict, UnsafePermissions
+from cmesh.model import TaskId
 from cmesh.runner.manifest import load_manifests
 from cmesh.runner.own_manifests import check_name, file_of, load_all, stamp_of, write_own
 from cmesh.runner.programs import Programs
 from cmesh.runner.reader import OutputReader
 from cmesh.runner.readers import note_parser, noted_reader
 from cmesh.runner.registry import Runners
+from cmesh.runner.sessions import Sessions
 from cmesh.runner.template import manifest_text
 
 BUILT_IN = ("claude", "codex", "gemini", "opencode")
@@ -243,3 +245,51 @@ def test_what_no_program_can_be_asked_by_takes_no_other_runner_away(
     found = {status.name: status for status in runners(tmp_path).status()}
     assert found["mine"].version == ""
     assert found["other"].available
+
+
+def session(home: str, file: str) -> str:
+    table = f'[session]\nnew = []\nresume = []\nhome = "{home}"\nfile = "{file}"\n'
+    return f"{table}adds_up_cost = false"
+
+
+@pytest.mark.parametrize(
+    "file", ["/x/{session_id}", "", "a**", "../*", "x/../../y", "a//b", "{home}/x", "a\\u0000b"]
+)
+def test_a_conversation_is_looked_for_below_its_own_folder(tmp_path: Path, file: str) -> None:
+    """Some of these raised at the end of each task, the others found files of anybody."""
+    put(tmp_path, "mine", text_of("mine", more=session("sessions", file)))
+    assert "`session.file`" in load_all(tmp_path).broken["mine"].message
+
+
+@pytest.mark.parametrize("file", ["{session_id}.json", "*/{session_id}.jsonl", "**/*.x", "s..x"])
+def test_a_pattern_of_a_conversation_is_one_that_can_be_looked_for(
+    tmp_path: Path, file: str
+) -> None:
+    put(tmp_path, "mine", text_of("mine", more=session("sessions", file)))
+    kept = runners(tmp_path).session("mine")
+    assert kept is not None
+    thread = TaskId("8d4b7c0e-0000-4000-8000-000000000001")
+    assert not Sessions(tmp_path / "kept").kept(thread, kept)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        '[files]\n".mine/settings.json" = "{}"',
+        '[files]\n".mine" = "{}"',
+        '[files]\n".mine/deep/settings.json" = "{}"',
+    ],
+)
+def test_nothing_is_written_into_a_conversation_by_the_daemon(tmp_path: Path, more: str) -> None:
+    put(tmp_path, "mine", text_of("mine", more=f"{session('.mine', 'x')}\n{more}"))
+    put(tmp_path, "start", f'cwd = ".mine/work"\n{text_of("start", more=session(".mine", "x"))}')
+    broken = load_all(tmp_path).broken
+    assert [sorted(broken), *("[session]" in broken[name].message for name in broken)] == [
+        ["mine", "start"], True, True,
+    ]  # fmt: skip
+
+
+def test_paths_beside_a_conversation_are_taken(tmp_path: Path) -> None:
+    more = f'{session(".mine/sessions", "x")}\n[files]\n".mine/sessions.json" = ""'
+    put(tmp_path, "mine", text_of("mine", more=more))
+    assert load_all(tmp_path).broken == {}
