@@ -38,6 +38,9 @@ async def check_patch(found: PatchFile, project: str, directory: str) -> CheckPa
         data = base64.b64decode(found.data)
         with tempfile.TemporaryDirectory(prefix="cmesh-patch-") as aside:
             seen = look(Path(aside), data, patch.base_commit, place)
+            # A link may have come into `place` since; the root has none, and is read over none.
+            if not _is_within(place, seen.repository.root):
+                raise UsageError("`directory` is another one meanwhile", hint="repeat it")
             return check_view(task_id, seen, found.sha256, len(data), dirty=patch.dirty)
 
     return await asyncio.to_thread(looked)
@@ -48,8 +51,14 @@ def _inside(project: str, directory: str) -> str:
     if not project:
         raise UsageError("nobody knows in which directory you work", hint="ask the user to check")
     top = os.path.realpath(project)
+    if "\0" in directory:
+        raise UsageError("`directory` holds a NUL character", hint="leave it out")
     real = os.path.realpath(Path(top, directory))
     # INVARIANT: what an agent may look at through this is its own project, wherever links lead.
-    if real != top and not real.startswith(f"{top.rstrip('/')}/"):
+    if not _is_within(real, top):
         raise UsageError(f"`directory` is outside of this project, {top}", hint="leave it out")
     return real
+
+
+def _is_within(path: str, top: str) -> bool:
+    return path == top or path.startswith(f"{top.rstrip('/')}/")

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from cmesh.daemon import patch_check
 from cmesh.daemon.answers import PatchFile, PatchView
 from cmesh.daemon.patch_check import check_patch
 from cmesh.errors import SecretFound, TaskRefused, UsageError, WrongBase
+from cmesh.patch.look import Look, look
+from tests.system.runner.copying import commit
 
 pytestmark = pytest.mark.anyio
 
@@ -47,6 +50,28 @@ async def test_a_directory_elsewhere_is_not(project: Path, directory: str) -> No
         directory = str(Path.home())
     with pytest.raises(UsageError, match="outside of this project"):
         await check_patch(patch(), str(project), directory)
+
+
+async def test_a_link_that_comes_after_the_directory_was_judged_leads_nowhere(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = project.parent / "app-other"
+    (other / "x").write_text("x")
+    commit(other)
+
+    def late(aside: Path, data: bytes, base: str, place: str) -> Look:
+        (project / "sub").rmdir()
+        (project / "sub").symlink_to(other)
+        return look(aside, data, base, place)
+
+    monkeypatch.setattr(patch_check, "look", late)
+    with pytest.raises(UsageError, match="meanwhile"):
+        await check_patch(patch(), str(project), "sub")
+
+
+async def test_a_nul_is_no_part_of_a_directory(project: Path) -> None:
+    with pytest.raises(UsageError, match="NUL"):
+        await check_patch(patch(), str(project), "a\0b")
 
 
 async def test_without_a_project_nothing_is_looked_at(project: Path) -> None:
