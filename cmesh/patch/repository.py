@@ -149,12 +149,18 @@ class Repository:
         return found
 
     def modified(self) -> set[str]:
-        """Return the names that git calls changed since the index, by time and size at first."""
+        """Return the names that git calls changed since the index, by time and size at first.
+
+        So are those that it was told not to look at: what they hold is as uncommitted as any.
+        """
         done = self.git.result(
             "diff-files", "--name-only", "-z", "--ignore-submodules=all", "--no-ext-diff",
             more=self._no_filters(),
         )  # fmt: skip
-        return set(_lines(done.stdout))
+        # `S` is skip-worktree, a small letter assume-unchanged (git-ls-files(1), -v).
+        marked = [line.partition(" ") for line in _lines(self.git.run("ls-files", "-v", "-z"))]
+        unseen = {name for tag, _, name in marked if tag == "S" or tag.islower()}
+        return unseen | set(_lines(done.stdout))
 
     def _no_filters(self) -> Mapping[str, str]:
         """Return settings that keep every configured filter from being run."""

@@ -202,3 +202,14 @@ def test_a_patch_that_changes_nothing_of_its_base_makes_no_branch(tree: Tree) ->
     base = git(tree.place, "rev-parse", "HEAD")
     assert tree.objections(patch, base=base, branch="x") == {"already_applied": []}
     assert tree.objections(patch, base=base) == {"already_applied": []}
+
+
+@pytest.mark.parametrize("mark", ["--skip-worktree", "--assume-unchanged"])
+def test_changes_that_git_was_told_not_to_look_at_are_uncommitted_ones(
+    tree: Tree, mark: str
+) -> None:
+    patch = tree.patch("echo two >>code")
+    git(tree.place, "update-index", mark, "code")
+    assert tree.objections(patch) == {}
+    (tree.place / "code").write_text("mine\n" + "one\n" * 20)
+    assert tree.objections(patch) == {"dirty_tree": ["code"]}
