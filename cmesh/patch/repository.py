@@ -177,12 +177,15 @@ class Repository:
     def look(self, names: Collection[str]) -> dict[str, Found]:
         """Return what is under names that were judged, as bytes."""
         named, folders = set(names), {up for name in names for up in _above(name)}
-        return {
-            name: self._look(
-                name, replaces=bool(named & set(_above(name))), is_folder=name in folders
-            )
-            for name in names
-        }
+        others = {up for up in folders if os.path.lexists(os.path.join(self.root, up, ".git"))}
+        found: dict[str, Found] = {}
+        for name in names:
+            above = set(_above(name))
+            if above & others:
+                found[name] = Found(odd="a part of its path is another repository here")
+                continue
+            found[name] = self._look(name, replaces=bool(named & above), is_folder=name in folders)
+        return found
 
     def _look(self, name: str, *, replaces: bool, is_folder: bool) -> Found:
         """Look at one name; `replaces`, `is_folder`: the patch may turn a file into a folder here.

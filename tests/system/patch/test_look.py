@@ -213,3 +213,12 @@ def test_changes_that_git_was_told_not_to_look_at_are_uncommitted_ones(
     assert tree.objections(patch) == {}
     (tree.place / "code").write_text("mine\n" + "one\n" * 20)
     assert tree.objections(patch) == {"dirty_tree": ["code"]}
+
+
+@pytest.mark.parametrize("kind", ["init --quiet", "init --quiet --separate-git-dir ../apart"])
+def test_another_repository_in_the_tree_is_not_patched(tree: Tree, kind: str) -> None:
+    patch = tree.patch("mkdir -p in/sub; echo x >in/sub/new")
+    (tree.place / "in").mkdir()
+    git(tree.place / "in", *kind.split())
+    why = "in/sub/new: a part of its path is another repository here"
+    assert tree.objections(patch) == {"patch_conflict": [why]}
