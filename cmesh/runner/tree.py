@@ -54,7 +54,7 @@ _TELLING_FILES = {
     "usercustomize.py", "build.rs", "jenkinsfile", "dockerfile", "tox.ini", "noxfile.py",
     "build.gradle", "build.gradle.kts", "pyproject.toml", "cargo.toml", "setup.cfg", ".npmrc",
     "cmakelists.txt", "rakefile", "gemfile", "gradlew", "pom.xml", "docker-compose.yml",
-    "compose.yaml", "meson.build", "flake.nix", "opencode.json", ".travis.yml", ".gitconfig",
+    "compose.yaml", "meson.build", "flake.nix", "opencode.json", ".travis.yml", ".gitconfig", "head",
 }  # fmt: skip
 """What is run, or read as an instruction, by who merely opens, builds or tests a tree."""
 
@@ -324,7 +324,8 @@ def _listed(names: "Sequence[str]") -> list[str]:
 def is_telling(name: str, mode: str) -> bool:
     """Say whether a changed file works by being there; a link may lead anywhere."""
     *folders, last = name.lower().split("/")
-    runs = last in _TELLING_FILES or last.endswith(".pth")  # Python runs lines of those
+    # Python runs lines of `.pth`; a `HEAD` makes a folder a repository, whose `config` git obeys.
+    runs = last in _TELLING_FILES or last.endswith(".pth")
     return mode == LINK or runs or not _TELLING.isdisjoint([*folders, last])
 
 

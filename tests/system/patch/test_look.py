@@ -222,3 +222,10 @@ def test_another_repository_in_the_tree_is_not_patched(tree: Tree, kind: str) ->
     git(tree.place / "in", *kind.split())
     why = "in/sub/new: a part of its path is another repository here"
     assert tree.objections(patch) == {"patch_conflict": [why]}
+
+
+def test_a_bare_repository_that_a_patch_brings_is_to_be_looked_at(tree: Tree) -> None:
+    """Whoever asks git in that folder has it run what its `config` says."""
+    patch = tree.patch("git init --quiet --bare fixture; touch fixture/refs/x fixture/objects/x")
+    with tree.look(patch) as seen:
+        assert "fixture/HEAD" in seen.flagged
