@@ -17,6 +17,7 @@ from cmesh.errors import (
     NodeError,
     PathRefused,
     RunnerError,
+    RunnerUnavailable,
     SandboxUnavailable,
 )
 from cmesh.model import Profile, TaskId
@@ -109,14 +110,21 @@ class Starting:
             self._tell(Happening(event=GotCancel("user"), code=code, reason=reason))
 
     async def _require_tested(self, grant: Grant, profile: Profile) -> None:
-        """Look at the program anew: it may have updated itself while the task waited.
+        """Look at manifest and program anew: they may have changed while the task waited.
 
         Raises:
-            RunnerUnavailable: it is gone, or nothing speaks for it as it is now.
+            RunnerUnavailable: it is gone, or another, or nothing speaks for it as it is now.
         """
+        self._parts.rules.policy()  # a change of a manifest counts from here on
+        runner = await asyncio.to_thread(self._parts.runners().resolve, grant.runner.name)
+        # INVARIANT: what was admitted, and shown to who approved it, is what speaks for a start.
+        if runner.manifest != grant.runner.manifest:
+            raise RunnerUnavailable(
+                f"the manifest of runner `{runner.name}` was changed while the task waited",
+                hint="delegate it again",
+            )
         if profile is Profile.FULL:
             return
-        runner = await asyncio.to_thread(self._parts.runners().resolve, grant.runner.name)
         if (untested := runner.untested()) is not None:
             raise untested
 

@@ -154,8 +154,21 @@ async def test_an_agent_that_cmesh_does_not_know_is_added_by_a_manifest(
         task = await laptop.delegate("builder", "parley", app, profile=Profile.QUERY, new=True)
         assert (await laptop.ended(task.task_id)).state is TaskState.SUCCEEDED
 
-    # What runs is read as it was started, though its manifest goes, and the daemon as well.
+    # What waits is started by no other manifest than the one it was admitted with.
     hold = builder.directory("app") / "hold"
+    hold.touch()
+    held = [await laptop.delegate("builder", "parley", app, new=True) for _ in range(2)]
+    for task in held:
+        await eventually(lambda one=task.task_id: running(builder, one))
+    waits = await laptop.delegate("builder", "parley", app, new=True)
+    file.write_text(text.replace('"--json"]', '"--json", "--more"]', 1), "utf-8")
+    hold.unlink()
+    for task in held:
+        assert (await laptop.ended(task.task_id)).state is TaskState.SUCCEEDED
+    assert (await laptop.ended(waits.task_id)).code == "runner_unavailable"
+    file.write_text(text + VERSIONS, "utf-8")
+
+    # What runs is read as it was started, though its manifest goes, and the daemon as well.
     hold.touch()
     task = await laptop.delegate("builder", "parley", app, prompt="one two", new=True)
     await eventually(lambda: running(builder, task.task_id))
