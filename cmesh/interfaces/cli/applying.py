@@ -207,4 +207,4 @@ def _next(done: AppliedView) -> str:
     git = f"git -C {shlex.quote(done.root)}"
     if done.branch:
         return f"{git} diff {done.base_commit[:SHORT_ID]} {shlex.quote(done.branch)}"
-    return f"{git} diff; nothing is staged or committed"
+    return f"{git} status; nothing is staged or committed"

@@ -227,6 +227,9 @@ def explain_end(view: TaskView) -> None:
     if len(view.summary) >= SUMMARY_CHARACTERS:
         output.say("this is the head and tail of a longer result")
         output.hint(f"cmesh result {view.task_id} --all")
+    if view.patch is not None and view.patch.bytes:
+        output.say(f"task {view.task_id} has a patch of {view.patch.files} files")
+        output.hint(f"cmesh apply {view.task_id}, in a clone of the repository")
     if view.state == TaskState.SUCCEEDED and not view.code:
         return
     code = f" [{view.code}]" if view.code else ""

@@ -45,6 +45,7 @@ async def test_a_patch_is_checked_shown_and_applied_once(
     machines: tuple[Machine, Machine, Path],
 ) -> None:
     laptop, view, home = await changed(machines)
+    assert f"hint: cmesh apply {view.task_id}" in laptop.cli("wait", view.task_id).stderr
     before = state(home)
     words = ("apply", view.task_id, "-C", str(home))
     checked = laptop.cli(*words, "--check")
