@@ -44,20 +44,6 @@ async def test_a_control_server_that_is_not_there_is_named_with_its_error_and_th
     assert machine.cli("up").returncode == 28
 
 
-HIDING = """
-[profiles.docs]
-base = "query"
-read = ["docs"]
-[[inbound.allow]]
-name = "hiding"
-peers = ["user:me@example.com"]
-operations = ["task"]
-profiles = ["docs"]
-runners = ["command:disk"]
-paths = ["/"]
-"""
-
-
 async def test_status_names_what_the_first_task_would_run_into(
     make_machine: MakeMachine, ground: Path
 ):
@@ -65,7 +51,7 @@ async def test_status_names_what_the_first_task_would_run_into(
     text += f'[runners.claude]\nprogram = "/bin/true"\nkey_file = "{ground}/no.key"\n'
     text += '[runners.codex]\nprogram = "/bin/true"\nkey_file = "codex.key"\n'
     rule = inbound(Path("/no/such/place"), ["command:dsk", "command:gone", "claude"])
-    machine = await make_machine("hopeful", text + rule + HIDING)
+    machine = await make_machine("hopeful", text + rule)
     key_file = machine.base / "config" / "codex.key"
     key_file.write_text("sk-test-0000", "utf-8")
     key_file.chmod(0o600)
@@ -77,7 +63,6 @@ async def test_status_names_what_the_first_task_would_run_into(
     assert f"key file `{ground}/no.key` cannot be read" in words
     assert "; only 0.169.0 to below 0.170 were tried with a hostile directory" in words
     assert "names `/no/such/place`, which is no directory here" in words
-    assert "rule `hiding` allows docs only, which this build refuses" in words
     assert "root_refused" not in {code for code, _what in said}
 
 
