@@ -359,12 +359,14 @@ class Daemon:
         self._loop.call_soon_threadsafe(self._background.spawn, self._reconfigured(config))
 
     async def _reconfigured(self, config: Config) -> None:
-        error = self.rules.error
+        error, manifests = self.rules.error, self.rules.manifests
         data = {
             "policy_sha256": config.policy.sha256,
+            "config_sha256": config.sha256,
             "in_force": error is None,
             "error": error.message if error else "",
-            "manifests": dict(self.rules.manifests.digests),
+            "manifests": dict(manifests.digests),
+            "manifest_errors": {name: why.message for name, why in manifests.broken.items()},
         }
         await guarded(self._audit(AuditRecord(kind="config_changed", data=data)))
         await self.runners.refresh()

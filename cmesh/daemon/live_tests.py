@@ -18,7 +18,7 @@ from cmesh.errors import (
     UsageError,
 )
 from cmesh.model import Profile, TaskState
-from cmesh.runner.live import LiveBench, LiveRun, live_run
+from cmesh.runner.live import LiveBench, LiveRun, is_answer, live_run
 from cmesh.runner.own_manifests import COMMAND
 from cmesh.runner.registry import Runner
 from cmesh.store.records import AuditRecord
@@ -30,6 +30,7 @@ RUNNER_ASKED = "runner_asked"
 """Kind of audit row: a live run, which may have cost something."""
 
 ANSWER_CHARACTERS = 1_000
+NO_ANSWER = "it ended well, without the word that it was asked for"
 _WITHOUT = "or `--full`: it then runs without a sandbox, as you"
 
 
@@ -105,15 +106,18 @@ class LiveTests:
 
     def _view(self, runner: Runner, profile: Profile, run: LiveRun) -> LiveRunView:
         outcome, redactor = run.outcome, self._daemon.secrets.redactor()
+        ended_well = outcome.state is TaskState.SUCCEEDED
+        answered = ended_well and is_answer(outcome.text)
+        error = NO_ANSWER if ended_well and not answered else outcome.error
         return LiveRunView(
             name=runner.name,
-            ok=outcome.state is TaskState.SUCCEEDED,
+            ok=answered,
             profile=profile.value,
             version=runner.version,
             credential=runner.credential,
             enforcement=run.enforcement,
             text=one_line(redactor.text(outcome.text)[0], ANSWER_CHARACTERS),
-            error=one_line(redactor.text(outcome.error)[0], ANSWER_CHARACTERS),
+            error=one_line(redactor.text(error)[0], ANSWER_CHARACTERS),
             seconds=round(run.seconds, 2),
             tokens_in=outcome.usage.tokens_in,
             tokens_out=outcome.usage.tokens_out,

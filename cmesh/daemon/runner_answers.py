@@ -120,7 +120,7 @@ class NewRunnerView(View):
 class LiveRunView(View):
     """What a live run of a runner brought back; `text` and `error` are the agent's words.
 
-    `ok`: it answered. `profile`: `query`, or `full` without a sandbox. `credential`: `exposed` =
+    `ok`: it ended well, and its last line is the word that it was asked for. `profile`: `query`, or `full` without a sandbox. `credential`: `exposed` =
     the run could read the key. `seconds`: from its start to its end. `tokens_in`, `tokens_out`,
     `cost_usd`: as far as the agent says.
     """

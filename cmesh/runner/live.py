@@ -24,9 +24,10 @@ from cmesh.runner.launch import Launch
 from cmesh.runner.reader import Outcome
 from cmesh.runner.registry import Runner
 
-__all__ = ["PROMPT", "RUN_LIMIT_S", "LiveBench", "LiveRun", "live_run"]
+__all__ = ["PROMPT", "RUN_LIMIT_S", "LiveBench", "LiveRun", "is_answer", "live_run"]
 
-PROMPT = "Reply with this one word and do nothing else: ready"
+WORD = "ready"
+PROMPT = f"Reply with this one word and do nothing else: {WORD}"
 
 RUN_LIMIT_S = 60
 """From the agent's start to its forced end; a call of the control socket waits 90 s."""
@@ -139,6 +140,15 @@ def _spec(bench: LiveBench, runner: Runner, profile: Profile, directory: Path) -
         ),
         not_after=bench.clock.now() + timedelta(seconds=RUN_LIMIT_S),
     )
+
+
+def is_answer(text: str) -> bool:
+    """Say whether an agent's final text ends with the word it was asked for, alone on a line.
+
+    One that only repeats what it was given, or prints an error and ends with 0, has not answered.
+    """
+    lines = text.strip().splitlines()
+    return bool(lines) and lines[-1].strip(" \t.!*`'\"").lower() == WORD
 
 
 def _launch(

@@ -58,9 +58,9 @@ def apply_patch(task_id: str, wish: Wish) -> None:
         UsageError: there is nobody to ask.
         CmeshError: why it is not applied, or is not here.
     """
+    task, found = call(lambda client: _fetch(client, task_id))
     if not (wish.check or wish.yes) and (wish.as_json or not _can_ask()):
         raise UsageError("there is nobody to ask", hint="say --yes, or --check to only look")
-    task, found = call(lambda client: _fetch(client, task_id))
     data = base64.b64decode(found.data)
     if not data:
         output.say("the task changed nothing: there is no patch to apply")

@@ -34,6 +34,8 @@ IDLE_PAUSE_S = 0.2
 RECONNECTS = 20
 EVENTS = 200
 _EVENT_CHARACTERS = 160
+# Whole: its end is often what the person has to do.
+_REASON_CHARACTERS = 600
 
 ENDS = TERMINAL | {TaskState.UNKNOWN}
 """States after which waiting longer is not promised to bring news."""
@@ -115,7 +117,7 @@ def _event_line(event: EventView) -> str:
 
 
 def _state_line(view: TaskView) -> str:
-    reason = f" ({one_line(view.reason)})" if view.reason else ""
+    reason = f" ({one_line(view.reason, _REASON_CHARACTERS)})" if view.reason else ""
     return f"{view.state.replace('_', ' ')} on {one_line(view.peer, 63)}{reason}"
 
 

@@ -23,9 +23,11 @@ case "$*" in
 *) echo "parley: no such arguments: $*" >&2; exit 2 ;;
 esac
 words=$(($(wc -w)))
+said="$words words"
+[ "$words" = 10 ] && said=ready  # the prompt of a live run
 while [ -e hold ]; do sleep 0.05; done
 echo '{"type":"assistant","message":{"content":[{"type":"text","text":"counting"}]}}'
-printf '{"type":"result","is_error":false,"result":"%d words","num_turns":1,' "$words"
+printf '{"type":"result","is_error":false,"result":"%s","num_turns":1,' "$said"
 printf '"usage":{"input_tokens":%d,"output_tokens":2}}\n' "$words"
 """
 
@@ -126,7 +128,7 @@ async def test_an_agent_that_cmesh_does_not_know_is_added_by_a_manifest(
     assert (status, live["error"]["code"]) == (51, "runner_unavailable")
     assert "`--full`" in live["error"]["hint"]
     status, live = said(builder, "runners", "test", "parley", "--full")
-    assert (status, live["ok"], live["text"]) == (0, True, "10 words")
+    assert (status, live["ok"], live["text"]) == (0, True, "ready")
     assert (live["profile"], live["version"]) == ("full", "parley 0.3.1")
     assert (live["tokens_in"], live["tokens_out"], live["credential"]) == (10, 2, "none")
     [row] = await builder.sql("SELECT data FROM audit WHERE kind = 'runner_asked'")
@@ -149,7 +151,7 @@ async def test_an_agent_that_cmesh_does_not_know_is_added_by_a_manifest(
     if "netns" in (await builder.status()).enforcement:
         assert (await runner(builder)).profiles == ["query", "edit", "build", "full"]
         status, live = said(builder, "runners", "test", "parley")
-        assert (status, live["profile"], live["text"]) == (0, "query", "10 words")
+        assert (status, live["profile"], live["text"]) == (0, "query", "ready")
         assert "netns" in live["enforcement"]
         task = await laptop.delegate("builder", "parley", app, profile=Profile.QUERY, new=True)
         assert (await laptop.ended(task.task_id)).state is TaskState.SUCCEEDED

@@ -61,7 +61,9 @@ async def test_a_change_that_a_thread_sees_first_is_taken_up_and_recorded(daemon
     async with asyncio.timeout(LIMIT_S):
         while not (found := await rows(daemon, CHANGED)):
             continue
-    assert list(json.loads(str(found[0][0]))["manifests"]) == ["mine"]
+    data = json.loads(str(found[0][0]))
+    assert (list(data["manifests"]), data["manifest_errors"]) == (["mine"], {})
+    assert data["config_sha256"] == daemon.rules.config().sha256
 
 
 async def test_a_new_manifest_counts_at_once_and_says_who_asked(daemon: Daemon) -> None:
