@@ -106,11 +106,15 @@ def read_small(path: str) -> bytes:
         os.close(fd)
 
 
-def task_processes(task_id: str, claim: Owner | None) -> set[Process]:
-    """Return the task's live processes: the marked ones, and all below its shim or namespace."""
+def task_processes(task_id: str, claim: Owner | None, *, owner_alive: bool) -> set[Process]:
+    """Return the task's live processes: the marked ones, and all below its shim or namespace.
+
+    INVARIANT: `owner_alive` is the look's. A shim that is being killed has given its lock back
+    and has still a number: then the first process of its namespace counts already.
+    """
     if claim is None or claim.who != "shim":
         return shim_processes.task_processes(task_id, 0)
-    root = claim.pid if is_alive(claim) else 0
+    root = claim.pid if owner_alive else 0
     # Numbers of another boot are other processes' here.
     first = claim.first if claim.boot_id == boot_id() else (0, 0)
     return shim_processes.task_processes(task_id, root, first)

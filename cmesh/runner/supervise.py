@@ -271,8 +271,10 @@ class Supervisor:
         return is_locked(f"{directory}/claim") and processes.is_alive(claim)
 
     def _processes(self, task_id: TaskId) -> set[Process]:
-        claim = processes.read_owner(f"{self.tasks_dir}/{task_id}/claim")
-        return processes.task_processes(task_id, claim)
+        directory = f"{self.tasks_dir}/{task_id}"
+        claim = processes.read_owner(f"{directory}/claim")
+        alive = claim is not None and self._owner_alive(directory, claim)
+        return processes.task_processes(task_id, claim, owner_alive=alive)
 
     def _start_warm(self) -> WarmShim:
         self._warm = WarmShim(self.tasks_dir / "shim.log", self._warm_ended)

@@ -76,7 +76,7 @@ async def test_a_killed_shim_is_reported_at_once_and_leaves_nothing(
     ended = await laptop.ended(view.task_id, REPORT_LIMIT_S)
     assert (ended.state, ended.code) == (TaskState.INTERRUPTED, "interrupted")
     assert "zero processes counted" in ended.witness
-    assert processes.task_processes(view.task_id, claim) == set()
+    assert processes.task_processes(view.task_id, claim, owner_alive=False) == set()
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,8 @@ class Worker:
     def processes(self, task_id: TaskId) -> set[Process]:
         """Return the task's processes by their numbers outside of it."""
         claim = processes.read_owner(f"{self.supervisor.directory(task_id)}/claim")
-        return processes.task_processes(task_id, claim)
+        alive = self.supervisor.look(task_id).owner_alive
+        return processes.task_processes(task_id, claim, owner_alive=alive)
 
     def shim(self, task_id: TaskId) -> int:
         pid = self.claim(task_id)["pid"]
