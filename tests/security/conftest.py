@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.conftest import model
+from tests.system.conftest import found, model
 from tests.system.daemon.conftest import anyio_backend, ground, make_machine, testnet
 from tests.unit.daemon.conftest import Pair
 
-__all__ = ["anyio_backend", "ground", "make_machine", "model", "pair", "testnet"]
+__all__ = ["anyio_backend", "found", "ground", "make_machine", "model", "pair", "testnet"]
 
 
 @pytest.fixture

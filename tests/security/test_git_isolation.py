@@ -15,7 +15,6 @@ import pytest
 from cmesh.model import TaskId
 from cmesh.runner.copies import read_changed, read_made
 from cmesh.runner.task_files import delete_tree
-from cmesh.sandbox.probe import find_enforcement
 from cmesh.sandbox.tier import Enforcement
 from tests.system.runner.conftest import anyio_backend, containment, worker
 from tests.system.runner.copying import commit, edit, git
@@ -24,14 +23,6 @@ from tests.system.runner.support import Worker
 __all__ = ["anyio_backend", "containment", "worker"]
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
-
-
-@pytest.fixture(scope="module")
-def found() -> Enforcement:
-    found = find_enforcement()
-    if found.tier != 3:
-        pytest.skip(f"no sandbox of tier 3 here: {found.why}")
-    return found
 
 
 @pytest.fixture

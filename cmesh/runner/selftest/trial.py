@@ -23,12 +23,12 @@ from cmesh.config import SandboxConfig
 from cmesh.errors import CmeshError
 from cmesh.model import Limits, Profile, TaskId, TaskSpec, TaskState
 from cmesh.policy.profiles import BUILT_IN
+from cmesh.runner.apart import Apart
 from cmesh.runner.confine import Relay, Sandboxes
 from cmesh.runner.egress.addresses import Address
 from cmesh.runner.egress.network import variables
 from cmesh.runner.egress.outside import Outside, Streams
 from cmesh.runner.egress.proxy import Proxy
-from cmesh.runner.evidence import Exit
 from cmesh.runner.launch import Launch
 from cmesh.runner.reader import Outcome
 from cmesh.runner.registry import Runner
@@ -107,20 +107,16 @@ async def _tested(bench: Bench, runner: Runner, traps: Traps) -> Finding:
     try:
         await bench.sandboxes.require(Profile.QUERY, str(directory), bench.config)
         bench.sandboxes.require_network()
-        async with _supervisor(bench) as (supervisor, changed):
-            return await _watched(bench, supervisor, changed, (runner, traps, directory))
+        async with _supervisor(bench) as apart:
+            return await _watched(bench, apart, (runner, traps, directory))
     finally:
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
 
-async def _watched(
-    bench: Bench,
-    supervisor: Supervisor,
-    changed: asyncio.Event,
-    subject: tuple[Runner, Traps, Path],
-) -> Finding:
+async def _watched(bench: Bench, apart: Apart, subject: tuple[Runner, Traps, Path]) -> Finding:
     """Start the agent, wait for its end, and say what came of it."""
     runner, traps, directory = subject
+    supervisor = apart.supervisor
     assert traps.api
     canary = f"canary-{secrets.token_hex(8)}"
     spec = _spec(bench, runner, directory)
@@ -149,7 +145,7 @@ async def _watched(
         await asyncio.to_thread(_plant, hostile, traps)
         proxy.open(spec.task_id, network, relay.socket)
         await supervisor.spawn(spec.task_id)
-        exit_ = await _end(bench, supervisor, spec.task_id, changed)
+        exit_ = await apart.end(spec.task_id, bench.run_limit_s + END_LIMIT_S)
         output = supervisor.read_spool(spec.task_id, 0, spec.limits.output_bytes)
         errors = supervisor.read_spool(spec.task_id, 0, 4 * 1024, stream="stderr")
         reader = runner.reader()
@@ -183,14 +179,14 @@ def _finding(bench: Bench, outcome: Outcome, turns: int, sprung: tuple[str, ...]
 
 
 @contextlib.asynccontextmanager
-async def _supervisor(bench: Bench) -> AsyncGenerator[tuple[Supervisor, asyncio.Event]]:
+async def _supervisor(bench: Bench) -> AsyncGenerator[Apart]:
     """Keep a supervisor of its own, and nothing of an earlier self-test or this one."""
     changed = asyncio.Event()
     supervisor = Supervisor(bench.place, on_change=lambda _task_id: changed.set())
     try:
         await supervisor.start()
         _end_all(supervisor)
-        yield supervisor, changed
+        yield Apart(supervisor=supervisor, changed=changed)
     finally:
         _end_all(supervisor)
         await supervisor.close()
@@ -204,25 +200,6 @@ def _end_all(supervisor: Supervisor) -> None:
                 supervisor.end(task_id, "cancelled")
                 supervisor.end_survivors(task_id)
             supervisor.discard(task_id)
-
-
-async def _end(
-    bench: Bench, supervisor: Supervisor, task_id: TaskId, changed: asyncio.Event
-) -> Exit:
-    """Wait for the shim's result.
-
-    Raises:
-        OSError: there is none in time, or the shim is gone without one.
-    """
-    async with asyncio.timeout(bench.run_limit_s + END_LIMIT_S):
-        while True:
-            changed.clear()
-            look = supervisor.look(task_id)
-            if look.exit is not None:
-                return look.exit
-            if not look.owner_alive and not look.child_alive:
-                raise OSError("its shim ended without a result")
-            await changed.wait()
 
 
 def _spec(bench: Bench, runner: Runner, directory: Path) -> TaskSpec:

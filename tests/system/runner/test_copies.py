@@ -9,20 +9,11 @@ import pytest
 
 from cmesh.model import TaskId
 from cmesh.runner.copies import read_changed, read_made
-from cmesh.sandbox.probe import find_enforcement
 from cmesh.sandbox.tier import Enforcement
 from tests.system.runner.copying import commit, edit, git, launch_of
 from tests.system.runner.support import Worker, new_id
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
-
-
-@pytest.fixture(scope="module")
-def found() -> Enforcement:
-    found = find_enforcement()
-    if found.tier != 3:
-        pytest.skip(f"no sandbox of tier 3 here: {found.why}")
-    return found
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from cmesh.runner.copies import read_changed
 from cmesh.runner.evidence import Exit
 from cmesh.runner.launch import Launch
 from cmesh.runner.reader import ended
-from cmesh.sandbox.probe import find_enforcement
 from cmesh.sandbox.tier import Enforcement
 from tests.system.runner.copying import launch_of
 from tests.system.runner.support import Worker, new_id
@@ -22,14 +21,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.system]
 MIB = 1024**2
 MOST_MIB = 24
 FILL = "i=0; while :; do i=$((i+1)); head -c 1000000 /dev/urandom >{}/f$i; done"
-
-
-@pytest.fixture(scope="module")
-def found() -> Enforcement:
-    found = find_enforcement()
-    if found.tier != 3:
-        pytest.skip(f"no sandbox of tier 3 here: {found.why}")
-    return found
 
 
 @pytest.fixture

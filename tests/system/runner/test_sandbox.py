@@ -15,7 +15,6 @@ from cmesh.runner.confine import Sandboxes
 from cmesh.runner.evidence import Exit
 from cmesh.runner.launch import Launch
 from cmesh.runner.programs import Needs
-from cmesh.sandbox.probe import find_enforcement
 from cmesh.sandbox.start import start
 from cmesh.sandbox.tier import Enforcement
 from tests.system.runner.support import Worker, new_id
@@ -23,14 +22,6 @@ from tests.system.runner.support import Worker, new_id
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
 STUBBORN = "trap 'echo ending; exit 7' TERM; echo ready; while :; do sleep 0.05; done"
-
-
-@pytest.fixture(scope="module")
-def found() -> Enforcement:
-    found = find_enforcement()
-    if found.tier != 3:
-        pytest.skip(f"no sandbox of tier 3 here: {found.why}")
-    return found
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from cmesh.runner.programs import Programs
 from cmesh.runner.registry import Runner, Runners
 from cmesh.runner.selftest.trial import RUN_LIMIT_S, Bench, Finding, directory_prefix, self_test
 from cmesh.runner.traps.trapset import load_traps
-from cmesh.sandbox.probe import find_enforcement
 from cmesh.sandbox.tier import Enforcement
 from tests.system.daemon.agents import CLAUDE, CODEX, GEMINI, OPENCODE
 
@@ -29,14 +28,6 @@ DONE = json.dumps(
     {"type": "result", "subtype": "success", "is_error": False, "result": "done", "session_id": "x"}
 )
 MakeRunner = Callable[..., Runner]
-
-
-@pytest.fixture(scope="module")
-def found() -> Enforcement:
-    found = find_enforcement()
-    if found.tier != 3:
-        pytest.skip(f"no sandbox of tier 3 here: {found.why}")
-    return found
 
 
 @pytest.fixture
