@@ -81,7 +81,9 @@ def test_the_short_form_ends_in_its_counts(
     assert main(["--quick", "--json", "--results", str(path), *wanted]) == 0
     *rows, last = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert last == {"passed": 2, "failed": 0, "skipped": 1}
-    assert [one["verdict"] for one in rows] == ["passed", "passed", "skipped"]
+    assert {one["name"]: one["verdict"] for one in rows} == dict(
+        zip(wanted[1:], ["passed", "passed", "skipped"], strict=True)
+    )
     assert all(one["target"] and one["figure"] for one in rows)
 
 
@@ -170,3 +172,19 @@ raise SystemExit(scorecard.main([]))
         os.close(handle)
     assert len(watched) == 3
     assert all(ended)
+
+
+@pytest.mark.parametrize(("p95", "met"), [(25.0, True), (25.1, False)])
+def test_the_sandbox_is_judged_beside_the_interpreter_that_ran_in_turn(
+    p95: float, met: bool
+) -> None:
+    read = row("sandbox start").read
+    assert read is not None
+    found = {
+        "rows": [
+            {"name": "bare interpreter, `python -I -S -c pass`", "figures": {"p95": 1.0}},
+            {"name": "`true` in the sandbox of a query, tier 3", "figures": {"p95": p95}},
+            {"name": "in turn with it, `python -I -S -c pass`", "figures": {"p95": 8.0}},
+        ]
+    }
+    assert read(found) == (met, f"p95 {p95:.1f} ms, bare interpreter 8.0 ms")
