@@ -40,9 +40,11 @@ def commit(look: Look, branch: str, message: str, environment: Mapping[str, str]
     made = signer.run(
         "commit-tree", tree, "-p", look.base.commit, "-F", "-", data=message.encode()
     ).decode().strip()  # fmt: skip
+    # INVARIANT: not through a name for another ref, which whoever made the repository has planted.
     done = repository.git.result(
-        "update-ref", "-m", "cmesh apply", f"refs/heads/{branch}", made, "0" * len(made)
-    )
+        "update-ref", "--no-deref", "-m", "cmesh apply", f"refs/heads/{branch}", made,
+        "0" * len(made),
+    )  # fmt: skip
     if done.returncode:
         raise BranchExists("the branch cannot be made: another one has its name, or a part of it")
     return made

@@ -14,6 +14,7 @@ from cmesh.runner.tree import FILE, LINK, PROGRAM, is_telling
 from cmesh.runner.tree_names import REPOSITORY, fits
 
 __all__ = [
+    "APPLYING",
     "Base",
     "Change",
     "Entry",
@@ -103,6 +104,9 @@ class Objection:
     next: str = ""
 
 
+APPLYING = ".cmesh-apply"
+"""A folder at the top of a tree, while an apply is at work whose git directory is elsewhere."""
+
 _MODES = {FILE, PROGRAM, LINK}
 _GIT = {".git", "git~1"}
 # What HFS+ leaves out of a name when it compares, as git's own check has them.
@@ -124,6 +128,8 @@ def name_trouble(name: str) -> str:
         return "it does not stay in the tree"
     if any(_is_git(part) for part in parts):
         return "git takes a part of it for its own directory"
+    if _folded(parts[0]) == APPLYING:
+        return "`cmesh apply` keeps its own work under that name"
     if not fits(name):
         return "it is too long or too deep"
     return ""

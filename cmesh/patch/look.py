@@ -84,10 +84,11 @@ def look(place: Path, patch: bytes, commit: str, directory: str, branch: str = "
         branch: the branch it would be committed on, at its base; empty = the work tree.
 
     Raises:
+        UsageError: there is no such directory.
         WrongBase: there is no repository.
         CmeshError: git is missing or fails.
     """
-    repository = Repository(directory)
+    repository = Repository(directory, based=bool(commit))
     seen = Look(repository=repository, base=repository.base(commit))
     if os.path.lexists(repository.place):
         hint = "`cmesh apply` takes it back first; a check changes nothing"
@@ -157,7 +158,11 @@ def _in_tree(seen: Look, trial: Trial) -> Look:
     index, head = repository.tracked, repository.tree(repository.head)
     changed = dirty(seeds, index, head, repository.modified() if _differ(seeds, index) else ())
     if changed:
-        why = DirtyTree("paths that it touches have uncommitted changes, or are not tracked")
+        # Without a base there is no commit to begin a branch at.
+        hint = DirtyTree.default_hint if seen.base.commit else "commit these changes, then repeat"
+        why = DirtyTree(
+            "paths that it touches have uncommitted changes, or are not tracked", hint=hint
+        )
         seen = _against_names(seen, why, changed)
     return _judged(seen, trial, tried, set(index))
 
@@ -178,6 +183,8 @@ def _on_branch(seen: Look, trial: Trial, branch: str) -> Look:
     git, ref = seen.repository.git, f"refs/heads/{branch}"
     if branch.startswith("-") or branch == "HEAD" or not _is_ref(seen.repository, ref):
         return _against(seen, BranchExists("it is no name for a branch"))
+    if git.line("symbolic-ref", "--quiet", ref):
+        return _against(seen, BranchExists("the branch is there, as a name for another one"))
     base = seen.repository.tree(seen.base.commit)
     trial.seed_entries({one.name: base.get(one.name) for one in seen.numbers})
     seen = _judged(seen, trial, trial.apply(), set(base))

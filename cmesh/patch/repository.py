@@ -14,9 +14,10 @@ from functools import cached_property
 from pathlib import Path
 
 from cmesh.beneath import open_root
-from cmesh.errors import WrongBase
+from cmesh.errors import UsageError, WrongBase
 from cmesh.patch.git import Git
-from cmesh.patch.judge import Base, Entry
+from cmesh.patch.judge import APPLYING, Base, Entry
+from cmesh.patch.own import require_own
 from cmesh.runner.tree import FILE, LINK, PROGRAM
 
 __all__ = ["FILE_BYTES", "Found", "Repository", "stamp_of"]
@@ -28,6 +29,12 @@ PLACE = "cmesh-apply"
 """It is there while an apply is at work, and when one was cut off."""
 
 FOLDER = "it is a folder here"
+
+_CLONE = "name a clone of the task's repository with -C DIR"
+_MAKE_ONE = (
+    "where the task's files are, `git init`, `git add --all` and `git commit` make one; or save it"
+    " with `cmesh result ID --patch FILE`, read it, and `git apply FILE` there"
+)
 
 _OBJECT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _UNMERGED: Entry = ("", "unmerged")
@@ -62,15 +69,20 @@ class Repository:
         git: runs there.
     """
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, *, based: bool = True) -> None:
         """Find the repository that a directory is in. Blocks.
 
+        Args:
+            directory: any in a work tree.
+            based: the patch that this is about was made of a commit; for the hint.
+
         Raises:
-            WrongBase: it is in none, or in one without a work tree.
+            UsageError: there is no such directory.
+            WrongBase: it is in no repository, or in one without a work tree of its own.
         """
         real = os.path.realpath(directory)
         if not os.path.isdir(real):
-            raise WrongBase(f"`{directory}` is no directory", hint="name one with -C DIR")
+            raise UsageError(f"`{directory}` is no directory", hint="name one with -C DIR")
         git = Git(real)
         root = git.line("rev-parse", "--show-toplevel")
         self.root = os.path.realpath(root) if root else ""
@@ -78,7 +90,7 @@ class Repository:
         if not root or not f"{real}/".startswith(f"{self.root.rstrip('/')}/"):
             raise WrongBase(
                 f"`{directory}` is not in the work tree of a git repository",
-                hint="name a clone of the task's repository with -C DIR",
+                hint=_CLONE if based else _MAKE_ONE,
             )
         self.directory = git.line("rev-parse", "--absolute-git-dir")
         # INVARIANT: what is read and written is below a directory whose own repository this is. A
@@ -89,6 +101,7 @@ class Repository:
                 f"the repository of `{directory}` has its work tree elsewhere, by `core.worktree`",
                 hint="`git config --unset core.worktree` there, or name another clone with -C DIR",
             )
+        require_own(self.root, self.directory)
         objects = git.line("rev-parse", "--git-path", "objects")
         self.objects = os.path.realpath(os.path.join(real, objects))
         self.kind = git.line("rev-parse", "--show-object-format") or "sha1"
@@ -100,7 +113,7 @@ class Repository:
         """Return the folder of an apply: with git's own, or, on another disk, in the tree."""
         # A rename reaches no further than its file system.
         same = os.stat(self.directory).st_dev == os.stat(self.root).st_dev
-        return Path(self.directory, PLACE) if same else Path(self.root, f".{PLACE}")
+        return Path(self.directory, PLACE) if same else Path(self.root, APPLYING)
 
     @cached_property
     def head(self) -> str:

@@ -82,6 +82,8 @@ def put(look: Look) -> None:
         except OSError as error:
             raise PatchConflict(f"nothing was changed: {error.strerror}") from error
         try:
+            # Where it lies in the tree, nothing of it becomes tracked meanwhile.
+            (place / ".gitignore").write_bytes(b"*\n")
             steps = [
                 _stage(place, repository.root, look.found[change.name], change, at, look.trial)
                 for at, change in enumerate(look.changes)
@@ -155,12 +157,13 @@ def _alone(repository: Repository) -> Generator[None]:
     """Keep other runs in this work tree away; ends with the process, however that ends."""
     fd = os.open(repository.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PatchConflict(
+                "another `cmesh apply` is at work in this tree", hint="repeat it"
+            ) from error
         yield
-    except BlockingIOError as error:
-        raise PatchConflict(
-            "another `cmesh apply` is at work in this tree", hint="repeat it"
-        ) from error
     finally:
         os.close(fd)
 

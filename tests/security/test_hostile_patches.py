@@ -29,6 +29,11 @@ from tests.system.runner.copying import git
 pytestmark = pytest.mark.system
 
 ZERO = "0" * 40
+WHO = {
+    f"GIT_{role}_{what}": value
+    for role in ("AUTHOR", "COMMITTER")
+    for what, value in (("NAME", "me"), ("EMAIL", "me@example.com"))
+}
 
 
 def new_file(name: str, text: str = "evil", mode: str = "100644", header: str = "") -> bytes:
@@ -89,6 +94,7 @@ PATCHES: Mapping[str, bytes] = {
     "hook": new_file(".git/hooks/pre-commit", mode="100755"),
     "configuration": new_file(".git/config"),
     "nested git directory": new_file("sub/.git/config"),
+    "the folder of an apply": new_file(".cmesh-apply/plan.json"),
     "git in capitals": new_file(".GiT/config"),
     "git's short name": new_file("git~1/config"),
     "git with a stream": new_file(".git::$INDEX_ALLOCATION/config"),
@@ -276,6 +282,51 @@ def test_a_tree_whose_repository_lies_elsewhere_is_still_one(tree: Tree, tmp_pat
     for place in (other, module):
         with tempfile.TemporaryDirectory() as aside:
             assert look(Path(aside), patch, tree.base, str(place)).objections == ()
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "echo gitdir: $OTHER/.git >.git",
+        "ln -s $OTHER/.git .git",
+        "echo gitdir: $OTHER/.git/worktrees/linked >.git",
+        # Halves of a linked work tree that nobody but git should make.
+        "mkdir f; echo gitdir: $PWD/f >.git; cd f; echo $OLDPWD/.git >gitdir; echo $OTHER/.git >commondir; cp $OTHER/.git/HEAD HEAD",
+        "git init --quiet; echo $OTHER/.git >.git/commondir",
+        "git init --quiet; rm -r .git/refs; ln -s $OTHER/.git/refs .git/refs",
+        "git init --quiet; rm -r .git/objects; ln -s $OTHER/.git/objects .git/objects",
+    ],
+)
+def test_a_directory_whose_git_leads_to_another_ones_repository_is_none(
+    tree: Tree, tmp_path: Path, script: str
+) -> None:
+    patch = tree.patch("echo two >>code")
+    git(tree.place, "worktree", "add", "--quiet", str(tmp_path / "linked"))
+    project = tmp_path / "project"
+    project.mkdir()
+    env = {"OTHER": str(tree.place), "PATH": os.defpath, "PWD": str(project)}
+    subprocess.run(["/bin/sh", "-ec", script], cwd=project, env=env, check=True)
+    with tempfile.TemporaryDirectory() as aside, pytest.raises(WrongBase):
+        look(Path(aside), patch, tree.base, str(project), "stolen")
+
+
+def test_a_git_directory_elsewhere_counts_once_it_names_its_tree(tmp_path: Path) -> None:
+    project, own = tmp_path / "project", tmp_path / "own.git"
+    git(tmp_path, "init", "--quiet", f"--separate-git-dir={own}", str(project))
+    with pytest.raises(WrongBase, match="does not name"):
+        Repository(str(project))
+    git(own, "config", "core.worktree", str(project))
+    assert Repository(str(project)).directory == str(own)
+
+
+def test_a_planted_name_for_another_branch_is_not_followed(tree: Tree, tmp_path: Path) -> None:
+    patch = tree.patch("echo two >>code")
+    with tree.look(patch, branch="try") as seen:
+        git(tree.place, "symbolic-ref", "refs/heads/try", "refs/heads/victim")
+        commit_branch(seen, "try", "x", {"PATH": os.defpath, "HOME": str(tmp_path), **WHO})
+    assert git(tree.place, "branch", "--list", "victim") == ""
+    git(tree.place, "symbolic-ref", "refs/heads/try", "refs/heads/victim")
+    assert tree.objections(patch, branch="try") == {"branch_exists": []}
 
 
 @pytest.mark.parametrize("name", PLANTS)

@@ -15,8 +15,8 @@ import typer
 
 from cmesh.daemon.answers import PatchFile, TaskView
 from cmesh.daemon.arguments import PatchArguments, TaskArguments
-from cmesh.daemon.patch_answers import AppliedView, CheckPatchView, check_view
-from cmesh.errors import CmeshError, RemoteProtocolError, UsageError, by_code
+from cmesh.daemon.patch_answers import AppliedView, CheckPatchView, ObjectionView, check_view
+from cmesh.errors import DirtyTree, PatchConflict, RemoteProtocolError, UsageError, by_code
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.interfaces.client import ControlClient
@@ -31,6 +31,7 @@ __all__ = ["Wish", "apply_patch"]
 
 NAME_CHARACTERS = 300
 SHORT_ID = 12
+NAMES_SHOWN = 3
 
 _RELATIONS = {
     "same": "which is what is checked out",
@@ -69,10 +70,10 @@ def apply_patch(task_id: str, wish: Wish) -> None:
         return
     if hashlib.sha256(data).hexdigest() != found.sha256:
         raise RemoteProtocolError("the patch is not the one that its worker signed")
-    if not wish.check and take_back(Repository(wish.directory)):
+    base = found.patch.base_commit
+    if not wish.check and take_back(Repository(wish.directory, based=bool(base))):
         output.say("an apply that was cut off here is taken back")
     with tempfile.TemporaryDirectory(prefix="cmesh-patch-") as aside:
-        base = found.patch.base_commit
         seen = look(Path(aside), data, base, wish.directory, wish.branch)
         view = check_view(task.task_id, seen, found.sha256, len(data), dirty=found.patch.dirty)
         if not wish.as_json:
@@ -153,24 +154,29 @@ def _end_check(view: CheckPatchView, data: bytes, *, as_json: bool) -> None:
 
 
 def _require(view: CheckPatchView) -> None:
-    """Raise the first objection; the others are told before."""
-    for one in view.objections:
-        for name in one.names:
-            output.say(f"{one.code}: {_name(name)}")
-        if one.count > len(one.names):
-            output.say(f"{one.code}: and {one.count - len(one.names)} more")
+    """Raise the first objection; the others are told before, each cause once."""
     for one in view.objections[1:]:
-        output.say(f"also: {one.why} [{one.code}]")
+        if not _follows(one, view.objections[0]):
+            output.say(f"also: {one.why}{_about(one)} [{one.code}]")
     if view.objections:
-        raise _error(view)
+        first = view.objections[0]
+        why = f"the patch is not applied: {first.why}{_about(first)}"
+        raise by_code(first.code)(why, hint=first.next)
 
 
-def _error(view: CheckPatchView) -> CmeshError:
-    first = view.objections[0]
-    names = ", ".join(_name(name) for name in first.names[:3])
-    more = " and others" if first.count > 3 else ""
-    about = f": {names}{more}" if names else ""
-    return by_code(first.code)(f"the patch is not applied: {first.why}{about}", hint=first.next)
+def _follows(one: ObjectionView, first: ObjectionView) -> bool:
+    """Say whether an objection is but what the first one causes: a person's own changes conflict."""
+    if (first.code, one.code) != (DirtyTree.code, PatchConflict.code):
+        return False
+    return all(any(name.startswith(f"{own}: ") for own in first.names) for name in one.names)
+
+
+def _about(one: ObjectionView) -> str:
+    """Return some of the paths that an objection is about, and the count of the rest."""
+    names = ", ".join(_name(name) for name in one.names[:NAMES_SHOWN])
+    rest = one.count - NAMES_SHOWN
+    more = f" and {rest} more (`--check --json` lists them)" if rest > 0 else ""
+    return f": {names}{more}" if names else ""
 
 
 def _ask(data: bytes, where: str) -> None:

@@ -12,7 +12,7 @@ from cmesh.errors import PatchApplied, PatchConflict, SecretFound, UsageError
 from tests.system.daemon.machine import Machine
 from tests.system.daemon.test_edit import ask, machines, pair
 from tests.system.patch.trees import state
-from tests.system.runner.copying import git
+from tests.system.runner.copying import commit, git
 
 __all__ = ["machines", "pair"]
 
@@ -25,12 +25,15 @@ def clone(machine: Machine, place: Path) -> Path:
     git(place, "clone", "--quiet", str(place), str(home))
     git(home, "config", "user.name", "Ada")
     git(home, "config", "user.email", "ada@example.com")
-    user = home.parent.owner()
-    for folder, folders, files in os.walk(home.parent):
-        for name in (*folders, *files):
-            os.chown(Path(folder, name), home.parent.stat().st_uid, home.parent.stat().st_gid)
-    assert home.owner() == user
+    give(home.parent)
     return home
+
+
+def give(place: Path) -> None:
+    """Make all that is in a directory its owner's."""
+    for folder, folders, files in os.walk(place):
+        for name in (*folders, *files):
+            os.lchown(Path(folder, name), place.stat().st_uid, place.stat().st_gid)
 
 
 async def changed(
@@ -92,6 +95,11 @@ async def test_as_json_each_answer_is_one_document(machines: tuple[Machine, Mach
     assert [one["code"] for one in told["objections"]] == ["dirty_tree", "patch_conflict"]
     failed = laptop.cli(*words, "--yes")
     assert json.loads(failed.stdout)["error"]["code"] == "dirty_tree"
+    told = laptop.cli("apply", view.task_id, "-C", str(home), "--check").stderr
+    causes = [line for line in told.splitlines() if not line.startswith("look first:")]
+    assert len(causes) == 2, causes
+    assert causes[0].endswith("or are not tracked: code")
+    assert causes[1].startswith("hint: ")
     assert (home / "code").read_text() == "mine\n"
 
 
@@ -101,9 +109,35 @@ async def test_another_repository_is_refused(machines: tuple[Machine, Machine, P
     refused = laptop.cli("apply", view.task_id, "-C", str(other), "--check")
     assert refused.returncode == PatchConflict.exit_status
     assert "not in the work tree of a git repository" in refused.stderr
+    missing = laptop.cli("apply", view.task_id, "-C", str(other / "nosuch"), "--check")
+    assert (missing.returncode, "is no directory" in missing.stderr) == (2, True)
     shutil.rmtree(home / ".git")
     refused = laptop.cli("apply", view.task_id, "-C", str(home), "--check")
     assert refused.returncode == PatchConflict.exit_status
+
+
+async def test_a_patch_without_a_base_has_a_way_home(
+    machines: tuple[Machine, Machine, Path],
+) -> None:
+    laptop, worker, place = machines
+    (place / "part").mkdir()
+    (place / "part" / "code").write_text("one\n")
+    view = await ask(laptop, worker, place / "part", "change")
+    home = laptop.directory(f"{place.name[:30]}-plain")
+    (home / "code").write_text("one\n")
+    words = ("apply", view.task_id, "-C", str(home), "--yes")
+    refused = laptop.cli(*words)
+    assert "`git init`, `git add --all` and `git commit` make one" in refused.stderr
+    git(home, "init", "--quiet")
+    give(home)
+    refused = laptop.cli(*words)
+    assert "commit these changes, then repeat" in refused.stderr
+    assert "--branch" not in refused.stderr
+    commit(home)
+    give(home)
+    applied = laptop.cli(*words)
+    assert applied.returncode == 0, applied.stderr
+    assert (home / "code").read_text() == "one\ntwo\n"
 
 
 async def test_a_patch_that_is_empty_or_withheld_is_not_applied(

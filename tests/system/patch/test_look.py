@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cmesh.errors import WrongBase
+from cmesh.errors import UsageError, WrongBase
 from tests.system.patch.trees import Tree, state
 from tests.system.runner.copying import commit, git
 
@@ -56,8 +56,8 @@ def test_a_base_that_is_not_here_is_refused(tree: Tree, base: str) -> None:
 
 def test_a_directory_in_no_repository_is_refused(tree: Tree, tmp_path: Path) -> None:
     patch = tree.patch(CHANGE)
-    for at in ("..", "../nothing", ".git"):
-        with pytest.raises(WrongBase), tree.look(patch, at=at):
+    for at, error in (("..", WrongBase), ("../nothing", UsageError), (".git", WrongBase)):
+        with pytest.raises(error), tree.look(patch, at=at):
             pass
 
 

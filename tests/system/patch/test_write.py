@@ -1,5 +1,6 @@
 """A patch is put into a work tree whole or not at all, whatever is in the way or dies."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cmesh.errors import PatchConflict
+from cmesh.patch.judge import APPLYING
 from cmesh.patch.repository import Repository
 from cmesh.patch.write import put, take_back
 from tests.system.patch.trees import Tree, state
@@ -254,3 +256,33 @@ def test_two_at_once_are_one_after_the_other(tree: Tree) -> None:
         with tree.look(patch) as seen, pytest.raises(PatchConflict, match="another `cmesh apply`"):
             put(seen)
         other.communicate()
+
+
+def test_only_a_held_lock_is_taken_for_another_apply(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_words: object, **_more: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "a slow disk")
+
+    with tree.look(tree.patch(CHANGE)) as seen:
+        monkeypatch.setattr(os, "link", link)
+        with pytest.raises(PatchConflict, match="nothing was changed: a slow disk"):
+            put(seen)
+
+
+def test_what_lies_in_the_tree_while_an_apply_is_at_work_is_not_tracked(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Repository, "place", tree.place / APPLYING)  # as on another disk
+    told: list[str] = []
+
+    def rename(*words: object, **more: object) -> None:
+        told.append(git(tree.place, "status", "--porcelain", "--untracked-files=all"))
+        raise OSError(errno.EIO, "enough")
+
+    with tree.look(tree.patch(CHANGE)) as seen:
+        monkeypatch.setattr(os, "rename", rename)
+        with pytest.raises(PatchConflict):
+            put(seen)
+    assert told
+    assert APPLYING not in "".join(told)
