@@ -6,8 +6,6 @@ file, line, key and what was expected; no value of the file is ever guessed.
 
 import hashlib
 import os
-import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +13,13 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from cmesh.configfile import FileTable, RunnerTable, config_schema, line_of, starter_config
+from cmesh.configfile import FileTable, RunnerTable, config_schema, starter_config
 from cmesh.errors import ConfigError
 from cmesh.paths import require_private_file
-from cmesh.policy.mistakes import Location, PolicyError, key_of, problems
-from cmesh.policy.parse import build_policy, describe
+from cmesh.policy.mistakes import Location, PolicyError, describe, key_of, problems
+from cmesh.policy.parse import build_policy
 from cmesh.policy.rules import Policy
+from cmesh.tomltext import TomlMistake, line_of, read_table
 
 __all__ = [
     "TESTNET_VARIABLE",
@@ -236,26 +235,12 @@ def _parse(path: Path, data: bytes) -> FileTable:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigFileError(path, "expected UTF-8 text", line=line) from None
     try:
-        return FileTable.model_validate(_toml(path, text))
+        return FileTable.model_validate(read_table(text))
+    except TomlMistake as mistake:
+        raise ConfigFileError(path, mistake.expected, line=mistake.line) from None
     except ValidationError as error:
         problem = problems(error)[0]
         raise _at(path, text, problem.where, describe(problem, FileTable)) from None
-
-
-def _toml(path: Path, text: str) -> dict[str, object]:
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise ConfigFileError(path, "nested too deeply") from None
-    except ValueError as error:  # TOMLDecodeError, or a number too long for int()
-        message = str(error)
-        at = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", message)
-        if at is None:
-            raise ConfigFileError(path, f"not TOML: {message}") from None
-        last = text.count("\n") + 1
-        line, column = (int(at[1]), f", column {at[2]}") if at[1] else (last, "")
-        what = message[: at.start()]
-        raise ConfigFileError(path, f"not TOML: {what}{column}", line=line) from None
 
 
 def _config(path: Path, table: FileTable, data: bytes, *, configured: bool) -> Config:

@@ -1,16 +1,11 @@
-"""The form of `config.toml`: its tables, where each key stands in the text, a first file.
-
-Text in, values and line numbers out; `cmesh.config` reads the file and says what is wrong.
-"""
+"""The form of `config.toml`: its tables, and a first file; `cmesh.config` reads it."""
 
 import re
-from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from cmesh.policy.mistakes import Location
 from cmesh.policy.parse import COMMAND_NAME_PATTERN, RUNNER_NAME_PATTERN, mistaken_for
 from cmesh.policy.rules import FULL_CONSENT
 from cmesh.policy.tables import PolicyTables, Table, TextForm
@@ -25,7 +20,6 @@ __all__ = [
     "WakeTable",
     "WorkerTable",
     "config_schema",
-    "line_of",
     "starter_config",
 ]
 
@@ -182,21 +176,6 @@ def config_schema() -> dict[str, object]:
     return schema | {"title": "cmesh config.toml"}
 
 
-def line_of(text: str, where: Location) -> int | None:
-    """Return the line (from 1) where a key stands, or of the nearest table around it.
-
-    None when not even its table is in the text. Reads headers and keys only, so
-    it also works on a file whose values are wrong.
-    """
-    lines: dict[Location, int] = {}
-    for number, place in _places(text):
-        lines.setdefault(place, number)
-    for length in range(len(where), 0, -1):
-        if where[:length] in lines:
-            return lines[where[:length]]
-    return None
-
-
 def starter_config(hostname: str) -> str:
     """Return a first `config.toml`: a node that may do nothing, with the rules to uncomment.
 
@@ -204,47 +183,6 @@ def starter_config(hostname: str) -> str:
     """
     host = re.sub(r"[^a-z0-9-]+", "-", hostname.partition(".")[0].lower()).strip("-")[:63]
     return _STARTER.replace("@HOST@", host.strip("-")).replace("@CONSENT@", FULL_CONSENT)
-
-
-_NAME = r"""(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)"""
-_HEADER = re.compile(r"^\s*(\[\[?)\s*([^\[\]]+?)\s*(\]\]?)\s*(#.*)?$")
-_KEY = re.compile(rf"^\s*({_NAME}(?:\s*\.\s*{_NAME})*)\s*=")
-_PART = re.compile(_NAME)
-_LONG_STRING = re.compile(r'"""|\'\'\'')
-
-
-def _places(text: str) -> Iterator[tuple[int, Location]]:
-    """Yield each header's and key's line and place; texts over several lines are skipped."""
-    counts: dict[Location, int] = {}
-    table: Location = ()
-    quote = ""
-    for number, line in enumerate(text.splitlines(), start=1):
-        inside = bool(quote)
-        for mark in _LONG_STRING.findall(line):
-            quote = mark if not quote else "" if mark == quote else quote
-        if inside:
-            continue
-        if header := _HEADER.match(line):
-            table = _enter(_parts(header[2]), counts, again=header[1] == "[[")
-            yield number, table
-        elif key := _KEY.match(line):
-            yield number, (*table, *_parts(key[1]))
-
-
-def _enter(parts: Location, counts: dict[Location, int], *, again: bool) -> Location:
-    """Return the place of a header, with the index of each list of tables on the way."""
-    place: Location = ()
-    for index, part in enumerate(parts):
-        place = (*place, part)
-        if again and index == len(parts) - 1:
-            counts[place] = counts.get(place, -1) + 1
-        if place in counts:
-            place = (*place, counts[place])
-    return place
-
-
-def _parts(text: str) -> Location:
-    return tuple(part.strip("\"'") for part in _PART.findall(text))
 
 
 _STARTER = """\

@@ -35,6 +35,11 @@ _FORMS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "is no runner's name",
             "write a name such as `claude` or `command:NAME`, see `cmesh peers`",
         ),
+        "name": (
+            "is no runner's name",
+            "lower-case letters, digits, `_` and `-`, at most 32; `cmesh runners list` lists them",
+        ),
+        "program": ("is no program", "a name, or an absolute path"),
     }
 )
 

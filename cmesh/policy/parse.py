@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from cmesh.model import Profile
 from cmesh.policy.match import normal_path
-from cmesh.policy.mistakes import Location, PolicyError, Problem, known_keys, problems
+from cmesh.policy.mistakes import Location, PolicyError, describe, problems
 from cmesh.policy.narrow import build_profiles, named_profile
 from cmesh.policy.profiles import NamedProfile
 from cmesh.policy.rules import (
@@ -41,9 +41,9 @@ from cmesh.text import one_line
 __all__ = [
     "COMMAND_NAME_PATTERN",
     "RUNNER_NAME_PATTERN",
+    "RUNNER_NAME_WORDS",
     "RealPath",
     "build_policy",
-    "describe",
     "mistaken_for",
     "parse_policy",
     "parse_selector",
@@ -57,6 +57,8 @@ COMMAND_NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 RUNNER_NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,31}"
 """Name of an agent, and of its manifest, whole."""
+
+RUNNER_NAME_WORDS = "lower-case letters, digits, `_` and `-`, at most 32"
 
 _COMMAND = "command"
 _TYPO_CUTOFF = 0.8
@@ -151,17 +153,6 @@ def mistaken_for(name: str) -> str:
     """
     near = difflib.get_close_matches(name, AGENTS, n=1, cutoff=_TYPO_CUTOFF)
     return near[0] if near and name not in AGENTS else ""
-
-
-def describe(problem: Problem, model: type[PolicyTables]) -> str:
-    """Return what is wrong in one clause; for an unknown key, with the nearest known one."""
-    if not problem.unknown:
-        return f"expected {problem.expected}"
-    known = known_keys(model, problem.where)
-    near = difflib.get_close_matches(str(problem.where[-1]), known, n=1)
-    if near:
-        return f"unknown key; did you mean `{near[0]}`?"
-    return f"unknown key; known here: {', '.join(f'`{key}`' for key in known)}"
 
 
 def _inbound_allow(

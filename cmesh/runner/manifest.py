@@ -5,7 +5,6 @@ in one is found when it is loaded.
 """
 
 import re
-import tomllib
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -15,17 +14,19 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
-    Field,
     JsonValue,
     ValidationError,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from cmesh.errors import ConfigError
 from cmesh.model import Profile
-from cmesh.policy.parse import RUNNER_NAME_PATTERN
+from cmesh.nearest import did_you_mean
+from cmesh.policy.mistakes import Problem, describe, key_of, problems, wanted
+from cmesh.policy.parse import RUNNER_NAME_PATTERN, RUNNER_NAME_WORDS
+from cmesh.policy.tables import TextForm
 from cmesh.runner.egress.request import is_name
+from cmesh.tomltext import TomlMistake, line_of, read_table
 
 __all__ = [
     "PLACEHOLDERS",
@@ -49,8 +50,9 @@ TableT = TypeVar("TableT", bound=BaseModel)
 
 _VERSION = re.compile(r"\d+(?:\.\d+)+")
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
-_BELOW = r"^[^/{}]+(/[^/{}]+)*$"
-_VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+_BELOW = r"[^/{}]+(/[^/{}]+)*"
+_BELOW_WORDS = 'a path below the home such as ".example/settings.json"'
+_VARIABLE = "letters, digits and underscores, no digit first"
 JSON_DEEP = 32
 """Tables and lists in each other in a variable's text."""
 
@@ -59,32 +61,37 @@ _TELLS_NO_COST = frozenset({"output", "codex-json", "gemini-stream-json"})
 
 
 def _known(text: str) -> str:
-    unknown = set(_PLACEHOLDER.findall(text)) - PLACEHOLDERS
+    unknown = sorted(set(_PLACEHOLDER.findall(text)) - PLACEHOLDERS)
     if unknown:
-        raise ValueError(f"unknown placeholder `{{{min(unknown)}}}`")
+        given, known = f"{{{unknown[0]}}}", sorted(f"{{{name}}}" for name in PLACEHOLDERS)
+        meant = did_you_mean(given, known, most=1) or f"known: {', '.join(known)}"
+        raise wanted(f"a known placeholder, not `{given}`; {meant}")
     return text
 
 
 def _host(text: str) -> str:
     if not is_name(text):
-        raise ValueError(f"`{text}` is not a host name in lower case")
+        raise wanted('a host name in lower case such as "api.example.com"')
     return text
 
 
 def _inside(path: str) -> str:
-    if not {"", ".", ".."}.isdisjoint(path.split("/")) or "\0" in path:
-        raise ValueError(f"`{path}` is no path below the home")
+    if not _stays(path):
+        raise wanted(_BELOW_WORDS)
     return path
 
 
 def _pattern(text: str) -> str:
-    parts = text.replace("{session_id}", "id").split("/")
-    stays = {"", ".", ".."}.isdisjoint(parts) and "\0" not in text
-    if not stays or any("**" in part and part != "**" for part in parts):
-        raise ValueError(f"`{text}` is no pattern of a file below `home`")
+    filled = text.replace("{session_id}", "id")
+    if not _stays(filled) or any("**" in part and part != "**" for part in filled.split("/")):
+        raise wanted('a pattern of a file below `home` such as "**/{session_id}.json"')
     if set(_PLACEHOLDER.findall(text)) - {"session_id"}:
-        raise ValueError(f"`{text}`: only `{{session_id}}` can stand in it")
+        raise wanted("no placeholder but `{session_id}`")
     return text
+
+
+def _stays(path: str) -> bool:
+    return {"", ".", ".."}.isdisjoint(path.split("/")) and "\0" not in path
 
 
 def _known_json(value: JsonValue) -> JsonValue:
@@ -94,7 +101,7 @@ def _known_json(value: JsonValue) -> JsonValue:
 
 def _require_known(value: JsonValue, deep: int) -> None:
     if not deep:
-        raise ValueError(f"nested deeper than {JSON_DEEP}")
+        raise wanted(f"nothing nested deeper than {JSON_DEEP}")
     if isinstance(value, str):
         _known(value)
     elif isinstance(value, list):
@@ -107,13 +114,14 @@ def _require_known(value: JsonValue, deep: int) -> None:
 
 
 Template = Annotated[str, AfterValidator(_known)]
-InHome = Annotated[str, Field(pattern=_BELOW), AfterValidator(_inside)]
+InHome = Annotated[str, TextForm(_BELOW, _BELOW_WORDS), AfterValidator(_inside)]
 """A path in the agent's home."""
 Pattern = Annotated[str, AfterValidator(_pattern)]
 JsonTemplate = Annotated[JsonValue, AfterValidator(_known_json)]
 
 
-Variable = Annotated[str, Field(pattern=_VARIABLE)]
+Variable = Annotated[str, TextForm(r"[A-Za-z_][A-Za-z0-9_]*", _VARIABLE)]
+VersionText = Annotated[str, TextForm(r"[0-9]+(\.[0-9]+)+", 'a version such as "1.4"')]
 
 
 class _Table(BaseModel):
@@ -127,7 +135,7 @@ class Credential(_Table):
     """
 
     variable: Variable
-    base_url_variable: Variable | Literal[""] = ""
+    base_url_variable: Annotated[str, TextForm(r"([A-Za-z_][A-Za-z0-9_]*)?", _VARIABLE)] = ""
 
 
 class Options(_Table):
@@ -177,8 +185,8 @@ class Versions(_Table):
         below: the lowest that is not taken any more.
     """
 
-    first: str = Field(pattern=r"^\d+(\.\d+)+$")
-    below: str = Field(pattern=r"^\d+(\.\d+)+$")
+    first: VersionText
+    below: VersionText
 
     def hold(self, said: str) -> bool:
         """Say whether what a program says of itself names one of them; silence does not."""
@@ -208,7 +216,7 @@ class Manifest(_Table):
     """
 
     schema_version: Literal[1]
-    name: str = Field(pattern=f"^{RUNNER_NAME_PATTERN}$")
+    name: Annotated[str, TextForm(RUNNER_NAME_PATTERN, RUNNER_NAME_WORDS)]
     program: str = ""
     parser: Literal[
         "claude-stream-json", "codex-json", "gemini-stream-json", "opencode-json", "output"
@@ -223,7 +231,7 @@ class Manifest(_Table):
     credential: Credential | None = None
     network: Network = Network()
     session: Session | None = None
-    refuses: tuple[Annotated[str, Field(pattern=r"^[^/{}]+$")], ...] = ()
+    refuses: tuple[Annotated[str, TextForm(r"[^/{}]+", "a name, no path")], ...] = ()
     env: dict[Variable, Template] = {}
     env_json: dict[Variable, JsonTemplate] = {}
     cwd: InHome | None = None
@@ -233,10 +241,9 @@ class Manifest(_Table):
     def _holds_its_cost(self) -> Self:
         # INVARIANT: a rule with a limit of cost allows what says this, so it must be so.
         if self.reports_cost and (self.parser in _TELLS_NO_COST or not self.options.cost_usd):
-            raise PydanticCustomError(
-                "cost",
-                "`reports_cost`: expected false: it takes a parser that reads a cost and"
-                " `cost_usd` of [options]",
+            raise wanted(
+                "false: it takes a parser that reads a cost and `cost_usd` of [options]",
+                "reports_cost",
             )
         return self
 
@@ -247,10 +254,7 @@ class Manifest(_Table):
         kept = f"{self.session.home}/" if self.session else ""
         inside = [one for one in (*self.files, self.cwd) if one and f"{one}/".startswith(kept)]
         if kept and inside:
-            raise PydanticCustomError(
-                "conversation",
-                "`home` of [session]: expected a folder with no path of `files` in it, nor `cwd`",
-            )
+            raise wanted("a folder with no path of `files` in it, nor `cwd`", "session", "home")
         return self
 
     def fixed_env(self) -> dict[str, str]:
@@ -272,22 +276,30 @@ def parse_manifest(text: str, *, source: str) -> Manifest:
 
 
 def parse_table(form: type[TableT], text: str, *, what: str) -> TableT:
-    """Read a TOML file that a runner brings; `what` it is begins each error.
+    """Read a TOML file that a runner brings; `what` it is begins each error, then line and key.
 
     Raises:
         ConfigError: as `parse_manifest`.
     """
     try:
-        return form.model_validate(tomllib.loads(text))
-    except RecursionError as error:
-        raise ConfigError(f"{what}: nested too deeply") from error
+        return form.model_validate(read_table(text))
+    except TomlMistake as mistake:
+        line = f" line {mistake.line}" if mistake.line else ""
+        raise ConfigError(f"{what}{line}: {mistake.expected}") from mistake
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if part != "[key]")
-        where = f"`{key}`: " if key else ""
-        raise ConfigError(f"{what}: {where}{first['msg']}") from error
-    except ValueError as error:  # TOMLDecodeError, or a number too long for int()
-        raise ConfigError(f"{what}: {error}") from error
+        first = problems(error)[0]
+        found = line_of(text, first.where)
+        line = f" line {found}" if found else ""
+        said = f"{describe(first, form)}{_misplaced(first, form)}"
+        raise ConfigError(f"{what}{line}: `{key_of(first.where)}`: {said}") from error
+
+
+def _misplaced(problem: Problem, form: type[BaseModel]) -> str:
+    """Return what helps where a key of the whole file stands below a table's header."""
+    *tables, key = problem.where
+    if not tables or key not in form.model_fields or key_of(problem.where).endswith("]"):
+        return ""
+    return f"; `{key}` of the whole file stands above the first [table]"
 
 
 @cache

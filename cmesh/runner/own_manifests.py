@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cmesh.errors import ConfigError, TaskConflict, UnsafePermissions
 from cmesh.paths import ensure_private_dir, require_private_dir, require_private_file, sync
-from cmesh.policy.parse import RUNNER_NAME_PATTERN, mistaken_for
+from cmesh.policy.parse import RUNNER_NAME_PATTERN, RUNNER_NAME_WORDS, mistaken_for
 from cmesh.runner.manifest import Manifest, load_manifests, parse_manifest
 from cmesh.runner.task_files import write_synced
 
@@ -122,7 +122,7 @@ def check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"`{name}` is no runner's name",
-            hint="lower-case letters, digits, `_` and `-`, at most 32",
+            hint=f"expected {RUNNER_NAME_WORDS}",
         )
     if name == COMMAND:
         raise ConfigError("the manifest of `command` is cmesh's own", hint="choose another name")
@@ -186,7 +186,7 @@ def _parse(path: Path, data: bytes) -> Manifest:
         manifest = parse_manifest(data.decode(), source=str(path))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{what}: expected UTF-8 text in line {line}") from error
+        raise ConfigError(f"{what} line {line}: expected UTF-8 text") from error
     if manifest.name != path.stem:
         raise ConfigError(f"{what}: `name`: expected `{path.stem}`, as its file is called")
     if not manifest.program:

@@ -269,7 +269,7 @@ class Runners:
         if not program:
             raise RunnerUnavailable(
                 f"runner `{name}`: program `{wanted}` is not on this machine",
-                hint=f"{manifest.install_hint or 'install it'}, or set `program` of [runners.{name}]",
+                hint=f"{manifest.install_hint or 'install it'}, or {self._place_of_program(name)}",
             )
         env = dict(config.env)
         if manifest.credential is not None:
@@ -300,6 +300,13 @@ class Runners:
             key_file=config.key_file,
             test=self._tested(manifest, program, version, config.model, env),
         )
+
+    def _place_of_program(self, name: str) -> str:
+        """Return what to correct so that another program is looked for."""
+        own = self.manifests.own.get(name)
+        if own is None or self._runners.get(name, RunnerConfig()).program:
+            return f"set `program` of [runners.{name}] in config.toml"
+        return f"correct `program` in {own}"
 
     def _tested(
         self, manifest: Manifest, program: str, version: str, model: str, env: Mapping[str, str]

@@ -23,6 +23,7 @@ from cmesh.store.rows import (
 
 __all__ = [
     "accepted_since",
+    "columns",
     "drafts",
     "events",
     "exists",
@@ -35,7 +36,6 @@ __all__ = [
     "keys",
     "last_events",
     "listed",
-    "names",
     "peer_keys",
     "prefixed",
     "results_after",
@@ -300,16 +300,15 @@ def hash_at(cursor: Reader, seq: int) -> str | None:
     return rows[0]["h"].lower() if rows else None
 
 
-def names(cursor: Reader) -> tuple[list[str], list[str]]:
-    """Return the names of the views for people, and those of their columns."""
+def columns(cursor: Reader) -> dict[str, list[str]]:
+    """Return the columns of each view for people, in their order."""
     rows = _rows(
         cursor,
-        "SELECT view_name AS name, true AS is_view FROM duckdb_views() WHERE NOT internal"
-        " UNION SELECT column_name, false FROM duckdb_columns() c JOIN duckdb_views() v"
-        " ON v.view_name = c.table_name WHERE NOT v.internal ORDER BY name",
+        "SELECT v.view_name, list(c.column_name ORDER BY c.column_index) AS names"
+        " FROM duckdb_columns() c JOIN duckdb_views() v ON v.view_name = c.table_name"
+        " WHERE NOT v.internal GROUP BY v.view_name ORDER BY v.view_name",
     )
-    views = [row["name"] for row in rows if row["is_view"]]
-    return views, [row["name"] for row in rows if not row["is_view"]]
+    return {str(row["view_name"]): list(row["names"]) for row in rows}
 
 
 def _rows(cursor: Reader, sql: str, values: Sequence[object] = ()) -> list[Row]:

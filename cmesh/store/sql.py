@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import struct
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from cmesh.errors import QueryRefused
-from cmesh.nearest import did_you_mean
 from cmesh.store.child import spawn
+from cmesh.store.misnamed import Columns, misnamed
 from cmesh.store.records import SqlRows
 from cmesh.store.snapshot import Snapshot
 from cmesh.text import one_line
@@ -59,11 +58,11 @@ class QueryProcess:
     def __init__(
         self,
         take: Callable[[], Awaitable[Snapshot]],
-        names: Callable[[], Awaitable[tuple[Sequence[str], Sequence[str]]]],
+        columns: Callable[[], Awaitable[Columns]],
         limits: QueryLimits | None = None,
     ) -> None:
         self._take = take
-        self._names = names
+        self._columns = columns
         self._limits = limits or QueryLimits()
         self._turn = asyncio.Lock()
         self._worker: _Worker | None = None
@@ -131,7 +130,7 @@ class QueryProcess:
         loop = asyncio.get_running_loop()
         self._idle = loop.call_later(self._limits.idle_s, self._end_idle)
         if "error" in answer:
-            raise await self._refused(str(answer.get("message", "")))
+            raise await self._refused(str(answer.get("message", "")), text)
         return _rows(answer, snapshot.seq)
 
     async def _ready(self, head_seq: int) -> "tuple[_Worker, Snapshot]":
@@ -154,19 +153,9 @@ class QueryProcess:
             raise await self._refused(str(opened.get("message", "")))
         return fresh, self._snapshot
 
-    async def _refused(self, message: str) -> QueryRefused:
-        hint = None
-        unknown = re.search(
-            r'(with name|column|Table) "?(\w+)"? (?:does not exist|not found)', message
-        )
-        if unknown:
-            views, columns = await self._names()
-            # DuckDB's own guess knows the tables behind the views, which nobody asks.
-            message = re.sub(r'\s*Did you mean "[^"]*"\?', "", message)
-            known = columns if unknown[1] == "column" else views
-            meant = did_you_mean(unknown[2], known, cutoff=0.6)
-            hint = f"{meant} `cmesh schema` lists all names" if meant else None
-        return QueryRefused(one_line(message, 500), hint=hint)
+    async def _refused(self, message: str, text: str = "") -> QueryRefused:
+        said, meant = misnamed(message, text, await self._columns())
+        return QueryRefused(one_line(said, 500), hint=meant or None)
 
     def _end_idle(self) -> None:
         task = asyncio.get_running_loop().create_task(self._close_in_turn())

@@ -58,7 +58,7 @@ class Store(Reading):
         self._room = Room(options.directory, options.floor_bytes)
         self._reservations = Reservations(self._knows, self._used, parts.prompts)
         self._copies = Copies(options.directory, process)
-        self._queries = QueryProcess(self._copies.take, self._names, limits)
+        self._queries = QueryProcess(self._copies.take, self._columns, limits)
         self._writer = Writer(
             WriterOptions(
                 journal=parts.claim.journal,
@@ -277,8 +277,8 @@ class Store(Reading):
             else:
                 future.set_result(one.head.seq)
 
-    async def _names(self) -> tuple[list[str], list[str]]:
-        return await self._read(queries.names)
+    async def _columns(self) -> dict[str, list[str]]:
+        return await self._read(queries.columns)
 
     async def _knows(self, task_id: TaskId) -> bool:
         return self._index.may_know(task_id) and await self.task(task_id) is not None

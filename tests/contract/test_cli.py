@@ -340,6 +340,8 @@ def test_json_is_exactly_one_document_of_the_view(
         (["delegate", "worker", "x", "-C", "/srv", "--timeout", "soon"], 2, "bad_arguments"),
         (["delegate", "worker", "x", "-C", "/srv", "--accept", "a 'b"], 2, "bad_arguments"),
         (["runners", "show", "cluade"], 51, "runner_unavailable"),
+        (["runners", "new", "MyAgent"], 2, "bad_arguments"),
+        (["runners", "new", "mine", "--program", "a\nb"], 2, "bad_arguments"),
         (["nonsense"], 2, "bad_arguments"),
         (["policy"], 2, "bad_arguments"),
     ],
@@ -428,6 +430,8 @@ def test_a_new_runner_is_told_by_its_file_and_the_next_steps(capsys: pytest.Capt
     assert seen.err.splitlines() == ["hint: edit it", "hint: check it"]
     assert main(["runners", "new", "mine", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["next"] == ["edit it", "check it"]
+    assert main(["runners", "new", "mine", "--program", "missing"]) == 0
+    assert "warning: the program that `mine` starts is not" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("daemon")
@@ -444,7 +448,13 @@ def test_a_live_run_says_first_that_it_costs_and_then_what_came_back(
     seen = capsys.readouterr()
     assert (json.loads(seen.out)["profile"], seen.err) == ("full", "")
     assert main(["runners", "test", "codex"]) == 50
-    assert "no: no key" in capsys.readouterr().out
+    seen = capsys.readouterr()
+    assert ("no: no key" in seen.out, seen.err) == (True, "")
+    assert main(["runners", "test", "cluade"]) == 51  # nothing that could cost is named
+    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "error",
+        "hint",
+    ]
 
 
 def test_results_are_read_by_part_and_offset_or_whole(
@@ -645,6 +655,13 @@ def test_the_rules_are_shown_as_read_without_a_daemon(
         assert words in page
     assert main(["policy", "show", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["inbound"][0]["name"] == "looks"
+    docs = '[profiles.docs]\nbase = "query"\nread = ["docs"]\nlimits = { processes = 9 }\n'
+    config.write_text(docs + CONFIG.replace('"query"', '"docs"'), "utf-8")
+    assert main(["policy", "show"]) == 0
+    page = capsys.readouterr().out
+    assert "docs: query, read docs, limits memory_mib 8192, processes 9, " in page
+    assert "NamedProfile" not in page
+    assert "{" not in page
     config.write_text(CONFIG.replace("query", "dream"), "utf-8")
     assert main(["policy", "show", "--json"]) == 10
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "bad_config"

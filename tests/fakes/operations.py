@@ -376,7 +376,10 @@ class FakeOperations(Operations):
     async def new_runner(self, context: Context, arguments: NewRunnerArguments) -> NewRunnerView:
         self._called("new_runner", context, arguments)
         file = f"/config/runners/{arguments.name}.toml"
-        return NewRunnerView(name=arguments.name, file=file, next=["edit it", "check it"])
+        program = "" if arguments.program == "missing" else arguments.program or "/bin/mine"
+        return NewRunnerView(
+            name=arguments.name, file=file, program=program, next=["edit it", "check it"]
+        )
 
     @override
     async def test_runner(self, context: Context, arguments: LiveRunArguments) -> LiveRunView:

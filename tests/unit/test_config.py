@@ -23,7 +23,7 @@ from cmesh.config import (
     load_config,
     starter_config,
 )
-from cmesh.configfile import FileTable, line_of
+from cmesh.configfile import FileTable
 from cmesh.errors import ConfigError, UnsafePermissions
 from cmesh.policy.rules import Policy
 from cmesh.policy.tables import Table
@@ -195,7 +195,7 @@ def test_rule_paths_are_expanded_and_their_links_resolved(tmp_path: Path, home: 
         ),
         pytest.param("[commands.x]\n", 1, "commands.x.argv", "this key", id="missing key"),
         pytest.param(
-            '[commands."a b"]\nargv = ["x"]', 1, "commands.a b", "as its name", id="bad name"
+            '[commands."a b"]\nargv = ["x"]', 1, 'commands."a b"', "as its name", id="bad name"
         ),
         pytest.param("[commands.x]\nargv = []", 2, "commands.x.argv", "at least 1", id="empty"),
         pytest.param(
@@ -302,15 +302,6 @@ def test_no_bytes_make_a_traceback(
     path = write(tmp_path_factory.mktemp("c"), content)
     with contextlib.suppress(ConfigError):
         load_config(path)
-
-
-def test_lines_are_found_around_strings_that_look_like_keys() -> None:
-    text = 'a = """\n[node]\nb = 1\n"""\n\n[node] # c\n"tags" = []\n[[x.y]]\n[x.y.z]\nk = 1\n[[ x . y ]]\n'
-    assert line_of(text, ("node",)) == 6
-    assert line_of(text, ("node", "tags", 0)) == 7
-    assert line_of(text, ("x", "y", 0, "z", "k")) == 10
-    assert line_of(text, ("x", "y", 1, "other")) == 11
-    assert line_of(text, ("b",)) is None
 
 
 def test_the_digest_is_of_the_files_bytes(tmp_path: Path) -> None:

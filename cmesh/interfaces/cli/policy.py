@@ -8,7 +8,6 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from cmesh.configfile import line_of
 from cmesh.daemon.answers import DecisionView
 from cmesh.daemon.arguments import ExplainArguments
 from cmesh.interfaces.cli import output
@@ -23,6 +22,7 @@ from cmesh.interfaces.cli.options import (
 )
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.paths import config_file
+from cmesh.tomltext import line_of
 
 __all__ = ["register"]
 
@@ -140,10 +140,22 @@ def _value(value: object) -> str:
         fields = cast("dict[str, object]", value)
         if set(fields) == {"kind", "value"}:
             return f"{fields['kind']}:{fields['value']}" if fields["value"] else "*"
+        if "base" in fields:
+            return _narrowed(fields)
         return ", ".join(f"{name} {item}" for name, item in fields.items() if item is not None)
     if isinstance(value, list | tuple):
-        return ", ".join(_element(item) for item in cast("list[object]", value))
+        items = cast("list[object]", value)
+        # One profile of the owner's is a clause of its own, with commas in it.
+        between = "; " if items and isinstance(items[0], dict) and "base" in items[0] else ", "
+        return between.join(_element(item) for item in items)
     return "" if value is None or value is False else str(value)
+
+
+def _narrowed(fields: dict[str, object]) -> str:
+    """Return a profile of the owner's in one clause: its base, and what it sets."""
+    rest = [(key, _value(fields[key])) for key in ("read", "write", "hosts", "limits")]
+    said = [f"{key} {text}" for key, text in rest if text]
+    return f"{fields['name']}: {', '.join([str(fields['base']), *said])}"
 
 
 def _element(item: object) -> str:

@@ -52,7 +52,7 @@ def sql(
         return
     _print_rows(view, form)
     if view.truncated:
-        output.say(f"only the first {len(view.rows)} rows; raise --limit for more")
+        output.hint(f"only the first {len(view.rows)} rows; raise --limit for more")
 
 
 def schema(*, as_json: JsonOption = False) -> None:

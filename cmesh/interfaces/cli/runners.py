@@ -117,9 +117,7 @@ def ask(*, name: NameArgument, full: FullOption = False, as_json: JsonOption = F
     good answer came back.
     """
     arguments = checked(LiveRunArguments, name=name, full=full)
-    if not as_json:
-        output.say(f"`{name}` asks its model once, with the key of this machine; that costs money")
-    view = call(lambda client: client.test_runner(arguments))
+    view = call(lambda client: _asked(client, arguments, told=not as_json))
     if as_json:
         output.print_json(view)
     else:
@@ -147,8 +145,20 @@ def new(
         output.print_json(view)
         return
     output.data(view.file)
+    if not view.program:
+        output.say(f"warning: the program that `{view.name}` starts is not on this machine")
     for step in view.next:
         output.hint(step)
+
+
+async def _asked(client: ControlClient, arguments: LiveRunArguments, *, told: bool) -> LiveRunView:
+    """Test a runner live, and tell of the cost first where it can come to one."""
+    if told:
+        runner = _find(await client.list_runners(), arguments.name)
+        profile = "full" if arguments.full else "query"
+        if profile in runner.profiles and not runner.name.startswith("command:"):
+            output.say(f"`{runner.name}` asks its model once, with your key; that costs money")
+    return await client.test_runner(arguments)
 
 
 async def _checked(client: ControlClient, name: str, *, told: bool) -> list[CheckView]:

@@ -26,6 +26,7 @@ _A = TypeVar("_A", bound=Arguments)
 
 _LABELS = {
     "task_id": "ID",
+    "name": "NAME",
     "peer": "PEER",
     "prompt": "PROMPT",
     "sql": "SELECT",

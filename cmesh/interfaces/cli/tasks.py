@@ -92,7 +92,7 @@ def tasks(
         ],
     )
     if view.more:
-        output.say("there are older tasks; raise --limit to see them")
+        output.hint("there are older tasks; raise --limit to see them")
 
 
 def show(*, task_id: TaskArgument, as_json: JsonOption = False) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from cmesh.policy.mistakes import wanted
 from cmesh.runner.manifest import parse_table
 
 __all__ = ["COMMON", "PLACEHOLDER", "Api", "Traps", "load_traps", "parse_traps"]
@@ -28,13 +29,13 @@ _BRACES = re.compile(r"\{\{.*?\}\}")
 def _filled(text: str) -> str:
     unknown = [found for found in _BRACES.findall(text) if not PLACEHOLDER.fullmatch(found)]
     if unknown:
-        raise ValueError(f"unknown placeholder `{unknown[0]}`")
+        raise wanted(f"a known placeholder, not `{unknown[0]}`")
     return text
 
 
 def _beneath(path: str) -> str:
     if path.startswith("/") or not set(path.split("/")).isdisjoint({"", ".", ".."}):
-        raise ValueError(f"`{path}` is no path below the directory")
+        raise wanted("a path below the directory")
     return path
 
 

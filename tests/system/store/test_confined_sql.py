@@ -43,7 +43,11 @@ async def test_parameters_are_bound_and_values_are_json(store: Store) -> None:
     ("text", "said", "hint"),
     [
         ("SELECT * FROM taskz", "taskz", "`tasks`"),
-        ("SELECT stat FROM tasks", "stat", "`state`"),
+        ("SELECT stat FROM tasks", "stat", "did you mean `state`?"),
+        ("SELECT t.stat FROM tasks t", "stat", "did you mean `state`?"),
+        ("SELECT decided_by FROM tasks", "decided_by", "is a column of `peers`"),
+        ("SELECT zzz FROM tasks", "zzz", "`cmesh schema` lists the columns of `tasks`"),
+        ("SELECT x.state FROM tasks", "x", "the views: "),
         ("SELEC 1", "syntax error", "cmesh schema"),
         ("SELECT 1; SELECT 2", "one statement", "cmesh schema"),
         ("", "one statement", "cmesh schema"),
@@ -57,6 +61,8 @@ async def test_a_wrong_query_says_what_is_wrong(
         await store.sql(text, [], 10)
     assert said in caught.value.message
     assert "\n" not in caught.value.message
+    assert "_row" not in f"{caught.value.message} {caught.value.hint}"  # a table behind a view
+    assert "Candidate" not in caught.value.message
     assert hint in caught.value.hint
     assert (await store.sql("SELECT 1", [], 1)).rows == [[1]]
 

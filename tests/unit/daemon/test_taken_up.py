@@ -73,8 +73,15 @@ async def test_a_new_manifest_counts_at_once_and_says_who_asked(daemon: Daemon) 
     )
     assert (view.program, view.copied) == ("/bin/cat", False)
     assert daemon.runners.resolve("mine").program == "/bin/cat"
-    [[data]] = await rows(daemon, WRITTEN)
-    assert json.loads(str(data))["agent"] == "a test"
+    assert json.loads(str((await rows(daemon, WRITTEN))[0][0]))["agent"] == "a test"
+    assert str(daemon.settings.config_file) in view.next[1]
+    missing = await app_of(daemon).new_runner(
+        context, NewRunnerArguments(name="mine", program="no-such-program", force=True)
+    )
+    assert (missing.program, missing.next[0]) == (
+        "",
+        f"install its program, or correct `program` in {missing.file}",
+    )
     copy = await app_of(daemon).new_runner(context, NewRunnerArguments(name="codex"))
     assert copy.copied
     assert daemon.rules.manifests.own["codex"] == Path(copy.file)

@@ -9,7 +9,7 @@ import pytest
 from cmesh.config import RunnerConfig
 from cmesh.errors import ConfigError, RunnerUnavailable, TaskConflict, UnsafePermissions
 from cmesh.model import TaskId
-from cmesh.runner.manifest import load_manifests
+from cmesh.runner.manifest import load_manifests, parse_manifest
 from cmesh.runner.own_manifests import check_name, file_of, load_all, stamp_of, write_own
 from cmesh.runner.programs import Programs
 from cmesh.runner.reader import OutputReader
@@ -81,14 +81,18 @@ def test_a_file_of_a_built_in_name_takes_its_place(tmp_path: Path) -> None:
         ("mine", text_of("other"), "`name`: expected `mine`"),
         ("mine", text_of("mine", program=""), "`program`: expected a program"),
         ("mine", text_of("mine", more='parser = "magic"'), "Cannot overwrite a value"),
-        ("mine", text_of("mine", more="shell = true"), "`shell`: Extra inputs"),
-        ("mine", text_of("mine", more='cwd = "../out"'), "`cwd`"),
-        ("mine", text_of("mine", more='[env]\n"A=B" = ""'), "`env.A=B`"),
-        ("mine", text_of("mine", more='[files]\n"../x" = ""'), "`files.../x`"),
+        (
+            "mine",
+            text_of("mine", more="shell = true"),
+            "`shell`: unknown key; known here: `schema_",
+        ),
+        ("mine", text_of("mine", more='cwd = "../out"'), "`cwd`: expected a path below the home"),
+        ("mine", text_of("mine", more='[env]\n"A=B" = ""'), '`env."A=B"`: expected letters'),
+        ("mine", text_of("mine", more='[files]\n"../x" = ""'), '`files."../x"`: expected a path'),
         ("mine", f"argv = {'[' * 2000}", "nested too deeply"),
         ("mine", f"schema_version = {'1' * 5000}", "integer string conversion"),
         ("mine", text_of("mine", more=f"[env_json.A]\nx = {'[' * 40}{']' * 40}"), "deeper than 32"),
-        ("claude", text_of("claude", more="x = 1"), "`x`: Extra inputs"),
+        ("claude", text_of("claude", more="x = 1"), "`x`: unknown key"),
         ("clauds", text_of("clauds"), "too like the built-in `claude`"),
         ("Mine", text_of("Mine"), "no runner's name"),
         ("command", text_of("command"), "cmesh's own"),
@@ -112,6 +116,66 @@ def test_a_bad_file_is_named_with_its_key_and_takes_away_its_own_runner_alone(
             runners(tmp_path).resolve(name)
         assert said in caught.value.message
         assert caught.value.hint == error.hint
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            'parser = "output"',
+            'parser = "outptu"',
+            "line 5: `parser`: expected one of",
+        ),
+        ('parser = "output"', 'parser = "outptu"', '"output"; did you mean `output`?'),
+        ("argv = ", "argv = 1 #", "line 6: `argv`: expected a list"),
+        ("argv = ", "argv = [1] #", "line 6: `argv[0]`: expected a string"),
+        ("reports_cost", "report_cost", "`report_cost`: unknown key; did you mean `reports_cost`?"),
+        ("schema_version = 1", "schema_version = 2", "line 2: `schema_version`: expected 1"),
+        ("schema_version = 1", "", "`schema_version`: expected this key"),
+        (
+            "argv = ",
+            'argv = ["{hom}"] #',
+            "expected a known placeholder, not `{hom}`; did you mean",
+        ),
+        ("[profiles]", "[profiles]\nqery = []", "`profiles.qery`: expected one of"),
+        (
+            "[profiles]",
+            '[profiles]\nenv = "x"',
+            "; `env` of the whole file stands above the first [table]",
+        ),
+        (
+            "[profiles]",
+            '[versions]\nfirst = "x"\nbelow = "2.0"\n[profiles]',
+            '`versions.first`: expected a version such as "1.4"',
+        ),
+        (
+            "[profiles]",
+            '[network]\nhosts = ["A b"]\n[profiles]',
+            "`network.hosts[0]`: expected a host",
+        ),
+        ("argv = ", "argv = [", ": not TOML: "),
+    ],
+)
+def test_a_mistake_is_told_by_line_and_key_and_with_what_was_meant(
+    old: str, new: str, said: str
+) -> None:
+    text = text_of("mine")
+    assert old in text
+    with pytest.raises(ConfigError) as caught:
+        parse_manifest(text.replace(old, new, 1), source="f")
+    assert said in caught.value.message
+    words = caught.value.message.lower()
+    assert not any(word in words for word in ("input", "pattern", "field", "tuple", "value error"))
+
+
+def test_a_missing_program_is_looked_for_where_it_is_named(tmp_path: Path) -> None:
+    path = put(tmp_path, "mine", text_of("mine", program="no-such-program"))
+    with pytest.raises(RunnerUnavailable) as caught:
+        runners(tmp_path).resolve("mine")
+    assert caught.value.hint == f"install it, or correct `program` in {path}"
+    with pytest.raises(RunnerUnavailable) as caught:
+        runners(tmp_path, {"mine": RunnerConfig(program="/no/such")}).resolve("mine")
+    assert caught.value.hint == "install it, or set `program` of [runners.mine] in config.toml"
 
 
 def test_a_cost_that_nobody_tells_is_no_cost(tmp_path: Path) -> None:
@@ -284,7 +348,7 @@ def test_nothing_is_written_into_a_conversation_by_the_daemon(tmp_path: Path, mo
     put(tmp_path, "mine", text_of("mine", more=f"{session('.mine', 'x')}\n{more}"))
     put(tmp_path, "start", f'cwd = ".mine/work"\n{text_of("start", more=session(".mine", "x"))}')
     broken = load_all(tmp_path).broken
-    assert [sorted(broken), *("[session]" in broken[name].message for name in broken)] == [
+    assert [sorted(broken), *("`session.home`: expected" in broken[name].message for name in broken)] == [
         ["mine", "start"], True, True,
     ]  # fmt: skip
 

@@ -1,0 +1,58 @@
+"""A name in somebody's SELECT that is not there: what it may have meant. Pure."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from cmesh.nearest import did_you_mean
+
+__all__ = ["Columns", "misnamed"]
+
+Columns = Mapping[str, Sequence[str]]
+"""The columns of each view for people."""
+
+SHOWN = 3
+"""How many views are named that have a column which the asked ones lack."""
+
+_COLUMN = re.compile(r'column "?(\w+)"? not found|does not have a column named "(\w+)"')
+_VIEW = re.compile(r'Table with name "?(\w+)"? does not exist|Referenced table "(\w+)" not found')
+# DuckDB's own guess knows the tables behind the views, which nobody asks, and of a view's columns
+# only those that are nearest by its measure.
+_GUESS = re.compile(r'\s*(?:Did you mean "[^"]*"\?|Candidate (?:bindings|tables): [^\n]*)')
+_PICTURE = re.compile(r"\s*LINE \d+:.*", re.DOTALL)  # means nothing once it is one line
+
+
+def misnamed(message: str, sql: str, views: Columns) -> tuple[str, str]:
+    """Return DuckDB's message of a wrong name without its guess, and ours; empty = there is none.
+
+    A column is looked for in the views that the query names, and then in the others.
+    """
+    column, view = _COLUMN.search(message), _VIEW.search(message)
+    if column is None and view is None:
+        return message, ""
+    message = _GUESS.sub("", _PICTURE.sub("", message))
+    if view is not None:
+        name = view[1] or view[2]
+        meant = did_you_mean(name, list(views), cutoff=0.6) or f"the views: {', '.join(views)}"
+        return message, f"{meant}; `cmesh schema` lists their columns"
+    assert column is not None
+    return message, _column_meant((column[1] or column[2]).lower(), _asked(sql, views), views)
+
+
+def _column_meant(name: str, asked: Sequence[str], views: Columns) -> str:
+    known = list(dict.fromkeys(one for view in asked for one in views[view]))
+    if meant := did_you_mean(name, known, cutoff=0.6):
+        return f"{meant} {_all_of(asked)}"
+    others = [view for view, columns in views.items() if view not in asked and name in columns]
+    if others:
+        return f"`{name}` is a column of `{'`, `'.join(others[:SHOWN])}`; {_all_of(asked)}"
+    return _all_of(asked)
+
+
+def _all_of(asked: Sequence[str]) -> str:
+    of = f"the columns of `{'`, `'.join(asked)}`" if asked else "all names"
+    return f"`cmesh schema` lists {of}"
+
+
+def _asked(sql: str, views: Columns) -> list[str]:
+    words = set(re.findall(r"\w+", sql.lower()))
+    return [view for view in views if view.lower() in words]
