@@ -198,7 +198,7 @@ class Event:
         kind: `text`, `tool_call`, `tool_result`, `file_change`, `retry`, `rate_limit`,
             `cost`, `output`, `warning`, `raw`, or a state's name.
         text: scrubbed, capped text for people.
-        data: kind-specific JSON object; small.
+        data: kind-specific JSON object; small. `docs/agents.md` lists its keys.
     """
 
     seq: int

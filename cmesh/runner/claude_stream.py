@@ -3,6 +3,7 @@
 Measured with 2.1.330 (print mode, `--verbose`).
 """
 
+import re
 from collections.abc import Iterator
 
 from typing_extensions import override
@@ -12,24 +13,31 @@ from cmesh.runner.evidence import Exit
 from cmesh.runner.json_lines import (
     DENIALS_LIMIT,
     FINAL_CHARS,
-    ID_CHARS,
-    Json,
     JsonLineReader,
-    Step,
-    arguments_of,
+    as_map,
     capped,
-    cost_step,
     count_of,
     dump,
-    id_of,
     list_of,
     map_of,
     maps_of,
+    money_of,
     only,
-    shown,
+    sum_of,
     text_of,
 )
 from cmesh.runner.reader import ERROR_CHARS, Outcome, RunnerEvent
+from cmesh.runner.steps import (
+    ID_CHARS,
+    Calls,
+    Change,
+    Json,
+    Step,
+    cost_step,
+    file_change,
+    shown,
+    tool_result,
+)
 from cmesh.text import cut, one_line, scrub
 
 __all__ = ["ClaudeReader"]
@@ -39,6 +47,15 @@ _SILENT = {"tool_progress", "stream_event", "keep_alive"}
 _RETRY_KEYS = ("attempt", "max_retries", "retry_delay_ms", "error_status")
 _INIT_KEYS = ("session_id", "model", "permissionMode", "claude_code_version")
 
+_CHANGES: dict[str, Change] = {"Write": "write", "Edit": "update", "NotebookEdit": "update"}
+# What the result of a `Write` says.
+_WROTE: dict[str, Change] = {"create": "add", "update": "update"}
+_PATHS = ("file_path", "notebook_path")
+# What a command that failed begins its result with; one that went well says no number.
+_EXIT = re.compile(r"Exit code (\d{1,3})(?:\n|$)")
+# What the result of a command holds whose end was not exit 0, or is not there yet.
+_NO_EXIT = ("backgroundTaskId", "returnCodeInterpretation")
+
 
 class ClaudeReader(JsonLineReader):
     """Reads one run of `claude -p`; the last `result` line wins."""
@@ -47,13 +64,19 @@ class ClaudeReader(JsonLineReader):
         super().__init__()
         self._session = ""
         self._result: Json | None = None
+        self._calls = Calls()
+        self._message = ""
+        self._turns = 0
+        self._read: int | None = None
 
     @override
     def _steps(self, line: Json, raw: Step) -> Iterator[Step]:
         self._session = text_of(line, "session_id") or self._session
         match text_of(line, "type"):
-            case "assistant" | "user":
-                yield from _message(line)
+            case "assistant":
+                yield from self._said(map_of(line, "message"))
+            case "user":
+                yield from self._answered(line)
             case "system":
                 yield from _system(line)
             case "rate_limit_event":
@@ -67,6 +90,58 @@ class ClaudeReader(JsonLineReader):
             case _:
                 yield raw
 
+    def _said(self, message: Json) -> Iterator[Step]:
+        content = message.get("content")
+        if isinstance(content, str):
+            yield "text", shown(content), {}
+        for block in maps_of(content):
+            match text_of(block, "type"):
+                case "text":
+                    yield "text", shown(text_of(block, "text")), {}
+                case "tool_use":
+                    yield self._called(block)
+                case _:
+                    continue  # thinking, images: nothing to show
+        yield from self._spent(message)
+
+    def _called(self, block: Json) -> Step:
+        given, name = map_of(block, "input"), text_of(block, "name")
+        call = self._calls.begin(
+            text_of(block, "id"),
+            name,
+            command=text_of(given, "command") if name == "Bash" else "",
+            path=next((text_of(given, key) for key in _PATHS if text_of(given, key)), ""),
+            change=_CHANGES.get(name),
+        )
+        return call.step(block.get("input"))
+
+    def _spent(self, message: Json) -> Iterator[Step]:
+        """Tell what was read so far: one message has a line for each of its blocks.
+
+        What was written stands in none of them, only in the result.
+        """
+        read = _tokens_in(map_of(message, "usage"))
+        if not read or text_of(message, "id") == self._message:
+            return
+        self._message = text_of(message, "id")
+        self._turns += 1
+        self._read = sum_of(self._read, read)
+        yield cost_step(Usage(tokens_in=self._read), self._turns)
+
+    def _answered(self, line: Json) -> Iterator[Step]:
+        blocks = maps_of(map_of(line, "message").get("content"))
+        results = [block for block in blocks if text_of(block, "type") == "tool_result"]
+        # It describes the one result of its line.
+        more = as_map(line.get("tool_use_result")) if len(results) == 1 else None
+        for block in results:
+            call = self._calls.end(text_of(block, "tool_use_id"))
+            is_error = block.get("is_error") is True
+            text = _block_text(block.get("content"))
+            exit_code = _exit_code(text, more, is_error=is_error)
+            yield tool_result(call, text, is_error=is_error, exit_code=exit_code)
+            if not is_error:
+                yield from file_change(call, change=_WROTE.get(text_of(more or {}, "type")))
+
     @override
     def _outcome(self, exit_: Exit, events: tuple[RunnerEvent, ...], error: str) -> Outcome:
         state, reason, code = self._end(exit_, error)
@@ -77,7 +152,7 @@ class ClaudeReader(JsonLineReader):
             text=cut(scrub(text_of(result or {}, "result")), FINAL_CHARS),
             error=reason,
             code=code,
-            usage=_usage(result or {}),
+            usage=Usage(tokens_in=self._read) if result is None else _usage(result),
             session=one_line(self._session, ID_CHARS),
             denials=tuple(_denials(result or {})),
         )
@@ -93,23 +168,13 @@ class ClaudeReader(JsonLineReader):
         return "" if self._result.get("is_error") is False else _failure(self._result)
 
 
-def _message(line: Json) -> Iterator[Step]:
-    content = map_of(line, "message").get("content")
-    if isinstance(content, str) and line["type"] == "assistant":
-        yield "text", shown(content), {}
-    for block in maps_of(content):
-        match text_of(block, "type"):
-            case "text" if line["type"] == "assistant":
-                yield "text", shown(text_of(block, "text")), {}
-            case "tool_use":
-                arguments = arguments_of(block.get("input"))
-                data = id_of(block, "id") | {"arguments": arguments}
-                yield "tool_call", one_line(text_of(block, "name")), data
-            case "tool_result":
-                data = id_of(block, "tool_use_id") | {"is_error": block.get("is_error") is True}
-                yield "tool_result", shown(_block_text(block.get("content"))), data
-            case _:
-                continue  # thinking, images: nothing to show
+def _exit_code(text: str, more: Json | None, *, is_error: bool) -> int | None:
+    if is_error:
+        found = _EXIT.match(text)
+        return int(found[1]) if found else None
+    if more is None or more.get("interrupted") is not False:
+        return None
+    return None if any(more.get(key) for key in _NO_EXIT) else 0
 
 
 def _system(line: Json) -> Iterator[Step]:
@@ -143,16 +208,16 @@ def _failure(result: Json) -> str:
 
 def _usage(result: Json) -> Usage:
     usage = map_of(result, "usage")
-    cost = result.get("total_cost_usd")
-    read = [
-        count_of(usage, f"{kind}input_tokens") for kind in ("", "cache_creation_", "cache_read_")
-    ]
-    known = [tokens for tokens in read if tokens is not None]
     return Usage(
-        cost_usd=float(cost) if isinstance(cost, int | float) else None,
-        tokens_in=sum(known) if known else None,
+        cost_usd=money_of(result, "total_cost_usd"),
+        tokens_in=_tokens_in(usage),
         tokens_out=count_of(usage, "output_tokens"),
     )
+
+
+def _tokens_in(usage: Json) -> int | None:
+    kinds = ("", "cache_creation_", "cache_read_")
+    return sum_of(*(count_of(usage, f"{kind}input_tokens") for kind in kinds))
 
 
 def _denials(result: Json) -> Iterator[str]:

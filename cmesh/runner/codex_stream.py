@@ -3,7 +3,10 @@
 Measured with 0.169.0. It names no cost, and its tokens are those of the whole conversation.
 """
 
+import re
+import shlex
 from collections.abc import Iterator
+from typing import cast
 
 from typing_extensions import override
 
@@ -11,31 +14,42 @@ from cmesh.model import Usage
 from cmesh.runner.evidence import Exit
 from cmesh.runner.json_lines import (
     FINAL_CHARS,
-    ID_CHARS,
-    Json,
     JsonLineReader,
-    Step,
-    arguments_of,
     as_map,
-    cost_step,
     count_of,
     dump,
-    id_of,
     map_of,
     maps_of,
     only,
-    shown,
+    reason_of,
     text_of,
     usage_of,
 )
 from cmesh.runner.reader import ERROR_CHARS, Outcome, RunnerEvent
+from cmesh.runner.steps import (
+    ID_CHARS,
+    Call,
+    Calls,
+    Change,
+    Json,
+    Step,
+    cost_step,
+    file_change,
+    shown,
+    tool_result,
+)
 from cmesh.text import cut, one_line, scrub
 
 __all__ = ["CodexReader"]
 
 # So a line begins that tells of one more try; every other `error` line is a failure.
 _RETRY = "Reconnecting..."
+_ATTEMPT = re.compile(r"Reconnecting\.\.\. (\d{1,4})/(\d{1,4})")
+_CHANGES = frozenset({"add", "update", "delete"})
+_SHELL_ARGUMENTS = {"-c", "-lc"}
 _SILENT = {"turn.started", "item.updated"}
+CHANGES_MOST = 200
+SHELL_CHARS = 20_000
 _SILENT_ITEMS = {"reasoning", "todo_list"}
 
 
@@ -50,6 +64,7 @@ class CodexReader(JsonLineReader):
         self._text = ""
         self._usage = Usage()
         self._said: str | None = None
+        self._calls = Calls()
 
     @override
     def _steps(self, line: Json, raw: Step) -> Iterator[Step]:
@@ -58,7 +73,7 @@ class CodexReader(JsonLineReader):
                 self._session = text_of(line, "thread_id")
                 yield "raw", "session started", only(line, ("thread_id",))
             case "item.started":
-                yield from _started(map_of(line, "item"))
+                yield from self._started(map_of(line, "item"))
             case "item.completed":
                 yield from self._completed(map_of(line, "item"), raw)
             case "turn.completed":
@@ -69,9 +84,9 @@ class CodexReader(JsonLineReader):
             case "turn.failed":
                 self._said = _error(line) or "the turn failed"
             case "error":
-                message = one_line(text_of(line, "message"), ERROR_CHARS)
+                message = one_line(reason_of(text_of(line, "message")), ERROR_CHARS)
                 if message.startswith(_RETRY):
-                    yield "retry", message, {}
+                    yield "retry", message, _attempt(message)
                 else:
                     self._said = message or "the agent failed"
                     yield "warning", message, {}
@@ -86,20 +101,15 @@ class CodexReader(JsonLineReader):
                 self._text = text_of(item, "text")
                 yield "text", shown(self._text), {}
             case "command_execution":
-                data = id_of(item, "id") | {"is_error": text_of(item, "status") != "completed"}
-                exit_code = count_of(item, "exit_code")
-                data["exit_code"] = exit_code
-                yield "tool_result", shown(text_of(item, "aggregated_output")), data
+                yield self._ran(item)
             case "mcp_tool_call":
-                is_error = text_of(item, "status") != "completed"
-                yield (
-                    "tool_result",
-                    shown(_answer(item)),
-                    id_of(item, "id") | {"is_error": is_error},
-                )
-            case "file_change" | "web_search" as kind:
-                about = item.get("changes", item.get("query", ""))
-                yield "tool_call", kind, id_of(item, "id") | {"arguments": arguments_of(about)}
+                failed = text_of(item, "status") != "completed"
+                yield tool_result(self._ended(item), _answer(item), is_error=failed)
+            case "file_change":
+                yield from self._changed(item)
+            case "web_search":
+                about = text_of(item, "query")
+                yield self._calls.begin(text_of(item, "id"), "web_search").step(about)
             case "error":
                 # A warning about the set-up; the turn goes on.
                 yield "warning", one_line(text_of(item, "message"), ERROR_CHARS), {}
@@ -107,6 +117,44 @@ class CodexReader(JsonLineReader):
                 return
             case _:
                 yield raw
+
+    def _started(self, item: Json) -> Iterator[Step]:
+        identifier = text_of(item, "id")
+        match text_of(item, "type"):
+            case "command_execution":
+                said = text_of(item, "command")
+                call = self._calls.begin(identifier, "command", command=_inner(said))
+                yield call.step({"command": said})
+            case "mcp_tool_call":
+                name = f"mcp__{text_of(item, 'server')}__{text_of(item, 'tool')}"
+                yield self._calls.begin(identifier, name).step(item.get("arguments"))
+            case "file_change":
+                yield self._calls.begin(identifier, "file_change").step(item.get("changes"))
+            case _:
+                return  # told when it is complete
+
+    def _ran(self, item: Json) -> Step:
+        code = count_of(item, "exit_code")
+        failed = text_of(item, "status") != "completed"
+        return tool_result(
+            self._ended(item), text_of(item, "aggregated_output"), is_error=failed, exit_code=code
+        )
+
+    def _changed(self, item: Json) -> Iterator[Step]:
+        """Yield one step for each file of a patch, and the call where none told of it."""
+        if not self._calls.is_open(text_of(item, "id")):
+            yield from self._started(item)
+        call, failed = self._ended(item), text_of(item, "status") == "failed"
+        changes = maps_of(item.get("changes"))
+        text = f"{len(changes)} file{'' if len(changes) == 1 else 's'}"
+        yield tool_result(call, text, is_error=failed)
+        for change in changes[:CHANGES_MOST] if not failed else ():
+            kind = text_of(change, "kind")
+            what = cast("Change", kind) if kind in _CHANGES else "write"
+            yield from file_change(call, text_of(change, "path"), what)
+
+    def _ended(self, item: Json) -> Call:
+        return self._calls.end(text_of(item, "id"))
 
     @override
     def _outcome(self, exit_: Exit, events: tuple[RunnerEvent, ...], error: str) -> Outcome:
@@ -126,17 +174,20 @@ class CodexReader(JsonLineReader):
         return self._said
 
 
-def _started(item: Json) -> Iterator[Step]:
-    match text_of(item, "type"):
-        case "command_execution":
-            arguments = arguments_of({"command": text_of(item, "command")})
-            yield "tool_call", "command", id_of(item, "id") | {"arguments": arguments}
-        case "mcp_tool_call":
-            name = f"mcp__{text_of(item, 'server')}__{text_of(item, 'tool')}"
-            arguments = arguments_of(item.get("arguments"))
-            yield "tool_call", one_line(name), id_of(item, "id") | {"arguments": arguments}
-        case _:
-            return  # told when it is complete
+def _attempt(message: str) -> Json:
+    found = _ATTEMPT.match(message)
+    return {"attempt": int(found[1]), "max_retries": int(found[2])} if found else {}
+
+
+def _inner(command: str) -> str:
+    """Return what was given to the shell that codex starts for each command."""
+    if len(command) > SHELL_CHARS:  # taking it apart would take too long
+        return command
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return command
+    return words[2] if len(words) == 3 and words[1] in _SHELL_ARGUMENTS else command
 
 
 def _answer(item: Json) -> str:
@@ -154,4 +205,4 @@ def _error(line: Json) -> str:
     if error is None:
         return ""
     message = text_of(as_map(error) or {}, "message") or dump(error)
-    return one_line(message, ERROR_CHARS) or "the turn failed"
+    return one_line(reason_of(message), ERROR_CHARS) or "the turn failed"

@@ -12,26 +12,33 @@ from cmesh.runner.evidence import Exit
 from cmesh.runner.json_lines import (
     DENIALS_LIMIT,
     FINAL_CHARS,
-    ID_CHARS,
-    Json,
     JsonLineReader,
-    Step,
-    arguments_of,
-    cost_step,
-    id_of,
     map_of,
     only,
-    shown,
+    reason_of,
     text_of,
     usage_of,
 )
 from cmesh.runner.reader import ERROR_CHARS, Outcome, RunnerEvent
+from cmesh.runner.steps import (
+    ID_CHARS,
+    Calls,
+    Change,
+    Json,
+    Step,
+    cost_step,
+    file_change,
+    shown,
+    tool_result,
+)
 from cmesh.text import cut, one_line, scrub
 
 __all__ = ["GeminiReader"]
 
 _INIT_KEYS = ("session_id", "model")
 _DENIED = "policy_violation"
+# It does not say whether a file was there before.
+_CHANGES: dict[str, Change] = {"write_file": "write", "replace": "write"}
 
 
 class GeminiReader(JsonLineReader):
@@ -42,8 +49,8 @@ class GeminiReader(JsonLineReader):
         self._session = ""
         self._said = ""
         self._text = ""
-        self._errors: list[str] = []
-        self._tools: dict[str, str] = {}
+        self._error = ""
+        self._calls = Calls()
         self._denials: list[str] = []
         self._result: Json | None = None
 
@@ -61,7 +68,7 @@ class GeminiReader(JsonLineReader):
             case "tool_use":
                 yield self._called(line)
             case "tool_result":
-                yield self._answered(line)
+                yield from self._answered(line)
             case "error":
                 yield "warning", self._warned(line), {}
             case "result":
@@ -86,24 +93,31 @@ class GeminiReader(JsonLineReader):
             yield "text", shown(self._text), {}
 
     def _called(self, line: Json) -> Step:
-        name = one_line(text_of(line, "tool_name"))
-        self._tools[text_of(line, "tool_id")] = name
-        arguments = arguments_of(line.get("parameters"))
-        return "tool_call", name, id_of(line, "tool_id") | {"arguments": arguments}
+        name, given = text_of(line, "tool_name"), map_of(line, "parameters")
+        call = self._calls.begin(
+            text_of(line, "tool_id"),
+            name,
+            command=text_of(given, "command") if name == "run_shell_command" else "",
+            path=text_of(given, "file_path"),
+            change=_CHANGES.get(name),
+        )
+        return call.step(line.get("parameters"))
 
-    def _answered(self, line: Json) -> Step:
-        failed = map_of(line, "error")
-        name = self._tools.pop(text_of(line, "tool_id"), "")
+    def _answered(self, line: Json) -> Iterator[Step]:
+        failed, call = map_of(line, "error"), self._calls.end(text_of(line, "tool_id"))
         if text_of(failed, "type") == _DENIED and len(self._denials) < DENIALS_LIMIT:
-            self._denials.append(name)
+            self._denials.append(call.tool)
         is_error = text_of(line, "status") != "success"
         text = text_of(line, "output") or text_of(failed, "message")
-        return "tool_result", shown(text), id_of(line, "tool_id") | {"is_error": is_error}
+        # A command that failed is `success` as well, and its exit code is told to the model alone.
+        yield tool_result(call, text, is_error=is_error)
+        if not is_error:
+            yield from file_change(call)
 
     def _warned(self, line: Json) -> str:
         message = one_line(text_of(line, "message"), ERROR_CHARS)
         if text_of(line, "severity") != "warning":
-            self._errors.append(message or "the agent failed")
+            self._error = message or "the agent failed"
         return message
 
     @override
@@ -127,8 +141,8 @@ class GeminiReader(JsonLineReader):
         A run that is ended by a signal exits with 0 as well, and without that line.
         """
         if self._result is None:
-            return None if not self._errors else self._errors[-1]
+            return self._error or None
         if text_of(self._result, "status") == "success":
-            return self._errors[-1] if self._errors else ""
+            return self._error
         failed = text_of(map_of(self._result, "error"), "message")
-        return one_line(failed, ERROR_CHARS) or "the agent failed"
+        return one_line(reason_of(failed), ERROR_CHARS) or "the agent failed"

@@ -6,7 +6,7 @@ A line of a form that nobody expected becomes a `raw` event; nothing in a stream
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NoReturn, cast
 
 from typing_extensions import override
@@ -14,42 +14,35 @@ from typing_extensions import override
 from cmesh.model import TaskState, Usage
 from cmesh.runner.evidence import Exit
 from cmesh.runner.reader import Reader, RunnerEvent, ended, plain
-from cmesh.text import cut, one_line, scrub
+from cmesh.runner.steps import Json, Step
+from cmesh.text import cut, one_line
 
 __all__ = [
+    "COUNT_MOST",
     "DENIALS_LIMIT",
     "FINAL_CHARS",
-    "ID_CHARS",
-    "Json",
     "JsonLineReader",
-    "Step",
-    "arguments_of",
     "as_map",
     "capped",
-    "cost_step",
     "count_of",
     "dump",
-    "id_of",
     "list_of",
     "map_of",
     "maps_of",
+    "money_of",
     "only",
-    "shown",
+    "reason_of",
+    "sum_of",
     "text_of",
     "usage_of",
 ]
 
 STREAM_LINE_LIMIT_BYTES = 4 * 1024 * 1024
-TEXT_CHARS = 8000
-ARGUMENTS_CHARS = 2000
 RAW_CHARS = 1000
 FINAL_CHARS = 64 * 1024
-ID_CHARS = 80
 DENIALS_LIMIT = 20
-
-Json = Mapping[str, object]
-Step = tuple[str, str, Json]
-"""Kind, text and data of an event to be."""
+COUNT_MOST = 2**53
+"""The largest number that a message of the link may hold."""
 
 
 class JsonLineReader(Reader):
@@ -102,21 +95,12 @@ class JsonLineReader(Reader):
         return (TaskState.FAILED, said, code) if said else (state, reason, code)
 
 
-def cost_step(usage: Usage, turns: int | None = None) -> Step:
-    """Return the step that tells what a run has used."""
-    data: Json = {
-        "cost_usd": usage.cost_usd,
-        "tokens_in": usage.tokens_in,
-        "tokens_out": usage.tokens_out,
-        "turns": turns,
-    }
-    return "cost", "", data
-
-
 def parsed(piece: bytes) -> Json | None:
     """Return a line as an object; None = it is none, or holds what is no JSON (RFC 8259)."""
+    # Given bytes, the parser would guess an encoding, and refuse a line for one bad byte in it.
+    text = piece.decode("utf-8", "replace")
     try:
-        value: object = json.loads(piece, parse_constant=_refuse, parse_float=_finite)
+        value: object = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError):
         return None
     return as_map(value)
@@ -160,24 +144,37 @@ def text_of(of: Json, key: str) -> str:
 
 
 def count_of(of: Json, key: str) -> int | None:
-    """Return the whole number at a key; None when there is none."""
+    """Return the whole number at a key; None when there is none, or none that can be stored."""
     value = of.get(key)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value <= COUNT_MOST else None
 
 
-def shown(value: str) -> str:
-    """Return text as an event shows it: scrubbed and cut."""
-    return cut(scrub(value), TEXT_CHARS)
+def sum_of(*counts: int | None) -> int | None:
+    """Return the sum of the counts that are known, as far as it can be stored; None = none is."""
+    known = [count for count in counts if count is not None]
+    return min(sum(known), COUNT_MOST) if known else None
 
 
-def id_of(of: Json, key: str) -> dict[str, object]:
-    """Return what ties a tool's result to its call: the data both events carry."""
-    return {"id": one_line(text_of(of, key), ID_CHARS)}
+def money_of(of: Json, key: str) -> float | None:
+    """Return an amount that is 0 or more; None when there is none."""
+    value = of.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value <= COUNT_MOST else None
 
 
-def arguments_of(value: object) -> str:
-    """Return a tool call's arguments as an event shows them: JSON, scrubbed and cut."""
-    return cut(scrub(dump(value)), ARGUMENTS_CHARS)
+def reason_of(text: str) -> str:
+    """Return an agent's word for a failure, with the message alone of a model's JSON in it."""
+    start = text.find("{")
+    try:
+        value, end = json.JSONDecoder().raw_decode(text, start) if start >= 0 else (None, 0)
+    except (ValueError, RecursionError):
+        return text
+    found = as_map(value) or {}
+    message = text_of(map_of(found, "error"), "message") or text_of(found, "message")
+    return f"{text[:start]}{message}{text[end:]}" if message else text
 
 
 def usage_of(of: Json) -> Usage:
@@ -198,8 +195,10 @@ def only(of: Json, keys: tuple[str, ...]) -> Json:
 def capped(of: Json) -> Json:
     """Return flat, small and harmless data: scalars stay, all else becomes short text."""
     return {
-        one_line(key, 60): value
-        if isinstance(value, int | float | None)
-        else one_line(dump(value), 300)
+        one_line(key, 60): value if _is_small(value) else one_line(dump(value), 300)
         for key, value in list(of.items())[:20]
     }
+
+
+def _is_small(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and abs(value) <= COUNT_MOST)

@@ -3,7 +3,6 @@
 Measured with 1.18.33. No line says how the run ended, so the last step does, beside the exit.
 """
 
-import math
 from collections.abc import Iterator
 
 from typing_extensions import override
@@ -11,22 +10,30 @@ from typing_extensions import override
 from cmesh.model import Usage
 from cmesh.runner.evidence import Exit
 from cmesh.runner.json_lines import (
+    COUNT_MOST,
     DENIALS_LIMIT,
     FINAL_CHARS,
-    ID_CHARS,
-    Json,
     JsonLineReader,
-    Step,
-    arguments_of,
-    cost_step,
     count_of,
     dump,
-    id_of,
     map_of,
-    shown,
+    maps_of,
+    money_of,
+    sum_of,
     text_of,
 )
 from cmesh.runner.reader import ERROR_CHARS, Outcome, RunnerEvent
+from cmesh.runner.steps import (
+    ID_CHARS,
+    Calls,
+    Change,
+    Json,
+    Step,
+    cost_step,
+    file_change,
+    shown,
+    tool_result,
+)
 from cmesh.text import cut, one_line, scrub
 
 __all__ = ["OpencodeReader"]
@@ -34,6 +41,10 @@ __all__ = ["OpencodeReader"]
 # What a tool's error begins with when the program itself refused the call.
 _REFUSED = "The user rejected permission"
 _SILENT = {"reasoning", "done"}
+_CHANGES: dict[str, Change] = {"write": "write", "edit": "update"}
+# The types that a patch gives to its files.
+_PATCHED: dict[str, Change] = {"add": "add", "update": "update", "delete": "delete"}
+CHANGES_MOST = 200
 
 
 class OpencodeReader(JsonLineReader):
@@ -50,8 +61,10 @@ class OpencodeReader(JsonLineReader):
         self._error = ""
         self._tool_error = ""
         self._denials: list[str] = []
-        self._in = self._out = 0
+        self._in = self._out = self._turns = 0
         self._cost = 0.0
+        self._said_chars = 0
+        self._calls = Calls()
 
     @override
     def _steps(self, line: Json, raw: Step) -> Iterator[Step]:
@@ -80,46 +93,59 @@ class OpencodeReader(JsonLineReader):
         # The texts of one step are one message; those of the newest step with any are the result.
         if self._step_began:
             self._texts.clear()
+            self._said_chars = 0
         self._step_began = False
-        self._texts.append(text)
+        # More than this is not shown, and a stream may bring a million of them.
+        if self._said_chars < 2 * FINAL_CHARS:
+            self._texts.append(text)
+            self._said_chars += len(text) + 1
         return "text", shown(text), {}
 
     def _used(self, part: Json) -> Iterator[Step]:
         """Yield a call and what came of it: there is one line for both, at the call's end."""
-        state = map_of(part, "state")
-        name, about = one_line(text_of(part, "tool")), id_of(part, "callID")
-        arguments = arguments_of(state.get("input"))
-        yield "tool_call", name, {**about, "arguments": arguments}
-        error = text_of(state, "error")
+        state, name = map_of(part, "state"), text_of(part, "tool")
+        given, more = map_of(state, "input"), map_of(state, "metadata")
+        call = self._calls.begin(
+            text_of(part, "callID"),
+            name,
+            command=text_of(given, "command") if name == "bash" else "",
+            path=text_of(given, "filePath"),
+            change=_CHANGES.get(name),
+        )
+        kind, text, data = call.step(state.get("input"))
+        yield kind, text, data
+        error, exit_code = text_of(state, "error"), count_of(more, "exit")
         if error:
-            self._tool_error = one_line(f"{name}: {error}", ERROR_CHARS)
-        exit_code = count_of(map_of(state, "metadata"), "exit")
+            self._tool_error = one_line(f"{call.tool}: {error}", ERROR_CHARS)
         is_error = text_of(state, "status") != "completed" or exit_code not in (None, 0)
-        data: Json = {**about, "is_error": is_error, "exit_code": exit_code}
-        yield "tool_result", shown(error or text_of(state, "output")), data
+        said = error or text_of(state, "output")
+        self._calls.end(text_of(part, "callID"))
+        yield tool_result(call, said, is_error=is_error, exit_code=exit_code)
+        if not is_error:
+            yield from file_change(call, change=_change(more.get("exists")))
+            for file in maps_of(more.get("files"))[:CHANGES_MOST]:
+                what = _PATCHED.get(text_of(file, "type"), "write")
+                yield from file_change(call, text_of(file, "filePath"), what)
         if error.startswith(_REFUSED) and len(self._denials) < DENIALS_LIMIT:
-            self._denials.append(one_line(f"{name} {arguments}", 300))
-            yield "warning", f"tool denied: {name}", {}
+            self._denials.append(one_line(f"{call.tool} {data['arguments']}", 300))
+            yield "warning", f"tool denied: {call.tool}", {}
 
     def _finished(self, part: Json) -> Step:
         self._reason = one_line(text_of(part, "reason"), 80)
         tokens = map_of(part, "tokens")
         cache = map_of(tokens, "cache")
         read = (count_of(tokens, "input"), count_of(cache, "read"), count_of(cache, "write"))
-        self._in += sum(count or 0 for count in read)
+        self._in = sum_of(self._in, *read) or 0
         # It counts what a model thought apart from what it wrote.
-        self._out += (count_of(tokens, "output") or 0) + (count_of(tokens, "reasoning") or 0)
-        cost = part.get("cost")
-        if isinstance(cost, int | float) and not isinstance(cost, bool) and cost > 0:
-            self._cost += cost
-        return cost_step(self._usage())
+        wrote = (count_of(tokens, "output"), count_of(tokens, "reasoning"))
+        self._out = sum_of(self._out, *wrote) or 0
+        self._cost = min(self._cost + (money_of(part, "cost") or 0), COUNT_MOST)
+        self._turns += 1
+        return cost_step(self._usage(), self._turns)
 
     def _usage(self) -> Usage:
         # 0 stands for a model whose price it does not know.
-        priced = 0 < self._cost < math.inf
-        return Usage(
-            cost_usd=self._cost if priced else None, tokens_in=self._in, tokens_out=self._out
-        )
+        return Usage(cost_usd=self._cost or None, tokens_in=self._in, tokens_out=self._out)
 
     @override
     def _outcome(self, exit_: Exit, events: tuple[RunnerEvent, ...], error: str) -> Outcome:
@@ -147,6 +173,12 @@ class OpencodeReader(JsonLineReader):
             return ""
         why = f"the last step ended with `{self._reason}`"
         return f"{why}: {self._tool_error}" if self._tool_error else why
+
+
+def _change(existed: object) -> Change | None:
+    if not isinstance(existed, bool):
+        return None
+    return "update" if existed else "add"
 
 
 def _message(line: Json) -> str:

@@ -36,6 +36,10 @@ LINE_LIMIT_BYTES = 32 * 1024
 SINGLE_LINES = 200
 BLOCK_BYTES = 4000
 
+LATE_LIMIT = 2000
+# Told beyond the limit as well, up to one of their own: somebody counts by them.
+_COUNTED = {"cost", "file_change", "retry", "rate_limit"}
+
 _FULL = "further output is kept but not shown as events"
 _STATES = {
     "cancelled": TaskState.CANCELLED,
@@ -101,7 +105,7 @@ class Reader(ABC):
     def __init__(self) -> None:
         self._rest = b""
         self._offset = 0
-        self._events = 0
+        self._events = self._late = 0
 
     def feed(self, data: bytes) -> list[RunnerEvent]:
         """Take the next bytes of standard output and return the events they complete."""
@@ -145,6 +149,9 @@ class Reader(ABC):
                 events.append(event)
             elif self._events == EVENT_LIMIT:
                 events.append(RunnerEvent(kind="warning", text=_FULL, end=event.end))
+            elif event.kind in _COUNTED and self._late < LATE_LIMIT:
+                self._late += 1
+                events.append(event)
         return events
 
 

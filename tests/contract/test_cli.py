@@ -121,7 +121,7 @@ def commands() -> list[tuple[str, Any]]:
 def test_the_commands_of_this_release_are_all_there():
     names = {path.split()[0] for path, _command in commands()}
     wanted = (
-        "demo up down status login peers delegate reply wait tasks show result apply cancel approve deny sql "
+        "demo up down status login peers delegate reply wait tasks show logs result apply cancel approve deny sql "
         "audit policy runners schema mcp version"
     )
     assert names == set(wanted.split())
@@ -171,6 +171,33 @@ def test_a_finished_task_prints_its_result_on_stdout_and_the_rest_on_stderr(
     hint = f"hint: cmesh reply {FIRST_TASK} PROMPT"
     assert (status, err.splitlines()) == (0, ["succeeded on worker", hint])
     assert out == "found: plain]0;title [31mred\n"
+
+
+def test_logs_print_what_a_task_did_and_follow_it_to_its_end(process: DaemonProcess):
+    Cli(*TASK, "--no-wait").end()
+    process.order("start", task_id=FIRST_TASK)
+    call = {"tool": "Bash", "command": f"make {EVIL}", "arguments": "{}"}
+    process.order("emit", task_id=FIRST_TASK, kind="tool_call", text="Bash", data=call)
+    failed = {"command": "make", "is_error": True, "exit_code": 2}
+    process.order("emit", task_id=FIRST_TASK, kind="tool_result", text="no rule", data=failed)
+    status, out, err = Cli("logs", FIRST_TASK).end()
+    assert (status, err) == (0, "")
+    assert "\x1b" not in out
+    lines = [line.strip().split("  ") for line in out.splitlines()]
+    assert [line[0] for line in lines] == ["1", "2"]
+    assert lines[0][2:] == ["tool_call", "Bash: make plain]0;title [31mred"]
+    assert lines[1][2:] == ["tool_result", "exit 2: no rule"]
+    cli = Cli("logs", FIRST_TASK, "-f", "--json", "--after", "1")
+    assert cli.process.stdout is not None
+    assert json.loads(cli.process.stdout.readline())["data"] == failed
+    again = {"attempt": 1, "max_retries": 4}
+    process.order("emit", task_id=FIRST_TASK, kind="retry", text="overloaded", data=again)
+    assert json.loads(cli.process.stdout.readline())["seq"] == 3
+    process.order("finish", task_id=FIRST_TASK, state="failed", text="half")
+    status, out, err = cli.end()
+    assert (status, out, err) == (0, "", "")
+    last = Cli("logs", FIRST_TASK, "--after", "2").end()[1]
+    assert last.rstrip().endswith("retry  overloaded (try 1 of 4)")
 
 
 @pytest.mark.parametrize("state", sorted(TERMINAL - {TaskState.SUCCEEDED, TaskState.DENIED}))

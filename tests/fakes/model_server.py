@@ -8,8 +8,8 @@ retries and resumed sessions need no state here.
     python tests/fakes/model_server.py --port 0 --port-file P [--scripts S.json] [--log L.jsonl]
 
 A turn: {"text": "..."}, {"tool": "$shell", "input": {...}}, {"tools": [...]}, {"error": 529,
-"times": 1, "kind": "overloaded_error"}, {"hang": true}, {"disconnect": true}, {"delay": 0.2}; "usage",
-"stop" and "{{last_tool_result}}" inside a text; "{{match:REGEX}}" as an argument of a tool is
+"times": 1, "kind": "overloaded_error"}, {"hang": true}, {"disconnect": true}, {"cut": true}
+(a stream that ends in the middle), {"delay": 0.2}; "usage", "stop" and "{{last_tool_result}}" inside a text; "{{match:REGEX}}" as an argument of a tool is
 the first group of its newest match in a tool's result. Past the last turn the last one is repeated.
 """
 
@@ -127,7 +127,7 @@ class ModelServer:
         return self.scripts.get(name, [{"text": f"no script {name!r}"}])
 
     def _without_spent_error(self, turn: Json, script: list[Json], index: int) -> Json:
-        if "error" not in turn or "times" not in turn:
+        if not ("error" in turn or "cut" in turn) or "times" not in turn:
             return turn
         key = json.dumps([script, index])
         with self._lock:
@@ -217,6 +217,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.fake.closing.wait(HANG_LIMIT_S)
             self.close_connection = True
         elif turn.get("disconnect"):
+            self.close_connection = True
+        elif turn.get("cut"):
+            self.send_response(200)
+            self.send_header("content-type", "text/event-stream")
+            self.end_headers()
             self.close_connection = True
         elif "error" in turn:
             message = turn.get("message", f"scripted {turn['error']}")

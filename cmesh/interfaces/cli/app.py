@@ -14,7 +14,7 @@ import typer
 
 from cmesh import __version__
 from cmesh.errors import CmeshError, UsageError
-from cmesh.interfaces.cli import audit, daemon, output, peers, policy, query, runners, tasks
+from cmesh.interfaces.cli import audit, daemon, events, output, peers, policy, query, runners, tasks
 from cmesh.interfaces.cli.exits import DETACHED_EXIT
 from cmesh.interfaces.cli.options import JsonOption
 from cmesh.paths import state_dir
@@ -94,6 +94,7 @@ def mcp() -> None:
 daemon.register(app)
 peers.register(app)
 tasks.register(app)
+events.register(app)
 query.register(app)
 audit.register(app)
 policy.register(app)

@@ -14,6 +14,7 @@ from typing_extensions import override
 from cmesh.clock import Clock, SystemClock
 from cmesh.daemon.answers import EventView, TaskView
 from cmesh.daemon.arguments import TaskArguments
+from cmesh.daemon.event_lines import event_line
 from cmesh.errors import DaemonRestarted
 from cmesh.interfaces.age import heard
 from cmesh.interfaces.cli.output import duration, is_terminal, say, stderr
@@ -113,7 +114,7 @@ async def follow(client: ControlClient, task_id: str, progress: Progress) -> Tas
 
 
 def _event_line(event: EventView) -> str:
-    return f"{event.kind}: {one_line(event.text, _EVENT_CHARACTERS)}"
+    return f"{one_line(event.kind, 40)}: {event_line(event, _EVENT_CHARACTERS)}"
 
 
 def _state_line(view: TaskView) -> str:

@@ -14,6 +14,7 @@ from cmesh.daemon.arguments import (
     TaskArguments,
     TasksArguments,
 )
+from cmesh.daemon.event_lines import event_line
 from cmesh.errors import RunnerCannot, SessionGone, TaskRefused
 from cmesh.interfaces.age import age, heard
 from cmesh.interfaces.cli import output
@@ -104,7 +105,7 @@ def show(*, task_id: TaskArgument, as_json: JsonOption = False) -> None:
         return
     output.pairs(_facts(view))
     for event in view.events:
-        line = one_line(event.text, 200)
+        line = event_line(event, 200)
         output.data(f"{event.seq:>5}  {output.moment(event.ts)}  {event.kind}  {line}")
 
 

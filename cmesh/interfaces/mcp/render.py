@@ -12,6 +12,7 @@ from datetime import datetime
 import mcp_types as types
 
 from cmesh.daemon.answers import EventView, PatchView, PeerView, SqlView, StatusView, TaskView
+from cmesh.daemon.event_lines import event_line
 from cmesh.errors import CmeshError, QueryRefused
 from cmesh.interfaces.age import heard
 from cmesh.interfaces.mcp.fence import Fence, cut_json, json_length, plain
@@ -276,7 +277,7 @@ def _events(views: Iterable[EventView], mark: Fence, source: str) -> tuple[str, 
     lines: list[str] = []
     room, last = EVENTS_CHARACTERS, 0
     for view in views:
-        text = one_line(defang(view.text), EVENT_CHARACTERS)
+        text = defang(event_line(view, EVENT_CHARACTERS))
         line = f"{view.seq} {one_line(view.kind, 40)} {text}".rstrip()
         room -= json_length(line)
         if room < 0:

@@ -16,6 +16,7 @@ __all__ = [
     "CLAUDE",
     "CODEX",
     "GEMINI",
+    "NPM",
     "OPENCODE",
     "AgentRun",
     "claude_run",

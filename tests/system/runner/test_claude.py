@@ -61,7 +61,9 @@ async def test_claude_reads_a_file_with_its_shell_and_answers(
     events, outcome = await finish(worker, runner, spec)
     assert outcome.state is TaskState.SUCCEEDED, outcome.error
     assert outcome.text == "because: ERROR: port 8080 is taken"
-    assert [e.kind for e in events] == ["raw", "tool_call", "tool_result", "text", "cost"]
+    kinds = ["raw", "tool_call", "cost", "tool_result", "text", "cost", "cost"]
+    assert [e.kind for e in events] == kinds
+    assert (events[3].data["command"], events[3].data["exit_code"]) == ("cat deploy.log", 0)
     assert outcome.session == spec.task_id
     assert outcome.usage.cost_usd is not None
     assert outcome.usage.cost_usd > 0

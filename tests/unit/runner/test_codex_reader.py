@@ -48,7 +48,9 @@ def test_a_run_becomes_calls_results_text_and_cost() -> None:
     assert [e.kind for e in events] == ["raw", "tool_call", "tool_result", "text", "cost"]
     assert json.loads(str(events[1].data["arguments"])) == {"command": COMMAND["command"]}
     assert events[2].text == "no x"
-    assert events[2].data == {"id": "item_0", "is_error": True, "exit_code": 1}
+    about = {"id": "item_0", "tool": "command", "command": "cat x; false"}
+    assert events[1].data.items() >= about.items()
+    assert events[2].data == about | {"is_error": True, "exit_code": 1}
     # A command that failed is the agent's business: the turn went well.
     assert (outcome.state, outcome.error) == (TaskState.SUCCEEDED, "")
     assert (outcome.text, outcome.session) == ("there is no x", THREAD)
@@ -124,6 +126,8 @@ def test_calls_of_mcp_servers_and_changes_of_files_are_told() -> None:
         ("tool_result", "found\n[image]", False),
         ("tool_result", "timed out", True),
         ("tool_call", "file_change", None),
+        ("tool_result", "1 file", False),
+        ("file_change", "add a", None),
     ]
 
 

@@ -59,11 +59,12 @@ def test_a_run_becomes_texts_calls_results_and_cost() -> None:
         ("tool_call", "run_shell_command"),
         ("tool_result", "no x"),
         ("text", "there is no x"),
-        ("cost", ""),
+        ("cost", "200 tokens in, 40 out"),
     ]
     assert events[0].data == {"session_id": SESSION, "model": "auto"}
-    assert events[2].data == {"id": "c1", "arguments": '{"command": "cat x"}'}
-    assert events[3].data == {"id": "c1", "is_error": False}
+    about = {"id": "c1", "tool": "run_shell_command", "command": "cat x"}
+    assert events[2].data == about | {"arguments": '{"command": "cat x"}'}
+    assert events[3].data == about | {"is_error": False, "exit_code": None}
     assert (outcome.state, outcome.error) == (TaskState.SUCCEEDED, "")
     assert (outcome.text, outcome.session) == ("there is no x", SESSION)
     usage = outcome.usage
