@@ -91,7 +91,8 @@ class Findings:
             outcome = self._spool.outcome if self._spool else None
             result = results.run(step.next, look, outcome, ran, now)
             assert draft.record is not None
-            result = await followup.settle(self._parts, draft.record, result)
+            named = outcome.session if outcome else ""
+            result = await followup.settle(self._parts, draft.record, result, named)
             if result.state is TaskState.CANCELLED:
                 # Why it was ended is known here alone; the shim only did as it was told.
                 result = replace(result, code=code, error=reason or result.error)

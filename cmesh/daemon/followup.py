@@ -19,7 +19,8 @@ from cmesh.errors import (
     TaskRefused,
     TaskUnfinished,
 )
-from cmesh.model import NEVER_RAN, Direction, Limits, Result, TaskId, TaskSpec, TaskState
+from cmesh.model import NEVER_RAN, Direction, Limits, Result, TaskId, TaskSpec, TaskState, Usage
+from cmesh.runner.manifest import Session
 from cmesh.runner.sessions import Place
 from cmesh.store.records import TaskRecord, TaskSnapshot
 from cmesh.store.store import Store
@@ -124,7 +125,7 @@ async def unfit(parts: Parts, before: TaskSnapshot | None, spec: TaskSpec) -> Cm
             "a follow-up turn keeps runner, profile and directory, and its limits never grow",
             hint=_ANEW,
         )
-    session = parts.runners().session(spec.runner)
+    session = _session(parts, spec)
     if session is None:
         return _cannot(spec)
     if not await asyncio.to_thread(parts.sessions.kept, before.record.first, session):
@@ -165,40 +166,65 @@ def place(parts: Parts, record: TaskRecord) -> Place | None:
     Raises:
         SessionGone: it is to go on, and is not there.
     """
-    session = parts.runners().session(record.spec.runner)
+    session = _session(parts, record.spec)
     if session is None:
         return None
     if record.spec.follows is not None and not parts.sessions.kept(record.first, session):
         raise SessionGone(f"the conversation of task `{record.spec.follows}` is not kept any more")
-    return parts.sessions.place(record.first)
+    return parts.sessions.place(record.first, session)
 
 
-async def settle(parts: Parts, record: TaskRecord, result: Result) -> Result:
-    """Return a run's result with the turn's own cost, and whether another turn can follow."""
-    session = parts.runners().session(record.spec.runner)
-    if session is not None and session.adds_up_cost and result.usage.cost_usd is not None:
-        own = max(0.0, result.usage.cost_usd - await _spent_before(parts.store, record))
-        result = replace(result, usage=replace(result.usage, cost_usd=own))
+async def settle(parts: Parts, record: TaskRecord, result: Result, named: str) -> Result:
+    """Return a run's result with the turn's own usage, and whether another turn can follow.
+
+    `named` is the id that the agent gave its conversation, by its own word.
+    """
+    session = _session(parts, record.spec)
+    if session is not None:
+        spent = await _spent_before(parts.store, record)
+        result = replace(result, usage=_own_usage(session, result.usage, spent))
     if result.state not in _ENDED_WELL:
         return result
     if session is None:
         return replace(result, follow_up=RunnerCannot.code)
+    await asyncio.to_thread(parts.sessions.note, record.first, session, named)
     if not await asyncio.to_thread(parts.sessions.kept, record.first, session):
         return replace(result, follow_up=SessionGone.code)
     until = await asyncio.to_thread(parts.sessions.keep, record.first, parts.clock.now())
     return replace(result, follow_up=POSSIBLE, follow_up_until=until)
 
 
-async def _spent_before(store: Store, record: TaskRecord) -> float:
-    """Return what the earlier turns of a conversation have cost, in US dollars."""
-    spent, at = 0.0, record.spec.follows
+def _session(parts: Parts, spec: TaskSpec) -> Session | None:
+    """Return how a task's conversation is kept; None = it cannot go on in another turn."""
+    session = parts.runners().session(spec.runner)
+    moves = session is not None and session.same_directory and parts.sandboxes.moves(spec.profile)
+    return None if moves else session
+
+
+def _own_usage(session: Session, usage: Usage, spent: Usage) -> Usage:
+    """Return what a turn has used of what its agent says, which may be of the turns before too."""
+    if session.adds_up_cost and usage.cost_usd is not None:
+        usage = replace(usage, cost_usd=max(0.0, usage.cost_usd - (spent.cost_usd or 0.0)))
+    if session.adds_up_tokens and usage.tokens_in is not None:
+        usage = replace(usage, tokens_in=max(0, usage.tokens_in - (spent.tokens_in or 0)))
+    if session.adds_up_tokens and usage.tokens_out is not None:
+        usage = replace(usage, tokens_out=max(0, usage.tokens_out - (spent.tokens_out or 0)))
+    return usage
+
+
+async def _spent_before(store: Store, record: TaskRecord) -> Usage:
+    """Return what the earlier turns of a conversation have used."""
+    cost_usd, tokens_in, tokens_out, at = 0.0, 0, 0, record.spec.follows
     while at is not None:
         task = await store.task(at)
         if task is None:
             break
-        spent += (task.result.usage.cost_usd or 0.0) if task.result else 0.0
+        used = task.result.usage if task.result else Usage()
+        cost_usd += used.cost_usd or 0.0
+        tokens_in += used.tokens_in or 0
+        tokens_out += used.tokens_out or 0
         at = task.record.spec.follows
-    return spent
+    return Usage(cost_usd=cost_usd, tokens_in=tokens_in, tokens_out=tokens_out)
 
 
 async def _turns_after(store: Store, task_id: TaskId) -> list[TaskSnapshot]:

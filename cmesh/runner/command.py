@@ -57,7 +57,7 @@ def build_launch(spec: TaskSpec, manifest: Manifest, host: Host) -> Launch:
     """
     values = {
         "task_id": spec.task_id,
-        "session_id": host.session.thread if host.session else spec.task_id,
+        "session_id": host.session.session_id if host.session else spec.task_id,
         "home": host.home,
         "tmp": host.tmp,
         "directory": spec.directory,

@@ -169,6 +169,14 @@ class Sandboxes:
             parts=parts_of(own),
         )
 
+    def moves(self, profile: Profile) -> bool:
+        """Say whether each task of a profile sees its directory under another name here.
+
+        So it is where a task has a copy, and no mounts that put it under the source's name.
+        """
+        found = self.found
+        return profile in _COPIED and found is not None and not (found.bwrap and found.netns)
+
     def confine(
         self,
         launch: Launch,

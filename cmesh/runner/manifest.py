@@ -157,18 +157,31 @@ class Session(_Table):
     """How the program keeps a conversation, and goes on with it in a later turn.
 
     Attributes:
-        new: arguments of a first turn; `{session_id}` is the thread's id.
+        id: `forced`: `{session_id}` is the thread's id, which `new` tells the program; `read`:
+            the program makes one, and its output says which.
+        new: arguments of a first turn.
         resume: arguments of a later one.
         home: the folder in the agent's home that holds conversations; it becomes a link.
         file: pattern of a conversation's file below that folder.
         adds_up_cost: the cost it reports is that of the whole conversation, not of the turn.
+        adds_up_tokens: so are the tokens.
+        same_directory: it goes on only where it began, by the directory's name.
     """
 
+    id: Literal["forced", "read"] = "forced"
     new: tuple[Template, ...]
     resume: tuple[Template, ...]
     home: InHome
     file: Pattern
     adds_up_cost: bool
+    adds_up_tokens: bool = False
+    same_directory: bool = False
+
+    @model_validator(mode="after")
+    def _knows_its_id(self) -> Self:
+        if self.id == "read" and any("{session_id}" in text for text in self.new):
+            raise wanted("no `{session_id}`: a first turn has none to read yet", "new")
+        return self
 
 
 class Network(_Table):
@@ -245,6 +258,12 @@ class Manifest(_Table):
                 "false: it takes a parser that reads a cost and `cost_usd` of [options]",
                 "reports_cost",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _can_read_its_id(self) -> Self:
+        if self.session and self.session.id == "read" and self.parser == "output":
+            raise wanted('"forced": plain output names no id', "session", "id")
         return self
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ is kept until `KEEP` after the last turn's end. Nothing here starts or reads a c
 
 import contextlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ from pathlib import Path
 from cmesh.locks import is_locked
 from cmesh.model import TaskId
 from cmesh.runner.manifest import Session
-from cmesh.runner.task_files import delete_tree
+from cmesh.runner.task_files import delete_tree, replace
 
 __all__ = ["KEEP", "LOCK", "Place", "Sessions"]
 
@@ -23,6 +24,9 @@ KEEP = timedelta(days=7)
 
 LOCK = "lock"
 _FILES = "files"
+_ID = "id"
+_FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
+"""What an id is taken that an agent names: it becomes an argument, and part of a pattern."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +34,12 @@ class Place:
     """Where one conversation lies.
 
     Attributes:
-        thread: the first task, whose id the agent knows the conversation by.
+        session_id: the agent's own name for it; empty = it has named none yet.
         files: the agent's own files; the agent's home has a link that leads there.
         lock: held by the shim of the turn that runs, so that no two run at once.
     """
 
-    thread: TaskId
+    session_id: str
     files: Path
     lock: Path
 
@@ -46,18 +50,31 @@ class Sessions:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def place(self, thread: TaskId) -> Place:
+    def place(self, thread: TaskId, session: Session) -> Place:
         """Return where a conversation lies; it need not exist."""
         base = self.directory / thread
-        return Place(thread=thread, files=base / _FILES, lock=base / LOCK)
+        named = thread if session.id == "forced" else _named(base / _ID)
+        return Place(session_id=named, files=base / _FILES, lock=base / LOCK)
 
     def kept(self, thread: TaskId, session: Session) -> bool:
         """Say whether the agent's record of a conversation is there, so that it can go on."""
-        pattern = session.file.replace("{session_id}", thread)
+        place = self.place(thread, session)
+        pattern = session.file.replace("{session_id}", place.session_id)
         try:
-            return any(path.is_file() for path in self.place(thread).files.glob(pattern))
+            return bool(place.session_id) and any(
+                path.is_file() for path in place.files.glob(pattern)
+            )
         except OSError:
             return False
+
+    def note(self, thread: TaskId, session: Session, said: str) -> None:
+        """Keep the id that an agent gave its conversation, where the agent is who gives it.
+
+        `said` is its word and can be anything: what has not the form of an id is not taken.
+        """
+        if session.id == "read" and _FORM.fullmatch(said):
+            with contextlib.suppress(OSError):  # the conversation was deleted by hand
+                replace(self.directory / thread / _ID, said.encode())
 
     def keep(self, thread: TaskId, now: datetime) -> datetime:
         """Note that a turn was asked for or ended now; return how long it is kept."""
@@ -85,6 +102,15 @@ class Sessions:
         except OSError:
             return False
         return last + KEEP <= now
+
+
+def _named(path: Path) -> str:
+    """Return the id that was kept; empty = none was, or somebody wrote another thing there."""
+    try:
+        said = path.read_text("ascii")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return said if _FORM.fullmatch(said) else ""
 
 
 def _locked(path: Path) -> bool:

@@ -87,11 +87,14 @@ full = []
 
 # How it keeps a conversation. Left out: no follow-up turns.
 # [session]
+# id = "forced"           # "read" when the program makes the id, and its output says which
 # new = ["--session", "{session_id}"]
 # resume = ["--continue", "{session_id}"]
 # home = ".example/sessions"
 # file = "{session_id}.json"
 # adds_up_cost = false
+# adds_up_tokens = false
+# same_directory = false  # true when it can go on only where it began
 
 # Variables, beside PATH, LANG, HOME and TMPDIR. Each task has a HOME of its own, empty but for this:
 # [env]

@@ -20,6 +20,14 @@ reports_cost = false
 [profiles]
 full = []
 """
+SESSION = """[session]
+id = "read"
+new = []
+resume = []
+home = "kept"
+file = "x"
+adds_up_cost = false
+"""
 
 
 def test_the_built_in_runners_are_agents_and_command() -> None:
@@ -39,9 +47,9 @@ def test_claude_never_reads_settings_of_the_working_directory() -> None:
     assert manifest.env["CLAUDE_CONFIG_DIR"].startswith("{home}/")
 
 
-def test_codex_is_told_by_arguments_alone_and_keeps_nothing() -> None:
+def test_codex_is_told_by_arguments_alone() -> None:
     manifest = load_manifests()["codex"]
-    assert {"--ignore-user-config", "--ignore-rules", "--ephemeral"} <= set(manifest.argv)
+    assert {"--ignore-user-config", "--ignore-rules"} <= set(manifest.argv)
     assert manifest.env["CODEX_HOME"] == "{home}"
 
 
@@ -107,6 +115,8 @@ def test_a_good_manifest_is_read() -> None:
         ("reports_cost = false", "", "reports_cost"),
         ("[profiles]", '[versions]\nfirst = "new"\nbelow = "2"\n[profiles]', "versions.first"),
         ("[profiles]", '[env]\nA = "{b}"\n[profiles]', "env.A"),
+        ("[profiles]", SESSION + "[profiles]", "session.id"),
+        ("[profiles]", SESSION.replace("[]", '["{session_id}"]', 1) + "[profiles]", "session.new"),
         ("[profiles]", 'cwd = "/tmp"\n[profiles]', "cwd"),
         ("[profiles]", '[files]\n"/etc/x" = ""\n[profiles]', 'files."/etc/x"'),
         ("[profiles]", '[env_json.A]\nx = ["{b}"]\n[profiles]', "env_json.A"),

@@ -13,12 +13,14 @@ import pytest
 
 from cmesh.model import TaskId
 from cmesh.runner import processes
+from cmesh.runner.manifest import Session
 from cmesh.runner.sessions import Sessions
 from cmesh.runner.shim_processes import signal_process, stat_of
 from tests.system.runner.support import PYTHON, SHIM, WAIT_LIMIT_S, Worker, alive, python
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
+TALKS = Session(new=(), resume=(), home="talks", file="*", adds_up_cost=False)
 MARK = "import os, sys; open(sys.argv[1] + '/' + str(os.getpid()), 'w').close()"
 
 
@@ -312,7 +314,7 @@ async def test_a_launch_damaged_by_hand_starts_nothing_and_says_so(
 async def test_two_turns_of_one_conversation_never_run_at_once(
     worker: Worker, tmp_path: Path
 ) -> None:
-    session = Sessions(tmp_path / "sessions").place(TaskId("thread"))
+    session = Sessions(tmp_path / "sessions").place(TaskId("thread"), TALKS)
     first = worker.prepare(python("print('in')"), session=session)
     home = worker.supervisor.directory(first) / "home"
     assert (home / "talks").resolve() == session.files

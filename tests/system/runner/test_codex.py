@@ -75,7 +75,7 @@ async def test_everything_codex_writes_stays_in_the_task_s_directory(
     assert [entry.name for entry in project.iterdir()] == ["deploy.log"]
     home = worker.supervisor.directory(spec.task_id) / "home"
     assert list(home.glob("*.sqlite"))
-    assert not list(home.glob("sessions/**/*.jsonl"))
+    assert len(list(home.glob("sessions/*/*/*/rollout-*.jsonl"))) == 1
 
 
 async def test_the_key_is_never_in_an_argv(worker: Worker, runner: Runner, project: Path) -> None:

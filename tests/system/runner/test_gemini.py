@@ -92,7 +92,8 @@ async def test_a_later_turn_goes_on_with_the_conversation(
     worker: Worker, runner: Runner, project: Path, model: ModelServer, tmp_path: Path
 ) -> None:
     first = spec_for(runner, f"the word is plum {fake_json({'text': 'noted'})}", project)
-    session = Sessions(tmp_path / "sessions").place(first.task_id)
+    assert runner.manifest.session is not None
+    session = Sessions(tmp_path / "sessions").place(first.task_id, runner.manifest.session)
     later = spec_for(runner, f"which word? {fake_json({'text': 'plum'})}", project)
     for spec in (first, replace(later, follows=first.task_id)):
         model.reset()
@@ -103,7 +104,6 @@ async def test_a_later_turn_goes_on_with_the_conversation(
         assert (outcome.usage.tokens_in, outcome.usage.tokens_out) == (200, 40)
     assert outcome.text == "plum"
     assert "the word is plum" in json.dumps(model.requests)
-    assert runner.manifest.session is not None
     assert Sessions(tmp_path / "sessions").kept(first.task_id, runner.manifest.session)
 
 

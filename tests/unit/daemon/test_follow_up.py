@@ -9,9 +9,10 @@ import pytest
 
 from cmesh.daemon import followup
 from cmesh.errors import TaskConflict, TaskRefused
-from cmesh.model import Limits, TaskId, TaskState
+from cmesh.model import Limits, Profile, Result, TaskId, TaskState, Usage
 from cmesh.protocol import convert
 from cmesh.runner.sessions import KEEP
+from cmesh.sandbox.tier import Enforcement
 from cmesh.store.records import TaskRecord, TaskSnapshot
 from tests.fakes.half import SETTLE_LIMIT_S, Half, allowed
 from tests.unit.daemon.conftest import Pair
@@ -74,6 +75,7 @@ class Talk:
         files.mkdir(parents=True, exist_ok=True)
         self.file(record.first).write_text("{}", "utf-8")
         line = {"type": "result", "is_error": False, "result": "ok", "total_cost_usd": cost_usd}
+        line |= {"usage": {"input_tokens": 200, "output_tokens": 30}}
         self.doer.shims.write(record.task_id, json.dumps(line).encode() + b"\n")
         self.doer.shims.finish(record.task_id)
 
@@ -274,3 +276,26 @@ async def test_a_command_says_that_it_cannot_be_followed(talk: Talk) -> None:
     assert task.result is not None
     assert (task.result.follow_up, task.result.follow_up_until) == ("runner_cannot", None)
     assert (await talk.denied(talk.after(record))).code == "runner_cannot"
+
+
+async def test_an_agent_that_goes_on_where_it_began_needs_a_place_that_stays(talk: Talk) -> None:
+    record = talk.asker.record(talk.doer, runner="opencode")
+    # Without mounts a copy has a name of its own for each task.
+    talk.doer.parts.sandboxes.found = Enforcement()
+    result = Result(state=TaskState.SUCCEEDED, witness="w", ended_at=talk.pair.clock.now())
+    for profile, expected in ((Profile.EDIT, "runner_cannot"), (Profile.FULL, "session_gone")):
+        turn = replace(record, spec=replace(record.spec, profile=profile))
+        settled = await followup.settle(talk.doer.parts, turn, result, "ses_1")
+        assert settled.follow_up == expected
+
+
+async def test_of_tokens_that_add_up_a_turn_has_its_own(talk: Talk) -> None:
+    record = talk.asker.record(talk.doer, runner="codex")
+    used = Usage(tokens_in=500, tokens_out=70)
+    result = Result(state=TaskState.FAILED, witness="w", usage=used)
+    first = await followup.settle(talk.doer.parts, record, result, "")
+    assert first.usage == used
+    one = await talk.first()
+    turn = talk.after(replace(one, spec=replace(one.spec, runner="codex")))
+    later = await followup.settle(talk.doer.parts, turn, result, "")
+    assert later.usage == Usage(tokens_in=300, tokens_out=40)

@@ -33,6 +33,7 @@ HOST = Host(
 CLAUDE = load_manifests()["claude"]
 COMMAND = load_manifests()["command"]
 GEMINI = load_manifests()["gemini"]
+CODEX = load_manifests()["codex"]
 
 
 def test_claude_gets_its_flags_and_the_prompt_on_stdin_alone() -> None:
@@ -47,13 +48,29 @@ def test_claude_gets_its_flags_and_the_prompt_on_stdin_alone() -> None:
 
 def test_a_later_turn_goes_on_with_the_conversation_of_the_first(tmp_path: Path) -> None:
     thread = TaskId("0198c0de-0000-7aaa-8bbb-0123456789ab")
-    host = replace(HOST, session=Sessions(tmp_path).place(thread))
+    assert CLAUDE.session is not None
+    host = replace(HOST, session=Sessions(tmp_path).place(thread, CLAUDE.session))
     launch = build_launch(replace(SPEC, follows=thread), CLAUDE, host)
     assert launch.argv[launch.argv.index("--resume") + 1] == thread
     assert "--session-id" not in launch.argv
     assert launch.session == host.session
     assert launch.session_link == "/tasks/t/home/.claude/projects"
     assert build_launch(SPEC, COMMAND, host).session_link == ""
+
+
+def test_codex_goes_on_with_the_conversation_that_it_named_itself(tmp_path: Path) -> None:
+    thread, said = TaskId("0198c0de-0000-7aaa-8bbb-0123456789ab"), "01a2278f-a47e-7fe3"
+    assert CODEX.session is not None
+    sessions = Sessions(tmp_path)
+    (tmp_path / thread).mkdir()
+    host = replace(HOST, session=sessions.place(thread, CODEX.session))
+    assert "resume" not in build_launch(SPEC, CODEX, host).argv
+    sessions.note(thread, CODEX.session, said)
+    host = replace(HOST, session=sessions.place(thread, CODEX.session))
+    argv = build_launch(replace(SPEC, follows=thread), CODEX, host).argv
+    at = argv.index("resume")
+    assert argv[at : at + 3] == ("resume", said, "-")
+    assert argv.index('sandbox_mode="danger-full-access"') < at
 
 
 def test_gemini_starts_in_an_empty_folder_of_its_home_and_is_told_the_directory() -> None:

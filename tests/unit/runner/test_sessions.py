@@ -4,6 +4,8 @@ import fcntl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from cmesh.model import TaskId
 from cmesh.runner.manifest import Session
 from cmesh.runner.sessions import KEEP, Sessions
@@ -14,10 +16,18 @@ TWO = TaskId("0193a5c0-0000-7000-8000-000000000002")
 CLAUDE = Session(
     new=(), resume=(), home=".claude/projects", file="*/{session_id}.jsonl", adds_up_cost=True
 )
+CODEX = Session(
+    id="read",
+    new=(),
+    resume=(),
+    home="sessions",
+    file="*/rollout-*-{session_id}.jsonl",
+    adds_up_cost=False,
+)
 
 
 def conversation(sessions: Sessions, thread: TaskId) -> Path:
-    place = sessions.place(thread)
+    place = sessions.place(thread, CLAUDE)
     file = place.files / "-srv-app" / f"{thread}.jsonl"
     file.parent.mkdir(parents=True)
     file.write_text("{}", "utf-8")
@@ -40,6 +50,32 @@ def test_a_conversation_is_kept_when_its_file_is_there(tmp_path: Path) -> None:
     assert not sessions.kept(ONE, CLAUDE)
 
 
+def test_one_that_the_agent_named_is_kept_under_that_name(tmp_path: Path) -> None:
+    sessions = Sessions(tmp_path / "sessions")
+    sessions.note(ONE, CODEX, "ses_1")  # nobody made its directory: there is nothing to keep
+    assert not sessions.directory.exists()
+    file = sessions.place(ONE, CODEX).files / "2026" / "rollout-now-ses_1.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text("{}", "utf-8")
+    assert not sessions.kept(ONE, CODEX)
+    sessions.note(ONE, CODEX, "ses_1")
+    assert sessions.kept(ONE, CODEX)
+    assert Sessions(sessions.directory).place(ONE, CODEX).session_id == "ses_1"
+    sessions.note(ONE, CLAUDE, "ses_1")
+    assert sessions.place(ONE, CLAUDE).session_id == ONE
+
+
+@pytest.mark.parametrize("said", ["", "--last", "*", "../1", "a b", "ä", "a" * 81, "ses_1\n"])
+def test_what_is_no_id_is_neither_kept_nor_read(tmp_path: Path, said: str) -> None:
+    sessions = Sessions(tmp_path)
+    (tmp_path / ONE).mkdir()
+    sessions.note(ONE, CODEX, "ses_1")
+    sessions.note(ONE, CODEX, said)
+    assert sessions.place(ONE, CODEX).session_id == "ses_1"
+    (tmp_path / ONE / "id").write_text(said, "utf-8")
+    assert sessions.place(ONE, CODEX).session_id == ""
+
+
 def test_it_is_deleted_when_its_time_is_over_and_not_before(tmp_path: Path) -> None:
     sessions = Sessions(tmp_path / "sessions")
     assert sessions.sweep(NOW, nobody) == []
@@ -56,7 +92,7 @@ def test_what_a_task_needs_or_a_shim_holds_is_not_deleted(tmp_path: Path) -> Non
     sessions = Sessions(tmp_path / "sessions")
     for thread in (ONE, TWO):
         conversation(sessions, thread)
-    with sessions.place(TWO).lock.open("r+") as lock:
+    with sessions.place(TWO, CLAUDE).lock.open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert sessions.sweep(NOW + KEEP, lambda thread: thread == ONE) == []
     assert sessions.sweep(NOW + KEEP, lambda thread: thread == ONE) == [TWO]
