@@ -180,7 +180,12 @@ class SelfTests:
 def _subject(runner: Runner) -> Subject | None:
     try:
         return subject_of(
-            runner.manifest, runner.program, runner.version, model=runner.model, env=runner.env
+            runner.manifest,
+            runner.program,
+            runner.version,
+            model=runner.model,
+            env=runner.env,
+            search_path=runner.search_path,
         )
     except OSError:
         return None

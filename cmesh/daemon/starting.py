@@ -26,6 +26,7 @@ from cmesh.runner.confine import Relay
 from cmesh.runner.copies import Copy
 from cmesh.runner.launch import Launch
 from cmesh.runner.readers import note_parser
+from cmesh.runner.registry import Runner
 from cmesh.sandbox.profile import MIB
 from cmesh.store.records import TaskRecord, TaskSnapshot
 
@@ -39,6 +40,16 @@ ASK_AGAIN_AFTER_S = 1.0
 
 HELD_PAUSE_S = 1.0
 """Between looks at a task that waits for its caller before it is started."""
+
+_DECIDES = {
+    "manifest": "manifest",
+    "program": "`program`",
+    "arguments": "`argv`",
+    "model": "`model`",
+    "base_url": "`base_url`",
+    "env": "`env`",
+}
+"""What of a runner decides what a task would do, and what its owner calls it."""
 
 TOO_LATE = "its time to start was over"
 
@@ -89,7 +100,7 @@ class Starting:
         self._spawn_pause_s = min(2 * self._spawn_pause_s, PAUSE_MOST_S)
         spec = replace(draft.record.spec, directory=grant.directory, limits=grant.limits)
         try:
-            await self._require_tested(grant, spec.profile)
+            grant = await self._as_it_is(grant, spec.profile)
             directory = supervisor.directory(self.task_id)
             grant.runner.check_directory(spec.directory)
             sandboxes = self._parts.sandboxes
@@ -109,8 +120,10 @@ class Starting:
             reason = str(as_told(error, spec.runner) if isinstance(error, PathRefused) else error)
             self._tell(Happening(event=GotCancel("user"), code=code, reason=reason))
 
-    async def _require_tested(self, grant: Grant, profile: Profile) -> None:
-        """Look at manifest and program anew: they may have changed while the task waited.
+    async def _as_it_is(self, grant: Grant, profile: Profile) -> Grant:
+        """Look at the runner anew: it may have changed while the task waited.
+
+        A key is taken as it lies there now, in whatever file: who renews it ends no task by that.
 
         Raises:
             RunnerUnavailable: it is gone, or another, or nothing speaks for it as it is now.
@@ -118,15 +131,14 @@ class Starting:
         self._parts.rules.policy()  # a change of a manifest counts from here on
         runner = await asyncio.to_thread(self._parts.runners().resolve, grant.runner.name)
         # INVARIANT: what was admitted, and shown to who approved it, is what speaks for a start.
-        if runner.manifest != grant.runner.manifest:
+        if what := _changed(grant.runner, runner):
             raise RunnerUnavailable(
-                f"the manifest of runner `{runner.name}` was changed while the task waited",
+                f"the {what} of runner `{runner.name}` was changed while the task waited",
                 hint="delegate it again",
             )
-        if profile is Profile.FULL:
-            return
-        if (untested := runner.untested()) is not None:
+        if profile is not Profile.FULL and (untested := runner.untested()) is not None:
             raise untested
+        return replace(grant, runner=runner)
 
     def _confine(self, launch: Launch, grant: Grant, copy: Copy | None) -> Launch:
         """Put the sandbox of a profile round a launch, with its one way out. Blocks on the disk."""
@@ -197,6 +209,14 @@ class Starting:
         except NodeError:
             self._look_later(ASK_AGAIN_AFTER_S)
             return None
+
+
+def _changed(before: Runner, now: Runner) -> str:
+    """Return the first thing that a start would do otherwise; empty = none."""
+    for name, what in _DECIDES.items():
+        if getattr(before, name) != getattr(now, name):
+            return what
+    return ""
 
 
 def _code_of(error: OSError) -> str:

@@ -6,14 +6,14 @@ The daemon starts with a fixed environment, so the owner's `PATH` comes from a l
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cmesh.text import one_line
 
-__all__ = ["Needs", "Programs", "needs_of"]
+__all__ = ["Needs", "Programs", "needs_of", "state_of"]
 
 SHELL_LIMIT_S = 5.0
 VERSION_LIMIT_S = 30.0
@@ -74,15 +74,13 @@ class Programs:
     ) -> str:
         """Return the first line a program says about its version; empty = it does not say.
 
-        `env` is added to its environment. Asked once in each way for each state of the file.
-        Blocks up to `VERSION_LIMIT_S`.
+        `env` is added to its environment. Asked once in each way for each state of the file and
+        of its interpreters. Blocks up to `VERSION_LIMIT_S`.
         """
-        info = Path(program).stat()
-        # npm sets one old `mtime` for every version, and an inode comes again; `ctime` tells.
-        state = (info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+        state = state_of(program, self.search_path)
         # INVARIANT: one program may be several agents, told apart by how it is asked, and the
         # version of one says nothing for another.
-        key = (program, *state, arguments, tuple(sorted((env or {}).items())))
+        key = (program, state, arguments, tuple(sorted((env or {}).items())))
         if key not in self._versions:
             self._versions[key] = self._ask(program, arguments, env or {})
         return self._versions[key]
@@ -113,17 +111,44 @@ def needs_of(program: str, search_path: str) -> Needs:
     """
     read: dict[str, None] = {}
     links: dict[str, str] = {}
+    for place, real in _chain(program, search_path):
+        links |= _links_to(place)
+        head, modules, _ = real.partition(_MODULES)
+        read[f"{head}{modules}".rstrip("/") if modules else real] = None
+    return Needs(read=tuple(read), links=tuple(links.items()))
+
+
+def state_of(program: str, search_path: str) -> tuple[tuple[str, int, int, int, int], ...]:
+    """Return what tells a program from another one in its place: its file's and interpreters' state.
+
+    Blocks on the disk.
+
+    Raises:
+        OSError: the program is gone.
+    """
+    found: list[tuple[str, int, int, int, int]] = []
+    for _, real in _chain(program, search_path):
+        try:
+            info = Path(real).stat()
+        except OSError:
+            if not found:
+                raise
+            continue  # an interpreter that is not there: what needs it says nothing
+        # npm sets one old `mtime` for every version, and an inode comes again; `ctime` tells.
+        found.append((real, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns))
+    return tuple(found)
+
+
+def _chain(program: str, search_path: str) -> Iterator[tuple[str, str]]:
+    """Yield a program and what it is read by, each with the file that it is behind links."""
     todo = [program]
     for _ in range(INTERPRETERS):
         if not todo:
             break
         place = todo.pop()
-        links |= _links_to(place)
         real = os.path.realpath(place)
-        head, modules, _ = real.partition(_MODULES)
-        read[f"{head}{modules}".rstrip("/") if modules else real] = None
+        yield place, real
         todo += _interpreter(real, search_path)
-    return Needs(read=tuple(read), links=tuple(links.items()))
 
 
 def _links_to(path: str) -> dict[str, str]:

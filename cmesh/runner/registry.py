@@ -314,7 +314,8 @@ class Runners:
         if self._verdicts is None:
             return SelfTest()
         try:
-            subject = subject_of(manifest, program, version, model=model, env=env)
+            path = self._programs.search_path
+            subject = subject_of(manifest, program, version, model=model, env=env, search_path=path)
             return self._verdicts.of(manifest.name, subject)
         except OSError:  # it goes just now: what is not there is not tested either
             return SelfTest(state="pending")

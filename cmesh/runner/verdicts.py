@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass as parsed
 
 from cmesh.runner.manifest import Manifest
+from cmesh.runner.programs import DEFAULT_PATH, state_of
 from cmesh.runner.standing import SelfTest, Verdict
 from cmesh.runner.task_files import write_synced
 from cmesh.runner.traps.trapset import load_traps
@@ -36,6 +37,8 @@ class Subject:
         real: where that leads; an update often moves a link only.
         device, inode, size, mtime_ns, ctime_ns: of the file there. Package managers set the same
             old `mtime` for every version, and inodes come again; `ctime` nobody sets.
+        interpreters: SHA-256 of the state of those that the program is read by; empty = it is a
+            binary.
         version: what the program says of itself.
         recipe: SHA-256 of the manifest, the traps, the model's name and the owner's variables.
     """
@@ -49,6 +52,7 @@ class Subject:
     ctime_ns: int
     version: str
     recipe: str
+    interpreters: str = ""
 
 
 @parsed(frozen=True, slots=True, kw_only=True)
@@ -121,11 +125,13 @@ def subject_of(
     *,
     model: str = "",
     env: Mapping[str, str] | None = None,
+    search_path: str = DEFAULT_PATH,
 ) -> Subject | None:
     """Return what a self-test of a program would be about; None = there is none for it.
 
     `model` and `env` are what the owner gives to every start of it: a variable may well have it
     read other files. The model server's address is none of that; a self-test has its own.
+    `search_path` is where a script's interpreter is looked for.
 
     Blocks on the disk for a look at the file.
 
@@ -137,6 +143,7 @@ def subject_of(
         return None
     real = Path(os.path.realpath(program))
     info = real.stat()
+    read_by = state_of(program, search_path)[1:]
     address = manifest.credential.base_url_variable if manifest.credential else ""
     given = sorted((name, value) for name, value in (env or {}).items() if name != address)
     parts = (manifest.model_dump_json(), traps.model_dump_json(), json.dumps([model, given]))
@@ -150,5 +157,10 @@ def subject_of(
         mtime_ns=info.st_mtime_ns,
         ctime_ns=info.st_ctime_ns,
         version=version,
-        recipe=hashlib.sha256(recipe.encode()).hexdigest(),
+        recipe=_sha256(recipe),
+        interpreters=_sha256(repr(read_by)) if read_by else "",
     )
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -36,6 +36,7 @@ from cmesh.protocol.session import Session
 from cmesh.protocol.session_events import Introduced
 from cmesh.redact import Redactor
 from cmesh.runner.confine import Sandboxes
+from cmesh.runner.programs import Programs
 from cmesh.runner.registry import Runners
 from cmesh.runner.sessions import Sessions
 from cmesh.runner.supervise import Supervisor
@@ -130,9 +131,8 @@ consent = "{FULL_CONSENT}"
         self.store = await Store.open(
             self.base / "store", clock=self.clock, node=self.name, floor_bytes=FLOOR_BYTES
         )
-        config = self.rules.config()
         self.verdicts = Verdicts(self.base / "selftests.json")
-        runners = Runners(config.runners, config.commands, verdicts=self.verdicts)
+        self.programs = Programs()
         self.news: News[TaskId] = News()
         parts = Parts(
             store=self.store,
@@ -140,7 +140,7 @@ consent = "{FULL_CONSENT}"
             sandboxes=Sandboxes((self.base / "store",), lambda: self.enforcement),
             networks=Networks(self.store, self.base / "tasks", self.clock),
             sessions=Sessions(self.base / "sessions"),
-            runners=lambda: runners,
+            runners=self.runners,
             rules=self.rules,
             clock=self.clock,
             key=self.key,
@@ -177,6 +177,12 @@ consent = "{FULL_CONSENT}"
     async def restart(self) -> None:
         await self.stop()
         await self.start()
+
+    def runners(self) -> Runners:
+        config = self.rules.config()
+        return Runners(
+            config.runners, config.commands, programs=self.programs, verdicts=self.verdicts
+        )
 
     async def identify(self, peer_id: NodeId) -> Identity:
         if self.whois_error is not None:

@@ -198,6 +198,24 @@ def test_the_version_is_asked_once(claude: Path, key: Path, tmp_path: Path) -> N
     assert (tmp_path / "asked").read_text() == "asked\n"
 
 
+def test_a_version_is_asked_anew_when_an_interpreter_is_replaced_in_place(
+    claude: Path, key: Path, tmp_path: Path
+) -> None:
+    def install(version: str) -> None:
+        fresh = tmp_path / "fresh"
+        fresh.write_text(f"#!/bin/sh\necho {version}\n")
+        fresh.chmod(0o755)
+        os.utime(fresh, ns=(1, 1))  # as package managers do
+        fresh.replace(claude.parent / "node")
+
+    install("2.1.330")
+    claude.write_text("#!/usr/bin/env node\n")
+    known = runners(claude, key_file=key)
+    assert known.resolve("claude").version == "2.1.330"
+    install("2.1.331")
+    assert known.resolve("claude").version == "2.1.331"
+
+
 def test_a_program_that_is_asked_its_version_can_write_to_a_home_that_goes_away(
     claude: Path, key: Path, tmp_path: Path
 ) -> None:

@@ -73,6 +73,23 @@ def test_a_changed_program_is_another_one(
     assert verdicts.of("claude", about(manifest, program)).state == "pending"
 
 
+def test_a_changed_interpreter_makes_another_program_of_it(
+    tmp_path: Path, manifest: Manifest, program: Path
+) -> None:
+    node = tmp_path / "node"
+    node.write_text("one", "utf-8")
+    program.write_text(f"#!{node}\n", "utf-8")
+    verdicts = Verdicts(tmp_path / "selftests.json")
+    verdicts.keep("claude", passed(about(manifest, program)))
+    assert Verdicts(tmp_path / "selftests.json").of("claude", about(manifest, program)).state == (
+        "passed"
+    )
+    fresh = tmp_path / "fresh"
+    fresh.write_text("two", "utf-8")
+    fresh.replace(node)
+    assert verdicts.of("claude", about(manifest, program)).state == "pending"
+
+
 def test_a_moved_link_another_version_and_another_recipe_are_pending(
     tmp_path: Path, manifest: Manifest, program: Path
 ) -> None:
