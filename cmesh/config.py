@@ -105,13 +105,18 @@ class WorkerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerConfig:
-    """An agent that runs tasks here. Empty = the manifest's default."""
+    """An agent that runs tasks here. Empty = the manifest's default.
+
+    Attributes:
+        idle_s: seconds that it may say nothing; None = as its manifest says.
+    """
 
     program: str = ""
     key_file: Path | None = None
     model: str = ""
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     base_url: str = ""
+    idle_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,6 +293,7 @@ def _runner(table: RunnerTable, base: Path) -> RunnerConfig:
         model=table.model,
         env=dict(table.env),
         base_url=table.base_url,
+        idle_s=table.idle,
     )
 
 

@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from cmesh.policy.parse import COMMAND_NAME_PATTERN, RUNNER_NAME_PATTERN, mistaken_for
 from cmesh.policy.rules import FULL_CONSENT
-from cmesh.policy.tables import PolicyTables, Table, TextForm
+from cmesh.policy.tables import Duration, PolicyTables, Table, TextForm
 
 __all__ = [
     "CommandTable",
@@ -109,6 +109,8 @@ class RunnerTable(Table):
     """Variables added to the agent's environment; not for secrets."""
     base_url: _Url = ""
     """The model API's address; empty: the agent's default."""
+    idle: Duration | None = None
+    """How long it may say nothing before its task is ended; left out: as its manifest says."""
 
 
 class CommandTable(Table):

@@ -46,6 +46,7 @@ class Launch:
         before: another launch record with a `sandbox` and `limit_s`, which must succeed first.
         after: one that is run once nothing of the task lives.
         disk: what it may take of the disk; None = all there is.
+        idle_s: seconds without a byte on its standard output after which it is ended; None = never.
         env: the whole environment; may hold a credential, so it is never logged.
         stdin: what it reads, to the end of file.
         runtime_s: seconds from its start to its forced end.
@@ -73,3 +74,4 @@ class Launch:
     before: Mapping[str, object] | None = None
     after: Mapping[str, object] | None = None
     disk: Disk | None = None
+    idle_s: int | None = None

@@ -14,6 +14,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Field,
     JsonValue,
     ValidationError,
     model_validator,
@@ -221,6 +222,9 @@ class Manifest(_Table):
         refuses: names that may stand neither in the task's directory nor above it in the same
             git repository: the program acts on them whatever it is told.
         env: variables set for the agent, on top of `PATH`, `LANG`, `HOME` and `TMPDIR`.
+        idle_s: seconds that it may print nothing on standard output before its task is ended, for
+            some ask a model that does not answer again and again without a word; None = it may
+            be silent as long as it runs.
         cwd: folder in its home, empty, that it starts in; None = the task's directory. For a
             program that obeys what lies where it starts, and takes the directory otherwise.
         files: what it finds in its home, by path: texts as they are, without placeholders.
@@ -239,6 +243,7 @@ class Manifest(_Table):
     versions: Versions | None = None
     reports_cost: bool
     install_hint: str = ""
+    idle_s: Annotated[int, Field(ge=1, le=14_400)] | None = None
     profiles: dict[Profile, tuple[Template, ...]]
     options: Options = Options()
     credential: Credential | None = None

@@ -45,6 +45,7 @@ _STATES = {
     "cancelled": TaskState.CANCELLED,
     "timed_out": TaskState.TIMED_OUT,
     "disk_limit": TaskState.FAILED,
+    "idle_limit": TaskState.FAILED,
     "spawn_failed": TaskState.FAILED,
     "damaged": TaskState.FAILED,
 }
@@ -52,6 +53,7 @@ _CODES = {
     "spawn_failed": "runner_failed",
     "damaged": "runner_failed",
     "disk_limit": "disk_limit",
+    "idle_limit": "idle_limit",
 }
 
 
@@ -82,7 +84,7 @@ class Outcome:
         text: the runner's final text, scrubbed.
         error: what went wrong, scrubbed; empty on success.
         code: `runner_failed` where cmesh itself explains the failure, `disk_limit` where it ended
-            the task for what that took of the disk; else empty.
+            the task for what that took of the disk, `idle_limit` for its silence; else empty.
         session: the runner's own id of the conversation; empty = none.
         denials: tool calls that the runner refused by itself.
     """

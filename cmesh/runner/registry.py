@@ -7,7 +7,7 @@ import asyncio
 import difflib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -57,6 +57,7 @@ class Runner:
 
     Attributes:
         version: what the program says; empty for commands.
+        idle_s: seconds that it may say nothing; None = without end.
         own: its manifest is the owner's.
         credential: `exposed` when the agent's environment holds the key.
         test: what is known of this very program by its self-test here.
@@ -75,6 +76,7 @@ class Runner:
     base_url: str = ""
     env: Mapping[str, str]
     key_file: Path | None = None
+    idle_s: int | None = None
     test: SelfTest = field(default_factory=SelfTest)
 
     def launch(
@@ -104,7 +106,7 @@ class Runner:
             base_url=self._address(spec.profile),
             session=session if self.manifest.session else None,
         )
-        return build_launch(spec, self.manifest, host)
+        return replace(build_launch(spec, self.manifest, host), idle_s=self.idle_s)
 
     def untested(self) -> RunnerUnavailable | None:
         """Say why the program may not run in a sandboxed profile; None = it may.
@@ -298,6 +300,7 @@ class Runners:
             base_url=config.base_url,
             env=env,
             key_file=config.key_file,
+            idle_s=config.idle_s or manifest.idle_s,
             test=self._tested(manifest, program, version, config.model, env),
         )
 

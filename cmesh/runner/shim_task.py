@@ -68,8 +68,10 @@ class Shim:
         self.killed: set[int] = set()
         self.leftovers = 0
         self.spools = [Spool(), Spool()]
+        self.mute: list[Spool] = []
         self.kill_at = self.deadline = float("inf")
         self.grace_s = 0.0
+        self.idle_s = self.silent_at = float("inf")
         self.disk: DiskWatch | None = None
         self.started_at = self.begun = 0.0
         self.session = -1
@@ -229,7 +231,10 @@ class Shim:
             os.umask(0o077)
             for spool in self.spools:
                 spool.close_sink()
-        self.deadline = time.monotonic() + launch["runtime_s"]
+        now = time.monotonic()
+        self.deadline = now + launch["runtime_s"]
+        self.idle_s = launch.get("idle_s") or float("inf")
+        self.silent_at = now + self.idle_s
         self.childless = False
         self.agent = process_of(pid)
         for spool in self.spools:
@@ -250,15 +255,24 @@ class Shim:
     def _watch(self) -> None:
         while self.agent[0] and self.status is None:
             now = time.monotonic()
-            if now >= self.deadline and self.verdict == "exited":
-                # Reaped first: an agent that ended while this process stood still has finished.
-                self._reap()
-                if self.status is None:
-                    self._stop("timed_out")
+            if now >= min(self.deadline, self.silent_at) and self.verdict == "exited":
+                self._run_out(now)
                 continue
             if now >= self.kill_at:
                 return
-            self._step(min(self.deadline, self.kill_at, self._look_at_disk(now)) - now)
+            limit = min(self.deadline, self.silent_at, self.kill_at, self._look_at_disk(now))
+            self._step(limit - now)
+
+    def _run_out(self, now: float) -> None:
+        """End an agent whose time is over, or that has been silent for too long."""
+        # First: it may have ended, or said something, while this process stood still.
+        self._reap()
+        late = now >= self.deadline
+        if self.status is not None or (not late and self._pump(self.spools[0])):
+            return
+        if not late:
+            self.error = f"it printed nothing for {self.idle_s:g} s"
+        self._stop("timed_out" if late else "idle_limit")
 
     def _look_at_disk(self, now: float) -> float:
         """Look at what the task holds of the disk; return when to look again."""
@@ -291,12 +305,17 @@ class Shim:
             else:
                 self._pump(next(spool for spool in self.spools if spool.source == fd))
 
-    def _pump(self, spool: Spool) -> None:
-        before = spool.kept
-        if spool.pump() == 0:
+    def _pump(self, spool: Spool) -> bool:
+        """Move a chunk; return whether the agent said something."""
+        before, size = spool.kept, spool.pump()
+        if size == 0 and spool not in self.mute:
+            self.mute.append(spool)
             self.poll.unregister(spool.source)
         if spool.kept > before:
             self.files.tell()
+        if size > 0 and spool is self.spools[0] and self.verdict == "exited":
+            self.silent_at = time.monotonic() + self.idle_s
+        return size > 0
 
     def _see_end(self) -> None:
         wish = self.files.end_wish()
@@ -307,7 +326,7 @@ class Shim:
 
     def _stop(self, verdict: str) -> None:
         self.verdict = verdict
-        self.deadline = float("inf")
+        self.deadline = self.silent_at = float("inf")
         self.kill_at = time.monotonic() + self.grace_s
         # The agent is not reaped yet, so the number of its group cannot be another's.
         if self.agent[0] and process_of(self.agent[0]) == self.agent:

@@ -122,6 +122,7 @@ class Supervisor:
             "starts_in": launch.starts_in,
             "runtime_s": launch.runtime_s,
             "output_bytes": launch.output_bytes,
+            "idle_s": launch.idle_s,
             "env": env,
             "stdin": "stdin",
             "containment": launch.containment,

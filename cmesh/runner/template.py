@@ -51,6 +51,9 @@ version_argv = ["--version"]
 reports_cost = false
 install_hint = ""
 
+# A task is ended when the program has printed nothing for so many seconds. Left out: never.
+# idle_s = 600
+
 # Where it starts instead of the task's directory, below its HOME: for a program that obeys what
 # lies where it starts.
 # cwd = "work"

@@ -99,6 +99,7 @@ def test_every_table_is_read(tmp_path: Path, home: Path) -> None:
             model = "m"
             env = { LANG = "C" }
             base_url = "http://127.0.0.1:1/v1"
+            idle = "30m"
             [commands.deploy-check]
             argv = ["python3", "/x/y.py"]
             env_pass = ["PATH"]
@@ -131,6 +132,7 @@ def test_every_table_is_read(tmp_path: Path, home: Path) -> None:
                 model="m",
                 env={"LANG": "C"},
                 base_url="http://127.0.0.1:1/v1",
+                idle_s=1800,
             )
         },
         commands={"deploy-check": CommandConfig(argv=("python3", "/x/y.py"), env_pass=("PATH",))},

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cmesh.model import TaskState
+from cmesh.runner.reader import ended
 from tests.system.runner.support import CONTAINMENTS, Worker, alive, lives, python
 
 pytestmark = [
@@ -137,6 +139,20 @@ async def test_the_deadline_ends_the_tree(worker: Worker) -> None:
     exit_ = await worker.result(task_id)
     assert (exit_.verdict, exit_.exit_code, exit_.processes_left) == ("timed_out", -9, 0)
     assert worker.supervisor.count_processes(task_id) == 0
+
+
+async def test_an_agent_that_says_nothing_is_ended_and_one_that_speaks_is_not(
+    worker: Worker,
+) -> None:
+    code = "import sys, time; print('ready', flush=True); sys.stderr.write('again'); {}"
+    exit_ = await worker.run(python(code.format("time.sleep(600)")), idle_s=1)
+    assert (exit_.verdict, exit_.processes_left) == ("idle_limit", 0)
+    assert ended(exit_)[::2] == (TaskState.FAILED, "idle_limit")
+    assert exit_.witness.startswith("it printed nothing for 1 s, shim recorded signal 15")
+    assert exit_.stdout_kept == len("ready\n")
+    speaks = "[(print(n, flush=True), time.sleep(0.5)) for n in range(10)]"
+    exit_ = await worker.run(python(code.format(speaks)), idle_s=4)
+    assert (exit_.verdict, exit_.exit_code) == ("exited", 0)
 
 
 async def test_an_agent_that_ended_while_its_shim_stood_still_was_not_timed_out(

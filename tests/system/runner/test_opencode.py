@@ -1,6 +1,7 @@
 """The real opencode through the supervisor, against a scripted model on loopback."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,22 @@ async def test_a_call_that_nobody_could_allow_is_a_failed_task(
     assert "`tool-calls`" in outcome.error
     assert [denial.partition(" ")[0] for denial in outcome.denials] == ["bash"]
     assert not (project / "it").exists()
+
+
+async def test_a_model_that_never_answers_ends_a_run_by_its_silence(
+    worker: Worker, runner: Runner, project: Path
+) -> None:
+    # Asked again without end, and without a word of it.
+    turns = (shell("cat deploy.log"), {"error": 500, "message": "down"})
+    spec = spec_for(runner, fake_json(*turns), project)
+    silent = replace(runner, idle_s=20)
+    events, outcome = await run(worker, silent, spec)
+    assert (outcome.state, outcome.code) == (TaskState.FAILED, "idle_limit")
+    assert outcome.error.startswith("it printed nothing for 20 s")
+    assert "ERROR: port 8080 is taken" in [
+        e.text.strip() for e in events if e.kind == "tool_result"
+    ]
+    assert outcome.usage.tokens_in == 100
 
 
 async def test_a_cancel_ends_opencode_and_the_shell_of_its_tool(

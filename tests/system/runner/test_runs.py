@@ -136,7 +136,7 @@ async def test_output_is_there_while_the_agent_runs(worker: Worker) -> None:
 
 
 async def test_output_beyond_the_cap_is_counted_dropped_and_never_blocks(worker: Worker) -> None:
-    total = 200 * 1024 * 1024
+    total = 1024 * 1024 * 1024
     code = f"import os\nb = b'x' * 65536\nn = {total} // 65536\nfor _ in range(n): os.write(1, b)"
     task_id = worker.prepare(python(code), output_bytes=1_000_000)
     await worker.supervisor.spawn(task_id)
