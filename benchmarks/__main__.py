@@ -19,6 +19,7 @@ from benchmarks import (
     replace,
     sandbox,
     scale,
+    watch,
 )
 from benchmarks.calibration import calibrate
 from benchmarks.stage import ROOT, Stage, stage
@@ -88,6 +89,10 @@ async def _delegation(made: Stage, count: int) -> list[Row]:
     return [*rows, Row(name=name, unit="MiB", figures={"value": grown})]
 
 
+async def _watch(made: Stage, count: int) -> list[Row]:
+    return await asyncio.to_thread(watch.measure, made, count * 5)
+
+
 async def _cancel(made: Stage, count: int) -> list[Row]:
     rows = await containment.measure(made.base, count // 2)
     return rows + await asyncio.to_thread(cancel.measure, made, count)
@@ -119,6 +124,7 @@ PARTS: Mapping[str, Part] = {
     "link": _link,
     "mcp": _mcp,
     "delegation": _delegation,
+    "watch": _watch,
     "cancel": _cancel,
     "sandbox": _sandbox,
     "flood": _flood,

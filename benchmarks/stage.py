@@ -22,7 +22,7 @@ from cmesh.node.testnet import Testnet
 from cmesh.paths import control_socket
 from cmesh.policy.rules import FULL_CONSENT
 
-__all__ = ["COMMAND", "PEER", "TREES", "BenchDaemon", "Stage", "stage"]
+__all__ = ["CLOCK", "COMMAND", "PEER", "TREES", "BenchDaemon", "Stage", "stage"]
 
 ROOT = Path(__file__).resolve().parents[1]
 USER = "me@example.com"
@@ -39,6 +39,11 @@ TREES = {
     "finishes": "trap 'sleep 0.3; exit 0' TERM; echo ready; while :; do sleep 0.01; done",
 }
 """Commands that are cancelled, by name; each says `ready`."""
+
+CLOCK = "clock"
+"""Command that prints the time in nanoseconds, as often as its prompt says."""
+
+_CLOCK = "read n; while [ $n -gt 0 ]; do date +%s%N; sleep 0.02; n=$((n-1)); done"
 
 _OUTBOUND = f"""
 [[outbound.allow]]
@@ -154,6 +159,10 @@ class Stage:
             "wait_s": 20,
         }
 
+    def clock_argv(self) -> list[str]:
+        """Return the argv of `CLOCK`."""
+        return ["/bin/sh", "-c", _CLOCK]
+
     async def open(self) -> None:
         """Start both daemons and let them trust each other."""
         self.place.mkdir()
@@ -181,10 +190,12 @@ class Stage:
             f'[commands.{name}]\nargv = [\'/bin/sh\', \'-c\', """{script}"""]\n'
             for name, script in TREES.items()
         )
-        runners = ", ".join(f'"command:{name}"' for name in ("true", *TREES))
+        runners = ", ".join(f'"command:{name}"' for name in ("true", CLOCK, *TREES))
         return f"""{root}
 [commands.true]
 argv = ["{true}"]
+[commands.{CLOCK}]
+argv = {json.dumps(self.clock_argv())}
 {trees}
 [[inbound.allow]]
 name = "benchmark"
