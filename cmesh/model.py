@@ -140,11 +140,15 @@ class Limits:
         runtime_s: seconds of wall time from start to end.
         output_bytes: bytes of output kept; the rest is counted and dropped.
         cost_usd: US dollars, for runners that report cost.
+        turns: answers of the model, its subagents' too, for runners that tell them.
+        tokens: read and written together, for runners that tell them while they run.
     """
 
     runtime_s: int = 900
     output_bytes: int = 16 * 1024 * 1024
     cost_usd: float | None = None
+    turns: int | None = None
+    tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,11 +181,11 @@ class TaskSpec:
     def payload_hash(self) -> str:
         """Return the SHA-256 (hex) over the canonical JSON of every field.
 
-        A first turn's is made without `follows`: that field came later. Equal values hash alike in any form: 5 and 5.0 dollars, a moment in any time zone.
+        Without `follows`, and limits of turns and tokens, where there are none: they came later. Equal values hash alike in any form: 5 and 5.0 dollars, a moment in any time zone.
         """
         cost = self.limits.cost_usd
         values = _shallow(self) | {
-            "limits": _shallow(self.limits) | {"cost_usd": None if cost is None else float(cost)},
+            "limits": _limits(self.limits) | {"cost_usd": None if cost is None else float(cost)},
             "not_after": self.not_after.astimezone(UTC).isoformat(),
         }
         if self.follows is None:
@@ -215,6 +219,13 @@ class Usage:
     cost_usd: float | None = None
     tokens_in: int | None = None
     tokens_out: int | None = None
+    turns: int | None = None
+
+    @property
+    def tokens(self) -> int | None:
+        """Return the tokens read and written together; None = not reported."""
+        told = [count for count in (self.tokens_in, self.tokens_out) if count is not None]
+        return sum(told) if told else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,6 +279,15 @@ class Result:
     basis: Mapping[str, object] = field(default_factory=dict[str, object])
     patch: Mapping[str, object] = field(default_factory=dict[str, object])
     extra: Mapping[str, object] = field(default_factory=dict[str, object])
+
+
+def _limits(limits: Limits) -> dict[str, object]:
+    later = {"turns", "tokens"}
+    return {
+        name: value
+        for name, value in _shallow(limits).items()
+        if value is not None or name not in later
+    }
 
 
 def _shallow(value: "TaskSpec | Limits") -> dict[str, object]:

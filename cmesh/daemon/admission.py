@@ -26,6 +26,7 @@ from cmesh.model import Direction, Identity, Limits, Operation, Profile, TaskSpe
 from cmesh.policy.decide import Decision, InboundRequest, decide_inbound, may_delegate
 from cmesh.policy.explain import for_remote
 from cmesh.policy.profiles import NamedProfile
+from cmesh.runner.manifest import REPORTS
 from cmesh.runner.registry import Runner, Runners
 from cmesh.store.records import DecisionRecord
 
@@ -104,6 +105,7 @@ async def admit(parts: Parts, identity: Identity, spec: TaskSpec, count: Count) 
         running=count.of_peer,
         today=max(0, today - count.counted),
         reports_cost=runner is not None and runner.reports_cost,
+        reports=frozenset(runner.manifest.reports) if runner is not None else frozenset(),
     )
     decision = parts.rules.honest(decide_inbound(request, config.policy))
     record = _record(identity, spec, decision, config.policy.sha256)
@@ -139,7 +141,7 @@ def task_request(
 ) -> InboundRequest:
     """Return what policy is asked about a task in its real directory, on its own.
 
-    It counts no other task and takes for granted that the runner reports cost.
+    It counts no other task and takes for granted that the runner reports all it uses.
     """
     return InboundRequest(
         identity=identity,
@@ -151,9 +153,12 @@ def task_request(
         runtime_s=spec.limits.runtime_s,
         output_bytes=spec.limits.output_bytes,
         cost_usd=spec.limits.cost_usd,
+        turns=spec.limits.turns,
+        tokens=spec.limits.tokens,
         running=0,
         today=0,
         reports_cost=True,
+        reports=frozenset(REPORTS),
         chain=spec.origin,
         self_id=parts.self_id(),
     )

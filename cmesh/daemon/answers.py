@@ -118,6 +118,16 @@ class PatchFile(View):
     patch: PatchView
 
 
+class LimitsView(View):
+    """Limits of a task; None = none of this kind."""
+
+    runtime_s: int | None = None
+    output_bytes: int | None = None
+    cost_usd: float | None = None
+    turns: int | None = None
+    tokens: int | None = None
+
+
 class TaskView(View):
     """A task as this node knows it.
 
@@ -133,6 +143,8 @@ class TaskView(View):
     text. `expires_at`: when it is given up unless it has started; None once it has.
     `events_cut`: the worker sent more events than are kept. `retry_after_s`: seconds from
     now after which a refused task may be asked for anew, or is by itself while it is open.
+    `tokens`, `model_turns` and `cost_usd`: the bill, as far as the runner tells it; `limits`: what
+    the task was asked to stay within.
     `prompt_redacted`: secrets that were taken out of this call's prompt before it was kept or
     sent. `redacted`: secrets that the worker took out of texts and output.
     `will_run`: for a task that waits for this machine's owner, what a yes would start.
@@ -164,6 +176,9 @@ class TaskView(View):
     summary: str = ""
     exit_code: int | None = None
     cost_usd: float | None = None
+    tokens: int | None = None
+    model_turns: int | None = None
+    limits: LimitsView = LimitsView()
     profile_enforced: str = ""
     credential: str = ""
     containment: str = ""

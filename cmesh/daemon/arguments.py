@@ -104,6 +104,19 @@ class DelegateArguments(Arguments):
     profile: Profile = Profile.QUERY
     accept: list[str] = Field(default_factory=list[str], max_length=64)
     timeout_s: int = Field(default=900, ge=1, le=14_400)
+    turns: int = Field(
+        default=0, ge=0, le=1_000_000, description="answers of its model at most; 0 = no limit"
+    )
+    tokens: int = Field(
+        default=0, ge=0, le=10**12, description="tokens read and written at most; 0 = no limit"
+    )
+    cost_usd: float = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        allow_inf_nan=False,
+        description="US dollars it may cost; 0 = no limit",
+    )
     wait_s: float = Field(default=0, ge=0, le=WAIT_S)
     idempotency_key: str = Field(default="", max_length=200)
     new: bool = Field(

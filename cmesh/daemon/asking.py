@@ -256,9 +256,13 @@ class Asking:
         )
 
     def _spec(self, arguments: DelegateArguments, parent: Parent | None = None) -> TaskSpec:
-        limits = narrowed(
-            Limits(runtime_s=arguments.timeout_s), parent.held if parent is not None else None
+        wished = Limits(
+            runtime_s=arguments.timeout_s,
+            cost_usd=arguments.cost_usd or None,
+            turns=arguments.turns or None,
+            tokens=arguments.tokens or None,
         )
+        limits = narrowed(wished, parent.held if parent is not None else None)
         return TaskSpec(
             task_id=TaskId(str(uuid_utils.uuid7())),
             runner=arguments.runner,

@@ -112,10 +112,13 @@ async def parent(parts: Parts, task_id: TaskId) -> Parent:
     limits = decision.limits or Limits(runtime_s=0)
     # A task that was just started may not have the time of its start in a row yet.
     passed_s = (now - (task.started_at or now)).total_seconds()
+    children = await children_of(parts.store, task_id)
     left = replace(
         limits,
         runtime_s=max(0, int(limits.runtime_s - passed_s)),
-        cost_usd=cost_left(limits.cost_usd, await children_of(parts.store, task_id)),
+        cost_usd=cost_left(limits.cost_usd, children),
+        turns=_left(limits.turns, [_turns(child) for child in children]),
+        tokens=_left(limits.tokens, [_tokens(child) for child in children]),
     )
     held = Held(
         may_delegate=allowed and parts.rules.error is None,
@@ -182,6 +185,20 @@ def cost_left(cost_usd: float | None, children: list[TaskSnapshot]) -> float | N
     if cost_usd is None:
         return None
     return max(0.0, cost_usd - sum(_cost(child) for child in children))
+
+
+def _left(most: int | None, used: list[int]) -> int | None:
+    return None if most is None else max(0, most - sum(used))
+
+
+def _turns(child: TaskSnapshot) -> int:
+    told = child.result.usage.turns if child.result is not None else None
+    return max(0, told) if told is not None else child.record.spec.limits.turns or 0
+
+
+def _tokens(child: TaskSnapshot) -> int:
+    told = child.result.usage.tokens if child.result is not None else None
+    return max(0, told) if told is not None else child.record.spec.limits.tokens or 0
 
 
 def _cost(child: TaskSnapshot) -> float:

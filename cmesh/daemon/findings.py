@@ -19,6 +19,7 @@ from cmesh.protocol.facts import RUNNING
 from cmesh.protocol.state import Step
 from cmesh.protocol.witness import WITNESS
 from cmesh.runner.evidence import Look
+from cmesh.runner.meter import WARN_AT, Spent
 from cmesh.runner.readers import noted_reader
 from cmesh.sandbox.tier import warning
 
@@ -27,6 +28,9 @@ __all__ = ["Findings"]
 FIRST_EVENTS = 64
 """The event that a task runs is among the first ones."""
 
+
+TIME_WARNED = "time_warned"
+"""Fact: its caller was told that most of its time is over."""
 
 LOST = "this worker's store was restored from a backup; whether the task ran is not known"
 RESTORED = "the worker committed it: its store was restored, and may lack that the task ran"
@@ -45,6 +49,33 @@ class Findings:
         """How the whole output says that it ended; None until its end was read."""
         outcome = self._spool.outcome if self._spool else None
         return _REPORTED[outcome.state] if outcome else None
+
+    async def warn_of_time(self, draft: Draft) -> float | None:
+        """Put the warning into `draft` that most of the time is over; return when it is due.
+
+        None = it is said, or there is nothing to say.
+        """
+        terms = self._spool.terms if self._spool else None
+        stored = await self._parts.store.task(self.task_id)
+        if terms is None or not terms.runtime_s or draft.state != RUNNING:
+            return None
+        if TIME_WARNED in draft.facts:
+            return None
+        now = self._parts.clock.now()
+        began = (stored and stored.started_at) or now  # a start of just now is in no row yet
+        passed_s = (now - began).total_seconds()
+        due_s = WARN_AT * terms.runtime_s - passed_s
+        if due_s > 0:
+            return due_s
+        spent = Spent(limit="runtime_s", used=round(passed_s, 1), most=terms.runtime_s)
+        draft.add_fact(TIME_WARNED)
+        draft.next_event(now, "warning", spent.words, spent.data())
+        return None
+
+    @property
+    def spent(self) -> Spent | None:
+        """The limit that the output so far says is spent, so that the run must be stopped."""
+        return self._spool.spent if self._spool else None
 
     def forget(self) -> None:
         """Read the output from its start again: what was read is not stored."""

@@ -19,7 +19,7 @@ from cmesh.errors import (
     TaskRefused,
     TaskUnfinished,
 )
-from cmesh.model import NEVER_RAN, Direction, Limits, Result, TaskId, TaskSpec, TaskState, Usage
+from cmesh.model import NEVER_RAN, Direction, Result, TaskId, TaskSpec, TaskState, Usage
 from cmesh.runner.manifest import Session
 from cmesh.runner.sessions import Place
 from cmesh.store.records import TaskRecord, TaskSnapshot
@@ -33,6 +33,7 @@ __all__ = [
     "refusal",
     "require_possible",
     "settle",
+    "spent_before",
     "standing",
     "unfit",
     "wider",
@@ -156,7 +157,9 @@ def wider(spec: TaskSpec, before: TaskSpec) -> bool:
     return (
         limits.runtime_s > most.runtime_s
         or limits.output_bytes > most.output_bytes
-        or _dearer(limits, most)
+        or _more(limits.cost_usd, most.cost_usd)
+        or _more(limits.turns, most.turns)
+        or _more(limits.tokens, most.tokens)
     )
 
 
@@ -181,7 +184,7 @@ async def settle(parts: Parts, record: TaskRecord, result: Result, named: str) -
     """
     session = _session(parts, record.spec)
     if session is not None:
-        spent = await _spent_before(parts.store, record)
+        spent = await spent_before(parts.store, record)
         result = replace(result, usage=_own_usage(session, result.usage, spent))
     if result.state not in _ENDED_WELL:
         return result
@@ -212,7 +215,7 @@ def _own_usage(session: Session, usage: Usage, spent: Usage) -> Usage:
     return usage
 
 
-async def _spent_before(store: Store, record: TaskRecord) -> Usage:
+async def spent_before(store: Store, record: TaskRecord) -> Usage:
     """Return what the earlier turns of a conversation have used."""
     cost_usd, tokens_in, tokens_out, at = 0.0, 0, 0, record.spec.follows
     while at is not None:
@@ -242,10 +245,10 @@ def _taken(turns: list[TaskSnapshot]) -> TaskSnapshot | None:
     return None
 
 
-def _dearer(limits: Limits, most: Limits) -> bool:
-    if most.cost_usd is None:
+def _more(limit: float | None, most: float | None) -> bool:
+    if most is None:
         return False
-    return limits.cost_usd is None or limits.cost_usd > most.cost_usd
+    return limit is None or limit > most
 
 
 def _conflict(task_id: TaskId, by: TaskId) -> TaskConflict:

@@ -27,6 +27,7 @@ from cmesh.protocol.happenings import Connected, Expired, GotCancel, Looked, Res
 from cmesh.protocol.messages import Cancelled
 from cmesh.protocol.state import Act, Send, Step
 from cmesh.protocol.witness import WITNESS
+from cmesh.runner.evidence import Look
 from cmesh.store.records import TaskSnapshot
 
 __all__ = ["Inbound"]
@@ -56,11 +57,13 @@ class Inbound:
         self._staged: set[Act] = set()
         self._again: dict[type, Happening] = {}
         self._ending = False
+        self._stopped = False
         self._why = ("", "")
         self._findings = Findings(task_id, parts)
         self._tell_at = 0.0
         self._failure_pause_s = PAUSE_FIRST_S
         self._timer: asyncio.TimerHandle | None = None
+        self._warning: asyncio.TimerHandle | None = None
         self._actor: Actor[Happening] = Actor(task_id, self._handle)
         self._starting = Starting(
             task_id, parts, place, tell=self.tell, look_later=self._look_later
@@ -103,8 +106,9 @@ class Inbound:
     def stop(self) -> None:
         """Plan no further look."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._warning):
+            if timer is not None:
+                timer.cancel()
 
     async def _handle(self, batch: list[Happening]) -> Mapping[int, CmeshError]:
         try:
@@ -266,6 +270,7 @@ class Inbound:
         stored, processes = True, 0
         if look.claim == "shim":
             stored = await self._findings.take(draft, look)
+            await self._hold(draft, look)
         # A run whose claim file was lost is counted as well: losing a file ends no process.
         claimed = look.claim == "shim" or (look.claim == "none" and draft.state == RUNNING)
         if claimed and not look.owner_alive and look.exit is None:
@@ -284,6 +289,25 @@ class Inbound:
             processes=processes,
             directory=directory,
         )
+
+    async def _hold(self, draft: Draft, look: Look) -> None:
+        """Hold a run to its limits: a word when its time is short, its end when one is spent.
+
+        The shim ends it as it does at its deadline.
+        """
+        if look.exit is not None:
+            return
+        spent = self._findings.spent
+        if spent is not None and not self._stopped:
+            self._stopped = True
+            self._parts.supervisor.stop(self.task_id, f"{spent.limit}: {spent.words}")
+        due_s = await self._findings.warn_of_time(draft)
+        if due_s is not None and self._warning is None and not self._closed:
+            self._warning = asyncio.get_running_loop().call_later(due_s, self._warn)
+
+    def _warn(self) -> None:
+        self._warning = None
+        self.look()
 
     def _tell_left(self, draft: Draft) -> None:
         """Tell the caller now and then how far a cancel is; a tree says nothing by itself."""

@@ -263,6 +263,7 @@ async def explain(daemon: Daemon, arguments: ExplainArguments, project: str) -> 
         running=0,
         today=0,
         reports_cost=_reports_cost(daemon, arguments.runner),
+        reports=_reports(daemon, arguments.runner),
         chain=(),
         self_id=daemon.self_id(),
     )
@@ -272,6 +273,11 @@ async def explain(daemon: Daemon, arguments: ExplainArguments, project: str) -> 
 def _reports_cost(daemon: Daemon, runner: str) -> bool:
     manifest = daemon.rules.manifests.by_name.get(runner)
     return manifest is not None and manifest.reports_cost
+
+
+def _reports(daemon: Daemon, runner: str) -> frozenset[str]:
+    manifest = daemon.rules.manifests.by_name.get(runner)
+    return frozenset(manifest.reports) if manifest is not None else frozenset()
 
 
 def _operation(name: str) -> Operation:

@@ -11,6 +11,7 @@ from cmesh.model import Identity, NodeId
 from cmesh.policy.decide import decide_inbound
 from cmesh.policy.explain import for_remote
 from cmesh.policy.rules import Policy
+from cmesh.runner.manifest import REPORTS
 from cmesh.store.records import TaskRecord
 
 __all__ = ["asker", "lost", "stays"]
@@ -49,8 +50,9 @@ async def lost(
     directory = grant.directory if grant else await asyncio.to_thread(real_path, spec.directory)
     # The runner is this machine's own: what it reports is no right of the caller's.
     reports_cost = grant is None or grant.runner.reports_cost
+    reports = frozenset(REPORTS if grant is None else grant.runner.manifest.reports)
     asked = task_request(parts, caller, spec, directory)
-    request = replace(asked, reports_cost=reports_cost)
+    request = replace(asked, reports_cost=reports_cost, reports=reports)
     decision = decide_inbound(request, policy)
     if decision.effect != "deny":
         return None

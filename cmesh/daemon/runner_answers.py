@@ -75,6 +75,7 @@ class RunnerView(View):
     env: list[str] = Field(default_factory=list[str])
     follow_up: bool = False
     reports_cost: bool = False
+    reports: list[str] = Field(default_factory=list[str])
     self_test: SelfTestView = SelfTestView()
     manifest: ManifestView = ManifestView()
 

@@ -199,6 +199,7 @@ def _runner(daemon: Daemon, config: Config, name: str) -> RunnerView:
         env=sorted(_env(runner)),
         follow_up=runner.manifest.session is not None,
         reports_cost=runner.reports_cost,
+        reports=list(runner.manifest.reports),
         self_test=_view(daemon, name, runner.test),
         manifest=_manifest(daemon, name),
     )

@@ -15,6 +15,7 @@ from cmesh.daemon.draft import Draft
 from cmesh.model import TaskId
 from cmesh.redact import Redactor, Stream
 from cmesh.runner.evidence import Exit, Look
+from cmesh.runner.meter import Spent, Terms
 from cmesh.runner.reader import Outcome, Reader, RunnerEvent
 from cmesh.runner.supervise import Supervisor
 
@@ -64,6 +65,16 @@ class Spool:
     def hits(self) -> int:
         """Secrets so far, in standard output, in standard error and in texts."""
         return self._stream.hits + self._hits
+
+    @property
+    def terms(self) -> Terms | None:
+        """What the run is held to; None = an older version started it."""
+        return self._reader.meter.terms if self._reader.meter else None
+
+    @property
+    def spent(self) -> Spent | None:
+        """The limit that the output so far has spent; None = none, or nothing is held to any."""
+        return self._reader.meter.spent if self._reader.meter else None
 
     def take(self, draft: Draft, look: Look, now: datetime) -> bool:
         """Put the next events into `draft`; True when the look's output is all in."""

@@ -25,6 +25,7 @@ from cmesh.protocol.happenings import GotCancel
 from cmesh.runner.confine import Relay
 from cmesh.runner.copies import Copy
 from cmesh.runner.launch import Launch
+from cmesh.runner.meter import note_terms
 from cmesh.runner.readers import note_parser
 from cmesh.runner.registry import Runner
 from cmesh.sandbox.profile import MIB
@@ -112,6 +113,7 @@ class Starting:
             launch = self._confine(replace(launch, judged=grant.judged), grant, copy)
             supervisor.prepare(self.task_id, launch)
             note_parser(directory, grant.runner.manifest.parser)
+            note_terms(directory, grant.limits, _own(grant), await self._cost_before(draft.record))
             await supervisor.spawn(self.task_id)
         except (CmeshError, OSError) as error:
             code = error.code if isinstance(error, CmeshError) else _code_of(error)
@@ -174,6 +176,13 @@ class Starting:
         floor_bytes = config.store.disk_floor_mib * MIB
         return replace(launch, disk=launch.disk and replace(launch.disk, floor_bytes=floor_bytes))
 
+    async def _cost_before(self, record: TaskRecord) -> float:
+        session = self._parts.runners().session(record.spec.runner)
+        if session is None or not session.adds_up_cost:
+            return 0.0
+        before = await followup.spent_before(self._parts.store, record)
+        return before.cost_usd or 0.0
+
     async def _granted(self, record: TaskRecord) -> Grant | None:
         """Return what the task may run with; None when it may not, and then it is ended."""
         if self.grant is not None:
@@ -217,6 +226,12 @@ def _changed(before: Runner, now: Runner) -> str:
         if getattr(before, name) != getattr(now, name):
             return what
     return ""
+
+
+def _own(grant: Grant) -> frozenset[str]:
+    """Return the limits that the program keeps to by itself."""
+    options = grant.runner.manifest.options
+    return frozenset(name for name in ("turns", "cost_usd") if getattr(options, name))
 
 
 def _code_of(error: OSError) -> str:

@@ -12,13 +12,14 @@ from cmesh.daemon.answers import (
     ConditionView,
     DecisionView,
     EventView,
+    LimitsView,
     PatchView,
     TaskView,
 )
 from cmesh.daemon.draft import Draft, retry_in_s
 from cmesh.daemon.followup import Standing
 from cmesh.daemon.outbound import EVENTS_CUT
-from cmesh.model import TERMINAL, Direction, Event, TaskState
+from cmesh.model import TERMINAL, Direction, Event, TaskSpec, TaskState
 from cmesh.policy.decide import Decision
 from cmesh.protocol.facts import WorkerFacts
 from cmesh.protocol.fields import NAME_CHARACTERS
@@ -127,6 +128,9 @@ def task_view(
         summary=cut(scrub(result.text or result.error), SUMMARY_CHARACTERS) if result else "",
         exit_code=result.exit_code if result else None,
         cost_usd=result.usage.cost_usd if result else None,
+        tokens=result.usage.tokens if result else None,
+        model_turns=result.usage.turns if result else None,
+        limits=_limits(record.spec),
         profile_enforced=result.profile_enforced if result else _label(task),
         credential=result.credential if result else "",
         containment=task.containment if task.containment in CONTAINMENTS else "",
@@ -146,6 +150,17 @@ def task_view(
         events_cut=EVENTS_CUT in task.facts,
         retry_after_s=_retry_after(task, now, None if settled else knowledge.retry_in_s),
         patch=patch_view(task),
+    )
+
+
+def _limits(spec: TaskSpec) -> LimitsView:
+    limits = spec.limits
+    return LimitsView(
+        runtime_s=limits.runtime_s,
+        output_bytes=limits.output_bytes,
+        cost_usd=limits.cost_usd,
+        turns=limits.turns,
+        tokens=limits.tokens,
     )
 
 

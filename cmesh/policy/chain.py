@@ -58,8 +58,9 @@ def held_failure(request: OutboundRequest) -> Failed | None:
         )
     if not is_at_or_below(request.project, (held.directory,)):
         return _failed("held", "a directory at or below the task's own", request.project)
-    if held.limits.runtime_s <= 0 or held.limits.cost_usd == 0:
-        return _failed("held", "time and money left to the task", "none left")
+    left = held.limits
+    if left.runtime_s <= 0 or 0 in (left.cost_usd, left.turns, left.tokens):
+        return _failed("held", "time, money, turns and tokens left to the task", "none left")
     return None
 
 
@@ -68,6 +69,8 @@ def narrowed(limits: Limits, held: Held | None) -> Limits:
     if held is None:
         return limits
     left = held.limits
+    turns = [turns for turns in (limits.turns, left.turns) if turns is not None]
+    tokens = [tokens for tokens in (limits.tokens, left.tokens) if tokens is not None]
     # A wish that is not a number, or below zero, is no reason to drop what is left.
     costs = [usd for usd in (limits.cost_usd, left.cost_usd) if usd is not None and usd >= 0]
     return replace(
@@ -75,6 +78,8 @@ def narrowed(limits: Limits, held: Held | None) -> Limits:
         runtime_s=min(limits.runtime_s, left.runtime_s),
         output_bytes=min(limits.output_bytes, left.output_bytes),
         cost_usd=min(costs, default=None),
+        turns=min(turns, default=None),
+        tokens=min(tokens, default=None),
     )
 
 

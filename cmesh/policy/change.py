@@ -97,6 +97,9 @@ def _mistake(request: InboundRequest) -> str:
     starts = request.operation in START_OPERATIONS
     if starts and request.cost_usd is not None and not request.reports_cost:
         return "ask without a cost limit, or for a runner that reports its cost"
+    for name, wish in (("turns", request.turns), ("tokens", request.tokens)):
+        if starts and wish is not None and name not in request.reports:
+            return f"ask without a limit of {name}, or for a runner that tells its {name}"
     return ""
 
 
@@ -125,6 +128,8 @@ _KEY = {
     "concurrent": "limits",
     "per_day": "limits",
     "cost_usd": "limits",
+    "turns": "limits",
+    "tokens": "limits",
 }
 
 
@@ -194,12 +199,14 @@ def _new_outbound(request: OutboundRequest, names: frozenset[str]) -> list[str]:
 
 
 def _limits(request: InboundRequest, limits: RuleLimits) -> str:
-    """Return the rule's limits, raised just enough; a cost limit that cannot be kept goes."""
+    """Return the rule's limits, raised just enough; one that the runner cannot keep goes."""
     values: Mapping[str, str | int | float | None] = {
         "runtime": None if limits.runtime_s is None else f"{limits.runtime_s}s",
         "concurrent": _at_least(limits.concurrent, request.running + 1),
         "per_day": _at_least(limits.per_day, request.today + 1),
         "cost_usd": limits.cost_usd if request.reports_cost else None,
+        "turns": limits.turns if "turns" in request.reports else None,
+        "tokens": limits.tokens if "tokens" in request.reports else None,
         "output_bytes": limits.output_bytes,
     }
     pairs = [f"{key} = {json.dumps(value)}" for key, value in values.items() if value is not None]

@@ -156,6 +156,14 @@ def _usage(request: InboundRequest, rule: InboundRule) -> list[Failed]:
     if limited and not request.reports_cost:
         got = f"{one_line(request.runner, 80)} does not report it"
         failed.append(_failed(rule.name, "cost_usd", ("a runner that reports its cost",), got))
+    for name, ours, theirs in (
+        ("turns", limits.turns, request.turns),
+        ("tokens", limits.tokens, request.tokens),
+    ):
+        if (ours is not None or theirs is not None) and name not in request.reports:
+            got = f"{one_line(request.runner, 80)} does not"
+            wanted = f"a runner that tells its {name} while it runs"
+            failed.append(_failed(rule.name, name, (wanted,), got))
     return failed
 
 

@@ -157,12 +157,16 @@ def _cost(request: InboundRequest, rule: InboundRule) -> tuple[object, ...]:
     """Order holding rules, the one that gives most first; rules only ever add rights."""
     limits = _narrow(request, rule)
     dollars = math.inf if limits.cost_usd is None else limits.cost_usd
+    turns = math.inf if limits.turns is None else limits.turns
+    tokens = math.inf if limits.tokens is None else limits.tokens
     return (
         _asks(request, rule),
         request.profile not in rule.profiles,
         -limits.runtime_s,
         -limits.output_bytes,
         -dollars,
+        -tokens,
+        -turns,
         rule.on_revoke,
         rule.name,
     )
@@ -196,8 +200,16 @@ def _narrow(request: InboundRequest, rule: InboundRule) -> Limits:
     # A wish that is not a number, or below zero, is no reason to drop the rule's limit.
     wishes = [usd for usd in (request.cost_usd, limits.cost_usd) if usd is not None and usd >= 0]
     return Limits(
-        runtime_s=runtime_s, output_bytes=output_bytes, cost_usd=min(wishes, default=None)
+        runtime_s=runtime_s,
+        output_bytes=output_bytes,
+        cost_usd=min(wishes, default=None),
+        turns=_least(request.turns, limits.turns),
+        tokens=_least(request.tokens, limits.tokens),
     )
+
+
+def _least(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _expired(identity: Identity) -> Failed | None:

@@ -113,8 +113,10 @@ def _limits(decision: Decision, request: InboundRequest | OutboundRequest) -> st
     if limits is None or isinstance(request, OutboundRequest):
         return ""
     asked = f" (narrowed from {request.runtime_s} s)" * (limits.runtime_s < request.runtime_s)
-    cost = "" if limits.cost_usd is None else f", {limits.cost_usd:g} USD"
-    return f"limits: {limits.runtime_s} s{asked}, {limits.output_bytes} bytes of output{cost}"
+    more = "" if limits.cost_usd is None else f", {limits.cost_usd:g} USD"
+    more += "" if limits.turns is None else f", {limits.turns} turns"
+    more += "" if limits.tokens is None else f", {limits.tokens} tokens"
+    return f"limits: {limits.runtime_s} s{asked}, {limits.output_bytes} bytes of output{more}"
 
 
 def _condition(item: Failed) -> str:

@@ -337,6 +337,8 @@ def _limits(table: LimitsTable) -> RuleLimits:
         concurrent=table.concurrent,
         per_day=table.per_day,
         cost_usd=table.cost_usd,
+        turns=table.turns,
+        tokens=table.tokens,
         output_bytes=table.output_bytes,
     )
 

@@ -26,9 +26,11 @@ class InboundRequest:
         runtime_s: seconds the caller would like to have.
         output_bytes: bytes of output the caller would like kept.
         cost_usd: the caller's own cost limit; None = none.
+        turns, tokens: likewise, of the model's answers, and of what it reads and writes.
         running: tasks of this peer that run or wait now, without this one.
         today: tasks of this peer accepted in the last day, without this one.
         reports_cost: the runner reports what a run costs.
+        reports: what else it tells while it runs: `turns`, `tokens`.
         chain: node ids that led here, first caller first; the direct caller may be
             its last element.
         self_id: this node.
@@ -48,6 +50,9 @@ class InboundRequest:
     reports_cost: bool
     chain: tuple[NodeId, ...]
     self_id: NodeId
+    turns: int | None = None
+    tokens: int | None = None
+    reports: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +106,8 @@ class Failed:
     Attributes:
         rule: the rule it belongs to; empty = it holds for all rules.
         condition: `peer`, `router`, `shared`, `operation`, `profile`, `consent`, `runner`,
-            `path`, `accept`, `grant`, `delegate`, `concurrent`, `per_day`, `cost_usd`, `repo`,
-            `send_changes`, `prompt_bytes`; without a rule `key`, `chain`, `held`; of a deny
+            `path`, `accept`, `grant`, `delegate`, `concurrent`, `per_day`, `cost_usd`, `turns`,
+            `tokens`, `repo`, `send_changes`, `prompt_bytes`; without a rule `key`, `chain`, `held`; of a deny
             rule that could not be evaluated `deny`.
         wanted: what would have held, for people.
         got: what the request has instead; may hold remote text, scrubbed.

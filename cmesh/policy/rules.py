@@ -76,6 +76,8 @@ class RuleLimits:
         concurrent: tasks of the peer that may run or wait at the same time.
         per_day: tasks of the peer accepted in a day.
         cost_usd: most US dollars a task may cost; needs a runner that reports cost.
+        turns, tokens: most answers of the model, and tokens read and written, of a task; need a
+            runner that tells them while it runs.
         output_bytes: most output kept; a larger wish is narrowed to it.
     """
 
@@ -83,6 +85,8 @@ class RuleLimits:
     concurrent: int | None = None
     per_day: int | None = None
     cost_usd: float | None = None
+    turns: int | None = None
+    tokens: int | None = None
     output_bytes: int | None = None
 
 
@@ -185,13 +189,23 @@ class Policy:
         return cls(inbound=inbound, outbound=outbound, sha256=digest)
 
 
+_LATER_LIMITS = {"turns", "tokens"}
+
+
 def _canonical(rules: tuple[InboundRule, ...] | tuple[OutboundRule, ...]) -> list[str]:
     return sorted(json.dumps(_fields(rule), sort_keys=True) for rule in rules)
 
 
 def _fields(rule: InboundRule | OutboundRule) -> dict[str, Any]:
-    """Return what the digest is made of; without profiles of the owner as it always was."""
+    """Return what the digest is made of; without what came later as it always was."""
     fields = asdict(rule)
+    if "limits" in fields:
+        limits = fields["limits"]
+        fields["limits"] = {
+            name: value
+            for name, value in limits.items()
+            if value is not None or name not in _LATER_LIMITS
+        }
     if not fields.get("narrowed"):
         fields.pop("narrowed", None)
     return fields

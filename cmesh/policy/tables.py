@@ -155,6 +155,10 @@ class LimitsTable(Table):
     """Tasks accepted from one peer in a day."""
     cost_usd: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """US dollars a task may cost; the rule then allows only runners that report cost."""
+    turns: _Count | None = None
+    """Answers of the model in a task; the rule then allows only runners that tell them."""
+    tokens: Annotated[int, Field(ge=1, le=10**12)] | None = None
+    """Tokens a task may read and write; the rule then allows only runners that tell them."""
     output_bytes: Annotated[int, Field(ge=0, le=2**30)] | None = None
     """Bytes of output kept of a task; a larger wish is narrowed to it."""
 

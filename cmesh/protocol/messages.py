@@ -96,6 +96,8 @@ class Spec(WireMessage):
     """What is to be done; the wire form of `cmesh.model.TaskSpec` without its id.
 
     Attributes:
+        turns, tokens: limits, as `cmesh.model.Limits`; an older worker refuses the task, because
+            its hash is not the one of what it understands.
         follows: makes it a follow-up turn of that task, with a life of its own.
     """
 
@@ -110,7 +112,13 @@ class Spec(WireMessage):
     origin: Annotated[tuple[Name, ...], Field(max_length=16)] = ()
     not_after: Instant
     traceparent: Annotated[str, Field(max_length=64)] = ""
-    # Left out when there is none: a first turn is written as before there were follow-ups.
+    # Left out when there is none: such a task is written as before there were these fields.
+    turns: Annotated[Annotated[int, Field(ge=1, le=2**53)] | None, Field(exclude_if=is_unset)] = (
+        None
+    )
+    tokens: Annotated[Annotated[int, Field(ge=1, le=2**53)] | None, Field(exclude_if=is_unset)] = (
+        None
+    )
     follows: Annotated[Id | None, Field(exclude_if=is_unset)] = None
 
 
@@ -264,6 +272,7 @@ class Outcome(WireMessage):
 
     Attributes:
         state: a terminal state.
+        turns: answers of the model, as far as the runner tells them.
         follow_up, follow_up_until: whether the task can be followed up, as `cmesh.model.Result`.
         output_inline: the kept output as base64 when it is small; otherwise it is
             fetched by `artifact` with `output_sha256`.
@@ -294,6 +303,7 @@ class Outcome(WireMessage):
     processes_left: Seq = 0
     started_at: Instant | None = None
     ended_at: Instant | None = None
+    turns: Annotated[Seq | None, Field(exclude_if=is_unset)] = None
     follow_up: Annotated[FollowUp | None, Field(exclude_if=is_unset)] = None
     follow_up_until: Annotated[Instant | None, Field(exclude_if=is_unset)] = None
     redacted: Annotated[Seq | None, Field(exclude_if=is_unset)] = None

@@ -5,10 +5,11 @@ Measured with 2.1.330 (print mode, `--verbose`).
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from typing_extensions import override
 
-from cmesh.model import Usage
+from cmesh.model import TaskState, Usage
 from cmesh.runner.evidence import Exit
 from cmesh.runner.json_lines import (
     DENIALS_LIMIT,
@@ -43,7 +44,10 @@ from cmesh.text import cut, one_line, scrub
 __all__ = ["ClaudeReader"]
 
 # Heartbeats and echoes that say nothing a person needs.
-_SILENT = {"tool_progress", "stream_event", "keep_alive"}
+_SILENT = {"tool_progress", "keep_alive"}
+
+_OWN_STOPS = {"max_turns", "budget_exhausted"}
+"""Why it says that it stopped when it kept to a limit by itself."""
 _RETRY_KEYS = ("attempt", "max_retries", "retry_delay_ms", "error_status")
 _INIT_KEYS = ("session_id", "model", "permissionMode", "claude_code_version")
 
@@ -60,14 +64,16 @@ _NO_EXIT = ("backgroundTaskId", "returnCodeInterpretation")
 class ClaudeReader(JsonLineReader):
     """Reads one run of `claude -p`; the last `result` line wins."""
 
+    counts_turns = True
+
     def __init__(self) -> None:
         super().__init__()
         self._session = ""
         self._result: Json | None = None
         self._calls = Calls()
         self._message = ""
-        self._turns = 0
-        self._read: int | None = None
+        self._answers: dict[str, tuple[int, int]] = {}
+        self._exact = False
 
     @override
     def _steps(self, line: Json, raw: Step) -> Iterator[Step]:
@@ -77,6 +83,8 @@ class ClaudeReader(JsonLineReader):
                 yield from self._said(map_of(line, "message"))
             case "user":
                 yield from self._answered(line)
+            case "stream_event":
+                self._stream_event(line)
             case "system":
                 yield from _system(line)
             case "rate_limit_event":
@@ -84,6 +92,7 @@ class ClaudeReader(JsonLineReader):
                 yield "rate_limit", one_line(text_of(info, "status")), capped(info)
             case "result":
                 self._result = line
+                self._total(_usage(line))
                 yield from _result(line)
             case kind if kind in _SILENT:
                 return
@@ -120,13 +129,12 @@ class ClaudeReader(JsonLineReader):
 
         What was written stands in none of them, only in the result.
         """
-        read = _tokens_in(map_of(message, "usage"))
-        if not read or text_of(message, "id") == self._message:
+        name, usage = text_of(message, "id"), map_of(message, "usage")
+        self._answer(name, usage)
+        if not _tokens_in(usage) or name == self._message:
             return
-        self._message = text_of(message, "id")
-        self._turns += 1
-        self._read = sum_of(self._read, read)
-        yield cost_step(Usage(tokens_in=self._read), self._turns)
+        self._message = name
+        yield cost_step(Usage(tokens_in=self.used.tokens_in), self.used.turns)
 
     def _answered(self, line: Json) -> Iterator[Step]:
         blocks = maps_of(map_of(line, "message").get("content"))
@@ -151,11 +159,54 @@ class ClaudeReader(JsonLineReader):
             state=state,
             text=cut(scrub(text_of(result or {}, "result")), FINAL_CHARS),
             error=reason,
-            code=code,
-            usage=Usage(tokens_in=self._read) if result is None else _usage(result),
+            code=code or self._spent_by_itself(state),
+            usage=self._in_all(),
             session=one_line(self._session, ID_CHARS),
             denials=tuple(_denials(result or {})),
         )
+
+    def _answer(self, name: str, usage: Json) -> None:
+        """Take what is told of one answer; its numbers only grow."""
+        if not name:
+            return
+        if name not in self._answers:
+            self._begin_turn()
+        told = _tokens(usage)
+        before = self._answers.get(name, (0, 0))
+        now = (max(before[0], told.tokens_in or 0), max(before[1], told.tokens_out or 0))
+        self._answers[name] = now
+        self.used.tokens_in += now[0] - before[0]
+        self.used.tokens_out += now[1] - before[1]
+        self.used.told_tokens = True
+
+    def _stream_event(self, line: Json) -> None:
+        event = map_of(line, "event")
+        match text_of(event, "type"):
+            case "message_start":
+                message = map_of(event, "message")
+                self._answer(text_of(message, "id"), map_of(message, "usage"))
+            case "message_delta":
+                self._exact = True
+                self._answer(text_of(line, "api_message_id"), map_of(event, "usage"))
+            case _:
+                return
+
+    def _total(self, told: Usage) -> None:
+        """Take the sum of a `result` line."""
+        self.used.tokens_in = max(self.used.tokens_in, told.tokens_in or 0)
+        self.used.tokens_out = max(self.used.tokens_out, told.tokens_out or 0)
+        self.used.cost_usd = told.cost_usd
+
+    def _in_all(self) -> Usage:
+        """Return the bill: as the last line says, or as far as was told until then."""
+        used = self.used.usage()
+        if self._result is not None:
+            return replace(_usage(self._result), turns=used.turns)
+        return used if self._exact else replace(used, tokens_out=None)
+
+    def _spent_by_itself(self, state: TaskState) -> str:
+        why = text_of(self._result or {}, "terminal_reason")
+        return "budget_spent" if state is TaskState.FAILED and why in _OWN_STOPS else ""
 
     @override
     def _verdict(self) -> str | None:
@@ -207,12 +258,11 @@ def _failure(result: Json) -> str:
 
 
 def _usage(result: Json) -> Usage:
-    usage = map_of(result, "usage")
-    return Usage(
-        cost_usd=money_of(result, "total_cost_usd"),
-        tokens_in=_tokens_in(usage),
-        tokens_out=count_of(usage, "output_tokens"),
-    )
+    return replace(_tokens(map_of(result, "usage")), cost_usd=money_of(result, "total_cost_usd"))
+
+
+def _tokens(usage: Json) -> Usage:
+    return Usage(tokens_in=_tokens_in(usage), tokens_out=count_of(usage, "output_tokens"))
 
 
 def _tokens_in(usage: Json) -> int | None:

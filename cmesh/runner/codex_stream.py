@@ -6,6 +6,7 @@ Measured with 0.169.0. It names no cost, and its tokens are those of the whole c
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import cast
 
 from typing_extensions import override
@@ -78,9 +79,10 @@ class CodexReader(JsonLineReader):
                 yield from self._completed(map_of(line, "item"), raw)
             case "turn.completed":
                 self._usage = usage_of(map_of(line, "usage"))
+                self.used.tell_tokens(self._usage)
                 # A success that carries an error is none, and neither takes an earlier one back.
                 self._said = _error(line) or self._said or ""
-                yield cost_step(self._usage)
+                yield cost_step(self._usage, self.used.turns)
             case "turn.failed":
                 self._said = _error(line) or "the turn failed"
             case "error":
@@ -165,7 +167,7 @@ class CodexReader(JsonLineReader):
             text=cut(scrub(self._text), FINAL_CHARS),
             error=reason,
             code=code,
-            usage=self._usage,
+            usage=replace(self._usage, turns=self.used.turns or None),
             session=one_line(self._session, ID_CHARS),
         )
 

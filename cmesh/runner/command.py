@@ -64,6 +64,7 @@ def build_launch(spec: TaskSpec, manifest: Manifest, host: Host) -> Launch:
         "model": host.model,
         "base_url": host.base_url,
         "cost_usd": "" if spec.limits.cost_usd is None else f"{spec.limits.cost_usd:g}",
+        "turns": "" if spec.limits.turns is None else str(spec.limits.turns),
     }
     env = {"PATH": host.search_path, "LANG": DEFAULT_LANG, "HOME": host.home, "TMPDIR": host.tmp}
     env |= {name: _fill(text, values) for name, text in manifest.env.items()}
@@ -103,6 +104,8 @@ def start_argv(
     parts += options.model if host.model else ()
     parts += options.base_url if host.base_url else ()
     parts += options.cost_usd if spec.limits.cost_usd is not None else ()
+    parts += options.turns if spec.limits.turns is not None else ()
+    parts += options.tokens if spec.limits.tokens is not None else ()
     # The configuration's arguments are the owner's own text: braces in them mean nothing.
     return (host.program, *host.arguments, *(_fill(part, values) for part in parts))
 

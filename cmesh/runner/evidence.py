@@ -22,8 +22,9 @@ class Exit:
 
     Attributes:
         verdict: `exited` by itself; ended because `cancelled` or `timed_out`, or for what it took
-            of the disk (`disk_limit`, how much in `error`) or for its silence (`idle_limit`, how
-            long in `error`); `spawn_failed`, with the system's words in `error`; `damaged`: the result cannot be read.
+            of the disk or of a limit (`disk_limit`, `budget_spent`; how much in `error`) or for its
+            silence (`idle_limit`, how long in `error`); `spawn_failed`, with the system's words in
+            `error`; `damaged`: the result cannot be read.
         exit_code: of the agent; negative = ended by that signal; None = never ran, or unkillable.
         end_reason: why the worker asked for the end, for `cancelled`.
         processes_left: live processes counted at the end; always 0 for `cancelled`.
@@ -40,7 +41,14 @@ class Exit:
     """
 
     verdict: Literal[
-        "exited", "cancelled", "timed_out", "disk_limit", "idle_limit", "spawn_failed", "damaged"
+        "exited",
+        "cancelled",
+        "timed_out",
+        "disk_limit",
+        "idle_limit",
+        "budget_spent",
+        "spawn_failed",
+        "damaged",
     ]
     exit_code: int | None = None
     error: str = ""
@@ -82,7 +90,7 @@ class Exit:
         if self.verdict == "exited":
             return f"shim recorded {self._code()}"
         why = "deadline passed" if self.verdict == "timed_out" else "end asked for"
-        why = self.error if self.verdict in {"disk_limit", "idle_limit"} else why
+        why = self.error if self.verdict in {"disk_limit", "idle_limit", "budget_spent"} else why
         counted = f"{why}, shim recorded {self._code()} and counted {self.processes_left} processes"
         return counted + _COUNTED.get(self.containment, "")
 

@@ -73,7 +73,8 @@ class GeminiReader(JsonLineReader):
                 yield "warning", self._warned(line), {}
             case "result":
                 self._result = line
-                yield cost_step(usage_of(map_of(line, "stats")))
+                self.used.tell_tokens(usage_of(map_of(line, "stats")))
+                yield cost_step(self.used.usage(), self.used.turns)
             case _:
                 yield raw
 
@@ -129,7 +130,7 @@ class GeminiReader(JsonLineReader):
             text=cut(scrub(self._said or self._text), FINAL_CHARS),
             error=reason,
             code=code,
-            usage=usage_of(map_of(self._result or {}, "stats")),
+            usage=self.used.usage(),
             session=one_line(self._session, ID_CHARS),
             denials=tuple(self._denials),
         )

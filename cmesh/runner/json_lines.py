@@ -50,8 +50,18 @@ class JsonLineReader(Reader):
 
     line_limit = STREAM_LINE_LIMIT_BYTES
 
+    full_stops = True
+
+    counts_turns = False
+    """It names the model's answers; otherwise one begins with what comes after a tool's result."""
+
     last_line = "result"
     """What the line is called in which the agent says how it ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open: set[object] = set()
+        self._heard = True
 
     @abstractmethod
     def _steps(self, line: Json, raw: Step) -> Iterator[Step]:
@@ -72,13 +82,34 @@ class JsonLineReader(Reader):
     def _events_of(self, piece: bytes, end: int) -> list[RunnerEvent]:
         line = parsed(piece)
         raw: Step = ("raw", cut(plain(piece).strip(), RAW_CHARS), {})
-        steps = ([raw] if piece.strip() else []) if line is None else list(self._steps(line, raw))
+        steps: list[Step] = []
+        for step in ([raw] if piece.strip() else []) if line is None else self._steps(line, raw):
+            self._count(step)  # at once: what the line tells next may name the count
+            steps.append(step)
         # Each gets an offset of its own inside the line, so that a reader that stored only the
         # first ones tells the others again.
         return [
             RunnerEvent(kind=kind, text=text, data=data, end=end - len(steps) + 1 + index)
             for index, (kind, text, data) in enumerate(steps)
         ]
+
+    def _count(self, step: Step) -> None:
+        """See where an answer of the model has begun; calls side by side are of one."""
+        kind, _text, data = step
+        if kind in {"text", "tool_call"} and self._heard:
+            self._heard = False
+            if not self.counts_turns:
+                self._begin_turn()
+        if kind == "tool_call":
+            self._open.add(data.get("id"))
+        elif kind == "tool_result":
+            self._open.discard(data.get("id"))
+            if not self._open:
+                self._heard = self._goes_on = True
+
+    def _begin_turn(self) -> None:
+        self._goes_on = self._goes_on or self.used.turns > 0
+        self.used.turns += 1
 
     def _end(self, exit_: Exit, error: str) -> tuple[TaskState, str, str]:
         """Return state, error and code; success needs both: exit 0 and the agent's own word.

@@ -31,6 +31,7 @@ from cmesh.tomltext import TomlMistake, line_of, read_table
 
 __all__ = [
     "PLACEHOLDERS",
+    "REPORTS",
     "Credential",
     "Manifest",
     "Network",
@@ -45,8 +46,21 @@ __all__ = [
 ]
 
 PLACEHOLDERS = frozenset(
-    {"task_id", "session_id", "home", "tmp", "directory", "model", "cost_usd", "base_url"}
+    {
+        "task_id",
+        "session_id",
+        "home",
+        "tmp",
+        "directory",
+        "model",
+        "cost_usd",
+        "turns",
+        "base_url",
+    }
 )
+REPORTS = ("turns", "tokens")
+"""What a runner may tell while it runs, besides cost, so that the worker can hold it to a limit."""
+
 TableT = TypeVar("TableT", bound=BaseModel)
 
 _VERSION = re.compile(r"\d+(?:\.\d+)+")
@@ -56,6 +70,15 @@ _BELOW_WORDS = 'a path below the home such as ".example/settings.json"'
 _VARIABLE = "letters, digits and underscores, no digit first"
 JSON_DEEP = 32
 """Tables and lists in each other in a variable's text."""
+
+_TELLS: dict[str, tuple[str, ...]] = {
+    "claude-stream-json": ("turns", "tokens"),
+    "codex-json": ("turns",),
+    "gemini-stream-json": ("turns",),
+    "opencode-json": ("turns", "tokens"),
+    "output": (),
+}
+"""What each parser reads of it before the run has ended."""
 
 _TELLS_NO_COST = frozenset({"output", "codex-json", "gemini-stream-json"})
 """Parsers whose programs name no cost."""
@@ -143,6 +166,8 @@ class Options(_Table):
     """Arguments that are added only when there is something to say.
 
     Attributes:
+        cost_usd, turns: it keeps to this limit by itself; the worker counts all the same.
+        tokens: makes it tell its tokens while it runs; added where there is a limit of them.
         mcp: of a task that may delegate: how the program finds the MCP server at
             `CMESH_MCP_URL` with the token `CMESH_MCP_TOKEN`, both of which it expands itself.
             Added last, as they are.
@@ -150,6 +175,8 @@ class Options(_Table):
 
     model: tuple[Template, ...] = ()
     cost_usd: tuple[Template, ...] = ()
+    turns: tuple[Template, ...] = ()
+    tokens: tuple[Template, ...] = ()
     mcp: tuple[str, ...] = ()
     base_url: tuple[Template, ...] = ()
 
@@ -219,6 +246,8 @@ class Manifest(_Table):
         versions: those that may run in a sandboxed profile; None = any for `command`, and else
             none but what has passed a self-test.
         reports_cost: it names the cost of a run, and keeps to a budget that it is given.
+        reports: what it tells while it runs, so that the worker can hold it to a limit: `turns`,
+            `tokens`.
         refuses: names that may stand neither in the task's directory nor above it in the same
             git repository: the program acts on them whatever it is told.
         env: variables set for the agent, on top of `PATH`, `LANG`, `HOME` and `TMPDIR`.
@@ -242,6 +271,7 @@ class Manifest(_Table):
     version_argv: tuple[str, ...] = ()
     versions: Versions | None = None
     reports_cost: bool
+    reports: tuple[Literal["turns", "tokens"], ...] = ()
     install_hint: str = ""
     idle_s: Annotated[int, Field(ge=1, le=14_400)] | None = None
     profiles: dict[Profile, tuple[Template, ...]]
@@ -269,6 +299,20 @@ class Manifest(_Table):
     def _can_read_its_id(self) -> Self:
         if self.session and self.session.id == "read" and self.parser == "output":
             raise wanted('"forced": plain output names no id', "session", "id")
+        return self
+
+    @model_validator(mode="after")
+    def _tells_what_it_reports(self) -> Self:
+        # INVARIANT: as for the cost. Claude's tokens are whole only where it is told to show them.
+        known = set(_TELLS[self.parser])
+        if self.parser == "claude-stream-json" and not self.options.tokens:
+            known.discard("tokens")
+        if too_much := set(self.reports) - known:
+            raise wanted(
+                f"no `{min(too_much)}`: its parser does not read that before the end, or not"
+                " without `tokens` of [options]",
+                "reports",
+            )
         return self
 
     @model_validator(mode="after")

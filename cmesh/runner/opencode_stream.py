@@ -46,11 +46,16 @@ _CHANGES: dict[str, Change] = {"write": "write", "edit": "update"}
 _PATCHED: dict[str, Change] = {"add": "add", "update": "update", "delete": "delete"}
 CHANGES_MOST = 200
 
+_CALLS = "tool-calls"
+"""Why a step ends after which the model is asked again."""
+
 
 class OpencodeReader(JsonLineReader):
     """Reads one run of `opencode run`; tokens and cost are the sum of its steps."""
 
     last_line = "step_finish"
+
+    counts_turns = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +66,7 @@ class OpencodeReader(JsonLineReader):
         self._error = ""
         self._tool_error = ""
         self._denials: list[str] = []
-        self._in = self._out = self._turns = 0
+        self._in = self._out = 0
         self._cost = 0.0
         self._said_chars = 0
         self._calls = Calls()
@@ -75,6 +80,7 @@ class OpencodeReader(JsonLineReader):
         match text_of(line, "type"):
             case "step_start":
                 self._step_began = True
+                self._begin_turn()
             case "text":
                 yield self._said(text_of(part, "text"))
             case "tool_use":
@@ -139,13 +145,23 @@ class OpencodeReader(JsonLineReader):
         # It counts what a model thought apart from what it wrote.
         wrote = (count_of(tokens, "output"), count_of(tokens, "reasoning"))
         self._out = sum_of(self._out, *wrote) or 0
+        self.used.tell_tokens(Usage(tokens_in=self._in, tokens_out=self._out))
+        self._goes_on = self._reason == _CALLS
         self._cost = min(self._cost + (money_of(part, "cost") or 0), COUNT_MOST)
-        self._turns += 1
-        return cost_step(self._usage(), self._turns)
+        return cost_step(self._usage(), self.used.turns)
 
     def _usage(self) -> Usage:
         # 0 stands for a model whose price it does not know.
-        return Usage(cost_usd=self._cost or None, tokens_in=self._in, tokens_out=self._out)
+        return Usage(
+            cost_usd=self._cost or None,
+            tokens_in=self._in,
+            tokens_out=self._out,
+            turns=self.used.turns or None,
+        )
+
+    @override
+    def _count(self, step: Step) -> None:
+        """Count nothing by the steps: the lines say where each answer begins and ends."""
 
     @override
     def _outcome(self, exit_: Exit, events: tuple[RunnerEvent, ...], error: str) -> Outcome:
@@ -156,7 +172,7 @@ class OpencodeReader(JsonLineReader):
             text=cut(scrub("\n".join(self._texts)), FINAL_CHARS),
             error=reason,
             code=code,
-            usage=Usage() if self._reason is None else self._usage(),
+            usage=self.used.usage() if self._reason is None else self._usage(),
             session=self._session,
             denials=tuple(self._denials),
         )

@@ -7,12 +7,13 @@ the stored one are skipped.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from typing_extensions import override
 
 from cmesh.model import TaskState, Usage
 from cmesh.runner.evidence import Exit
+from cmesh.runner.meter import Meter, Spent, Used
 from cmesh.text import cut, scrub
 
 __all__ = [
@@ -46,6 +47,7 @@ _STATES = {
     "timed_out": TaskState.TIMED_OUT,
     "disk_limit": TaskState.FAILED,
     "idle_limit": TaskState.FAILED,
+    "budget_spent": TaskState.FAILED,
     "spawn_failed": TaskState.FAILED,
     "damaged": TaskState.FAILED,
 }
@@ -54,6 +56,7 @@ _CODES = {
     "damaged": "runner_failed",
     "disk_limit": "disk_limit",
     "idle_limit": "idle_limit",
+    "budget_spent": "budget_spent",
 }
 
 
@@ -83,8 +86,9 @@ class Outcome:
         state: succeeded, failed, cancelled or timed_out.
         text: the runner's final text, scrubbed.
         error: what went wrong, scrubbed; empty on success.
-        code: `runner_failed` where cmesh itself explains the failure, `disk_limit` where it ended
-            the task for what that took of the disk, `idle_limit` for its silence; else empty.
+        code: `runner_failed` where cmesh itself explains the failure; `disk_limit`, `budget_spent`
+            and `idle_limit` where the task was ended for what it took of the disk, or of a limit,
+            or for its silence; else empty.
         session: the runner's own id of the conversation; empty = none.
         denials: tool calls that the runner refused by itself.
     """
@@ -104,7 +108,15 @@ class Reader(ABC):
 
     line_limit = LINE_LIMIT_BYTES
 
+    full_stops = False
+    """Once its output is full nothing more of the run can be read, so it is to be stopped."""
+
     def __init__(self) -> None:
+        self.used = Used()
+        self.meter: Meter | None = None
+        """Set before the first byte, for a run that is held to limits."""
+        self._goes_on = False
+        self._due: list[Spent] = []
         self._rest = b""
         self._offset = 0
         self._events = self._late = 0
@@ -154,7 +166,21 @@ class Reader(ABC):
             elif event.kind in _COUNTED and self._late < LATE_LIMIT:
                 self._late += 1
                 events.append(event)
-        return events
+        return self._metered(events, len(piece))
+
+    def _metered(self, events: list[RunnerEvent], size: int) -> list[RunnerEvent]:
+        """Return a piece's events and what its limits say, each with an offset inside it."""
+        if self.meter is None:
+            return events
+        goes_on, self._goes_on = self._goes_on, False
+        kept = self._offset
+        self._due += self.meter.look(self.used, kept, goes_on=goes_on, full=self.full_stops)
+        if not self._due or len(events) + len(self._due) > size:
+            return events
+        added = [RunnerEvent(kind="warning", text=w.words, data=w.data(), end=0) for w in self._due]
+        self._due = []
+        first = self._offset - len(events) - len(added) + 1
+        return [replace(event, end=first + index) for index, event in enumerate((*events, *added))]
 
 
 class OutputReader(Reader):

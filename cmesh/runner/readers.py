@@ -10,6 +10,7 @@ from pathlib import Path
 from cmesh.runner.claude_stream import ClaudeReader
 from cmesh.runner.codex_stream import CodexReader
 from cmesh.runner.gemini_stream import GeminiReader
+from cmesh.runner.meter import Meter, noted_terms
 from cmesh.runner.opencode_stream import OpencodeReader
 from cmesh.runner.reader import OutputReader, Reader
 from cmesh.runner.task_files import replace
@@ -41,9 +42,12 @@ def note_parser(directory: Path, parser: str) -> None:
 
 
 def noted_reader(directory: Path) -> Reader | None:
-    """Return a new reader of what was noted for a task; None = nothing that is known here."""
+    """Return a new reader of what was noted for a task, held to its limits; None = of nothing."""
     try:
         found = _READERS.get((directory / _FILE).read_text("ascii"))
     except (OSError, UnicodeDecodeError):
         return None
-    return found() if found else None
+    reader, terms = found() if found else None, noted_terms(directory)
+    if reader is not None and terms is not None:
+        reader.meter = Meter(terms)
+    return reader

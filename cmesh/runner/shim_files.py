@@ -13,13 +13,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-__all__ = ["TaskFiles", "lock_session", "read_file", "write_quietly"]
+__all__ = ["SPENT", "TaskFiles", "lock_session", "read_file", "write_quietly"]
 
 FIONREAD = 0x541B  # asm-generic/ioctls.h: bytes waiting in a pipe
 RESULT_ROOM_BYTES = 4096
 RESULT_PAUSE_S = 0.5
 RESULT_LIMIT_S = 86_400.0  # a disk that turned read-only waits for its owner
 LAUNCH_KEYS = {"argv", "cwd", "env", "grace_s", "runtime_s", "output_bytes", "error_bytes"}
+
+
+SPENT = "spent"
+"""The file in which the worker says which limit a task has spent."""
 
 
 class TaskFiles:
@@ -90,6 +94,13 @@ class TaskFiles:
         """Return why the worker wants the task ended; None when it does not."""
         try:
             return str(json.loads(read_file(f"{self.directory}/end"))["reason"])
+        except FileNotFoundError:
+            return None
+
+    def spent(self) -> str | None:
+        """Return which limit the worker found spent; None when it found none."""
+        try:
+            return str(json.loads(read_file(f"{self.directory}/{SPENT}"))["why"])
         except FileNotFoundError:
             return None
 

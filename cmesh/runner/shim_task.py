@@ -320,9 +320,14 @@ class Shim:
     def _see_end(self) -> None:
         wish = self.files.end_wish()
         # A SIGTERM that is not the worker's says nothing.
-        if wish is not None and self.status is None and self.verdict == "exited":
+        if self.status is not None or self.verdict != "exited":
+            return
+        if wish is not None:
             self.end_reason = wish
             self._stop("cancelled")
+        elif spent := self.files.spent():
+            self.error = spent
+            self._stop("budget_spent")
 
     def _stop(self, verdict: str) -> None:
         self.verdict = verdict

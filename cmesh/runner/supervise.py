@@ -22,6 +22,7 @@ from cmesh.runner import processes
 from cmesh.runner.evidence import Look, read_exit
 from cmesh.runner.launch import Containment, Launch
 from cmesh.runner.sessions import Place
+from cmesh.runner.shim_files import SPENT
 from cmesh.runner.shim_processes import MARKER, Process, signal_process
 from cmesh.runner.task_files import delete_tree, replace, size, write_synced
 from cmesh.runner.warm import WarmShim
@@ -233,6 +234,21 @@ class Supervisor:
             write_synced(directory / ".end", json.dumps({"reason": reason}).encode())
             (directory / ".end").replace(wish)
             sync(directory)
+        self._wake_shim(directory)
+
+    def stop(self, task_id: TaskId, why: str) -> None:
+        """Tell the task's shim that a limit is spent: it ends the tree as at its deadline.
+
+        Not durable: who finds the limit spent again, after a restart, tells it again. A shim that
+        saw the agent end first lets that stand.
+        """
+        directory = self.directory(task_id)
+        if not directory.is_dir():
+            return
+        replace(directory / SPENT, json.dumps({"why": why}).encode())
+        self._wake_shim(directory)
+
+    def _wake_shim(self, directory: Path) -> None:
         claim = processes.read_owner(f"{directory}/claim")
         if claim is not None and claim.who == "shim" and self._owner_alive(str(directory), claim):
             signal_process(claim.process, signal.SIGTERM)

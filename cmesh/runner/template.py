@@ -36,7 +36,7 @@ program = @PROGRAM@
 
 # Its arguments, without a person: no question, no colour, and its steps as JSON if it can.
 # The prompt comes on standard input. Placeholders: {task_id}, {session_id}, {home}, {tmp},
-# {directory}, {model}, {base_url}, {cost_usd}.
+# {directory}, {model}, {base_url}, {cost_usd}, {turns}.
 argv = []
 
 # How its standard output is read. "output" takes any text, and its end is the summary; exit status
@@ -49,6 +49,8 @@ version_argv = ["--version"]
 
 # true only when it keeps to a budget, told by `cost_usd` of [options], and its parser reads a cost.
 reports_cost = false
+# What its parser reads before the end, of "turns" and "tokens": the worker can hold it to these.
+reports = []
 install_hint = ""
 
 # A task is ended when the program has printed nothing for so many seconds. Left out: never.

@@ -20,6 +20,7 @@ MIGRATIONS: tuple[str, ...] = (
     "connections.sql",
     "steps.sql",
     "patches.sql",
+    "budgets.sql",
 )
 """Files of SQL in this folder; the first makes version 1."""
 

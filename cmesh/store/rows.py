@@ -43,7 +43,11 @@ def task_record(row: Row) -> TaskRecord:
         directory=row["directory"],
         prompt=row["prompt"] or "",
         limits=Limits(
-            runtime_s=row["runtime_s"], output_bytes=row["limit_bytes"], cost_usd=row["limit_usd"]
+            runtime_s=row["runtime_s"],
+            output_bytes=row["limit_bytes"],
+            cost_usd=row["limit_usd"],
+            turns=row["limit_turns"],
+            tokens=row["limit_tokens"],
         ),
         accept=tuple(json.loads(row["accept"])),
         origin=tuple(json.loads(row["origin"])),
@@ -95,7 +99,10 @@ def result_record(row: Row) -> Record:
         output_sha256=row["output_sha256"],
         truncated=row["truncated"],
         usage=Usage(
-            cost_usd=row["cost_usd"], tokens_in=row["tokens_in"], tokens_out=row["tokens_out"]
+            cost_usd=row["cost_usd"],
+            tokens_in=row["tokens_in"],
+            tokens_out=row["tokens_out"],
+            turns=row["turns"],
         ),
         runner_version=row["runner_version"],
         profile_enforced=row["profile_enforced"],

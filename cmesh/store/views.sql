@@ -67,8 +67,9 @@ SELECT task_id, direction, peer, peer_id, principal, runner, profile, directory,
   CASE WHEN ended THEN coalesce(r.ended_at, state_ts) END AS ended_at,
   epoch(coalesce(r.ended_at, CASE WHEN ended THEN state_ts END) - began_at) AS duration_s,
   r.exit_code AS exit_code, TRY_CAST(r.cost_usd AS DECIMAL(18, 6)) AS cost_usd,
-  r.tokens_in AS tokens_in, r.tokens_out AS tokens_out, r.output_bytes AS output_bytes,
-  r.profile_enforced AS profile_enforced, events, cancel_wish AS cancel_requested,
+  r.tokens_in AS tokens_in, r.tokens_out AS tokens_out, r.turns AS model_turns,
+  runtime_s AS limit_s, TRY_CAST(limit_usd AS DECIMAL(18, 6)) AS limit_usd, limit_tokens,
+  limit_turns, r.output_bytes AS output_bytes, r.profile_enforced AS profile_enforced, events, cancel_wish AS cancel_requested,
   coalesce(thread, task_id) AS thread, coalesce(turn, 1) AS turn, follows,
   CASE WHEN r IS NULL THEN 'none'
     WHEN r.worker_signature <> '' AND caller_signature <> '' THEN 'complete'
@@ -100,6 +101,11 @@ COMMENT ON COLUMN tasks.exit_code IS 'of the runner; negative = signal';
 COMMENT ON COLUMN tasks.cost_usd IS 'US dollars, as far as the runner reports them';
 COMMENT ON COLUMN tasks.tokens_in IS 'as far as the runner reports them';
 COMMENT ON COLUMN tasks.tokens_out IS 'as far as the runner reports them';
+COMMENT ON COLUMN tasks.model_turns IS 'answers of the model, as far as the runner tells them';
+COMMENT ON COLUMN tasks.limit_s IS 'seconds it was asked to stay within';
+COMMENT ON COLUMN tasks.limit_usd IS 'US dollars it was asked to stay within; NULL = no limit';
+COMMENT ON COLUMN tasks.limit_tokens IS 'tokens it was asked to stay within; NULL = no limit';
+COMMENT ON COLUMN tasks.limit_turns IS 'answers of the model it was asked to stay within; NULL = no limit';
 COMMENT ON COLUMN tasks.output_bytes IS 'bytes the runner wrote';
 COMMENT ON COLUMN tasks.profile_enforced IS 'the sandbox tier that held; none = self-attested';
 COMMENT ON COLUMN tasks.events IS 'number of the latest event';
@@ -202,7 +208,7 @@ COMMENT ON COLUMN denials.seq IS 'the row in audit';
 CREATE OR REPLACE VIEW results AS
 SELECT task_id, direction, state, witness, exit_code, text, error, code, output_bytes,
   output_kept, output_sha256, truncated, TRY_CAST(cost_usd AS DECIMAL(18, 6)) AS cost_usd,
-  tokens_in, tokens_out, runner_version, profile_enforced, credential, processes_left, started_at,
+  tokens_in, tokens_out, turns AS model_turns, runner_version, profile_enforced, credential, processes_left, started_at,
   ended_at, ts AS stored_at, coalesce(redacted, 0) AS redacted, basis, patch, worker_signature, caller_signature, seq
 FROM result_row;
 COMMENT ON VIEW results IS 'how tasks ended, and the evidence';
@@ -221,6 +227,7 @@ COMMENT ON COLUMN results.truncated IS 'the output was longer than the limit';
 COMMENT ON COLUMN results.cost_usd IS 'US dollars, as far as the runner reports them';
 COMMENT ON COLUMN results.tokens_in IS 'as far as the runner reports them';
 COMMENT ON COLUMN results.tokens_out IS 'as far as the runner reports them';
+COMMENT ON COLUMN results.model_turns IS 'answers of the model, as far as the runner tells them';
 COMMENT ON COLUMN results.runner_version IS 'of the agent program';
 COMMENT ON COLUMN results.profile_enforced IS 'the sandbox tier that held; none = self-attested';
 COMMENT ON COLUMN results.credential IS 'none, gateway, or exposed to the task';

@@ -13,12 +13,15 @@ from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.exits import DETACHED_EXIT, TASK_EXITS
 from cmesh.interfaces.cli.follow import Progress, make_progress, wait_for
 from cmesh.interfaces.cli.options import (
+    CostOption,
     JsonOption,
     PeerArgument,
     ProfileOption,
     RunnerOption,
     StartWithinOption,
     TaskArgument,
+    TokensOption,
+    TurnsOption,
     WaitOption,
     accept_argv,
     seconds,
@@ -47,6 +50,9 @@ def delegate(  # noqa: PLR0913 - typer reads the options from the signature
     timeout: Annotated[
         str, typer.Option(metavar="TIME", help="Longest run time there: 90, 15m, 2h.")
     ] = "15m",
+    max_turns: TurnsOption = 0,
+    max_tokens: TokensOption = 0,
+    max_cost: CostOption = 0,
     wait: WaitOption = True,
     if_offline: Annotated[
         str,
@@ -80,6 +86,9 @@ def delegate(  # noqa: PLR0913 - typer reads the options from the signature
         profile=profile,
         accept=accept_argv(accept),
         timeout_s=seconds(timeout),
+        turns=max_turns,
+        tokens=max_tokens,
+        cost_usd=max_cost,
         if_offline=if_offline,
         start_within_s=seconds(start_within),
         idempotency_key=key or _own_key(),

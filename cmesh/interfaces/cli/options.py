@@ -17,12 +17,15 @@ from cmesh.interfaces.client import ControlClient
 from cmesh.paths import control_socket, state_dir
 
 __all__ = [
+    "CostOption",
     "JsonOption",
     "PeerArgument",
     "ProfileOption",
     "RunnerOption",
     "StartWithinOption",
     "TaskArgument",
+    "TokensOption",
+    "TurnsOption",
     "WaitOption",
     "accept_argv",
     "complete_runner",
@@ -105,6 +108,17 @@ WaitOption: TypeAlias = Annotated[
 StartWithinOption: TypeAlias = Annotated[
     str,
     typer.Option(metavar="TIME", help="It expires unless started by then; 1h, with queue 1d."),
+]
+TurnsOption: TypeAlias = Annotated[
+    int,
+    typer.Option("--max-turns", min=0, help="Answers of its model; 0 = no limit."),
+]
+TokensOption: TypeAlias = Annotated[
+    int,
+    typer.Option("--max-tokens", min=0, help="Tokens it reads and writes; 0 = no limit."),
+]
+CostOption: TypeAlias = Annotated[
+    float, typer.Option("--max-cost", metavar="USD", min=0, help="US dollars; 0 = no limit.")
 ]
 PeerArgument: TypeAlias = Annotated[
     str,

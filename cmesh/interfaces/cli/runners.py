@@ -261,6 +261,7 @@ def _facts(runner: RunnerView) -> list[tuple[str, str]]:
         ("variables", ", ".join(runner.env)),
         ("follow-up", "yes" if runner.follow_up else "no"),
         ("reports cost", "yes" if runner.reports_cost else "no"),
+        ("tells while it runs", ", ".join(runner.reports) or "no turns, no tokens"),
         ("argv", "\n".join(argv)),
     ]
 

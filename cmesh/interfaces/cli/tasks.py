@@ -19,6 +19,7 @@ from cmesh.errors import RunnerCannot, SessionGone, TaskRefused
 from cmesh.interfaces.age import age, heard
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.apply import apply
+from cmesh.interfaces.cli.bill import bill, bill_facts
 from cmesh.interfaces.cli.delegate import POSSIBLE, delegate, explain_end, reply, wait
 from cmesh.interfaces.cli.exits import TASK_EXITS
 from cmesh.interfaces.cli.options import JsonOption, TaskArgument
@@ -56,13 +57,14 @@ def tasks(
     """List tasks, newest first.
 
     Those handed out and those worked on here. HEARD: when the worker of an unfinished one
-    was last heard.
+    was last heard. BILL: what each has cost, as far as any of them says.
     """
     arguments = checked(TasksArguments, state=state, mine=mine, limit=limit)
     view = call(lambda client: client.list_tasks(arguments))
     if as_json:
         output.print_json(view)
         return
+    billed = any(bill(task) for task in view.tasks)
     output.table(
         [
             "ID",
@@ -73,6 +75,7 @@ def tasks(
             "RUNNER",
             "TURN",
             "CREATED",
+            *(["BILL"] if billed else []),
             "DIRECTORY",
             "PROMPT",
         ],
@@ -86,6 +89,7 @@ def tasks(
                 task.runner,
                 str(task.turn),
                 output.moment(task.created_at),
+                *([bill(task)] if billed else []),
                 task.directory,
                 one_line(task.prompt, 60),
             ]
@@ -249,7 +253,6 @@ def _follow_up(view: TaskView) -> str:
 
 def _facts(view: TaskView) -> list[tuple[str, str]]:
     cancel_wish = "requested" if view.cancel_requested else ""
-    cost = "" if view.cost_usd is None else f"{view.cost_usd:.4f} USD"
     more = " (the worker sent more than is kept)" if view.events_cut else ""
     left = "" if view.processes_left is None else str(view.processes_left)
     return [
@@ -277,7 +280,7 @@ def _facts(view: TaskView) -> list[tuple[str, str]]:
         ("ended", output.moment(view.ended_at)),
         ("elapsed", output.duration(view.elapsed_s) if view.started_at else ""),
         ("exit code", "" if view.exit_code is None else str(view.exit_code)),
-        ("cost", cost),
+        *bill_facts(view),
         ("cancel", cancel_wish),
         ("processes", left),
         ("redacted", f"{view.redacted} secrets" if view.redacted else ""),

@@ -66,6 +66,12 @@ class Delegate(DelegateArguments):
     timeout_s: int = Field(
         default=900, ge=1, le=14_400, description="seconds the task may run on the worker"
     )
+    turns: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="answers of the worker's model at most; 0 = no limit",
+    )
     wait_s: float = Field(
         default=DEFAULT_WAIT_S, ge=0, le=WAIT_S, description="seconds to wait here for its end"
     )

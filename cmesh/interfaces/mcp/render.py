@@ -120,6 +120,8 @@ def task_fields(view: TaskView, mark: Fence, *, brief: bool = False) -> dict[str
         "advice": mark.text(defang(view.advice), source, 600),
         "summary": mark.text(defang(view.summary), source, SUMMARY_CHARACTERS),
         "cost_usd": view.cost_usd,
+        "tokens": view.tokens,
+        "model_turns": view.model_turns,
         "profile_enforced": mark.name(view.profile_enforced, source),
         "credential": mark.name(view.credential, source),
         "containment": view.containment,

@@ -115,8 +115,8 @@ def test_a_task_may_hand_on_what_it_has() -> None:
         ({"project": "/srv"}, "a directory at or below the task's own", "/srv"),
         ({"project": "/srv/myapp2"}, "a directory at or below", "/srv/myapp2"),
         ({"project": ""}, "a directory at or below", "none"),
-        ({"held": held(limits=replace(LEFT, runtime_s=0))}, "time and money left", "none left"),
-        ({"held": held(limits=replace(LEFT, cost_usd=0.0))}, "time and money left", "none left"),
+        ({"held": held(limits=replace(LEFT, runtime_s=0))}, "time, money, turns", "none left"),
+        ({"held": held(limits=replace(LEFT, cost_usd=0.0))}, "time, money, turns", "none left"),
     ],
 )
 def test_a_task_hands_on_nothing_it_does_not_have_whatever_the_rules_say(

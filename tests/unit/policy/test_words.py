@@ -142,7 +142,7 @@ HELD = Held(
         (
             replace(HELD, limits=replace(HELD.limits, runtime_s=0)),
             "/home/alice/src/myapp",
-            "time and money left to the task",
+            "time, money, turns and tokens left to the task",
             "none left",
         ),
     ],

@@ -59,7 +59,7 @@ def test_a_run_becomes_texts_calls_results_and_cost() -> None:
         ("tool_call", "run_shell_command"),
         ("tool_result", "no x"),
         ("text", "there is no x"),
-        ("cost", "200 tokens in, 40 out"),
+        ("cost", "200 tokens in, 40 out, 2 turns"),
     ]
     assert events[0].data == {"session_id": SESSION, "model": "auto"}
     about = {"id": "c1", "tool": "run_shell_command", "command": "cat x"}
