@@ -8,13 +8,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from benchmarks import (
+    agents,
     cancel,
     containment,
     delegation,
+    evidence,
     flood,
     link_echo,
     mcp_start,
     memory,
+    patches,
     queue,
     replace,
     sandbox,
@@ -29,6 +32,7 @@ __all__ = ["main"]
 
 FULL, QUICK = 100, 15
 GAPS_A_HUNDRED = 20  # restarts cost seconds each
+AGENTS_A_HUNDRED, AGENTS_LEAST = 14, 2  # a run of an agent takes about one
 LIMIT_S = 1_800.0
 DOCUMENT = ROOT / "docs" / "performance.md"
 
@@ -102,6 +106,14 @@ async def _sandbox(made: Stage, count: int) -> list[Row]:
     return await asyncio.to_thread(sandbox.measure, made.base, count)
 
 
+async def _agents(made: Stage, count: int) -> list[Row]:
+    return await agents.measure(made, max(AGENTS_LEAST, count * AGENTS_A_HUNDRED // 100))
+
+
+async def _evidence(made: Stage, count: int) -> list[Row]:
+    return await asyncio.to_thread(evidence.measure, made.base, count)
+
+
 async def _queue(made: Stage, _count: int) -> list[Row]:
     return await asyncio.to_thread(queue.measure, made.base)
 
@@ -127,6 +139,9 @@ PARTS: Mapping[str, Part] = {
     "watch": _watch,
     "cancel": _cancel,
     "sandbox": _sandbox,
+    "agents": _agents,
+    "evidence": _evidence,
+    "patches": patches.measure,
     "flood": _flood,
     "queue": _queue,
     "scale": _scale,

@@ -1,6 +1,6 @@
 """A process that is a tailnet node and little else, for benchmarks to compare with and to talk to.
 
-`python -m benchmarks.peer idle|echo` takes one JSON line on stdin, prints one when its node
+`python -m benchmarks.peer idle|echo|sink` takes one JSON line on stdin, prints one when its node
 is up, and ends with stdin. `idle` is the least a Python program with a node can be.
 """
 
@@ -36,6 +36,11 @@ async def _run(mode: str, given: dict[str, str]) -> None:
             from benchmarks.link_echo import serve
 
             await serve(node, status.node_id)
+        if mode == "sink":
+            from benchmarks.patches import swallow
+
+            swallowing = asyncio.create_task(swallow(node))
+            assert not swallowing.done()
         print(json.dumps({"node_id": status.node_id, "address": status.addresses[0]}), flush=True)
         # Its only thread besides the node's: the loop stays free.
         await asyncio.to_thread(sys.stdin.read)

@@ -7,10 +7,8 @@ here, contents are hashed as they are, so that no filter, hook or monitor has a 
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
-import shutil
 import stat
 import sys
 
@@ -19,27 +17,23 @@ if TYPE_CHECKING or __package__:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
-    from cmesh.runner.tree_git import COPY_BYTES, Git, Trouble, joined, objects, split
+    from cmesh.runner.tree_copy import FILE, LINK, PROGRAM, copy_files
+    from cmesh.runner.tree_git import Git, Trouble, joined, objects, split
     from cmesh.runner.tree_names import REPOSITORY, Names, complete, fits, is_within
-    from cmesh.runner.tree_open import GONE, Folders
     from cmesh.runner.tree_source import borrow, init, read_head, write
 else:
     # A script under `-I`, in a sandbox that shows this directory and not the package's others.
     # Last, so that the modules of the standard library stay what they are.
     sys.path.append(os.path.dirname(__file__))
-    from tree_git import COPY_BYTES, Git, Trouble, joined, objects, split
+    from tree_copy import FILE, LINK, PROGRAM, copy_files
+    from tree_git import Git, Trouble, joined, objects, split
     from tree_names import REPOSITORY, Names, complete, fits, is_within
-    from tree_open import GONE, Folders
     from tree_source import borrow, init, read_head, write
 
 __all__ = ["is_telling", "main"]
 
-FICLONE = 0x40049409  # linux/fs.h
 LISTED, NAME_CHARACTERS = 200, 300
 """Names that an answer lists, each cut to so much; it counts them all."""
-
-LINK, FILE, PROGRAM = "120000", "100644", "100755"
-"""Modes of a tree's entries, as git writes them."""
 
 _FOLDER = "040000"
 
@@ -74,6 +68,7 @@ class Tree:
         self.sizes: dict[str, int] = {}
         self.left_out: list[str] = []
         self._parents = {"": True}
+        self._user = os.geteuid()
         self._paths: dict[str, str] = {}  # where the content of an object is
 
     def look(self, names: "Iterable[str]", known: "Mapping[str, tuple[str, str]]") -> None:
@@ -136,7 +131,9 @@ class Tree:
             return LINK
         if stat.S_ISDIR(found.st_mode):
             return _FOLDER
-        if not stat.S_ISREG(found.st_mode) or not os.access(path, os.R_OK):
+        # Who owns a file is asked by its own bit alone, whatever a list beside it says.
+        own = found.st_uid == self._user and found.st_mode & stat.S_IRUSR
+        if not stat.S_ISREG(found.st_mode) or not (own or os.access(path, os.R_OK)):
             return ""
         self.sizes[name] = found.st_size
         return PROGRAM if found.st_mode & stat.S_IXUSR else FILE
@@ -201,7 +198,8 @@ def make(order: "Mapping[str, Any]") -> "dict[str, object]":
     found = Names(git, source, f"{order['tmp']}/copied", known, parts).find()
     tree.look([*known, *found.taken], known)
     tree.left_out += found.left_out
-    size = _copy(tree, copy, order["bytes"], order["files"])
+    size, gone = copy_files(source, tree.entries, copy, order["bytes"], order["files"])
+    tree.left_out += gone
     complete(source, copy, parts, order["wanted"])
     copied = Tree(copy)
     copied.look([*tree.entries], known)
@@ -271,49 +269,6 @@ def _known(git: Git) -> dict[str, tuple[str, str]]:
         mode, oid, _stage = words.split()
         known[name] = (mode, oid)
     return known
-
-
-def _copy(tree: Tree, target: str, most_bytes: int, most_files: int) -> int:
-    """Copy what a tree names; return the bytes of its files."""
-    if len(tree.entries) > most_files:
-        raise Trouble(f"it has {len(tree.entries)} files, more than the {most_files} of a copy")
-    size = 0
-    with contextlib.closing(Folders(tree.root)) as folders:
-        for name, (mode, oid) in tree.entries.items():
-            if oid and mode != REPOSITORY:
-                continue  # it cannot be read
-            place = os.path.join(target, name)
-            parent = place if mode == REPOSITORY else os.path.dirname(place)
-            os.makedirs(parent, 0o755, exist_ok=True)
-            try:
-                if mode == LINK:
-                    os.symlink(folders.readlink(name), place)
-                elif mode != REPOSITORY:
-                    size += _copy_file(folders.open(name), place, mode, size, most_bytes)
-            except OSError as error:
-                if error.errno not in GONE:
-                    raise
-                tree.left_out.append(name)
-    return size
-
-
-def _copy_file(fd: int, place: str, mode: str, before: int, most: int) -> int:
-    """Copy an open file, close it and return its size; its blocks are shared where that can be."""
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise FileNotFoundError(errno.ENOENT, "it is no file any more", place)
-    target = os.open(
-        place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o777 if mode == PROGRAM else 0o666
-    )
-    with open(fd, "rb") as old, open(target, "wb") as new:
-        size = os.fstat(fd).st_size
-        if before + size > most:
-            raise Trouble(f"its files have more than the {most} bytes of a copy")
-        try:
-            fcntl.ioctl(new.fileno(), FICLONE, fd)
-        except OSError:
-            shutil.copyfileobj(old, new, COPY_BYTES)
-    return size
 
 
 def _listed(names: "Sequence[str]") -> list[str]:
