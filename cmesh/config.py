@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from cmesh.configfile import FileTable, RunnerTable, config_schema, starter_config
+from cmesh.configfile import TOLD, FileTable, RunnerTable, config_schema, starter_config
 from cmesh.errors import ConfigError
 from cmesh.paths import require_private_file
 from cmesh.policy.mistakes import Location, PolicyError, describe, key_of, problems
@@ -75,6 +75,8 @@ class NodeConfig:
     Attributes:
         hostname: empty = this machine's name.
         control_url: empty = Tailscale's control server.
+        labels: the owner's words about the machine.
+        tell: what peers with a grant are told of it.
         allow_testnet: a test tailnet may be joined; from the environment, never the file.
     """
 
@@ -82,6 +84,8 @@ class NodeConfig:
     control_url: str = ""
     auth_key_file: Path | None = None
     tags: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    tell: tuple[str, ...] = TOLD
     allow_testnet: bool = False
 
 
@@ -262,6 +266,8 @@ def _config(path: Path, table: FileTable, data: bytes, *, configured: bool) -> C
             control_url=table.node.control_url,
             auth_key_file=_file(table.node.auth_key_file, base),
             tags=tuple(table.node.tags),
+            labels=tuple(dict.fromkeys(table.node.labels)),
+            tell=tuple(table.node.tell),
             allow_testnet=on_testnet(),
         ),
         worker=WorkerConfig(**table.worker.model_dump()),

@@ -9,8 +9,10 @@ from pydantic_core import PydanticCustomError
 from cmesh.policy.parse import COMMAND_NAME_PATTERN, RUNNER_NAME_PATTERN, mistaken_for
 from cmesh.policy.rules import FULL_CONSENT
 from cmesh.policy.tables import Duration, PolicyTables, Table, TextForm
+from cmesh.protocol.machine import LABELS_MOST
 
 __all__ = [
+    "TOLD",
     "CommandTable",
     "FileTable",
     "NodeTable",
@@ -22,6 +24,10 @@ __all__ = [
     "config_schema",
     "starter_config",
 ]
+
+Told = Literal["system", "tools", "gpu", "runners", "labels"]
+TOLD: tuple[Told, ...] = ("system", "tools", "gpu", "runners", "labels")
+"""All that a machine may tell of itself."""
 
 
 def _no_slip(name: str) -> str:
@@ -43,6 +49,9 @@ _Url = Annotated[
     TextForm(r"(https?://[^\s/?#]+[^\s]*)?", 'a URL such as "https://example.com"'),
 ]
 _Tag = Annotated[str, TextForm(r"tag:[A-Za-z][A-Za-z0-9-]{0,62}", 'a tag such as "tag:build"')]
+_Label = Annotated[
+    str, TextForm(r"[a-z0-9][a-z0-9._-]{0,31}", "lower-case letters, digits, `.`, `_` and `-`")
+]
 _Variable = Annotated[
     str, TextForm(r"[A-Za-z_][A-Za-z0-9_]{0,127}", "letters, digits and underscores")
 ]
@@ -77,6 +86,12 @@ class NodeTable(Table):
     """File with an auth key for the first login, readable by you alone; empty: log in by URL."""
     tags: list[_Tag] = Field(default_factory=list[str])
     """Tags to ask for at login, as the tailnet's policy allows."""
+    labels: Annotated[list[_Label], Field(max_length=LABELS_MOST)] = Field(
+        default_factory=list[str]
+    )
+    """Words of yours about this machine, told to peers that may ask it for tasks."""
+    tell: list[Told] = Field(default_factory=lambda: [*TOLD])
+    """What such peers are told of this machine; `[]`: nothing."""
 
 
 class WorkerTable(Table):

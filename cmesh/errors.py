@@ -13,8 +13,8 @@
     │   ├── NodeClosed 25        │   ├── SandboxUnavailable 52   ├── StoreDamaged 73
     │   ├── KeyExpired 26        │   ├── RootRefused 53      │   ├── DiskFull 74
     │   ├── WrongMachine 27      │   └── PathRefused 52      │   ├── QueryRefused 75
-    │   └── ControlUnreachable 28├── PolicyDenied 30         │   └── AuditBroken 76
-    │                            │   └── PeerUntrusted 31
+    │   ├── ControlUnreachable 28├── PolicyDenied 30         │   └── AuditBroken 76
+    │   └── NoPeerMatches 29     │   └── PeerUntrusted 31
     ├── DaemonError 80: DaemonNotRunning 81, DaemonRestarted 82, DaemonTimeout 83
     └── DemoFailed 1
 
@@ -170,6 +170,14 @@ class UnknownPeer(NodeError):
     code = "unknown_peer"
     exit_status = 24
     default_hint = "run `cmesh peers`"
+
+
+class NoPeerMatches(NodeError):
+    """Raised when no peer is as the call asks for; says of each what is not."""
+
+    code = "no_peer_matches"
+    exit_status = 29
+    default_hint = "ask for less, or name a peer; `cmesh peers` shows what each is like"
 
 
 class NodeClosed(NodeError):

@@ -10,7 +10,7 @@ from cmesh.policy.match import is_at_or_below
 from cmesh.protocol.link_messages import May
 from cmesh.text import one_line
 
-__all__ = ["needed_there", "offered_instead"]
+__all__ = ["needed_there", "not_offered", "offered_instead"]
 
 SHOWN = 8
 """Values of one kind that a peer's offer is told with."""
@@ -21,7 +21,7 @@ def offered_instead(name: str, may: May, spec: TaskSpec) -> str:
 
     Rests on what the peer itself has told this node, and names the kinds only that are wrong.
     """
-    wrong = _not_offered(may, spec)
+    wrong = not_offered(may, spec)
     if not wrong:
         return ""
     return f"ask for what `{name}` offers this node: {'; '.join(wrong)}"
@@ -32,7 +32,7 @@ def needed_there(name: str, may: May, spec: TaskSpec) -> str:
 
     Its owner has to know it too: a change on this side alone leads to the next denial.
     """
-    wrong = _not_offered(may, spec)
+    wrong = not_offered(may, spec)
     if wrong:
         own = " in a rule of its own with its consent" if spec.profile is Profile.FULL else ""
         return f"its owner must allow it on `{name}` too{own}: it offers {'; '.join(wrong)}"
@@ -41,7 +41,7 @@ def needed_there(name: str, may: May, spec: TaskSpec) -> str:
     return ""
 
 
-def _not_offered(may: May, spec: TaskSpec) -> list[str]:
+def not_offered(may: May, spec: TaskSpec) -> list[str]:
     """Return the kinds of which the peer's offer lacks what is asked for, with what it has."""
     if not may.operations:
         return []

@@ -16,6 +16,7 @@ __all__ = [
     "CopyView",
     "DecisionView",
     "EventView",
+    "MachineView",
     "OutboxView",
     "PatchFile",
     "PatchView",
@@ -23,6 +24,7 @@ __all__ = [
     "PeersView",
     "Problem",
     "ResultView",
+    "RunnerFactView",
     "SqlView",
     "StatusView",
     "TaskView",
@@ -51,12 +53,17 @@ class ConditionView(View):
 
 
 class DecisionView(View):
-    """A policy decision, as much of it as the asker may know."""
+    """A policy decision, as much of it as the asker may know.
+
+    `there`: what the peer would deny all the same, by what it has said that it offers; for
+    outbound, empty = nothing that is known.
+    """
 
     effect: Literal["allow", "deny", "ask"]
     rule: str | None = None
     failed: list[ConditionView] = Field(default_factory=list[ConditionView])
     change: str = ""
+    there: str = ""
 
 
 class EventView(View):
@@ -149,6 +156,8 @@ class TaskView(View):
     sent. `redacted`: secrets that the worker took out of texts and output.
     `will_run`: for a task that waits for this machine's owner, what a yes would start.
     `patch`: what a task on a copy changed of it, once it has ended.
+    `chosen`: how its peer was chosen by what its machine is like; empty = it was named.
+    `group`: of the tasks that one call asked of several peers.
     """
 
     task_id: str
@@ -200,6 +209,8 @@ class TaskView(View):
     retry_after_s: int | None = None
     will_run: WillRunView | None = None
     patch: PatchView | None = None
+    chosen: str = ""
+    group: str = ""
 
 
 class TasksView(View):
@@ -230,8 +241,43 @@ class ResultView(View):
     patch: PatchView | None = None
 
 
+class RunnerFactView(View):
+    """A runner as its machine tells of it; `ready` = it can start."""
+
+    name: str
+    version: str = ""
+    ready: bool = False
+
+
+class MachineView(View):
+    """What a machine tells of itself; of a peer its own word, scrubbed.
+
+    None and empty texts: not told. `memory` is in bytes; `tools` are versions by name, an empty
+    one not known; `gpu_by` is how graphics processors are known, of which `/dev/dri` says that
+    there is one and not that it can compute. `known_s`: seconds since it was so; `stale`: that
+    is longer than a linked peer leaves it.
+    """
+
+    os: str = ""
+    distribution: str = ""
+    os_version: str = ""
+    arch: str = ""
+    cpus: int | None = None
+    memory: int | None = None
+    tools: dict[str, str] | None = None
+    gpus: list[str] | None = None
+    gpu_by: str = ""
+    runners: list[RunnerFactView] | None = None
+    labels: list[str] | None = None
+    known_s: float = 0
+    stale: bool = False
+
+
 class PeerView(View):
-    """A node of the tailnet, and what is known of cmesh on it."""
+    """A node of the tailnet, and what is known of cmesh on it.
+
+    `machine`: what it has told of itself, also before it went away; None = nothing.
+    """
 
     name: str
     node_id: str
@@ -252,6 +298,7 @@ class PeerView(View):
     paths: list[str] = Field(default_factory=list[str])
     operations: list[str] = Field(default_factory=list[str])
     last_contact_s: float | None = None
+    machine: MachineView | None = None
 
 
 class PeersView(View):
@@ -304,7 +351,9 @@ class StatusView(View):
     `enforcement`: the sandbox of every profile but `full`; for less than tier 3
     `enforcement_note` says why it is not more. `self_tests`: of runners that are used here,
     those whose self-test has not passed, and how each stands. `manifests`: the owner's own files,
-    each in one line.
+    each in one line. `runners` are those that can start, `runners_down` the others, each with
+    why; all are in `runners` until the machine was asked.
+    `machine`: what peers that may ask for tasks are told of this one; None = not looked at yet.
     """
 
     version: str
@@ -326,6 +375,8 @@ class StatusView(View):
     worker: bool = False
     profiles: list[str] = Field(default_factory=list[str])
     runners: list[str] = Field(default_factory=list[str])
+    runners_down: dict[str, str] = Field(default_factory=dict[str, str])
+    machine: MachineView | None = None
     containment: str = ""
     containment_note: str = ""
     enforcement: str = ""

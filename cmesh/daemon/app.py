@@ -115,6 +115,7 @@ class App(Operations):
         pin = await daemon.trust.take_back(arguments.peer)
         name = pin.peer.partition(".")[0]
         why = taken_back(name)
+        daemon.machines.forget(pin.peer_id)
         await daemon.links.drop(pin.peer_id, why)
         ended = await daemon.worker.revoke(pin.peer_id, why.code, "the owner took its trust back")
         return UntrustView(

@@ -17,6 +17,7 @@ __all__ = [
     "Arguments",
     "CancelArguments",
     "CheckPatchArguments",
+    "Condition",
     "Context",
     "DelegateArguments",
     "ExplainArguments",
@@ -60,6 +61,10 @@ def _without_null(text: str) -> str:
 Prompt = Annotated[str, AfterValidator(_without_null)]
 
 
+Condition = Annotated[str, Field(min_length=1, max_length=200)]
+"""A condition on a machine, see `cmesh.protocol.where`."""
+
+
 RunnerName = Annotated[str, Field(max_length=80, pattern=r"^[a-z0-9_-]+(:[A-Za-z0-9._-]+)?$")]
 
 
@@ -93,9 +98,14 @@ class Context(Arguments):
 
 
 class DelegateArguments(Arguments):
-    """Arguments of `delegate`."""
+    """Arguments of `delegate`: `peer`, or `where` to have one chosen."""
 
-    peer: PeerName
+    peer: str = Field(default="", max_length=253)
+    where: list[Condition] = Field(
+        default_factory=list[Condition],
+        max_length=16,
+        description="without `peer`: what its machine must be like",
+    )
     prompt: Prompt = Field(min_length=1, max_length=PROMPT_CHARACTERS)
     directory: str = Field(
         min_length=1, max_length=4096, description="absolute directory on the worker"

@@ -6,17 +6,18 @@ Waits at most as long as a call may; what becomes of a task is `Caller`.
 import asyncio
 import os
 from dataclasses import replace
-from datetime import timedelta
 from typing import Literal
 
 import uuid_utils
 
-from cmesh.daemon import overview, reply
+from cmesh.daemon import reply
 from cmesh.daemon.admission import principal
 from cmesh.daemon.advice import needed_there
 from cmesh.daemon.answers import TaskView
 from cmesh.daemon.arguments import Context, DelegateArguments, ReplyArguments
+from cmesh.daemon.asked import decision_record, same_as, start_within
 from cmesh.daemon.chains import PARENT_ENDED, Parent, Turn, handed_on, told_to_a_task
+from cmesh.daemon.choosing import Choice, candidates, chosen_one
 from cmesh.daemon.core import Daemon
 from cmesh.daemon.followup import require_possible, standing
 from cmesh.daemon.lookup import Lookup
@@ -28,19 +29,18 @@ from cmesh.errors import (
     PolicyDenied,
     TaskConflict,
     TaskRefused,
+    UsageError,
     VersionMismatch,
 )
-from cmesh.model import Direction, Limits, Operation, TaskId, TaskSpec
+from cmesh.model import Direction, Limits, TaskId, TaskSpec
 from cmesh.node.whois import Peer
 from cmesh.policy.chain import narrowed
-from cmesh.policy.decide import Decision, OutboundRequest, decide_outbound
+from cmesh.policy.decide import OutboundRequest, decide_outbound
 from cmesh.protocol.facts import QUEUED
-from cmesh.store.records import DecisionRecord, TaskRecord
+from cmesh.protocol.where import parse
+from cmesh.store.records import Selection, TaskRecord
 
 __all__ = ["Asking"]
-
-START_WITHIN = {"fail": timedelta(hours=1), "queue": timedelta(days=1)}
-"""A task that could not be started by then never is, by what is done when its peer is away."""
 
 CONTACT_LIMIT_S = 8.0
 """How long `delegate` waits for the first attempt to reach a worker."""
@@ -80,17 +80,23 @@ class Asking:
     ) -> TaskView:
         until = self._now() + arguments.wait_s
         await self._daemon.presence.rising()
-        peer = await self._worker_named(arguments.peer)
-        retried = await self._retried(arguments, peer)
+        named = await self._named(arguments)
+        retried = await self._retried(arguments, named)
         if retried is not None:
             return await self._waited(context, retried, until)
-        twin = await self._twin(context, arguments, peer)
+        twin = await self._twin(context, arguments, named)
         if twin is not None:
             view = await self._waited(context, twin, until)
             return view.model_copy(update={"duplicate_of": twin})
+        selection, peer = None, named
+        if peer is None:
+            choice = await self._choose(context, arguments)
+            peer = choice.taken[0].peer
+            selection = Selection(where=tuple(arguments.where), chosen=choice.words)
         try:
             if turn is None:
                 record = self._record(context, self._spec(arguments), peer, arguments)
+                record = replace(record, selection=selection)
                 await self._commit(context, record, peer)
             else:
                 # INVARIANT: a call that is cut off leaves no orphan, and ends no turn early.
@@ -98,7 +104,7 @@ class Asking:
                 record = await asyncio.shield(asyncio.create_task(handing_on))
         except TaskConflict:
             # Another call with this key came in between: this one is its repetition.
-            retried = await self._retried(arguments, peer)
+            retried = await self._retried(arguments, named)
             if retried is None:
                 raise
             return await self._waited(context, retried, until)
@@ -114,6 +120,34 @@ class Asking:
         view = await self._waited(context, record.task_id, until)
         return view.model_copy(update={"duplicate_of": record.task_id}) if how == "twin" else view
 
+    async def _named(self, arguments: DelegateArguments) -> Peer | None:
+        """Return the peer that a call names; None = it is to be chosen."""
+        if bool(arguments.peer) == bool(arguments.where):
+            raise UsageError(
+                "name a peer, or say what it must be like; not both",
+                hint="`peer`, or `where` such as `os=linux`, `docker`, `memory>=16G`",
+            )
+        return await self._worker_named(arguments.peer) if arguments.peer else None
+
+    async def _choose(self, context: Context, arguments: DelegateArguments) -> Choice:
+        """Choose a peer by what its machine is like.
+
+        Raises:
+            NoPeerMatches: there is none; says why not each.
+            UsageError: a condition has no such form.
+        """
+        terms = [parse(text) for text in arguments.where]
+        spec = self._spec(arguments)
+
+        def allowed(peer: Peer) -> str:
+            request = self._outbound_request(context, spec, peer)
+            decision = decide_outbound(request, self._daemon.rules.policy())
+            return "" if decision.effect == "allow" else "this machine's policy does not allow it"
+
+        found = await candidates(self._daemon, terms, spec, allowed)
+        asked = ", ".join(f"`{term.text}`" for term in terms)
+        return chosen_one(found, asked, queue=arguments.if_offline == "queue")
+
     async def _worker_named(self, name: str) -> Peer:
         peer = await self._daemon.presence.peer(name)
         self._daemon.trust.require_same(peer.identity)
@@ -125,19 +159,19 @@ class Asking:
             )
         return peer
 
-    async def _retried(self, arguments: DelegateArguments, peer: Peer) -> TaskId | None:
+    async def _retried(self, arguments: DelegateArguments, peer: Peer | None) -> TaskId | None:
         """Return the task that a call with the same idempotency key asked for.
 
         Raises:
             TaskConflict: the key belongs to a task of another content.
         """
         known = await self._daemon.twins.retried(
-            arguments.idempotency_key, lambda record: _same(record, arguments, peer)
+            arguments.idempotency_key, lambda record: same_as(record, arguments, peer)
         )
         return known.task_id if known else None
 
     async def _twin(
-        self, context: Context, arguments: DelegateArguments, peer: Peer
+        self, context: Context, arguments: DelegateArguments, peer: Peer | None
     ) -> TaskId | None:
         """Return a task of the session that this call repeats: unfinished, or its end untold."""
         # A key that a client made is its word that this is a task of its own; one derived
@@ -151,7 +185,7 @@ class Asking:
         return await self._daemon.twins.find(
             context.session,
             arguments.prompt,
-            lambda record: _same(record, arguments, peer),
+            lambda record: same_as(record, arguments, peer),
             now,
         )
 
@@ -172,7 +206,7 @@ class Asking:
             return known, "twin"
         require_possible(before, follow_up)
         peer = await self._worker_named(before.record.peer_id)
-        spec = reply.next_spec(before.record.spec, arguments, now + _start_within(arguments))
+        spec = reply.next_spec(before.record.spec, arguments, now + start_within(arguments))
         record = self._record(context, spec, peer, arguments)
         record = replace(record, thread=before.record.first, turn=before.record.turn + 1)
         await self._commit(context, record, peer)
@@ -194,7 +228,7 @@ class Asking:
             request = replace(request, held=parent.held)
         decision = daemon.rules.honest(decide_outbound(request, policy))
         record = replace(record, rule=decision.rule)
-        audit = _decision_record(record, decision, policy.sha256)
+        audit = decision_record(record, decision, policy.sha256)
         if parent is not None:
             await daemon.store.commit([handed_on(parent, record, decision)])
         if decision.effect != "allow":
@@ -272,7 +306,7 @@ class Asking:
             limits=limits,
             accept=tuple(arguments.accept),
             origin=parent.chain if parent is not None else (),
-            not_after=self._daemon.settings.clock.now() + _start_within(arguments),
+            not_after=self._daemon.settings.clock.now() + start_within(arguments),
         )
 
     def _record(
@@ -325,38 +359,3 @@ class Asking:
         # A link that came in between has sent it: then the worker has the word on it.
         if task is not None and task.terminal:
             raise error
-
-
-def _start_within(arguments: DelegateArguments | ReplyArguments) -> timedelta:
-    if arguments.start_within_s:
-        return timedelta(seconds=arguments.start_within_s)
-    return START_WITHIN[arguments.if_offline]
-
-
-def _same(record: TaskRecord, arguments: DelegateArguments, peer: Peer) -> bool:
-    spec = record.spec
-    return (
-        record.peer_id == peer.identity.node_id
-        and spec.follows is None
-        and spec.prompt == arguments.prompt
-        and spec.directory == arguments.directory
-        and spec.runner == arguments.runner
-        and spec.profile == arguments.profile
-        and spec.accept == tuple(arguments.accept)
-    )
-
-
-def _decision_record(record: TaskRecord, decision: Decision, policy_sha256: str) -> DecisionRecord:
-    return DecisionRecord(
-        task_id=record.task_id if decision.effect == "allow" else None,
-        direction=Direction.OUT,
-        peer_id=record.peer_id,
-        peer=record.peer,
-        principal=record.principal,
-        operation=(Operation.FOLLOW_UP if record.spec.follows else Operation.TASK).value,
-        effect=decision.effect,
-        rule=decision.rule,
-        reason=decision.reason,
-        failed=tuple(overview.failed_fields(decision)),
-        policy_sha256=policy_sha256,
-    )

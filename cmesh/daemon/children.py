@@ -50,7 +50,7 @@ from cmesh.daemon.lookup import Lookup
 from cmesh.daemon.operations import Operations
 from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.daemon.runner_answers import CheckView, LiveRunView, NewRunnerView, RunnersView
-from cmesh.errors import QueueFull, TaskNotFound, TaskRefused
+from cmesh.errors import QueueFull, TaskNotFound, TaskRefused, UsageError
 from cmesh.model import Direction, Profile, TaskId
 from cmesh.policy.chain import at_most
 
@@ -77,6 +77,10 @@ class Children(Operations):
 
     @override
     async def delegate(self, context: Context, arguments: DelegateArguments) -> TaskView:
+        if arguments.where:
+            raise UsageError(
+                "a task names the peer it asks", hint="list_peers() has those it may ask"
+            )
         asker = await self._parent()
         return await self._asking.delegate(self._context(asker), arguments, self._turn)
 

@@ -20,6 +20,7 @@ from cmesh.daemon.caller import Caller
 from cmesh.daemon.chains import end_orphans
 from cmesh.daemon.heads import Heads
 from cmesh.daemon.links import Links
+from cmesh.daemon.machines import Machines
 from cmesh.daemon.networks import Networks
 from cmesh.daemon.node_id import read_node_id, write_node_id
 from cmesh.daemon.parts import Parts
@@ -28,6 +29,7 @@ from cmesh.daemon.rules import Rules
 from cmesh.daemon.secrets import Secrets
 from cmesh.daemon.selftests import SelfTests
 from cmesh.daemon.settings import Settings
+from cmesh.daemon.survey import Survey
 from cmesh.daemon.trust import Trust
 from cmesh.daemon.twins import Twins
 from cmesh.daemon.upkeep import Upkeep
@@ -92,6 +94,13 @@ class Daemon:
             sandboxes=self.sandboxes,
             clock=settings.clock,
             audit=self._audit,
+        )
+        self.machines = Machines(settings.state_dir / "machines.json", settings.clock)
+        self.survey = Survey(
+            runners=lambda: self.runners,
+            config=rules.config,
+            clock=settings.clock,
+            changed=self._tell_machine,
         )
         self.presence = Presence(
             rules.config().node,
@@ -185,6 +194,7 @@ class Daemon:
             stack.push_async_callback(self.presence.close)
             stack.push_async_callback(self.supervisor.close)
             stack.push_async_callback(self.self_tests.close)
+            stack.push_async_callback(self.machines.close)
             stack.push_async_callback(self.wake.close)
             stack.push_async_callback(self.networks.close)
             stack.push_async_callback(self.worker.close)
@@ -219,6 +229,7 @@ class Daemon:
         """Say what a peer may ask here."""
         config = self.rules.config()
         allowed = may(identity, config.policy)
+        machine = self.survey.told(allowed.runners) if allowed.operations else None
         return May(
             operations=tuple(operation.value for operation in allowed.operations),
             profiles=tuple(
@@ -231,6 +242,7 @@ class Daemon:
             runtime_s=allowed.runtime_s,
             keep_text_days=config.store.keep_text_days,
             store_prompts=config.store.store_prompts,
+            machine=machine,
         )
 
     def owes(self, peer_id: NodeId) -> bool:
@@ -244,6 +256,7 @@ class Daemon:
             PeerUntrusted: the owner took the peer's trust back during the handshake.
         """
         self.trust.require_pinned(link.identity)
+        self.machines.take(link.identity.node_id, link.opened.may)
         link.post(self.heads.mine())
         self.worker.connected(link)
         self.caller.connected(link)
@@ -257,6 +270,7 @@ class Daemon:
     def take(self, link: Link, message: Message) -> None:
         """Take a message that is about tasks."""
         if isinstance(message, Grants):
+            self.machines.take(link.identity.node_id, message.may)
             self.caller.offered(link, message.unacknowledged)
         elif not self.worker.take(link, message) and not self.caller.take(link, message):
             about = message.type
@@ -310,6 +324,8 @@ class Daemon:
             await self.worker.recover()
         self._background.spawn(guarded(self._end_orphans()))
         self._background.spawn(self._refresh_runners())
+        self._background.spawn(self.survey.watch())
+        self._background.spawn(self.machines.keep())
         if config.configured:
             await self._join(config)
         self._background.spawn(self._upkeep.run())
@@ -370,6 +386,7 @@ class Daemon:
         }
         await guarded(self._audit(AuditRecord(kind="config_changed", data=data)))
         await self.runners.refresh()
+        self.survey.again()
         self.worker.fill()
         await self._upkeep.recheck(self._upkeep.concerned())
         if config.configured and not self.presence.begun and not self._background.closing:
@@ -391,6 +408,11 @@ class Daemon:
             self._known_as = known_as
             data = {"node_id": known_as[0], "key": known_as[1]}
             self._background.spawn(guarded(self._audit(AuditRecord(kind=NODE_UP, data=data))))
+
+    def _tell_machine(self) -> None:
+        """Tell linked peers what has changed of this machine."""
+        for link in self.links.all():
+            link.post_grants(self.may(link.identity))
 
     async def _audit(self, record: AuditRecord) -> None:
         await self.store.commit([record])

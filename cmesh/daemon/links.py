@@ -147,14 +147,15 @@ class Links:
         else:
             self._nudges[peer_id].set()
 
-    async def attempt(self, peer_id: NodeId, limit_s: float) -> None:
+    async def attempt(self, peer_id: NodeId, limit_s: float, *, unasked: bool = False) -> None:
         """Wait until a link is open or an attempt has failed; at most `limit_s`.
 
-        A peer that may be there all the same is waited for over failed attempts.
+        A peer that may be there all the same is waited for over failed attempts. With `unasked`
+        one is made although nothing is owed.
         """
         tried = self._contacts.begin(peer_id)
         self.contact(peer_id).brief = 0  # somebody asks now
-        self.want(peer_id)
+        self.want(peer_id, unasked=unasked)
         if peer_id in self._open:
             return
         with contextlib.suppress(TimeoutError):

@@ -7,18 +7,36 @@ from dataclasses import asdict
 from datetime import UTC
 
 from cmesh import __version__
-from cmesh.daemon.advice import offered_instead
-from cmesh.daemon.answers import DecisionView, OutboxView, PeersView, PeerView, StatusView
+from cmesh.daemon.advice import needed_there, offered_instead
+from cmesh.daemon.answers import (
+    DecisionView,
+    MachineView,
+    OutboxView,
+    PeersView,
+    PeerView,
+    StatusView,
+)
 from cmesh.daemon.arguments import ExplainArguments
 from cmesh.daemon.core import Daemon
 from cmesh.daemon.followup import standing
+from cmesh.daemon.machines import STALE
 from cmesh.daemon.problems import problems
 from cmesh.daemon.roots import real_path
 from cmesh.daemon.runner_views import manifest_lines, self_test_lines
-from cmesh.daemon.views import Knowledge, LinkState, decision_view
+from cmesh.daemon.views import Knowledge, LinkState, decision_view, machine_view
 from cmesh.errors import CmeshError, PeerUnreachable, PolicyDenied, UsageError
 from cmesh.keys import fingerprint
-from cmesh.model import Direction, Limits, NodeId, Operation, Profile, TaskState
+from cmesh.model import (
+    Direction,
+    Identity,
+    Limits,
+    NodeId,
+    Operation,
+    Profile,
+    TaskId,
+    TaskSpec,
+    TaskState,
+)
 from cmesh.nearest import did_you_mean
 from cmesh.node.whois import Peer
 from cmesh.policy.decide import (
@@ -53,6 +71,7 @@ async def status(daemon: Daemon) -> StatusView:
     profiles = sorted({profile.value for rule in allow for profile in rule.bases})
     unfinished = await daemon.store.unfinished()
     outbound = [task for task in unfinished if task.record.direction is Direction.OUT]
+    down = {one.name: one.reason for one in daemon.runners.seen if not one.available}
     return StatusView(
         version=__version__,
         phase=presence.phase if daemon.configured else "setup",
@@ -72,7 +91,9 @@ async def status(daemon: Daemon) -> StatusView:
         outbox=_outbox(daemon, outbound),
         worker=bool(allow),
         profiles=profiles,
-        runners=list(daemon.runners.names()),
+        runners=[n for n in daemon.runners.names() if n not in down],
+        runners_down=down,
+        machine=_own_machine(daemon),
         containment=containment,
         containment_note=note,
         enforcement=found.label if found else "",
@@ -144,7 +165,21 @@ def peer_view(daemon: Daemon, peer: Peer) -> PeerView:
         paths=list(contact.may.paths),
         operations=list(contact.may.operations),
         last_contact_s=age,
+        machine=_machine(daemon, identity.node_id),
     )
+
+
+def _machine(daemon: Daemon, peer_id: NodeId) -> MachineView | None:
+    heard = daemon.machines.of(peer_id)
+    if heard is None:
+        return None
+    age = daemon.settings.clock.now() - heard.at
+    return machine_view(heard.machine, known_s=age.total_seconds(), stale=age > STALE)
+
+
+def _own_machine(daemon: Daemon) -> MachineView | None:
+    own, age_s = daemon.survey.own(), daemon.survey.age_s
+    return None if own is None or age_s is None else machine_view(own, known_s=age_s)
 
 
 def link_state(daemon: Daemon, peer_id: NodeId) -> LinkState:
@@ -249,7 +284,8 @@ async def explain(daemon: Daemon, arguments: ExplainArguments, project: str) -> 
             chain=(),
             self_id=daemon.self_id(),
         )
-        return decision_view(decide_outbound(outbound, policy))
+        view = decision_view(decide_outbound(outbound, policy))
+        return view.model_copy(update={"there": _there(daemon, arguments, identity)})
     inbound = InboundRequest(
         identity=identity,
         operation=operation,
@@ -268,6 +304,22 @@ async def explain(daemon: Daemon, arguments: ExplainArguments, project: str) -> 
         self_id=daemon.self_id(),
     )
     return decision_view(decide_inbound(inbound, policy))
+
+
+def _there(daemon: Daemon, arguments: ExplainArguments, identity: Identity) -> str:
+    """Say what a peer would deny, as far as it has said what it offers."""
+    may, operation = daemon.links.contact(identity.node_id).may, _operation(arguments.operation)
+    spec = TaskSpec(
+        task_id=TaskId(""),
+        runner=arguments.runner,
+        profile=arguments.profile,
+        directory=arguments.directory or "".join(may.paths[:1]),
+        prompt="",
+        limits=Limits(runtime_s=arguments.timeout_s),
+        not_after=daemon.settings.clock.now(),
+        follows=TaskId("") if operation is Operation.FOLLOW_UP else None,
+    )
+    return needed_there(identity.name.partition(".")[0], may, spec)
 
 
 def _reports_cost(daemon: Daemon, runner: str) -> bool:

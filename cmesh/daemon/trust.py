@@ -112,7 +112,11 @@ class Trust:
         shown = self._shown.get(node_id)
         known = self.fingerprint(node_id)
         if known and expected and expected.replace(" ", "") != known.replace(" ", ""):
-            raise WrongMachine(f"its fingerprint is `{known}`, not `{expected}`")
+            raise WrongMachine(
+                f"its fingerprint is `{known}`, not `{expected}`",
+                hint="read `fingerprint` of `cmesh status` on that machine itself; where that is"
+                f" `{expected}`, another program answers under its name: do not trust it",
+            )
         if shown is None:
             if node_id in self._pins:
                 return

@@ -13,7 +13,9 @@ from cmesh.daemon.answers import (
     DecisionView,
     EventView,
     LimitsView,
+    MachineView,
     PatchView,
+    RunnerFactView,
     TaskView,
 )
 from cmesh.daemon.draft import Draft, retry_in_s
@@ -23,6 +25,7 @@ from cmesh.model import TERMINAL, Direction, Event, TaskSpec, TaskState
 from cmesh.policy.decide import Decision
 from cmesh.protocol.facts import WorkerFacts
 from cmesh.protocol.fields import NAME_CHARACTERS
+from cmesh.protocol.machine import Machine
 from cmesh.protocol.messages import Patch
 from cmesh.protocol.state import public
 from cmesh.sandbox.tier import LABEL
@@ -34,6 +37,7 @@ __all__ = [
     "LinkState",
     "decision_view",
     "event_view",
+    "machine_view",
     "patch_view",
     "state_of",
     "task_view",
@@ -45,6 +49,7 @@ _CODE = re.compile("[a-z_]{1,64}")
 PROMPT_CHARACTERS = 500
 EVENT_CHARACTERS = 1_000
 ADVICE_CHARACTERS = 2_000
+CHOSEN_CHARACTERS = 4_000
 CONTAINMENTS = {"pid_namespace", "best_effort"}
 KIND_CHARACTERS = 64
 NOT_STARTED = {TaskState.SUBMITTING, TaskState.QUEUED, TaskState.WAITING_APPROVAL}
@@ -150,6 +155,8 @@ def task_view(
         events_cut=EVENTS_CUT in task.facts,
         retry_after_s=_retry_after(task, now, None if settled else knowledge.retry_in_s),
         patch=patch_view(task),
+        chosen=cut(scrub(record.selection.chosen), CHOSEN_CHARACTERS) if record.selection else "",
+        group=record.selection.group if record.selection else "",
     )
 
 
@@ -194,6 +201,28 @@ def event_view(event: Event) -> EventView:
         kind=one_line(event.kind, KIND_CHARACTERS),
         text=cut(scrub(event.text), EVENT_CHARACTERS),
         data=scrub_data(event.data),
+    )
+
+
+def machine_view(machine: Machine, *, known_s: float, stale: bool = False) -> MachineView:
+    """Show what a machine has told of itself; all but a graphics processor's name has a form."""
+    runners = machine.runners
+    return MachineView(
+        os=machine.os,
+        distribution=machine.distribution,
+        os_version=machine.os_version,
+        arch=machine.arch,
+        cpus=machine.cpus,
+        memory=machine.memory,
+        tools=machine.tools,
+        gpus=None if machine.gpus is None else [one_line(gpu, 80) for gpu in machine.gpus],
+        gpu_by=one_line(machine.gpu_by, 32),
+        runners=None
+        if runners is None
+        else [RunnerFactView(name=r.name, version=r.version, ready=r.ready) for r in runners],
+        labels=None if machine.labels is None else list(machine.labels),
+        known_s=round(max(0.0, known_s), 1),
+        stale=stale,
     )
 
 

@@ -23,6 +23,7 @@ from cmesh.protocol.fields import (
     WireMessage,
     is_unset,
 )
+from cmesh.protocol.machine import Machine
 
 __all__ = [
     "Challenge",
@@ -47,6 +48,7 @@ class May(WireMessage):
         paths: directories tasks may start in or below.
         keep_text_days: how long the sender keeps prompts and outputs; None = for ever.
         store_prompts: whether it stores a prompt's text or only its digest.
+        machine: what the sender's machine is like; None = an older sender, or not looked at yet.
     """
 
     operations: tuple[str, ...] = ()
@@ -56,6 +58,8 @@ class May(WireMessage):
     runtime_s: int | None = None
     keep_text_days: int | None = None
     store_prompts: Literal["text", "digest"] = "text"
+    # Left out when there is none: an older peer leaves it unread, and frames stay as recorded.
+    machine: Annotated[Machine | None, Field(exclude_if=is_unset)] = None
 
 
 class Challenge(WireMessage):

@@ -70,22 +70,29 @@ class Programs:
         return found if found is not None and found.startswith("/") else ""
 
     def version(
-        self, program: str, arguments: tuple[str, ...], env: Mapping[str, str] | None = None
+        self,
+        program: str,
+        arguments: tuple[str, ...],
+        env: Mapping[str, str] | None = None,
+        *,
+        limit_s: float = VERSION_LIMIT_S,
     ) -> str:
         """Return the first line a program says about its version; empty = it does not say.
 
         `env` is added to its environment. Asked once in each way for each state of the file and
-        of its interpreters. Blocks up to `VERSION_LIMIT_S`.
+        of its interpreters. Blocks up to `limit_s`.
         """
         state = state_of(program, self.search_path)
         # INVARIANT: one program may be several agents, told apart by how it is asked, and the
         # version of one says nothing for another.
         key = (program, state, arguments, tuple(sorted((env or {}).items())))
         if key not in self._versions:
-            self._versions[key] = self._ask(program, arguments, env or {})
+            self._versions[key] = self._ask(program, arguments, env or {}, limit_s)
         return self._versions[key]
 
-    def _ask(self, program: str, arguments: tuple[str, ...], env: Mapping[str, str]) -> str:
+    def _ask(
+        self, program: str, arguments: tuple[str, ...], env: Mapping[str, str], limit_s: float
+    ) -> str:
         try:
             # Some say nothing without a home to write to; what they write is taken away again.
             with TemporaryDirectory(prefix="cmesh-", ignore_cleanup_errors=True) as home:
@@ -93,7 +100,7 @@ class Programs:
                     [program, *arguments],
                     stdin=subprocess.DEVNULL,
                     capture_output=True,
-                    timeout=VERSION_LIMIT_S,
+                    timeout=limit_s,
                     check=True,
                     cwd="/",
                     env={**env, "PATH": self.search_path, "HOME": home, "TMPDIR": home},

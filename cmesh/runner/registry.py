@@ -159,6 +159,9 @@ class Runners:
     `environment` is the daemon's; only variables a command names in `env_pass` are taken.
     `verdicts` are those of self-tests on this machine; None = there are none. `manifests` are all
     of this machine; None = the built-in ones.
+
+    Attributes:
+        seen: what the last `status` returned; empty before the first.
     """
 
     def __init__(
@@ -171,6 +174,7 @@ class Runners:
         verdicts: Verdicts | None = None,
         manifests: Manifests | None = None,
     ) -> None:
+        self.seen: tuple[RunnerStatus, ...] = ()
         self._runners = config_runners
         self._commands = config_commands
         self._environment = environment or {}
@@ -224,7 +228,8 @@ class Runners:
 
     def status(self) -> tuple[RunnerStatus, ...]:
         """Return what can run here and why the rest cannot; may block like `resolve`."""
-        return tuple(self._status(name) for name in self.names())
+        self.seen = tuple(self._status(name) for name in self.names())
+        return self.seen
 
     async def refresh(self) -> tuple[RunnerStatus, ...]:
         """Ask the machine in a thread, so that later calls answer at once."""

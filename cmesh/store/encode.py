@@ -7,7 +7,7 @@ a row that left this file must be insertable. Nothing here does I/O.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import singledispatch
 
 from cmesh.errors import StoreError
@@ -116,7 +116,7 @@ def _row(record: object, salt: str) -> Row:
 
 @_row.register
 def _(record: TaskRecord, salt: str) -> Row:
-    spec = record.spec
+    spec, chosen = record.spec, record.selection
     return Row(
         table="task_row",
         kind="task",
@@ -152,6 +152,7 @@ def _(record: TaskRecord, salt: str) -> Row:
             "follows": spec.follows,
             "thread": record.thread,
             "turn": record.turn,
+            "selection": None if chosen is None else stored_json(asdict(chosen)),
         },
     )
 

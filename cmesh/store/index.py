@@ -67,6 +67,7 @@ class Index:
         self._keys: set[int] = set()
         self._key_of: OrderedDict[str, TaskId] = OrderedDict()
         self._followers: dict[TaskId, list[TaskId]] = {}
+        self._groups: dict[str, list[TaskId]] = {}
         self._on_ended = on_ended
         # INVARIANT: every task whose own row comes after this one is in memory.
         self._whole_after = 0
@@ -83,6 +84,8 @@ class Index:
         self._ids, self._keys = set(summary.ids), set(summary.keys)
         for task_id, follower in summary.followers:
             self._followers.setdefault(task_id, []).append(follower)
+        for group, task_id in summary.groups:
+            self._groups.setdefault(group, []).append(task_id)
         for peer_id, _, ts in summary.lately:
             self._lately.setdefault(peer_id, Counter())[_hour(ts)] += 1
         self._trust = {record.peer_id: record for record in summary.trust}
@@ -193,6 +196,17 @@ class Index:
         """Return the tasks that were asked for as the turn after this one, oldest first."""
         return list(self._followers.get(task_id, ()))
 
+    def groups(self, reference: str) -> dict[str, list[TaskId]]:
+        """Return the groups whose name begins or ends so, with their tasks, oldest first."""
+        exact = self._groups.get(reference)
+        if exact is not None:
+            return {reference: list(exact)}
+        return {
+            group: list(tasks)
+            for group, tasks in self._groups.items()
+            if group.startswith(reference) or group.endswith(reference)
+        }
+
     def trust(self) -> list[TrustRecord]:
         """Return the latest decision about each peer's key."""
         return list(self._trust.values())
@@ -216,6 +230,8 @@ class Index:
         self._ids.add(mark(record.task_id))
         if record.spec.follows is not None:
             self._followers.setdefault(record.spec.follows, []).append(record.task_id)
+        if record.selection is not None and record.selection.group:
+            self._groups.setdefault(record.selection.group, []).append(record.task_id)
         if record.direction is Direction.IN:
             self._lately.setdefault(record.peer_id, Counter())[_hour(ts)] += 1
         elif record.idempotency_key:

@@ -21,6 +21,7 @@ MIGRATIONS: tuple[str, ...] = (
     "steps.sql",
     "patches.sql",
     "budgets.sql",
+    "selection.sql",
 )
 """Files of SQL in this folder; the first makes version 1."""
 

@@ -28,6 +28,7 @@ __all__ = [
     "events",
     "exists",
     "followers",
+    "groups",
     "hash_at",
     "heads",
     "heads_after",
@@ -221,6 +222,16 @@ def followers(cursor: Reader) -> list[tuple[TaskId, TaskId]]:
         " WHERE follows IS NOT NULL ORDER BY seq",
     )
     return [(TaskId(row["follows"]), TaskId(row["task_id"])) for row in rows]
+
+
+def groups(cursor: Reader) -> list[tuple[str, TaskId]]:
+    """Return (group, task) of every task that was asked for in a group, oldest first."""
+    rows = _rows(
+        cursor,
+        "SELECT selection ->> 'group' AS of_group, task_id::VARCHAR AS task_id FROM task_row"
+        " WHERE selection ->> 'group' <> '' ORDER BY seq",
+    )
+    return [(row["of_group"], TaskId(row["task_id"])) for row in rows]
 
 
 def trusts(cursor: Reader) -> list[TrustRecord]:

@@ -106,6 +106,10 @@ class Reading:
         lately = self._index.by_key(key)
         return lately or await self._read(partial(queries.idempotent, key=key))
 
+    def groups(self, reference: str) -> dict[str, list[TaskId]]:
+        """Return the groups whose name begins or ends so, with their tasks, oldest first."""
+        return self._index.groups(reference)
+
     def followers(self, task_id: TaskId) -> list[TaskId]:
         """Return the tasks that were asked for as the turn after this one, oldest first."""
         return self._index.followers(task_id)

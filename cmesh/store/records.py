@@ -20,7 +20,9 @@ __all__ = [
     "Finding",
     "ReceiptRecord",
     "Record",
+    "Refused",
     "ResultRecord",
+    "Selection",
     "SqlRows",
     "StepRecord",
     "TaskRecord",
@@ -28,6 +30,36 @@ __all__ = [
     "TrustRecord",
     "Verification",
 ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A peer of a group that was given no task: refused here, before anything was sent."""
+
+    peer: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """How a caller came to a task's peer.
+
+    Attributes:
+        where: the conditions that it was chosen by.
+        chosen: the choice in words, as it was shown.
+        group: the group of tasks that one call has asked for; empty = the task alone.
+        peers: node ids of all that the group was asked of, in the order asked.
+        refused: those of them that were given no task, and why.
+        also: tasks of other calls that stand in the group for an equal one.
+    """
+
+    where: tuple[str, ...] = ()
+    chosen: str = ""
+    group: str = ""
+    peers: tuple[NodeId, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    also: tuple[TaskId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +75,7 @@ class TaskRecord:
         rule: the policy rule that allowed it.
         thread: the first task of the conversation, for a follow-up turn; None = this one.
         turn: its place in the conversation, from 1.
+        selection: how its peer was chosen, on the caller; None = it was named, alone.
     """
 
     task_id: TaskId
@@ -59,6 +92,7 @@ class TaskRecord:
     rule: str | None
     thread: TaskId | None = None
     turn: int = 1
+    selection: Selection | None = None
 
     @property
     def first(self) -> TaskId:

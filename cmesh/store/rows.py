@@ -18,7 +18,15 @@ from cmesh.model import (
     Usage,
 )
 from cmesh.store.chain import from_micros
-from cmesh.store.records import ReceiptRecord, Record, ResultRecord, StepRecord, TaskRecord
+from cmesh.store.records import (
+    ReceiptRecord,
+    Record,
+    Refused,
+    ResultRecord,
+    Selection,
+    StepRecord,
+    TaskRecord,
+)
 
 __all__ = [
     "Row",
@@ -61,14 +69,29 @@ def task_record(row: Row) -> TaskRecord:
         direction=Direction(row["direction"]),
         thread=_id(row["thread"]),
         turn=row["turn"] or 1,
+        selection=_selection(row["selection"]),
         **same,
     )
 
 
-_OTHERWISE = {"spec", "direction", "thread", "turn"}
+_OTHERWISE = {"spec", "direction", "thread", "turn", "selection"}
 
 
 _SAME = [f.name for f in fields(TaskRecord) if f.name not in _OTHERWISE]
+
+
+def _selection(text: str | None) -> Selection | None:
+    if text is None:
+        return None
+    told = json.loads(text)
+    return Selection(
+        where=tuple(told["where"]),
+        chosen=told["chosen"],
+        group=told["group"],
+        peers=tuple(NodeId(peer) for peer in told["peers"]),
+        refused=tuple(Refused(**one) for one in told["refused"]),
+        also=tuple(TaskId(task) for task in told["also"]),
+    )
 
 
 def step_record(row: Row) -> Record:

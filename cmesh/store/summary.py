@@ -32,6 +32,7 @@ class Summary:
         keys: marks of all idempotency keys.
         lately: inbound tasks stored since the asked time, without denied ones.
         followers: tasks with a task that follows them, oldest first.
+        groups: groups with each of their tasks, oldest first.
     """
 
     unfinished: list[Draft]
@@ -41,6 +42,7 @@ class Summary:
     keys: "array[int]"
     lately: list[tuple[NodeId, TaskId, datetime]]
     followers: list[tuple[TaskId, TaskId]]
+    groups: list[tuple[str, TaskId]]
     trust: list[TrustRecord]
     heads: list[ReceiptRecord]
 
@@ -68,6 +70,7 @@ def summary(cursor: Reader, since: datetime, latest: int) -> Summary:
         keys=keys,
         lately=queries.accepted_since(cursor, since),
         followers=queries.followers(cursor),
+        groups=queries.groups(cursor),
         trust=queries.trusts(cursor),
         heads=queries.heads(cursor),
     )

@@ -25,6 +25,7 @@ from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.options import JsonOption
 from cmesh.interfaces.cli.session import call
 from cmesh.interfaces.client import ControlClient
+from cmesh.interfaces.machine import machine_lines
 from cmesh.interfaces.start import clear_down, mark_down, start_daemon, wait_gone
 from cmesh.interfaces.wire import CONTROL_VERSION
 from cmesh.paths import config_dir, config_file, ensure_private_dir, state_dir
@@ -296,6 +297,8 @@ def _print_status(view: StatusView) -> None:
             ("worker", "yes" if view.worker else "no"),
             ("profiles", ", ".join(view.profiles)),
             ("runners", ", ".join(view.runners)),
+            ("not ready", "\n".join(f"{n}: {why}" for n, why in view.runners_down.items())),
+            ("machine", "\n".join(machine_lines(view.machine)) if view.machine else ""),
             ("contained", _contained(view)),
             ("sandbox", _sandbox(view)),
             ("self-tests", "\n".join(view.self_tests)),

@@ -15,7 +15,6 @@ from cmesh.interfaces.cli.follow import Progress, make_progress, wait_for
 from cmesh.interfaces.cli.options import (
     CostOption,
     JsonOption,
-    PeerArgument,
     ProfileOption,
     RunnerOption,
     StartWithinOption,
@@ -23,7 +22,9 @@ from cmesh.interfaces.cli.options import (
     TokensOption,
     TurnsOption,
     WaitOption,
+    WhereOption,
     accept_argv,
+    complete_peer,
     seconds,
 )
 from cmesh.interfaces.cli.session import call, checked
@@ -37,8 +38,18 @@ POSSIBLE = "possible"
 
 def delegate(  # noqa: PLR0913 - typer reads the options from the signature
     *,
-    peer: PeerArgument,
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the agent there is to do.")],
+    peer: Annotated[
+        str,
+        typer.Argument(
+            metavar="[PEER]",
+            help="Name or node id, see `cmesh peers`; left out with --where.",
+            autocompletion=complete_peer,
+        ),
+    ],
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="What the agent there is to do.")
+    ] = "",
+    where: WhereOption = [],  # noqa: B006 - typer makes a new one
     directory: Annotated[
         str, typer.Option("--directory", "-C", help="Absolute directory on the worker.")
     ],
@@ -70,6 +81,8 @@ def delegate(  # noqa: PLR0913 - typer reads the options from the signature
     """Hand a task to the agent on another machine.
 
     Waits for its end and prints the result. Ctrl-C stops the waiting, never the task.
+    With --where the peer is chosen: of those that match and can be reached the one with the
+    fewest tasks of this node, then by name; which one, and why not the others, is said on stderr.
     Each call makes a task of its own, an equal one too, unless it has the key of an earlier one.
     """
     if not directory.startswith("/"):
@@ -77,9 +90,16 @@ def delegate(  # noqa: PLR0913 - typer reads the options from the signature
             "`--directory` is not absolute",
             hint="name a directory of the worker from its root, see PATHS in `cmesh peers`",
         )
+    if where and not prompt:
+        peer, prompt = "", peer
+    if not prompt:
+        raise UsageError(
+            "PROMPT is missing", hint="cmesh delegate PEER PROMPT, or --where CONDITION PROMPT"
+        )
     arguments = checked(
         DelegateArguments,
         peer=peer,
+        where=where,
         prompt=prompt,
         directory=directory,
         runner=runner,
@@ -214,6 +234,8 @@ def _detached(view: TaskView | None, *, as_json: bool) -> None:
 
 
 def _note_duplicate(view: TaskView) -> None:
+    if view.chosen:
+        output.say(view.chosen)
     if view.prompt_redacted:
         output.say(f"the prompt had {view.prompt_redacted} secrets in it: sent without them")
     if view.duplicate_of:

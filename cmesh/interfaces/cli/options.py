@@ -27,7 +27,9 @@ __all__ = [
     "TokensOption",
     "TurnsOption",
     "WaitOption",
+    "WhereOption",
     "accept_argv",
+    "complete_peer",
     "complete_runner",
     "seconds",
 ]
@@ -62,7 +64,9 @@ def accept_argv(text: str) -> list[str]:
         raise UsageError(f"the acceptance command cannot be split: {error}") from error
 
 
-def _complete_peer(incomplete: str) -> list[str]:
+def complete_peer(incomplete: str) -> list[str]:
+    """Return the peers whose names begin so."""
+
     async def names(client: ControlClient) -> list[str]:
         return [peer.name for peer in (await client.list_peers()).peers]
 
@@ -80,7 +84,8 @@ def complete_runner(incomplete: str) -> list[str]:
     """Return the runners of this machine that begin so."""
 
     async def names(client: ControlClient) -> list[str]:
-        return (await client.status()).runners
+        view = await client.status()
+        return [*view.runners, *view.runners_down]
 
     return _matching(names, incomplete)
 
@@ -123,7 +128,16 @@ CostOption: TypeAlias = Annotated[
 PeerArgument: TypeAlias = Annotated[
     str,
     typer.Argument(
-        metavar="PEER", help="Name or node id, see `cmesh peers`.", autocompletion=_complete_peer
+        metavar="PEER", help="Name or node id, see `cmesh peers`.", autocompletion=complete_peer
+    ),
+]
+WhereOption: TypeAlias = Annotated[
+    list[str],
+    typer.Option(
+        "--where",
+        metavar="CONDITION",
+        help="Instead of a peer: what its machine must be like, such as os=linux, docker, "
+        "'memory>=16G'; repeat for more.",
     ),
 ]
 TaskArgument: TypeAlias = Annotated[

@@ -36,7 +36,7 @@ __all__ = [
     "table",
 ]
 
-_CUT_COLUMNS = frozenset({"DIRECTORY", "PATHS", "PROMPT"})
+_CUT_COLUMNS = frozenset({"DIRECTORY", "MACHINE", "PATHS", "PROMPT"})
 """What may be cut to fit a terminal; ids, names and fingerprints may not."""
 
 _CUT_WIDTH = 12

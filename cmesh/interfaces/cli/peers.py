@@ -13,6 +13,7 @@ from cmesh.errors import UnknownPeer, UsageError
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.options import JsonOption, PeerArgument
 from cmesh.interfaces.cli.session import call, checked
+from cmesh.interfaces.machine import machine_line, machine_lines
 from cmesh.nearest import did_you_mean
 
 __all__ = ["register"]
@@ -66,6 +67,7 @@ def peers(context: typer.Context, *, as_json: JsonOption = False) -> None:
             "MAY ASK",
             "RUNNERS",
             "PATHS",
+            "MACHINE",
         ],
         [_row(peer) for peer in view.peers],
     )
@@ -169,7 +171,17 @@ def _facts(peer: PeerView) -> list[tuple[str, str]]:
         ("profiles", ", ".join(peer.may_ask)),
         ("runners", ", ".join(peer.runners)),
         ("paths", "\n".join(peer.paths)),
+        ("machine", "\n".join(machine_lines(peer.machine)) if peer.machine else ""),
+        ("told", _told(peer)),
     ]
+
+
+def _told(peer: PeerView) -> str:
+    """Say how old a peer's word about its machine is."""
+    if peer.machine is None:
+        return ""
+    stale = ": it may be otherwise by now" if peer.machine.stale else ""
+    return f"{output.duration(peer.machine.known_s)} ago{stale}"
 
 
 def _online(peer: PeerView) -> str:
@@ -189,4 +201,12 @@ def _row(peer: PeerView) -> list[str]:
         ", ".join(peer.may_ask) or (UNHEARD if peer.last_contact_s is None else "nothing"),
         ", ".join(peer.runners),
         ", ".join(peer.paths),
+        _machine(peer),
     ]
+
+
+def _machine(peer: PeerView) -> str:
+    if peer.machine is None:
+        return ""
+    stale = f" ({output.duration(peer.machine.known_s)} ago)" if peer.machine.stale else ""
+    return f"{machine_line(peer.machine)}{stale}"

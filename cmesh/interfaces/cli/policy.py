@@ -132,6 +132,8 @@ def _print_decision(view: DecisionView) -> None:
         )
     if view.change:
         output.hint(view.change)
+    if view.there:
+        output.say(view.there)
 
 
 def _value(value: object) -> str:

@@ -265,6 +265,8 @@ def _facts(view: TaskView) -> list[tuple[str, str]]:
         ("retry in", "" if view.retry_after_s is None else output.duration(view.retry_after_s)),
         ("way", "handed out" if view.direction == "out" else "worked on here"),
         ("peer", f"{view.peer} ({view.node_id})"),
+        ("chosen", view.chosen),
+        ("group", view.group),
         ("rule", view.rule or "none"),
         ("runner", view.runner),
         ("profile", view.profile.value),

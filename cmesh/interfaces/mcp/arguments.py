@@ -11,6 +11,7 @@ from cmesh.daemon.arguments import (
     WAIT_S,
     Arguments,
     CheckPatchArguments,
+    Condition,
     DelegateArguments,
     Prompt,
     ReplyArguments,
@@ -41,8 +42,14 @@ class Delegate(DelegateArguments):
     """Arguments of the tool `delegate`."""
 
     peer: Annotated[
-        str, Field(min_length=1, max_length=253, description="a name or node_id from list_peers")
-    ]
+        str, Field(max_length=253, description="a name or node_id from list_peers; or give `where`")
+    ] = ""
+    where: list[Condition] = Field(
+        default_factory=list[Condition],
+        max_length=16,
+        description="instead of peer, conditions on `machine` of list_peers: `os=linux`, `docker`, "
+        "`python>=3.11`, `memory>=16G`, `gpu`, `label=lab`; the answer says which was chosen, and why",
+    )
     prompt: Prompt = Field(
         min_length=1,
         max_length=20_000,

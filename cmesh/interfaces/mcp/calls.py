@@ -36,6 +36,7 @@ _logger = logging.getLogger(__name__)
 # Next steps a model can take itself; every other code keeps its own hint.
 _NEXT_CALLS = {
     "unknown_peer": call_text("list_peers"),
+    "no_peer_matches": call_text("list_peers"),
     "task_not_found": call_text("list_tasks"),
     "peer_unreachable": call_text("list_peers"),
     "query_failed": call_text(

@@ -65,6 +65,9 @@ __all__ = [
 ]
 
 PEERS_SHOWN = 50
+PEERS_WHOLE = 8
+"""More peers than these are shown without the versions of their tools, so that they fit."""
+
 SQL_SHOWN = 500
 
 # Below the 45 s within which every call answers: the answer itself takes time too.
@@ -100,7 +103,8 @@ async def list_peers(call: Call) -> types.CallToolResult:
     view = await call.operations.list_peers(call.context, NoArguments())
     mark = Fence()
     peers = sorted(view.peers, key=lambda p: (p.link != "connected", not p.online, p.name))
-    rows = [peer_fields(peer, mark) for peer in peers[:PEERS_SHOWN]]
+    brief = len(peers) > PEERS_WHOLE
+    rows = [peer_fields(peer, mark, brief=brief) for peer in peers[:PEERS_SHOWN]]
     return rows_result(
         "peers",
         rows,

@@ -11,13 +11,22 @@ from datetime import datetime
 
 import mcp_types as types
 
-from cmesh.daemon.answers import EventView, PatchView, PeerView, SqlView, StatusView, TaskView
+from cmesh.daemon.answers import (
+    EventView,
+    MachineView,
+    PatchView,
+    PeerView,
+    SqlView,
+    StatusView,
+    TaskView,
+)
 from cmesh.daemon.event_lines import event_line
 from cmesh.errors import CmeshError, QueryRefused
 from cmesh.interfaces.age import heard
 from cmesh.interfaces.mcp.fence import Fence, cut_json, json_length, plain
 from cmesh.interfaces.mcp.relay_wire import literal
 from cmesh.model import TERMINAL, Direction, TaskState
+from cmesh.protocol.where import bytes_text
 from cmesh.text import cut, defang, one_line, scrub
 
 __all__ = [
@@ -43,6 +52,7 @@ EVENTS_CHARACTERS = 2_700
 EVENT_CHARACTERS = 400
 PROMPT_CHARACTERS = 200
 NAMES_CHARACTERS = 600
+TOOLS_SHOWN = 16
 MESSAGE_CHARACTERS = 1_500
 WAIT_S = 20
 POSSIBLE = "possible"
@@ -111,6 +121,7 @@ def task_fields(view: TaskView, mark: Fence, *, brief: bool = False) -> dict[str
     fields |= {
         "prompt": mark.text(prompt, source, PROMPT_CHARACTERS) if remote else prompt,
         "witness": mark.name(view.witness, source),
+        "chosen": mark.text(defang(view.chosen), "this-node", 900),
         "known_s": round(view.known_s, 1),
         "known_at": when(view.known_at),
         "heard": heard(view.model_copy(update={"peer": plain(view.peer)})),
@@ -191,8 +202,8 @@ def reply_call(task_id: str) -> str:
     return call_text("reply_task", task_id=task_id, prompt="…")
 
 
-def peer_fields(view: PeerView, mark: Fence) -> dict[str, object]:
-    """Return a peer; what it says about itself is data."""
+def peer_fields(view: PeerView, mark: Fence, *, brief: bool = False) -> dict[str, object]:
+    """Return a peer; what it says about itself is data. `brief`: its tools without versions."""
     source = view.name
     contact = None if view.last_contact_s is None else round(view.last_contact_s)
     return _filled(
@@ -212,8 +223,35 @@ def peer_fields(view: PeerView, mark: Fence) -> dict[str, object]:
             "expired": view.expired or None,
             "shared": view.shared or None,
             "last_contact_s": contact,
+            "machine": _machine(view.machine, mark, source, brief=brief),
         }
     )
+
+
+def _machine(
+    machine: MachineView | None, mark: Fence, source: str, *, brief: bool
+) -> dict[str, object] | None:
+    """Return what a peer has told of its machine; words as they are, all else as data."""
+    if machine is None:
+        return None
+    tools = dict(list((machine.tools or {}).items())[:TOOLS_SHOWN])
+    named = {mark.name(tool, source): mark.name(v, source) for tool, v in tools.items()}
+    ready = [runner.name for runner in machine.runners or () if runner.ready]
+    facts: dict[str, object] = {
+        "os": mark.name(machine.os, source) if machine.os else "",
+        "distribution": mark.name(machine.distribution, source) if machine.distribution else "",
+        "os_version": mark.name(machine.os_version, source) if machine.os_version else "",
+        "arch": mark.name(machine.arch, source) if machine.arch else "",
+        "cpus": machine.cpus,
+        "memory": None if machine.memory is None else bytes_text(machine.memory),
+        "tools": list(named) if brief else named,
+        "gpu": mark.text(defang(", ".join(machine.gpus or ())), source, 200),
+        "runners_ready": [mark.name(runner, source) for runner in ready[:8]],
+        "labels": [mark.name(label, source) for label in (machine.labels or ())[:16]],
+        "told_s": round(machine.known_s),
+        "stale": machine.stale or None,
+    }
+    return _filled(facts)
 
 
 def status_fields(view: StatusView) -> dict[str, object]:

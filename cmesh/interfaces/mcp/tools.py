@@ -59,7 +59,8 @@ _ALL = (
         title="List peers",
         description=(
             "Lists the user's other machines and what each allows: `may_ask` (profiles), "
-            "`runners`, `paths`. Call it before delegate and use these exact values. "
+            "`runners`, `paths`. Call it before delegate and use these exact values. `machine` is "
+            "what the peer told of itself, `told_s` seconds ago. "
             "A peer takes tasks when `link` is connected and `trust` is trusted."
         ),
         arguments=NoArguments,

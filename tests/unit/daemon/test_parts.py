@@ -254,8 +254,10 @@ async def test_a_stranger_waits_and_a_confirmed_key_is_let_in(trust: Trust) -> N
         with pytest.raises(PeerUntrusted):
             await trust.check(ME, KEY, first_contact=False)
     assert trust.standing(ME.node_id) == "waiting"
-    with pytest.raises(WrongMachine):
+    with pytest.raises(WrongMachine) as wrong:
         await trust.pin(ME.node_id, by="owner", expected=fingerprint(OTHER))
+    assert "cmesh peers trust" not in (wrong.value.hint or ""), "no way round the comparison"
+    assert "do not trust it" in (wrong.value.hint or "")
     await trust.pin(ME.node_id, by="owner", expected=fingerprint(KEY))
     await trust.check(ME, KEY, first_contact=False)
     assert trust.standing(ME.node_id) == "trusted"
