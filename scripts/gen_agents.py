@@ -64,7 +64,9 @@ def _versions(one: Manifest) -> str:
 def _credential(one: Manifest) -> str:
     if one.credential is None:
         return "none"
-    return f"key in `{one.credential.variable}`"
+    if one.credential.gateway is None:
+        return f"key in `{one.credential.variable}`"
+    return f"key, added by the daemon; in `full` in `{one.credential.variable}`"
 
 
 def _address(one: Manifest) -> str:

@@ -168,7 +168,9 @@ class Findings:
         if grant is not None:
             runner = grant.runner
             return RanWith(
-                runner_version=runner.version, credential=runner.credential, policy_sha256=policy
+                runner_version=runner.version,
+                credential=runner.credential(grant.profile.base),
+                policy_sha256=policy,
             )
         for event in await self._parts.store.events(self.task_id, after=0, limit=FIRST_EVENTS):
             if event.kind == RUNNING and "credential" in event.data:

@@ -114,7 +114,7 @@ class LiveTests:
             ok=answered,
             profile=profile.value,
             version=runner.version,
-            credential=runner.credential,
+            credential=runner.credential(profile),
             enforcement=run.enforcement,
             text=one_line(redactor.text(outcome.text)[0], ANSWER_CHARACTERS),
             error=one_line(redactor.text(error)[0], ANSWER_CHARACTERS),

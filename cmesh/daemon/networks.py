@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cmesh.clock import Clock
 from cmesh.daemon.endpoints import Endpoints
-from cmesh.model import TaskId
+from cmesh.model import Profile, TaskId
 from cmesh.runner.egress.network import Network, load, new_token, save, variables
 from cmesh.runner.egress.proxy import Proxy
 from cmesh.runner.registry import Runner
@@ -78,6 +78,8 @@ class Networks:
         """
         directory = self._tasks_dir / task_id
         network = load(directory / _FILE)
+        if network is not None and confined and not network.gate and runner.gateway(Profile.QUERY):
+            network = None  # of an older daemon, whose start came to nothing
         if network is None:
             if confined:
                 token = new_token() if delegates else ""
@@ -89,9 +91,7 @@ class Networks:
             directory.mkdir(mode=0o700, exist_ok=True)
             save(network, directory / _FILE)
         self._open(task_id, network)
-        credential = runner.manifest.credential
-        variable = credential.base_url_variable if credential else ""
-        env = variables(network, base_url_variable=variable, base_url=runner.base_url)
+        env = variables(network, runner.manifest.credential, base_url=runner.base_url)
         argv = runner.manifest.options.mcp if network.mcp_token else ()
         return WayOut(port=network.port, socket=directory / _DOOR, env=env, argv=argv)
 

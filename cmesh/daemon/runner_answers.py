@@ -55,7 +55,8 @@ class RunnerView(View):
     `refused`: why it does not run in those with a sandbox. `reason` and `hint`: why it is not
     available at all. `argv`: by profile; values of a task stand as `{name}`. `env`: names of
     variables beside PATH, LANG, HOME and TMPDIR. `tried`: the versions of the manifest.
-    `credential`: `none`, or `exposed` when a task can read the key.
+    `credential`: `none`; `gateway` = the daemon adds the key, and a task in a sandbox never holds
+    it; `exposed` = a task can read it, as every task of `full` can.
     """
 
     name: str
@@ -121,8 +122,8 @@ class NewRunnerView(View):
 class LiveRunView(View):
     """What a live run of a runner brought back; `text` and `error` are the agent's words.
 
-    `ok`: it ended well, and its last line is the word that it was asked for. `profile`: `query`, or `full` without a sandbox. `credential`: `exposed` =
-    the run could read the key. `seconds`: from its start to its end. `tokens_in`, `tokens_out`,
+    `ok`: it ended well, and its last line is the word that it was asked for. `profile`: `query`, or `full` without a sandbox. `credential`: as in
+    `RunnerView`, for this run. `seconds`: from its start to its end. `tokens_in`, `tokens_out`,
     `cost_usd`: as far as the agent says.
     """
 

@@ -189,7 +189,7 @@ def _runner(daemon: Daemon, config: Config, name: str) -> RunnerView:
         program=runner.program,
         version=runner.version,
         tried=_range(runner),
-        credential=runner.credential,
+        credential=runner.credential(Profile.QUERY),
         profiles=[profile.value for profile in profiles],
         refused=refused.message if refused else "",
         hint=refused.hint if refused else "",

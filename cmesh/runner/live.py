@@ -164,12 +164,7 @@ def _launch(
     if spec.profile is Profile.FULL:
         return launch
     if network is not None and relay is not None:
-        credential = runner.manifest.credential
-        way = variables(
-            network,
-            base_url_variable=credential.base_url_variable if credential else "",
-            base_url=runner.base_url,
-        )
+        way = variables(network, runner.manifest.credential, base_url=runner.base_url)
         launch = replace(launch, env={**launch.env, **way})
     needs = runner.needs()
     needs = replace(needs, read=(*needs.read, *bench.config.read))

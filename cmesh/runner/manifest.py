@@ -26,13 +26,13 @@ from cmesh.nearest import did_you_mean
 from cmesh.policy.mistakes import Problem, describe, key_of, problems, wanted
 from cmesh.policy.parse import RUNNER_NAME_PATTERN, RUNNER_NAME_WORDS
 from cmesh.policy.tables import TextForm
+from cmesh.runner.egress.credentials import Credential, Variable
 from cmesh.runner.egress.request import is_name
 from cmesh.tomltext import TomlMistake, line_of, read_table
 
 __all__ = [
     "PLACEHOLDERS",
     "REPORTS",
-    "Credential",
     "Manifest",
     "Network",
     "Options",
@@ -67,7 +67,6 @@ _VERSION = re.compile(r"\d+(?:\.\d+)+")
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _BELOW = r"[^/{}]+(/[^/{}]+)*"
 _BELOW_WORDS = 'a path below the home such as ".example/settings.json"'
-_VARIABLE = "letters, digits and underscores, no digit first"
 JSON_DEEP = 32
 """Tables and lists in each other in a variable's text."""
 
@@ -144,22 +143,11 @@ Pattern = Annotated[str, AfterValidator(_pattern)]
 JsonTemplate = Annotated[JsonValue, AfterValidator(_known_json)]
 
 
-Variable = Annotated[str, TextForm(r"[A-Za-z_][A-Za-z0-9_]*", _VARIABLE)]
 VersionText = Annotated[str, TextForm(r"[0-9]+(\.[0-9]+)+", 'a version such as "1.4"')]
 
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Credential(_Table):
-    """How the program takes its key; the variable's value is never in an argv.
-
-    `base_url_variable` is empty where the program takes that URL by `Options.base_url`.
-    """
-
-    variable: Variable
-    base_url_variable: Annotated[str, TextForm(r"([A-Za-z_][A-Za-z0-9_]*)?", _VARIABLE)] = ""
 
 
 class Options(_Table):

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 from cmesh.config import CommandConfig, RunnerConfig
-from cmesh.errors import ConfigError, RunnerUnavailable
+from cmesh.errors import RunnerUnavailable
 from cmesh.model import Profile, TaskSpec
-from cmesh.paths import require_private_file
 from cmesh.runner.command import Host, build_launch
-from cmesh.runner.egress.network import Network, grant, inside
+from cmesh.runner.egress.credentials import Gateway
+from cmesh.runner.egress.network import Network, grant, grant_gateway, inside
+from cmesh.runner.key_files import read_key
 from cmesh.runner.launch import Launch
 from cmesh.runner.manifest import Manifest, Session
 from cmesh.runner.own_manifests import COMMAND, Manifests
@@ -27,7 +28,10 @@ from cmesh.runner.sessions import Place
 from cmesh.runner.standing import SelfTest, refusal
 from cmesh.runner.verdicts import Verdicts, subject_of
 
-__all__ = ["Runner", "RunnerStatus", "Runners"]
+__all__ = ["CredentialForm", "Runner", "RunnerStatus", "Runners"]
+
+CredentialForm = Literal["none", "gateway", "exposed"]
+"""What a task holds: nothing, its own credential for the daemon's gateway, or the owner's key."""
 
 _PREFIX = f"{COMMAND}:"
 
@@ -59,13 +63,12 @@ class Runner:
         version: what the program says; empty for commands.
         idle_s: seconds that it may say nothing; None = without end.
         own: its manifest is the owner's.
-        credential: `exposed` when the agent's environment holds the key.
+        behind_gateway: False = a task in a sandbox holds the key too, whatever the manifest says.
         test: what is known of this very program by its self-test here.
     """
 
     name: str
     version: str
-    credential: Literal["none", "exposed"]
     reports_cost: bool
     manifest: Manifest
     own: bool = False
@@ -77,12 +80,29 @@ class Runner:
     env: Mapping[str, str]
     key_file: Path | None = None
     idle_s: int | None = None
+    behind_gateway: bool = True
     test: SelfTest = field(default_factory=SelfTest)
+
+    def gateway(self, profile: Profile) -> Gateway | None:
+        """Return how the daemon asks the model of a task; None = the task does it with the key.
+
+        What runs in `full` runs as the owner, and could read the key's file all the same.
+        """
+        credential = self.manifest.credential
+        if profile is Profile.FULL or credential is None or self.key_file is None:
+            return None
+        return credential.gateway if self.behind_gateway else None
+
+    def credential(self, profile: Profile) -> CredentialForm:
+        """Return what a task of a profile holds of the owner's credential."""
+        if self.manifest.credential is None:
+            return "none"
+        return "gateway" if self.gateway(profile) else "exposed"
 
     def launch(
         self, spec: TaskSpec, directory: Path, home: Path, session: Place | None = None
     ) -> Launch:
-        """Return what to start for `spec`; reads the key file, if there is one.
+        """Return what to start for `spec`; reads the key file if the task is to hold the key.
 
         `directory` is the task's own, `home` the agent's private home inside it, `session`
         where its conversation is kept; None keeps it in the home, and it goes with that.
@@ -93,8 +113,11 @@ class Runner:
             UsageError: the task holds a NUL character.
         """
         env = dict(self.env)
-        if self.manifest.credential is not None and self.key_file is not None:
-            env[self.manifest.credential.variable] = _read_key(self.name, self.key_file)
+        credential = self.manifest.credential
+        if credential is not None and self.key_file is not None:
+            held = self.gateway(spec.profile) is None
+            # With a gateway the way out (`variables`) says the task's own.
+            env[credential.variable] = _read_key(self.name, self.key_file) if held else ""
         host = Host(
             program=self.program,
             arguments=self.arguments,
@@ -139,14 +162,22 @@ class Runner:
         Raises:
             RunnerUnavailable: the owner's `base_url` cannot be reached from one.
         """
+        gateway = self.gateway(Profile.QUERY)
+        if gateway is not None and self.key_file is not None:
+            return grant_gateway(
+                self.name, gateway, self.key_file, base_url=self.base_url, more=more
+            )
         hosts = self.manifest.network.hosts
         return grant(self.name, hosts, base_url=self.base_url, more=more)
 
     def _address(self, profile: Profile) -> str:
         """Return the URL of the model's API as a task of a profile sees it."""
-        if profile is Profile.FULL or self.network().model is None:
+        if profile is Profile.FULL:
             return self.base_url
-        return inside(self.base_url)
+        network = self.network()
+        if network.gate is not None:
+            return inside(network.gate.path)
+        return self.base_url if network.model is None else inside(self.base_url)
 
     def reader(self) -> Reader:
         """Return a new reader for one run's output."""
@@ -244,7 +275,7 @@ class Runners:
             name=name,
             available=True,
             version=runner.version,
-            credential=runner.credential,
+            credential=runner.credential(Profile.QUERY),
             untested=runner.untested(),
             test=runner.test,
         )
@@ -260,7 +291,6 @@ class Runners:
         return Runner(
             name=name,
             version="",
-            credential="none",
             reports_cost=False,
             manifest=self._by_name[COMMAND],
             program=program,
@@ -294,7 +324,6 @@ class Runners:
         return Runner(
             name=name,
             version=version,
-            credential="none" if manifest.credential is None else "exposed",
             reports_cost=manifest.reports_cost,
             manifest=manifest,
             own=name in self.manifests.own,
@@ -341,16 +370,7 @@ def _found_above(names: Sequence[str], directory: Path) -> Path | None:
 
 def _read_key(name: str, path: Path) -> str:
     try:
-        require_private_file(path, secret=True)
-        key = path.read_text(encoding="ascii").strip()
-    except ConfigError as error:
-        raise RunnerUnavailable(f"runner `{name}`: {error.message}", hint=error.hint) from error
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not plain text"
-        raise RunnerUnavailable(
-            f"runner `{name}`: key file `{path}` cannot be read: {why}",
-            hint=f"correct `key_file` of [runners.{name}]",
-        ) from error
-    if not key:
-        raise RunnerUnavailable(f"runner `{name}`: key file `{path}` is empty")
-    return key
+        return read_key(path)
+    except RunnerUnavailable as error:
+        hint = error.hint or f"correct `key_file` of [runners.{name}]"
+        raise RunnerUnavailable(f"runner `{name}`: {error.message}", hint=hint) from error

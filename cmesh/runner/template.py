@@ -86,6 +86,15 @@ full = []
 # variable = "EXAMPLE_API_KEY"
 # base_url_variable = "EXAMPLE_BASE_URL"
 
+# Has the daemon add the key to each request, so that a task in a sandbox never holds it: for a
+# program that takes the URL of its model's API. Left out: the task holds the key.
+# [credential.gateway]
+# base_url = "https://api.example.com/v1"
+# header = "authorization"
+# scheme = "Bearer"
+# routes = ["POST /chat"]
+# headers = ["x-example-*"]
+
 # What it must reach from a sandbox, on port 443. Left out: nothing.
 # [network]
 # hosts = ["api.example.com"]

@@ -307,23 +307,25 @@ SELECT a.ts, a.task_id, a.data->>'$.host' AS host, a.data->>'$.address' AS addre
   TRY_CAST(e.data->>'$.bytes_out' AS BIGINT) AS bytes_out,
   TRY_CAST(e.data->>'$.bytes_in' AS BIGINT) AS bytes_in,
   TRY_CAST(e.data->>'$.seconds' AS DOUBLE) AS seconds, e.data->>'$.end' AS ended_by,
+  TRY_CAST(e.data->>'$.status' AS BIGINT) AS status,
   a.data->>'$.connection' AS connection, a.seq
 FROM audit_row a LEFT JOIN ended e ON e.id = a.data->>'$.connection'
 WHERE a.kind = 'connection';
-COMMENT ON VIEW connections IS 'one row per connection that a task with a sandbox asked for';
+COMMENT ON VIEW connections IS 'one row per connection that a task with a sandbox asked for, and per request of its gateway';
 COMMENT ON COLUMN connections.ts IS 'when it was decided; nothing of the task went out before';
 COMMENT ON COLUMN connections.task_id IS 'the task';
 COMMENT ON COLUMN connections.host IS 'the name it asked for; empty = none could be read';
 COMMENT ON COLUMN connections.address IS 'where that led; empty = it was refused before';
 COMMENT ON COLUMN connections.port IS '0 = none could be read';
 COMMENT ON COLUMN connections.verdict IS 'allowed or refused';
-COMMENT ON COLUMN connections.code IS 'host, model or mcp when allowed, else the kind of refusal';
+COMMENT ON COLUMN connections.code IS 'host, model, gateway or mcp when allowed, else the kind of refusal';
 COMMENT ON COLUMN connections.reason IS 'what the task was told';
 COMMENT ON COLUMN connections.detail IS 'what the task was not told';
 COMMENT ON COLUMN connections.bytes_out IS 'of the task; NULL = refused, open, or the daemon died';
 COMMENT ON COLUMN connections.bytes_in IS 'to the task';
 COMMENT ON COLUMN connections.seconds IS 'from the first byte out to the end';
-COMMENT ON COLUMN connections.ended_by IS 'closed, broken, idle, task ended, daemon stopped';
+COMMENT ON COLUMN connections.ended_by IS 'closed, broken, idle, task ended, daemon stopped, or why a request had no answer';
+COMMENT ON COLUMN connections.status IS 'of the model''s answer to a request; NULL = none came, or it is no request';
 COMMENT ON COLUMN connections.connection IS 'joins its rows of audit';
 COMMENT ON COLUMN connections.seq IS 'the row in audit';
 

@@ -137,10 +137,11 @@ def test_the_template_is_a_manifest_also_with_all_that_it_leaves_out() -> None:
     assert (set(manifest.profiles), manifest.parser) == (set(Profile), "output")
     assert "@" not in text
     # Every table that stands there as a comment may be taken in, and together.
-    whole = re.sub(r"(?m)^# (?=\[\w+\]$|[\w\".]+(?:/settings\.json\")? = )", "", text)
+    whole = re.sub(r"(?m)^# (?=\[[\w.]+\]$|[\w\".]+(?:/settings\.json\")? = )", "", text)
     filled = parse_manifest(whole, source="mine.toml")
     assert filled.session is not None
     assert filled.credential is not None
+    assert filled.credential.gateway is not None
     assert filled.versions is not None
     assert (filled.cwd, filled.refuses) == ("work", (".mine",))
     assert filled.files == {".example/settings.json": "{}"}

@@ -24,7 +24,7 @@ from cmesh.errors import DiskFull
 from cmesh.model import TaskId
 from cmesh.runner.egress.addresses import Address, refusal
 from cmesh.runner.egress.network import Network
-from cmesh.runner.egress.outside import Outside, Streams, open_streams
+from cmesh.runner.egress.outside import INTERNET, Outside, Streams, open_streams
 
 __all__ = [
     "ALLOWED",
@@ -141,10 +141,15 @@ def loopback_outside(port: int, addresses: Sequence[str] = ("127.0.0.1",)) -> Ou
         writer.transport.set_write_buffer_limits(0)
         return reader, writer
 
+    async def secure(address: Address, asked: int, name: str) -> Streams:
+        assert asked in (443, port)
+        return await INTERNET.secure(address, port, name)
+
     return Outside(
         resolve=resolve,
         refusal=lambda address: "" if address == LOCALHOST else refusal(address),
         connect=connect,
+        secure=secure,
     )
 
 

@@ -23,8 +23,8 @@ from cmesh.model import TaskId
 from cmesh.runner.egress import proxy as proxy_module
 from cmesh.runner.egress.hello import Hello, HelloError
 from cmesh.runner.egress.proxy import Proxy
+from cmesh.runner.egress.reach import Limits
 from cmesh.runner.egress.request import HEAD_END, RequestError, is_name, parse_head
-from cmesh.runner.egress.tunnel import Limits
 from tests.fakes.egress import (
     ALLOWED,
     Audit,

@@ -7,14 +7,17 @@ daemon that adopts the task serves the same network. Nothing here is ever logged
 import json
 import os
 import secrets
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from cmesh.errors import RunnerUnavailable
 from cmesh.runner.egress.addresses import Address, parse_address
+from cmesh.runner.egress.credentials import Credential, Gateway
+from cmesh.runner.egress.gate import Gate
 from cmesh.runner.egress.request import is_name
 
 __all__ = [
@@ -23,6 +26,7 @@ __all__ = [
     "Endpoint",
     "Network",
     "grant",
+    "grant_gateway",
     "inside",
     "load",
     "new_token",
@@ -56,6 +60,7 @@ class Network:
     Attributes:
         hosts: names it may CONNECT to, on port 443, with TLS for that name.
         model: where all that is no CONNECT goes: the owner's own model server; None = nowhere.
+        gate: what becomes of it instead: the daemon's gateway asks its model; None = there is none.
         token: what its CONNECTs must carry.
         mcp_token: what its calls of cmesh itself must carry; empty = it may not delegate.
         listens: it has no namespace, and `port` is one of the machine's own loopback, for those
@@ -64,6 +69,7 @@ class Network:
 
     hosts: frozenset[str]
     model: Endpoint | None = None
+    gate: Gate | None = None
     token: str = field(repr=False)
     port: int = RELAY_PORT
     mcp_token: str = field(default="", repr=False)
@@ -77,7 +83,7 @@ class Network:
     @property
     def outside(self) -> bool:
         """There is something beyond cmesh to reach."""
-        return bool(self.hosts) or self.model is not None
+        return bool(self.hosts) or self.model is not None or self.gate is not None
 
 
 def grant(
@@ -101,17 +107,54 @@ def grant(
     return Network(hosts=names, model=model, token=new_token())
 
 
+def grant_gateway(
+    runner: str,
+    gateway: Gateway,
+    key_file: Path,
+    *,
+    base_url: str = "",
+    more: Collection[str] = (),
+) -> Network:
+    """Return the network of a new task that reaches its model through the daemon's gateway only.
+
+    Arguments as of `grant`; a `base_url` of the owner may have any host, address and port.
+
+    Raises:
+        RunnerUnavailable: it is no URL that the gateway can ask.
+    """
+    url = _split(runner, base_url or gateway.base_url)
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        raise _unusable(runner, "names no server", "`https://` and a host")
+    secure = url.scheme == "https"
+    gate = Gate(
+        host=url.hostname.lower(),
+        port=url.port or (TLS_PORT if secure else 80),
+        secure=secure,
+        own=bool(base_url),
+        path=url.path.rstrip("/"),
+        header=gateway.header,
+        scheme=gateway.scheme,
+        routes=gateway.routes,
+        query=gateway.query,
+        headers=gateway.headers,
+        token=f"cmesh-task-{new_token()}",
+        key_file=str(key_file),
+    )
+    hosts = frozenset(name.lower() for name in more)
+    return Network(hosts=hosts, gate=gate, token=new_token())
+
+
 def new_token() -> str:
     """Return a secret of its own for one task and one use."""
     return secrets.token_urlsafe(_TOKEN_BYTES)
 
 
 def variables(
-    network: Network, *, base_url_variable: str = "", base_url: str = ""
+    network: Network, credential: Credential | None = None, *, base_url: str = ""
 ) -> dict[str, str]:
-    """Return the environment by which the task's program finds its network; holds the token.
+    """Return the environment by which the task's program finds its network; holds its tokens.
 
-    `base_url_variable` is the name by which the program takes the URL of its model's API.
+    `credential` says by which names it takes its key and the URL of its model's API.
     """
     here = f"127.0.0.1:{network.port}"
     found: dict[str, str] = {}
@@ -127,8 +170,12 @@ def variables(
         # what comes over the model's goes to the model, whatever it asks for later.
         found["CMESH_MCP_URL"] = f"http://localhost:{network.port}{MCP_PATH}"
         found["CMESH_MCP_TOKEN"] = network.mcp_token
-    if network.model is not None and base_url_variable:
-        found[base_url_variable] = inside(base_url, port=network.port)
+    variable = credential.base_url_variable if credential else ""
+    if network.gate is not None and credential is not None:
+        found[credential.variable] = network.gate.token
+        base_url = network.gate.path
+    if (network.model is not None or network.gate is not None) and variable:
+        found[variable] = inside(base_url, port=network.port)
     return found
 
 
@@ -144,7 +191,7 @@ def save(network: Network, path: Path) -> None:
         OSError: the disk refuses.
     """
     model = network.model
-    fields: Mapping[str, object] = {
+    fields: dict[str, object] = {
         "hosts": sorted(network.hosts),
         "model": None if model is None else [str(model.address), model.port],
         "token": network.token,
@@ -152,6 +199,8 @@ def save(network: Network, path: Path) -> None:
         "mcp_token": network.mcp_token,
         "listens": network.listens,
     }
+    if network.gate is not None:
+        fields["gate"] = asdict(network.gate)
     fresh = path.with_name(f".{path.name}")
     with open(fresh, "w", encoding="ascii", opener=_open_private) as file:
         json.dump(fields, file)
@@ -166,6 +215,7 @@ def load(path: Path) -> Network | None:
         return Network(
             hosts=frozenset(fields["hosts"]),
             model=None if model is None else _endpoint(*model),
+            gate=_gate(fields["gate"]) if "gate" in fields else None,
             token=fields["token"],
             port=fields["port"],
             mcp_token=fields.get("mcp_token", ""),  # an older daemon's file has neither
@@ -177,6 +227,13 @@ def load(path: Path) -> Network | None:
 
 def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def _gate(fields: dict[str, Any]) -> Gate:
+    values = dict(fields)
+    for name in ("routes", "query", "headers"):
+        values[name] = tuple(fields[name])
+    return Gate(**values)
 
 
 def _endpoint(address: str, port: int) -> Endpoint:

@@ -1,17 +1,27 @@
 """The world outside, as the proxy sees it: names, addresses and connections.
 
-Three functions as one value, so that tests give their own. There is no setting that changes
+Four functions as one value, so that tests give their own. There is no setting that changes
 the production ones: a task's connection goes to the public internet, or nowhere.
 """
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from cmesh.runner.egress.addresses import Address, parse_address, refusal
 
-__all__ = ["BUFFER_BYTES", "INTERNET", "Inside", "Outside", "Streams", "open_streams"]
+__all__ = [
+    "BUFFER_BYTES",
+    "INTERNET",
+    "Inside",
+    "Outside",
+    "Streams",
+    "open_streams",
+    "trusted_here",
+]
 
 BUFFER_BYTES = 16 * 1024
 """Bytes of one direction that are read ahead; asyncio holds at most twice as many."""
@@ -30,13 +40,13 @@ class Outside:
         resolve: addresses of a name, best first; raises OSError when there are none.
         refusal: why no task may connect to an address; empty = it may.
         connect: a connection to exactly this address and port; raises OSError.
-        inside: the way to this daemon's own server for the task; None = it has none.
+        secure: the same with TLS and a certificate for the name; raises OSError.
     """
 
     resolve: Callable[[str], Awaitable[Sequence[Address]]]
     refusal: Callable[[Address], str]
     connect: Callable[[Address, int], Awaitable[Streams]]
-    inside: Inside | None = None
+    secure: Callable[[Address, int, str], Awaitable[Streams]]
 
 
 async def open_streams(handle: socket.socket) -> Streams:
@@ -64,4 +74,22 @@ async def _connect(address: Address, port: int) -> Streams:
     return reader, writer
 
 
-INTERNET = Outside(resolve=_resolve, refusal=refusal, connect=_connect)
+async def _secure(address: Address, port: int, name: str) -> Streams:
+    context = await asyncio.to_thread(trusted_here)
+    reader, writer = await asyncio.open_connection(
+        str(address), port, ssl=context, server_hostname=name, limit=BUFFER_BYTES
+    )
+    # With 0 asyncio's TLS stops writing at once and never goes on (`_control_app_writing`).
+    writer.transport.set_write_buffer_limits(high=1, low=0)
+    return reader, writer
+
+
+@cache
+def trusted_here() -> ssl.SSLContext:
+    """Return what this machine trusts; reads its certificates once, which takes 10 to 50 ms."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+INTERNET = Outside(resolve=_resolve, refusal=refusal, connect=_connect, secure=_secure)

@@ -11,7 +11,6 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,10 +19,13 @@ from cmesh.errors import CmeshError
 from cmesh.model import TaskId
 from cmesh.paths import ensure_private_dir
 from cmesh.rate import Bucket
+from cmesh.runner.egress.gateway import Gateway, KeyReader
 from cmesh.runner.egress.network import Network
 from cmesh.runner.egress.outside import INTERNET, Inside, Outside, open_streams
+from cmesh.runner.egress.reach import Limits, Means
 from cmesh.runner.egress.trail import UNAVAILABLE, Refused
-from cmesh.runner.egress.tunnel import Limits, Tunnel
+from cmesh.runner.egress.tunnel import Tunnel
+from cmesh.runner.key_files import read_key
 
 __all__ = ["UNRECORDED", "Proxy"]
 
@@ -47,20 +49,23 @@ Audit = Callable[[TaskId, str, Mapping[str, object]], Awaitable[None]]
 
 
 class Proxy:
-    """All doors of one daemon. `audit` raises CmeshError when a row cannot be stored."""
+    """All doors of one daemon. `audit` raises CmeshError when a row cannot be stored.
+
+    `read_key` reads the owner's key for those that have a gateway; see `KeyReader`.
+    """
 
     def __init__(
         self,
         audit: Audit,
         clock: Clock,
         *,
+        read_key: KeyReader = read_key,
         outside: Outside = INTERNET,
         limits: Limits | None = None,
     ) -> None:
         self._audit = audit
-        self._clock = clock
-        self._outside = outside
-        self._limits = limits or Limits()
+        self._read_key = read_key
+        self._means = Means(outside=outside, clock=clock, limits=limits or Limits())
         self._doors: dict[TaskId, _Door] = {}
 
     def open(
@@ -80,14 +85,11 @@ class Proxy:
             return
         handle = _bind(path)
         audit = partial(self._audit, task_id)
-        make = partial(
-            Tunnel,
-            network=network,
-            outside=replace(self._outside, inside=inside),
-            clock=self._clock,
-            limits=self._limits,
-        )
-        self._doors[task_id] = _Door(handle, make, audit, self._clock)
+        gateway = None
+        if network.gate is not None:
+            gateway = Gateway(network.gate, network.port, self._means, self._read_key)
+        make = partial(Tunnel, network=network, means=self._means, inside=inside, gateway=gateway)
+        self._doors[task_id] = _Door(handle, make, audit, self._means.clock, gateway)
 
     async def shut(self, task_id: TaskId) -> None:
         """End a task's network and all its connections; harmless when there is none."""
@@ -111,7 +113,9 @@ class _Door:
         make: Callable[..., Tunnel],
         audit: Callable[[str, Mapping[str, object]], Awaitable[None]],
         clock: Clock,
+        gateway: Gateway | None,
     ) -> None:
+        self._gateway = gateway
         self._handle = handle
         self._make = make
         self._audit = audit
@@ -137,6 +141,8 @@ class _Door:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        if self._gateway is not None:
+            await self._gateway.close()
         if self._refused > REFUSED_RECORDED:
             with contextlib.suppress(CmeshError):
                 await self._audit(UNRECORDED, {"refused": self._refused - REFUSED_RECORDED})

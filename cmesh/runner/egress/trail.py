@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from cmesh.errors import CmeshError
 from cmesh.text import one_line
 
-__all__ = ["UNAVAILABLE", "Record", "Refused", "Trail"]
+__all__ = ["BAD_GATEWAY", "UNAVAILABLE", "Record", "Refused", "Trail"]
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +19,7 @@ CONNECTION, CONNECTION_ENDED = "connection", "connection_ended"
 """Kinds of audit rows: what was decided, before a byte went out; how much it was, at the end."""
 
 UNAVAILABLE = "503 Service Unavailable"
+BAD_GATEWAY = "502 Bad Gateway"
 
 Record = Callable[[str, Mapping[str, object]], Awaitable[None]]
 """Makes one audit row of a kind durable; raises CmeshError when it cannot."""
@@ -62,6 +63,7 @@ class Trail:
         record: makes a row durable.
         address: the one tried last, or that forbids the name.
         bytes_out: from the task; `bytes_in` to it.
+        status: of the model's answer to a request; None = there is no such thing.
         end: why the bytes ended.
     """
 
@@ -72,6 +74,7 @@ class Trail:
     address: str = ""
     bytes_out: int = 0
     bytes_in: int = 0
+    status: int | None = None
     end: str = "closed"
 
     async def allowed(self, code: str) -> None:
@@ -101,6 +104,8 @@ class Trail:
             "seconds": round(seconds, 3),
             "end": self.end,
         }
+        if self.status is not None:
+            row["status"] = self.status
         await self._record_quietly(CONNECTION_ENDED, row)
 
     def _row(

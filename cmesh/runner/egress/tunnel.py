@@ -7,14 +7,15 @@ of the task goes out, the yes is recorded; when it cannot be, nothing goes out.
 import asyncio
 import contextlib
 import hmac
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Sequence
 
-from cmesh.clock import Clock
 from cmesh.runner.egress.addresses import Address
+from cmesh.runner.egress.exchange import Exchanges
+from cmesh.runner.egress.gateway import Gateway
 from cmesh.runner.egress.hello import UNRECOGNIZED_NAME, Hello, HelloError
 from cmesh.runner.egress.network import MCP_PATH, TLS_PORT, Network
-from cmesh.runner.egress.outside import BUFFER_BYTES, Inside, Outside, Streams
+from cmesh.runner.egress.outside import BUFFER_BYTES, Inside, Streams
+from cmesh.runner.egress.reach import Means, addresses_of, connect
 from cmesh.runner.egress.request import (
     CONNECT,
     HEAD_BYTES,
@@ -27,35 +28,10 @@ from cmesh.runner.egress.request import (
 )
 from cmesh.runner.egress.trail import UNAVAILABLE, Record, Refused, Trail
 
-__all__ = ["Limits", "Tunnel"]
-
-HEAD_LIMIT_S = 30.0
-"""From a connection to the whole head of its request, and from the answer to the TLS hello.
-
-Long, because an agent on a busy machine is slow, and who is slow on purpose holds up itself.
-"""
-
-RESOLVE_LIMIT_S = 10.0
-CONNECT_LIMIT_S = 5.0
-IDLE_LIMIT_S = 600.0
-"""Without a byte either way; a model may think for minutes, but its servers send pings."""
+__all__ = ["Tunnel"]
 
 LINGER_LIMIT_S = 1.0
 """How long a refused client may take to read why."""
-
-ADDRESSES_TRIED = 4
-
-_BAD_GATEWAY = "502 Bad Gateway"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How long one connection may take for what, in seconds."""
-
-    head_s: float = HEAD_LIMIT_S
-    resolve_s: float = RESOLVE_LIMIT_S
-    connect_s: float = CONNECT_LIMIT_S
-    idle_s: float = IDLE_LIMIT_S
 
 
 class Tunnel:
@@ -70,26 +46,33 @@ class Tunnel:
         client: Streams,
         network: Network,
         *,
-        outside: Outside,
+        means: Means,
         record: Record,
-        clock: Clock,
-        limits: Limits,
+        inside: Inside | None = None,
+        gateway: Gateway | None = None,
     ) -> None:
         self.refused = False
         self._reader, self._writer = client
         self._network = network
-        self._outside = outside
-        self._clock = clock
-        self._limits = limits
+        self._means = means
+        self._inside = inside
+        self._limits = means.limits
         self._trail = Trail(record=record)
         self._told = False  # it has its HTTP answer, and from then on the task speaks TLS
         self._upstream: Streams | None = None
+        self._gateway = gateway
+        self._exchanges: Exchanges | None = None
 
     async def run(self) -> None:
         """Serve the connection to its end and record it."""
         try:
-            first = await self._open()
-            await self._pump(first)
+            data = await self._read_head()
+            if self._gateway is not None and self._is_for_model(data):
+                client = self._reader, self._writer
+                self._exchanges = Exchanges(client, self._gateway, self._trail.record)
+                await self._exchanges.run(data)
+            else:
+                await self._pump(await self._open(data))
         except Refused as refused:
             await self.turn_away(refused)
         except OSError:
@@ -109,22 +92,24 @@ class Tunnel:
         """Drop both sides at once; `run` ends by it. `why` is recorded if the bytes flowed."""
         if self._trail.end == "closed":
             self._trail.end = why
+        if self._exchanges is not None:
+            self._exchanges.stop(why)
         self._writer.transport.abort()
         if self._upstream is not None:
             self._upstream[1].transport.abort()
 
-    async def _open(self) -> bytes:
+    async def _open(self, data: bytes) -> bytes:
         """Decide, connect and record; return what goes out first.
 
         Raises:
             Refused: it may not be, or cannot.
         """
-        data = await self._read_head()
+        if self._is_for_model(data):
+            await self._to_model()
+            return data
         if not data.startswith(CONNECT):
-            if self._outside.inside is not None and asks_for(data, MCP_PATH):
-                await self._to_cmesh(self._outside.inside)
-            else:
-                await self._to_model()
+            assert self._inside is not None
+            await self._to_cmesh(self._inside)
             return data
         head, _, rest = data.partition(HEAD_END)
         request = self._parse(head + HEAD_END)
@@ -136,6 +121,10 @@ class Tunnel:
         hello = await self._read_hello(rest, request.host)
         await self._trail.allowed("host")
         return hello
+
+    def _is_for_model(self, data: bytes) -> bool:
+        asks_cmesh = self._inside is not None and asks_for(data, MCP_PATH)
+        return not data.startswith(CONNECT) and not asks_cmesh
 
     async def _read_head(self) -> bytes:
         """Return the first bytes: a whole head for a CONNECT, else as many as say where to."""
@@ -153,7 +142,7 @@ class Tunnel:
     def _says_where(self, data: bytes) -> bool:
         if CONNECT.startswith(data[: len(CONNECT)]):
             return len(data) >= len(CONNECT) and HEAD_END in data
-        return self._outside.inside is None or LINE_END in data
+        return self._inside is None or LINE_END in data
 
     def _parse(self, head: bytes) -> Connect:
         try:
@@ -163,7 +152,7 @@ class Tunnel:
         self._trail.host, self._trail.port = request.host, request.port
         return request
 
-    async def _allowed(self, request: Connect) -> list[Address]:
+    async def _allowed(self, request: Connect) -> Sequence[Address]:
         """Return where a request may go: each of the name's addresses was judged."""
         if request.token is None or not _same(request.token, self._network.token):
             code = "no_token" if request.token is None else "wrong_token"
@@ -173,32 +162,10 @@ class Tunnel:
             raise Refused("port_refused", f"only port {TLS_PORT} can be reached")
         if request.host not in self._network.hosts:
             raise Refused("host_refused", f"this task may not reach `{request.host}`")
-        try:
-            async with asyncio.timeout(self._limits.resolve_s):
-                addresses = list(await self._outside.resolve(request.host))
-        except (OSError, UnicodeError) as error:  # TimeoutError is an OSError
-            why = f"`{request.host}` has no address"
-            raise Refused("no_address", why, detail=str(error), status=_BAD_GATEWAY) from None
-        for address in addresses:
-            # INVARIANT: one forbidden address forbids the name: who answers so means no good.
-            if kind := self._outside.refusal(address):
-                self._trail.address = str(address)
-                why = f"`{request.host}` has an address that no task may reach"
-                raise Refused("address_refused", why, detail=f"{address} is {kind}")
-        return addresses[:ADDRESSES_TRIED]
+        return await addresses_of(request.host, self._means, self._trail)
 
-    async def _connect(self, addresses: list[Address], port: int) -> Streams:
-        trouble = "there is no address"
-        for address in addresses:
-            self._trail.address = str(address)
-            try:
-                async with asyncio.timeout(self._limits.connect_s):
-                    return await self._outside.connect(address, port)
-            except OSError as error:
-                trouble = f"{address}: {error.strerror or type(error).__name__}"
-        raise Refused(
-            "unreachable", "the host does not answer", detail=trouble, status=_BAD_GATEWAY
-        )
+    async def _connect(self, addresses: Sequence[Address], port: int) -> Streams:
+        return await connect(addresses, port, self._means, self._trail)
 
     async def _read_hello(self, data: bytes, host: str) -> bytes:
         """Return the bytes of a TLS hello for `host`; they have gone nowhere yet."""
@@ -254,7 +221,7 @@ class Tunnel:
         """Carry bytes both ways until both sides have ended, or for too long nothing came."""
         assert self._upstream is not None
         reader, writer = self._upstream
-        begun = self._clock.monotonic()
+        begun = self._means.clock.monotonic()
         try:
             async with asyncio.timeout(self._limits.idle_s) as idle, asyncio.TaskGroup() as group:
                 group.create_task(self._carry(self._reader, writer, idle, first))
@@ -262,7 +229,7 @@ class Tunnel:
         except TimeoutError:
             self.stop("idle")
         finally:
-            await self._trail.ended(self._clock.monotonic() - begun)
+            await self._trail.ended(self._means.clock.monotonic() - begun)
 
     async def _carry(
         self,

@@ -1,7 +1,8 @@
-"""A self-test: an agent CLI in a hostile directory, started exactly as a task of `query` is.
+"""A self-test: an agent CLI in a hostile directory, started as a task of `query` is.
 
 Manifest, shim, sandbox, relay and proxy are those of tasks; the directory is full of traps, the
-key is false, and the model is one of our own that says one word. Nothing leaves this machine.
+key is false, and the model is one of our own that says one word, asked without a gateway between.
+Nothing leaves this machine.
 """
 
 import asyncio
@@ -134,12 +135,7 @@ async def _watched(bench: Bench, apart: Apart, subject: tuple[Runner, Traps, Pat
             decoy=f"http://{_HERE}:{network.port}{DECOY_PATH}",
             canary=canary,
         )
-        credential = runner.manifest.credential
-        way = variables(
-            network,
-            base_url_variable=credential.base_url_variable if credential else "",
-            base_url=runner.base_url,
-        )
+        way = variables(network, runner.manifest.credential, base_url=runner.base_url)
         launch = await asyncio.to_thread(_launch, bench, runner, spec, task, relay, way)
         supervisor.prepare(spec.task_id, launch)
         await asyncio.to_thread(_plant, hostile, traps)
@@ -224,7 +220,9 @@ def _disguised(runner: Runner, traps: Traps, task: Path) -> Runner:
     credential, env = runner.manifest.credential, dict(runner.env)
     if credential is not None and credential.base_url_variable:
         env[credential.base_url_variable] = url
-    return replace(runner, key_file=key, base_url=url, env=env)
+    # INVARIANT: no gateway. It would refuse what a trap makes the program ask, and strip a key
+    # that a trap gave to it, so that the model here never saw either.
+    return replace(runner, key_file=key, base_url=url, env=env, behind_gateway=False)
 
 
 def _launch(
@@ -266,7 +264,12 @@ def _only(model: Model) -> Outside:
     async def connect(_address: Address, _port: int) -> Streams:
         return await model.connect()
 
-    return Outside(resolve=resolve, refusal=lambda _address: "outside", connect=connect)
+    async def secure(_address: Address, _port: int, _name: str) -> Streams:
+        raise OSError("nothing outside can be reached from a self-test")
+
+    return Outside(
+        resolve=resolve, refusal=lambda _address: "outside", connect=connect, secure=secure
+    )
 
 
 async def _unrecorded(_task_id: TaskId, _kind: str, _data: Mapping[str, object]) -> None:

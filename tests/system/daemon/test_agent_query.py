@@ -150,6 +150,6 @@ async def test_an_agent_in_a_query_reaches_its_model_and_nothing_else(
         "SELECT host, address, verdict, code, bytes_in > 0 FROM connections"
         f" WHERE task_id = '{view.task_id}' ORDER BY seq"
     )
-    assert ["", "127.0.0.1", "allowed", "model", True] in rows
+    assert ["127.0.0.1", "127.0.0.1", "allowed", "gateway", True] in rows
     assert ["evil.example.com", "", "refused", "host_refused", None] in rows
     assert {row[1] for row in rows} <= {"", "127.0.0.1"}

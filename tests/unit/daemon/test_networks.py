@@ -31,7 +31,6 @@ def runner(base_url: str = "", manifest: str = "claude") -> Runner:
     return Runner(
         name="claude",
         version="",
-        credential="exposed",
         reports_cost=True,
         manifest=load_manifests()[manifest],
         program="/bin/true",

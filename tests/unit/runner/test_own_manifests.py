@@ -8,7 +8,7 @@ import pytest
 
 from cmesh.config import RunnerConfig
 from cmesh.errors import ConfigError, RunnerUnavailable, TaskConflict, UnsafePermissions
-from cmesh.model import TaskId
+from cmesh.model import Profile, TaskId
 from cmesh.runner.manifest import load_manifests, parse_manifest
 from cmesh.runner.own_manifests import check_name, file_of, load_all, stamp_of, write_own
 from cmesh.runner.programs import Programs
@@ -64,7 +64,8 @@ def test_an_own_manifest_is_one_more_runner(tmp_path: Path) -> None:
     assert found.agents == (*BUILT_IN[:3], "mine", "opencode")
     assert (dict(found.own), dict(found.broken)) == ({"mine": path}, {})
     runner = runners(tmp_path).resolve("mine")
-    assert (runner.program, runner.own, runner.credential) == ("/bin/cat", True, "none")
+    assert (runner.program, runner.own) == ("/bin/cat", True)
+    assert runner.credential(Profile.QUERY) == "none"
 
 
 def test_a_file_of_a_built_in_name_takes_its_place(tmp_path: Path) -> None:

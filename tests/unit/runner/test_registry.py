@@ -13,7 +13,7 @@ from cmesh.errors import RunnerUnavailable
 from cmesh.model import Limits, Profile, TaskId, TaskSpec
 from cmesh.runner.claude_stream import ClaudeReader
 from cmesh.runner.codex_stream import CodexReader
-from cmesh.runner.egress.network import RELAY_PORT
+from cmesh.runner.egress.network import RELAY_PORT, variables
 from cmesh.runner.gemini_stream import GeminiReader
 from cmesh.runner.opencode_stream import OpencodeReader
 from cmesh.runner.programs import Programs
@@ -65,7 +65,7 @@ def test_a_command_is_its_configured_argv_by_absolute_path(claude: Path, tmp_pat
     assert Path(launch.argv[0]).is_absolute()
     assert launch.argv[1:] == ("hi",)
     assert isinstance(runner.reader(), OutputReader)
-    assert (runner.credential, runner.reports_cost) == ("none", False)
+    assert (runner.credential(Profile.QUERY), runner.reports_cost) == ("none", False)
 
 
 def test_a_command_sees_only_the_variables_it_names(claude: Path, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_claude_takes_its_key_from_the_file_at_each_launch(
     assert launch.env["ANTHROPIC_API_KEY"] == "sk-2"
     assert launch.env["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:1"
     assert runner.version == "2.1.330 (Claude)"
-    assert (runner.credential, runner.reports_cost) == ("exposed", True)
+    assert (runner.credential(Profile.FULL), runner.reports_cost) == ("exposed", True)
     assert isinstance(runner.reader(), ClaudeReader)
 
 
@@ -94,7 +94,8 @@ def test_claude_takes_its_key_from_the_file_at_each_launch(
     [
         (Profile.FULL, "http://127.0.0.1:1/v1", "http://127.0.0.1:1/v1"),
         (Profile.QUERY, "http://127.0.0.1:1/v1", f"http://127.0.0.1:{RELAY_PORT}/v1"),
-        (Profile.QUERY, "https://model.example.com/v1", "https://model.example.com/v1"),
+        (Profile.QUERY, "https://model.example.com/api", f"http://127.0.0.1:{RELAY_PORT}/api"),
+        (Profile.EDIT, "", f"http://127.0.0.1:{RELAY_PORT}/v1"),
     ],
 )
 def test_codex_is_told_its_models_address_as_the_task_sees_it(
@@ -106,7 +107,7 @@ def test_codex_is_told_its_models_address_as_the_task_sees_it(
     launch = runner.launch(task, tmp_path, tmp_path / "home")
     assert f'model_providers.cmesh.base_url="{seen}"' in launch.argv
     assert launch.argv[launch.argv.index("--model") + 1] == "m"
-    assert launch.env["CODEX_API_KEY"] == "sk-1"
+    assert launch.env["CODEX_API_KEY"] == ("sk-1" if profile is Profile.FULL else "")
     assert launch.env["CODEX_HOME"] == launch.env["HOME"]
     assert not runner.reports_cost
     assert isinstance(runner.reader(), CodexReader)
@@ -129,11 +130,11 @@ def test_gemini_gets_key_and_address_in_its_environment(
     assert launch.env["GEMINI_API_KEY"] == "sk-1"
     assert launch.env["GOOGLE_GEMINI_BASE_URL"] == url
     assert launch.argv[launch.argv.index("--model") + 1] == "m"
-    assert (runner.credential, runner.reports_cost) == ("exposed", False)
+    assert (runner.credential(Profile.FULL), runner.reports_cost) == ("exposed", False)
     assert isinstance(runner.reader(), GeminiReader)
 
 
-def test_opencode_is_told_model_and_address_in_its_configuration_and_the_key_beside_it(
+def test_opencode_is_told_model_and_address_in_its_configuration_and_no_key(
     claude: Path, key: Path, tmp_path: Path
 ) -> None:
     config = RunnerConfig(
@@ -150,15 +151,16 @@ def test_opencode_is_told_model_and_address_in_its_configuration_and_the_key_bes
         "models": {"m": {}},
     }
     assert told["model"] == "anthropic/m"
-    assert [name for name, text in launch.env.items() if "sk-1" in text] == ["ANTHROPIC_API_KEY"]
-    assert not any("sk-1" in part for part in launch.argv)
+    assert not any("sk-1" in text for text in (*launch.argv, *launch.env.values()))
     assert isinstance(runner.reader(), OpencodeReader)
     bare = Runners(
         {"opencode": replace(config, base_url="", model="")},
         {},
         programs=Programs("/usr/bin:/bin"),
     )
+    task = replace(task, profile=Profile.FULL)
     launch = bare.resolve("opencode").launch(task, tmp_path, tmp_path / "home")
+    assert launch.env["ANTHROPIC_API_KEY"] == "sk-1"
     told = json.loads(launch.env["OPENCODE_CONFIG_CONTENT"])
     assert told["provider"] == {"anthropic": {"options": {}, "models": {}}}
     assert "model" not in told
@@ -180,6 +182,29 @@ def test_a_directory_that_opencode_would_act_on_is_refused_up_to_its_repository(
     found.resolve("claude").check_directory(str(below))
     with pytest.raises(RunnerUnavailable, match=f"repository/{name}"):
         found.resolve("opencode").check_directory(str(below))
+
+
+@pytest.mark.parametrize("name", ["claude", "codex", "gemini", "opencode"])
+def test_in_a_sandbox_each_agent_is_given_its_own_credential_and_the_gateway(
+    claude: Path, key: Path, tmp_path: Path, name: str
+) -> None:
+    config = RunnerConfig(program=str(claude), key_file=key)
+    runner = Runners({name: config}, {}, programs=Programs("/usr/bin:/bin")).resolve(name)
+    assert [runner.credential(one) for one in (Profile.QUERY, Profile.FULL)] == [
+        "gateway",
+        "exposed",
+    ]
+    launch = runner.launch(replace(spec(name), profile=Profile.BUILD), tmp_path, tmp_path / "home")
+    network, credential = runner.network(), runner.manifest.credential
+    assert network.gate is not None
+    assert credential is not None
+    env = {**launch.env, **variables(network, credential)}
+    assert env[credential.variable] == network.gate.token
+    assert f"http://127.0.0.1:{RELAY_PORT}" in str((env, launch.argv))
+    assert not any("sk-1" in text for text in (*launch.argv, *env.values()))
+    # Else it could reach the model with a key that a prompt gave to it.
+    assert network.hosts == frozenset()
+    assert network.gate.host in runner.manifest.network.hosts
 
 
 def test_an_address_that_a_query_cannot_reach_is_refused(

@@ -11,7 +11,7 @@ from cmesh.model import TaskId
 from cmesh.runner.egress.network import Network
 from cmesh.runner.egress.outside import Outside, Streams
 from cmesh.runner.egress.proxy import Proxy
-from cmesh.runner.egress.tunnel import Limits
+from cmesh.runner.egress.reach import Limits
 from tests.fakes.egress import Audit, Upstream, hand_in, loopback_outside, network, upstream
 
 TASK = TaskId("00000000-0000-7000-8000-000000000001")

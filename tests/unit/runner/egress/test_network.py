@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from cmesh.errors import RunnerUnavailable
+from cmesh.runner.egress.credentials import Credential
 from cmesh.runner.egress.network import RELAY_PORT, Endpoint, Network, grant, load, save, variables
 from cmesh.runner.manifest import load_manifests
 
 HOSTS = ("api.example.com",)
+CREDENTIAL = Credential(variable="KEY", base_url_variable="BASE_URL")
 
 
 def test_without_a_base_url_the_runner_s_own_hosts_are_reached() -> None:
@@ -75,7 +77,7 @@ def test_each_task_has_a_token_of_its_own() -> None:
 def test_a_program_is_told_by_its_environment() -> None:
     found = grant("x", HOSTS)
     proxy = f"http://task:{found.token}@127.0.0.1:{RELAY_PORT}"
-    told = variables(found, base_url_variable="BASE_URL")
+    told = variables(found, CREDENTIAL)
     assert told == {
         "HTTPS_PROXY": proxy,
         "https_proxy": proxy,
@@ -86,7 +88,7 @@ def test_a_program_is_told_by_its_environment() -> None:
 
 def test_the_owner_s_server_is_found_at_the_relay_s_port_under_its_own_path() -> None:
     url = "http://127.0.0.1:8080/v1/"
-    told = variables(grant("x", HOSTS, base_url=url), base_url_variable="BASE_URL", base_url=url)
+    told = variables(grant("x", HOSTS, base_url=url), CREDENTIAL, base_url=url)
     assert told["BASE_URL"] == f"http://127.0.0.1:{RELAY_PORT}/v1/"
 
 

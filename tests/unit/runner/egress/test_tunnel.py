@@ -12,8 +12,8 @@ from cmesh.runner.egress import proxy as proxy_module
 from cmesh.runner.egress.hello import UNRECOGNIZED_NAME
 from cmesh.runner.egress.network import Endpoint
 from cmesh.runner.egress.outside import Streams, open_streams
+from cmesh.runner.egress.reach import Limits
 from cmesh.runner.egress.request import HEAD_BYTES
-from cmesh.runner.egress.tunnel import Limits
 from tests.fakes.egress import (
     ALLOWED,
     LOCALHOST,
