@@ -16,6 +16,7 @@ __all__ = [
     "CopyView",
     "DecisionView",
     "EventView",
+    "GroupView",
     "MachineView",
     "OutboxView",
     "PatchFile",
@@ -23,6 +24,7 @@ __all__ = [
     "PeerView",
     "PeersView",
     "Problem",
+    "RefusedView",
     "ResultView",
     "RunnerFactView",
     "SqlView",
@@ -218,6 +220,35 @@ class TasksView(View):
 
     tasks: list[TaskView]
     more: bool = False
+
+
+class RefusedView(View):
+    """A peer of a group that has no task: refused before it was asked, or out of reach."""
+
+    peer: str
+    code: str
+    reason: str = ""
+    hint: str = ""
+
+
+class GroupView(View):
+    """The tasks that one call asked of several peers, in the order asked.
+
+    `asked` counts peers, `ended` and `succeeded` tasks; `done`: all have ended. A task with
+    `duplicate_of` belongs to an earlier call and stands for an equal one. `repeated`: this call
+    was made before, and started no group. `chosen`: how the peers were chosen by `where`.
+    """
+
+    group: str
+    asked: int
+    ended: int = 0
+    succeeded: int = 0
+    done: bool = False
+    tasks: list[TaskView] = Field(default_factory=list[TaskView])
+    refused: list[RefusedView] = Field(default_factory=list[RefusedView])
+    chosen: str = ""
+    repeated: bool = False
+    prompt_redacted: int = 0
 
 
 class ResultView(View):

@@ -13,6 +13,7 @@ from cmesh.daemon import overview, runner_files, runner_views
 from cmesh.daemon.answers import (
     CopyView,
     DecisionView,
+    GroupView,
     PatchFile,
     PeersView,
     PeerView,
@@ -27,10 +28,13 @@ from cmesh.daemon.approval import require_no_task
 from cmesh.daemon.arguments import (
     ApproveArguments,
     CancelArguments,
+    CancelGroupArguments,
     CheckPatchArguments,
     Context,
     DelegateArguments,
     ExplainArguments,
+    FanOutArguments,
+    GroupArguments,
     LiveRunArguments,
     NewRunnerArguments,
     NoArguments,
@@ -46,7 +50,9 @@ from cmesh.daemon.arguments import (
 )
 from cmesh.daemon.asking import Asking
 from cmesh.daemon.core import Daemon
+from cmesh.daemon.fanning import FanOut
 from cmesh.daemon.followup import standing
+from cmesh.daemon.groups import Groups
 from cmesh.daemon.live_tests import LiveTests
 from cmesh.daemon.lookup import Lookup
 from cmesh.daemon.operations import Operations
@@ -89,6 +95,8 @@ class App(Operations):
         self._agents = agents
         self._lookup = Lookup(daemon)
         self._asking = Asking(daemon, self._lookup)
+        self._groups = Groups(daemon, self._lookup)
+        self._fan_out = FanOut(daemon, self._asking, self._groups)
         self._live_tests = LiveTests(daemon)
 
     @override
@@ -130,6 +138,18 @@ class App(Operations):
         return await self._asking.delegate(context, arguments)
 
     @override
+    async def fan_out(self, context: Context, arguments: FanOutArguments) -> GroupView:
+        return await self._fan_out.ask(context, arguments)
+
+    @override
+    async def get_group(self, context: Context, arguments: GroupArguments) -> GroupView:
+        return await self._groups.get(context, arguments)
+
+    @override
+    async def cancel_group(self, context: Context, arguments: CancelGroupArguments) -> GroupView:
+        return await self._groups.cancel(context, arguments.group, arguments.reason)
+
+    @override
     async def reply_task(self, context: Context, arguments: ReplyArguments) -> TaskView:
         return await self._asking.reply(context, arguments)
 
@@ -161,6 +181,8 @@ class App(Operations):
 
     @override
     async def list_tasks(self, context: Context, arguments: TasksArguments) -> TasksView:
+        if arguments.group:
+            return await self._groups.listed(context, arguments)
         states: tuple[TaskState, ...] | None = None
         if arguments.state == "open":
             states = OPEN_STATES

@@ -10,22 +10,28 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from cmesh.model import Direction, Profile, TaskState
 
 __all__ = [
+    "PEERS_MOST",
     "PROMPT_CHARACTERS",
     "TEXT_CHARACTERS",
     "WAIT_S",
     "ApproveArguments",
     "Arguments",
     "CancelArguments",
+    "CancelGroupArguments",
     "CheckPatchArguments",
     "Condition",
     "Context",
     "DelegateArguments",
     "ExplainArguments",
+    "FanOutArguments",
+    "GroupArguments",
+    "GroupRef",
     "LiveRunArguments",
     "NewRunnerArguments",
     "NoArguments",
     "PatchArguments",
     "PeerName",
+    "PeerPlace",
     "Prompt",
     "ReplyArguments",
     "ResultArguments",
@@ -45,6 +51,10 @@ PROMPT_CHARACTERS = 20_000
 WAIT_S = 45
 
 
+PEERS_MOST = 16
+"""Peers that one call may ask."""
+
+
 TEXT_CHARACTERS = 10_000
 
 
@@ -59,6 +69,13 @@ def _without_null(text: str) -> str:
 
 
 Prompt = Annotated[str, AfterValidator(_without_null)]
+
+
+GroupRef = Annotated[str, Field(min_length=4, max_length=36, pattern=r"^g-[0-9a-f]+$")]
+"""A group's name, or the beginning of it."""
+
+
+PeerPlace = Annotated[str, Field(min_length=1, max_length=4_400)]
 
 
 Condition = Annotated[str, Field(min_length=1, max_length=200)]
@@ -145,6 +162,31 @@ class DelegateArguments(Arguments):
     )
 
 
+class FanOutArguments(DelegateArguments):
+    """Arguments of `fan_out`: a task for each of `peers`, or for each that `where` holds for.
+
+    A peer is a name, or `NAME:/directory` where it has another directory than the rest.
+    """
+
+    directory: str = Field(default="", max_length=4096)
+    peers: list[PeerPlace] = Field(default_factory=list[PeerPlace], max_length=PEERS_MOST)
+
+
+class GroupArguments(Arguments):
+    """Arguments of `get_group`: answers at once when another number of tasks has ended."""
+
+    group: GroupRef
+    wait_s: float = Field(default=0, ge=0, le=WAIT_S)
+    known_ended: int | None = Field(default=None, ge=0)
+
+
+class CancelGroupArguments(Arguments):
+    """Arguments of `cancel_group`."""
+
+    group: GroupRef
+    reason: str = Field(default="", max_length=500)
+
+
 class ReplyArguments(Arguments):
     """Arguments of `reply_task`: another turn of a task that succeeded or failed.
 
@@ -180,6 +222,7 @@ class TasksArguments(Arguments):
 
     state: TaskState | Literal["open", "any"] = "any"
     mine: bool = False
+    group: str = Field(default="", max_length=36, pattern=r"^(g-[0-9a-f]+)?$")
     direction: Direction | Literal["any"] = "any"
     limit: int = Field(default=20, ge=1, le=200)
 

@@ -4,12 +4,12 @@ from datetime import timedelta
 
 from cmesh.daemon import overview
 from cmesh.daemon.arguments import DelegateArguments, ReplyArguments
-from cmesh.model import Direction, Operation
+from cmesh.model import Direction, Operation, TaskSpec
 from cmesh.node.whois import Peer
 from cmesh.policy.decide import Decision
 from cmesh.store.records import DecisionRecord, TaskRecord
 
-__all__ = ["decision_record", "same_as", "start_within"]
+__all__ = ["decision_record", "same_as", "same_task", "start_within"]
 
 START_WITHIN = {"fail": timedelta(hours=1), "queue": timedelta(days=1)}
 """A task that could not be started by then never is, by what is done when its peer is away."""
@@ -29,11 +29,14 @@ def same_as(record: TaskRecord, arguments: DelegateArguments, peer: Peer | None)
         to_it = chosen is not None and chosen.where == tuple(arguments.where)
     else:
         to_it = record.peer_id == peer.identity.node_id
+    same = to_it and spec.follows is None and spec.directory == arguments.directory
+    return same and same_task(spec, arguments)
+
+
+def same_task(spec: TaskSpec, arguments: DelegateArguments) -> bool:
+    """Say whether a task is what a call asks for, wherever that is."""
     return (
-        to_it
-        and spec.follows is None
-        and spec.prompt == arguments.prompt
-        and spec.directory == arguments.directory
+        spec.prompt == arguments.prompt
         and spec.runner == arguments.runner
         and spec.profile == arguments.profile
         and spec.accept == tuple(arguments.accept)

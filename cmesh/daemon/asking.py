@@ -17,11 +17,12 @@ from cmesh.daemon.answers import TaskView
 from cmesh.daemon.arguments import Context, DelegateArguments, ReplyArguments
 from cmesh.daemon.asked import decision_record, same_as, start_within
 from cmesh.daemon.chains import PARENT_ENDED, Parent, Turn, handed_on, told_to_a_task
-from cmesh.daemon.choosing import Choice, candidates, chosen_one
+from cmesh.daemon.choosing import Candidate, candidates, chosen_one
 from cmesh.daemon.core import Daemon
 from cmesh.daemon.followup import require_possible, standing
 from cmesh.daemon.lookup import Lookup
 from cmesh.errors import (
+    CmeshError,
     KeyExpired,
     NotCmesh,
     PeerUnreachable,
@@ -84,13 +85,14 @@ class Asking:
         retried = await self._retried(arguments, named)
         if retried is not None:
             return await self._waited(context, retried, until)
-        twin = await self._twin(context, arguments, named)
+        twin = await self.twin(context, arguments, named)
         if twin is not None:
             view = await self._waited(context, twin, until)
             return view.model_copy(update={"duplicate_of": twin})
         selection, peer = None, named
         if peer is None:
-            choice = await self._choose(context, arguments)
+            found, asked = await self.judged(context, arguments)
+            choice = chosen_one(found, asked, queue=arguments.if_offline == "queue")
             peer = choice.taken[0].peer
             selection = Selection(where=tuple(arguments.where), chosen=choice.words)
         try:
@@ -129,11 +131,12 @@ class Asking:
             )
         return await self._worker_named(arguments.peer) if arguments.peer else None
 
-    async def _choose(self, context: Context, arguments: DelegateArguments) -> Choice:
-        """Choose a peer by what its machine is like.
+    async def judged(
+        self, context: Context, arguments: DelegateArguments
+    ) -> tuple[tuple[Candidate, ...], str]:
+        """Judge the known peers by what a call asks of their machines; return that in words too.
 
         Raises:
-            NoPeerMatches: there is none; says why not each.
             UsageError: a condition has no such form.
         """
         terms = [parse(text) for text in arguments.where]
@@ -145,32 +148,9 @@ class Asking:
             return "" if decision.effect == "allow" else "this machine's policy does not allow it"
 
         found = await candidates(self._daemon, terms, spec, allowed)
-        asked = ", ".join(f"`{term.text}`" for term in terms)
-        return chosen_one(found, asked, queue=arguments.if_offline == "queue")
+        return found, ", ".join(f"`{term.text}`" for term in terms)
 
-    async def _worker_named(self, name: str) -> Peer:
-        peer = await self._daemon.presence.peer(name)
-        self._daemon.trust.require_same(peer.identity)
-        if peer.identity.expired:
-            label = peer.identity.name.partition(".")[0]
-            raise KeyExpired(
-                f"the node key of `{label}` has expired",
-                hint="run `cmesh login` on that machine",
-            )
-        return peer
-
-    async def _retried(self, arguments: DelegateArguments, peer: Peer | None) -> TaskId | None:
-        """Return the task that a call with the same idempotency key asked for.
-
-        Raises:
-            TaskConflict: the key belongs to a task of another content.
-        """
-        known = await self._daemon.twins.retried(
-            arguments.idempotency_key, lambda record: same_as(record, arguments, peer)
-        )
-        return known.task_id if known else None
-
-    async def _twin(
+    async def twin(
         self, context: Context, arguments: DelegateArguments, peer: Peer | None
     ) -> TaskId | None:
         """Return a task of the session that this call repeats: unfinished, or its end untold."""
@@ -188,6 +168,73 @@ class Asking:
             lambda record: same_as(record, arguments, peer),
             now,
         )
+
+    async def refusal(
+        self, context: Context, arguments: DelegateArguments, peer: Peer
+    ) -> CmeshError | None:
+        """Say why this node does not ask a peer, and write it down; None = it does."""
+        record = self._record(context, self._spec(arguments), peer, arguments)
+        request = self._outbound_request(context, record.spec, peer)
+        try:
+            self._require_usable(peer)
+            if decide_outbound(request, self._daemon.rules.policy()).effect != "allow":
+                await self._commit(context, record, peer)
+        except CmeshError as error:
+            return error
+        return None
+
+    async def begin(
+        self, context: Context, arguments: DelegateArguments, peer: Peer, selection: Selection
+    ) -> TaskRecord:
+        """Commit a task of a group; what its key was used for before is returned instead.
+
+        Raises:
+            PolicyDenied, ConfigError, TaskConflict, DiskFull: as `delegate`.
+        """
+        known = await self._retried(arguments, peer)
+        if known is not None:
+            return (await self._lookup.task(known)).record
+        record = self._record(context, self._spec(arguments), peer, arguments)
+        record = replace(record, selection=selection)
+        await self._commit(context, record, peer)
+        return record
+
+    async def send(self, record: TaskRecord, *, queue: bool) -> None:
+        """Reach the worker of a committed task, as far as that goes at once.
+
+        Raises:
+            CmeshError: it is away and the task is not kept for it: it has ended, and never ran.
+        """
+        daemon = self._daemon
+        daemon.twins.asked(record)
+        if daemon.links.get(record.peer_id) is None:
+            await daemon.links.attempt(record.peer_id, CONTACT_LIMIT_S)
+            await self._give_up_if_away(record, queue=queue)
+
+    async def _worker_named(self, name: str) -> Peer:
+        peer = await self._daemon.presence.peer(name)
+        self._require_usable(peer)
+        return peer
+
+    def _require_usable(self, peer: Peer) -> None:
+        self._daemon.trust.require_same(peer.identity)
+        if peer.identity.expired:
+            label = peer.identity.name.partition(".")[0]
+            raise KeyExpired(
+                f"the node key of `{label}` has expired",
+                hint="run `cmesh login` on that machine",
+            )
+
+    async def _retried(self, arguments: DelegateArguments, peer: Peer | None) -> TaskId | None:
+        """Return the task that a call with the same idempotency key asked for.
+
+        Raises:
+            TaskConflict: the key belongs to a task of another content.
+        """
+        known = await self._daemon.twins.retried(
+            arguments.idempotency_key, lambda record: same_as(record, arguments, peer)
+        )
+        return known.task_id if known else None
 
     async def _replied(
         self, context: Context, arguments: ReplyArguments
@@ -263,11 +310,7 @@ class Asking:
         self, context: Context, record: TaskRecord, until: float, *, queue: bool
     ) -> TaskView:
         """Reach the worker of a committed task, as far as that goes at once; then wait."""
-        daemon = self._daemon
-        daemon.twins.asked(record)
-        if daemon.links.get(record.peer_id) is None:
-            await daemon.links.attempt(record.peer_id, CONTACT_LIMIT_S)
-            await self._give_up_if_away(record, queue=queue)
+        await self.send(record, queue=queue)
         return await self._waited(context, record.task_id, until)
 
     def _now(self) -> float:

@@ -13,6 +13,7 @@ from typing_extensions import override
 from cmesh.daemon.answers import (
     CopyView,
     DecisionView,
+    GroupView,
     PatchFile,
     PeersView,
     PeerView,
@@ -26,10 +27,13 @@ from cmesh.daemon.answers import (
 from cmesh.daemon.arguments import (
     ApproveArguments,
     CancelArguments,
+    CancelGroupArguments,
     CheckPatchArguments,
     Context,
     DelegateArguments,
     ExplainArguments,
+    FanOutArguments,
+    GroupArguments,
     LiveRunArguments,
     NewRunnerArguments,
     NoArguments,
@@ -126,6 +130,18 @@ class Children(Operations):
 
     @override
     async def untrust_peer(self, context: Context, arguments: UntrustArguments) -> UntrustView:
+        raise _refused()
+
+    @override
+    async def fan_out(self, context: Context, arguments: FanOutArguments) -> GroupView:
+        raise UsageError("a task asks one peer at a time", hint="call delegate for each peer")
+
+    @override
+    async def get_group(self, context: Context, arguments: GroupArguments) -> GroupView:
+        raise _refused()
+
+    @override
+    async def cancel_group(self, context: Context, arguments: CancelGroupArguments) -> GroupView:
         raise _refused()
 
     @override

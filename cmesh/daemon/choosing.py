@@ -18,7 +18,7 @@ from cmesh.node.whois import Peer
 from cmesh.protocol.where import Term, mismatch
 from cmesh.text import one_line
 
-__all__ = ["Candidate", "Choice", "candidates", "chosen_one", "described"]
+__all__ = ["Candidate", "Choice", "candidates", "chosen_all", "chosen_one", "described"]
 
 CONTACT_LIMIT_S = 6.0
 """How long peers without a link are tried, all at once, before they count as away."""
@@ -116,6 +116,26 @@ def chosen_one(found: Sequence[Candidate], asked: str, *, queue: bool) -> Choice
     if not there:
         raise NoPeerMatches(_nobody(asked, others), hint=_step(away, queue=queue))
     return Choice(taken=(there[0],), words=described(there[:1], there, others))
+
+
+def chosen_all(found: Sequence[Candidate], asked: str, *, queue: bool, most: int) -> Choice:
+    """Choose all that match; those that cannot be reached too when their tasks may wait.
+
+    Raises:
+        NoPeerMatches: there is none, or there are more than `most`.
+    """
+    matching = [one for one in found if not one.why and (queue or not one.away)]
+    others = [one for one in found if one not in matching]
+    if not matching:
+        away = [one for one in others if not one.why]
+        raise NoPeerMatches(_nobody(asked, others), hint=_step(away, queue=queue))
+    if len(matching) > most:
+        raise NoPeerMatches(
+            f"{len(matching)} peers match {asked}, and at most {most} are asked at once:"
+            f" {_listed([one.name for one in matching])}",
+            hint="ask for more of them, or name the peers",
+        )
+    return Choice(taken=tuple(matching), words=described(matching, matching, others))
 
 
 def described(

@@ -9,6 +9,7 @@ from typing import Protocol
 from cmesh.daemon.answers import (
     CopyView,
     DecisionView,
+    GroupView,
     PatchFile,
     PeersView,
     PeerView,
@@ -22,10 +23,13 @@ from cmesh.daemon.answers import (
 from cmesh.daemon.arguments import (
     ApproveArguments,
     CancelArguments,
+    CancelGroupArguments,
     CheckPatchArguments,
     Context,
     DelegateArguments,
     ExplainArguments,
+    FanOutArguments,
+    GroupArguments,
     LiveRunArguments,
     NewRunnerArguments,
     NoArguments,
@@ -71,6 +75,18 @@ class Operations(Protocol):
 
     async def delegate(self, context: Context, arguments: DelegateArguments) -> TaskView:
         """Decide outbound, store the task, then submit it; waits up to `wait_s` for its end."""
+        ...
+
+    async def fan_out(self, context: Context, arguments: FanOutArguments) -> GroupView:
+        """Ask several peers for a task each, as `delegate` asks one; waits for all their ends."""
+        ...
+
+    async def get_group(self, context: Context, arguments: GroupArguments) -> GroupView:
+        """Return the tasks of a group, waiting up to `wait_s` for one more end."""
+        ...
+
+    async def cancel_group(self, context: Context, arguments: CancelGroupArguments) -> GroupView:
+        """Store the wish to cancel each task of a group that goes on; as `cancel_task`."""
         ...
 
     async def reply_task(self, context: Context, arguments: ReplyArguments) -> TaskView:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from cmesh.daemon.answers import (
     CopyView,
     DecisionView,
+    GroupView,
     PatchFile,
     PeersView,
     PeerView,
@@ -33,8 +34,11 @@ from cmesh.daemon.arguments import (
     ApproveArguments,
     Arguments,
     CancelArguments,
+    CancelGroupArguments,
     DelegateArguments,
     ExplainArguments,
+    FanOutArguments,
+    GroupArguments,
     LiveRunArguments,
     NewRunnerArguments,
     NoArguments,
@@ -163,6 +167,18 @@ class ControlClient:
     async def delegate(self, arguments: DelegateArguments) -> TaskView:
         """Hand a task to a peer."""
         return await self.call("delegate", arguments, TaskView)
+
+    async def fan_out(self, arguments: FanOutArguments) -> GroupView:
+        """Hand a task to each of several peers."""
+        return await self.call("fan_out", arguments, GroupView)
+
+    async def get_group(self, arguments: GroupArguments) -> GroupView:
+        """Return the tasks of a group, waiting for one more end as long as the arguments say."""
+        return await self.call("get_group", arguments, GroupView)
+
+    async def cancel_group(self, arguments: CancelGroupArguments) -> GroupView:
+        """Ask for the end of a group's tasks."""
+        return await self.call("cancel_group", arguments, GroupView)
 
     async def reply_task(self, arguments: ReplyArguments) -> TaskView:
         """Ask for another turn of an ended task."""

@@ -37,6 +37,7 @@ class Refused:
     """A peer of a group that was given no task: refused here, before anything was sent."""
 
     peer: str
+    node_id: NodeId
     code: str
     reason: str
 

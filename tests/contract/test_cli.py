@@ -297,6 +297,32 @@ def test_each_call_is_a_task_of_its_own_unless_it_has_the_key_of_another(
     assert main([*TASK, "--new"]) == 2
 
 
+def test_several_peers_get_a_task_each_and_are_printed_side_by_side(
+    daemon: DaemonThread, capsys: pytest.CaptureFixture[str]
+):
+    asked = ["delegate", "worker:/srv/app,gone", "look", "--no-wait"]
+    assert main(asked) == 0
+    said = capsys.readouterr()
+    group = said.out.strip()
+    assert group.startswith("g-")
+    assert "gone was given no task [peer_unreachable]" in said.err
+    both = ["--peer", "worker", "--peer", "gone"]
+    assert main(["delegate", *both, "look", "-C", "/srv", "--no-wait"]) == 0
+    assert (
+        main(["delegate", "--where", "os=linux", "--all", "look", "-C", "/srv", "--no-wait"]) == 0
+    )
+    daemon.order("finish", task_id=FIRST_TASK, state="succeeded", text="done")
+    capsys.readouterr()
+    main(["show", group])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("PEER\tSTATE")
+    assert any(line.startswith("worker\tsucceeded") for line in lines)
+    assert any(line.startswith("gone\trefused\tpeer_unreachable") for line in lines)
+    assert main(["cancel", group]) == 0
+    assert main(["delegate", "worker", "look"]) == 2
+    assert "`--directory` is missing" in capsys.readouterr().err
+
+
 def test_a_reply_goes_to_a_finished_task_and_prints_the_new_id(
     daemon: DaemonThread, capsys: pytest.CaptureFixture[str]
 ):

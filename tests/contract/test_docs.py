@@ -188,7 +188,7 @@ def test_every_command_line_is_one_that_parses(page: Path) -> None:
 
 
 def test_a_wrong_command_line_is_found() -> None:
-    wrong: list[str] = ["nosuch", "tasks --nosuch", "peers trust", "delegate box"]
+    wrong: list[str] = ["nosuch", "tasks --nosuch", "peers trust", "reply 0190"]
     for line in wrong:
         with pytest.raises(Exception, match=r"(?i)no such|missing"):
             parse(list(line.split()))

@@ -24,7 +24,7 @@ from cmesh.interfaces.mcp.guide import INSTRUCTIONS
 from cmesh.interfaces.mcp.server import McpSession
 from cmesh.interfaces.mcp.tools import TOOLS, listed
 from cmesh.model import TaskState
-from tests.fakes.operations import FIRST_TASK, FakeOperations
+from tests.fakes.operations import FIRST_TASK, GROUP, FakeOperations
 
 pytestmark = pytest.mark.anyio
 
@@ -460,3 +460,29 @@ async def test_a_resource_that_is_none_is_an_invalid_parameter(
             with pytest.raises(MCPError) as caught:
                 await client.read_resource(uri)
             assert caught.value.error.code == types.INVALID_PARAMS
+
+
+async def test_several_peers_are_a_group_that_the_same_tools_watch_read_and_end(
+    operations: FakeOperations, mode: str
+) -> None:
+    async with connected(operations, mode) as client:
+        several = {key: value for key, value in TASK.items() if key != "peer"}
+        asked = await client.call_tool("delegate", several | {"peers": ["worker:/srv/app", "gone"]})
+        fields = fields_of(asked)
+        assert fields["group"] == GROUP
+        assert [row["peer"] for row in fields["tasks"]] == ["worker"]
+        assert [row["peer"] for row in fields["refused"]] == ["gone"]
+        assert fields["next"] == f'get_task(task_id="{GROUP}", wait_s=20)'
+        task_id = fields["tasks"][0]["task_id"]
+        operations.start(task_id)
+        operations.finish(task_id, text=EVIL)
+        seen = fields_of(await client.call_tool("get_task", {"task_id": GROUP, "wait_s": 0}))
+        assert seen["done"] is True
+        assert "<<<cmesh:" in seen["says"]
+        read = text_of(await client.call_tool("get_result", {"task_id": GROUP}))
+        assert "worker: succeeded" in read
+        assert "gone: no task, peer_unreachable" in read
+        ended = fields_of(await client.call_tool("cancel_task", {"task_id": GROUP}))
+        assert ended["group"] == GROUP
+    names = [name for name, _context, _arguments in operations.calls]
+    assert {"fan_out", "get_group", "cancel_group"} <= set(names)

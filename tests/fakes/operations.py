@@ -18,10 +18,12 @@ from cmesh.daemon.answers import (
     CopyView,
     DecisionView,
     EventView,
+    GroupView,
     PatchFile,
     PatchView,
     PeersView,
     PeerView,
+    RefusedView,
     ResultView,
     SqlView,
     StatusView,
@@ -33,10 +35,13 @@ from cmesh.daemon.arguments import (
     ApproveArguments,
     Arguments,
     CancelArguments,
+    CancelGroupArguments,
     CheckPatchArguments,
     Context,
     DelegateArguments,
     ExplainArguments,
+    FanOutArguments,
+    GroupArguments,
     LiveRunArguments,
     NewRunnerArguments,
     NoArguments,
@@ -72,9 +77,10 @@ from cmesh.errors import (
 )
 from cmesh.model import TERMINAL, Direction, TaskState
 
-__all__ = ["FIRST_TASK", "FakeOperations"]
+__all__ = ["FIRST_TASK", "GROUP", "FakeOperations"]
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+GROUP = "g-0123456789abcdef"
 FIRST_TASK = "01900000-0000-7000-8000-000000000001"
 RULE = "ask the build box"
 WITNESSES = {
@@ -319,6 +325,45 @@ class FakeOperations(Operations):
         self._called("check_patch", context, arguments)
         task_id = self._find(arguments.task_id)
         return self.check or CheckPatchView(task_id=task_id, root="/home/me/app", applies=True)
+
+    @override
+    async def fan_out(self, context: Context, arguments: FanOutArguments) -> GroupView:
+        self._called("fan_out", context, arguments)
+        fields = arguments.model_dump(exclude={"peers", "where", "idempotency_key"})
+        for name in arguments.peers or list(self.peers)[:1]:
+            if name == "gone":
+                continue
+            peer, _, path = name.partition(":/")
+            place = f"/{path}" if path else arguments.directory
+            one = DelegateArguments.model_validate(fields | {"peer": peer, "directory": place})
+            view = await self.delegate(context, one)
+            self.calls.pop()  # nobody has called it
+            self._update(view.task_id, {"group": GROUP})
+        return self._group()
+
+    @override
+    async def get_group(self, context: Context, arguments: GroupArguments) -> GroupView:
+        self._called("get_group", context, arguments)
+        if not GROUP.startswith(arguments.group):
+            raise TaskNotFound(f"no group `{arguments.group}` is known here")
+        return self._group()
+
+    @override
+    async def cancel_group(self, context: Context, arguments: CancelGroupArguments) -> GroupView:
+        self._called("cancel_group", context, arguments)
+        for view in self._group().tasks:
+            await self.cancel_task(context, CancelArguments(task_id=view.task_id))
+            self.calls.pop()
+        return self._group()
+
+    def _group(self) -> GroupView:
+        tasks = [view for view in self._tasks.values() if view.group == GROUP]
+        ended = sum(view.state in TERMINAL for view in tasks)
+        return GroupView(
+            group=GROUP, asked=len(tasks) + 1, ended=ended, done=ended == len(tasks), tasks=tasks,
+            succeeded=sum(view.state is TaskState.SUCCEEDED for view in tasks),
+            refused=[RefusedView(peer="gone", code="peer_unreachable", reason="it is away")],
+        )  # fmt: skip
 
     @override
     async def cancel_task(self, context: Context, arguments: CancelArguments) -> TaskView:

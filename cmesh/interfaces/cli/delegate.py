@@ -1,17 +1,23 @@
 """The commands that hand out work and wait for it: delegate, reply, wait."""
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 from uuid import uuid4
 
 import typer
 
 from cmesh.daemon.answers import SUMMARY_CHARACTERS, TaskView
-from cmesh.daemon.arguments import DelegateArguments, ReplyArguments, TaskArguments
+from cmesh.daemon.arguments import (
+    DelegateArguments,
+    FanOutArguments,
+    ReplyArguments,
+    TaskArguments,
+)
 from cmesh.errors import DaemonRestarted, UsageError
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.exits import DETACHED_EXIT, TASK_EXITS
 from cmesh.interfaces.cli.follow import Progress, make_progress, wait_for
+from cmesh.interfaces.cli.group import hand_out_all, is_group, wait_group
 from cmesh.interfaces.cli.options import (
     CostOption,
     JsonOption,
@@ -49,10 +55,23 @@ def delegate(  # noqa: PLR0913 - typer reads the options from the signature
     prompt: Annotated[
         str, typer.Argument(metavar="PROMPT", help="What the agent there is to do.")
     ] = "",
+    peers: Annotated[
+        list[str],
+        typer.Option(
+            "--peer",
+            metavar="PEER",
+            help="Ask this peer too; repeat for more. PEER may also be several, with commas; "
+            "PEER:/directory where one has another directory.",
+            autocompletion=complete_peer,
+        ),
+    ] = [],  # noqa: B006 - typer makes a new one
     where: WhereOption = [],  # noqa: B006 - typer makes a new one
+    everyone: Annotated[
+        bool, typer.Option("--all", help="With --where: ask every peer that matches, not one.")
+    ] = False,
     directory: Annotated[
         str, typer.Option("--directory", "-C", help="Absolute directory on the worker.")
-    ],
+    ] = "",
     runner: RunnerOption = "claude",
     profile: ProfileOption = "query",
     accept: Annotated[
@@ -83,37 +102,49 @@ def delegate(  # noqa: PLR0913 - typer reads the options from the signature
     Waits for its end and prints the result. Ctrl-C stops the waiting, never the task.
     With --where the peer is chosen: of those that match and can be reached the one with the
     fewest tasks of this node, then by name; which one, and why not the others, is said on stderr.
+    Several peers (`box,mac`, --peer again, or --where with --all) get a task each, a group: their
+    results are printed side by side. One that is refused or away stops no other.
     Each call makes a task of its own, an equal one too, unless it has the key of an earlier one.
     """
-    if not directory.startswith("/"):
-        raise UsageError(
-            "`--directory` is not absolute",
-            hint="name a directory of the worker from its root, see PATHS in `cmesh peers`",
-        )
-    if where and not prompt:
+    if (where or peers) and not prompt:
         peer, prompt = "", peer
     if not prompt:
         raise UsageError(
             "PROMPT is missing", hint="cmesh delegate PEER PROMPT, or --where CONDITION PROMPT"
         )
-    arguments = checked(
-        DelegateArguments,
-        peer=peer,
-        where=where,
-        prompt=prompt,
-        directory=directory,
-        runner=runner,
-        profile=profile,
-        accept=accept_argv(accept),
-        timeout_s=seconds(timeout),
-        turns=max_turns,
-        tokens=max_tokens,
-        cost_usd=max_cost,
-        if_offline=if_offline,
-        start_within_s=seconds(start_within),
-        idempotency_key=key or _own_key(),
-    )
+    named = [one for text in (peer, *peers) for one in text.split(",") if one]
+    several = everyone or len(named) > 1 or any(":/" in one for one in named)
+    _check_directory(directory, needed=not several)
+    fields: dict[str, Any] = {
+        "where": where,
+        "prompt": prompt,
+        "runner": runner,
+        "profile": profile,
+        "accept": accept_argv(accept),
+        "timeout_s": seconds(timeout),
+        "turns": max_turns,
+        "tokens": max_tokens,
+        "cost_usd": max_cost,
+        "if_offline": if_offline,
+        "start_within_s": seconds(start_within),
+        "idempotency_key": key or _own_key(),
+        "directory": directory,
+    }
+    if several:
+        fanned = checked(FanOutArguments, peers=named, **fields)
+        hand_out_all(fanned, wait=wait, as_json=as_json)
+    arguments = checked(DelegateArguments, peer="".join(named), **fields)
     _hand_out(lambda client: client.delegate(arguments), wait=wait, as_json=as_json)
+
+
+def _check_directory(directory: str, *, needed: bool) -> None:
+    if directory.startswith("/") or not (directory or needed):
+        return
+    wrong = "is not absolute" if directory else "is missing"
+    raise UsageError(
+        f"`--directory` {wrong}",
+        hint="name a directory of the worker from its root, see PATHS in `cmesh peers`",
+    )
 
 
 def reply(  # noqa: PLR0913 - typer reads the options from the signature
@@ -155,7 +186,12 @@ def reply(  # noqa: PLR0913 - typer reads the options from the signature
 
 
 def wait(*, task_id: TaskArgument, as_json: JsonOption = False) -> None:
-    """Wait for a task's end and print its result. Ctrl-C stops the waiting only."""
+    """Wait for a task's end and print its result. Ctrl-C stops the waiting only.
+
+    Of a group (`g-…`) all ends are waited for, and its tasks printed side by side.
+    """
+    if is_group(task_id):
+        wait_group(task_id, as_json=as_json)
     progress = make_progress(quiet=as_json)
 
     def known() -> TaskView:

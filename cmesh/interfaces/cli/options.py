@@ -143,7 +143,9 @@ WhereOption: TypeAlias = Annotated[
 TaskArgument: TypeAlias = Annotated[
     str,
     typer.Argument(
-        metavar="ID", help="Task id, or its unique beginning.", autocompletion=_complete_task
+        metavar="ID",
+        help="Task id, or its unique beginning; also a group, `g-…`.",
+        autocompletion=_complete_task,
     ),
 ]
 ProfileOption: TypeAlias = Annotated[

@@ -22,6 +22,7 @@ from cmesh.interfaces.cli.apply import apply
 from cmesh.interfaces.cli.bill import bill, bill_facts
 from cmesh.interfaces.cli.delegate import POSSIBLE, delegate, explain_end, reply, wait
 from cmesh.interfaces.cli.exits import TASK_EXITS
+from cmesh.interfaces.cli.group import cancel_group, is_group, show_group
 from cmesh.interfaces.cli.options import JsonOption, TaskArgument
 from cmesh.interfaces.cli.patch import patch_facts, save
 from cmesh.interfaces.cli.session import call, checked
@@ -51,6 +52,9 @@ def tasks(
         str, typer.Option(help="Only this state; `open` = unfinished, `any` = all.")
     ] = "any",
     mine: Annotated[bool, typer.Option("--mine", help="Only tasks made by this CLI.")] = False,
+    group: Annotated[
+        str, typer.Option(metavar="GROUP", help="Only those of this group (`g-…`).")
+    ] = "",
     limit: Annotated[int, typer.Option(help="How many, newest first.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
@@ -59,7 +63,7 @@ def tasks(
     Those handed out and those worked on here. HEARD: when the worker of an unfinished one
     was last heard. BILL: what each has cost, as far as any of them says.
     """
-    arguments = checked(TasksArguments, state=state, mine=mine, limit=limit)
+    arguments = checked(TasksArguments, state=state, mine=mine, group=group, limit=limit)
     view = call(lambda client: client.list_tasks(arguments))
     if as_json:
         output.print_json(view)
@@ -74,6 +78,7 @@ def tasks(
             "PEER",
             "RUNNER",
             "TURN",
+            "GROUP",
             "CREATED",
             *(["BILL"] if billed else []),
             "DIRECTORY",
@@ -88,6 +93,7 @@ def tasks(
                 task.peer,
                 task.runner,
                 str(task.turn),
+                task.group,
                 output.moment(task.created_at),
                 *([bill(task)] if billed else []),
                 task.directory,
@@ -101,7 +107,13 @@ def tasks(
 
 
 def show(*, task_id: TaskArgument, as_json: JsonOption = False) -> None:
-    """Show all that is known of a task. State and witness, rule, age, last events."""
+    """Show all that is known of a task. State and witness, rule, age, last events.
+
+    Of a group (`g-…`): its tasks side by side.
+    """
+    if is_group(task_id):
+        show_group(task_id, as_json=as_json)
+        return
     arguments = checked(TaskArguments, task_id=task_id, events=SHOWN_EVENTS)
     view = call(lambda client: client.get_task(arguments))
     if as_json:
@@ -131,11 +143,16 @@ def result(
 ) -> None:
     """Print a part of a task's result. It is what the other agent says, unchecked.
 
+    Of a group (`g-…`) the first lines of each, side by side.
+
     A task that was never started has none: it ends with that state's status, as `wait` does.
 
     The patch of a task that worked on a copy (profiles edit, build): `cmesh apply ID` shows it,
     checks it and applies it. Where it may hold a secret only the worker has it.
     """
+    if is_group(task_id):
+        show_group(task_id, as_json=as_json)
+        return
     if patch:
         save(task_id, patch, as_json=as_json)
         return
@@ -164,8 +181,12 @@ def cancel(
 ) -> None:
     """Ask for a task's end. It is `cancelled` once the worker counted no processes left.
 
-    A task that has ended otherwise already is an error, status 43.
+    A task that has ended otherwise already is an error, status 43. Of a group (`g-…`) each task
+    that goes on is asked to end.
     """
+    if is_group(task_id):
+        cancel_group(task_id, reason, as_json=as_json)
+        return
     arguments = checked(CancelArguments, task_id=task_id, reason=reason)
     view = call(lambda client: client.cancel_task(arguments))
     if view.state in TERMINAL - {TaskState.CANCELLED}:

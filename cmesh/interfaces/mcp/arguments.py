@@ -8,11 +8,14 @@ from typing import Annotated, Any, cast
 from pydantic import Field
 
 from cmesh.daemon.arguments import (
+    PEERS_MOST,
     WAIT_S,
     Arguments,
+    CancelArguments,
     CheckPatchArguments,
     Condition,
     DelegateArguments,
+    PeerPlace,
     Prompt,
     ReplyArguments,
     ResultArguments,
@@ -23,6 +26,7 @@ from cmesh.daemon.arguments import (
 )
 
 __all__ = [
+    "Cancel",
     "CheckPatch",
     "Delegate",
     "GetResult",
@@ -30,10 +34,20 @@ __all__ = [
     "ListTasks",
     "Query",
     "Reply",
+    "is_group",
     "portable_schema",
 ]
 
 DEFAULT_WAIT_S = 20
+TaskOrGroup = Annotated[
+    str,
+    Field(
+        min_length=4,
+        max_length=36,
+        pattern=r"^(g-)?[0-9a-f-]+$",
+        description="the id, or the beginning of it; or a group, `g-…`",
+    ),
+]
 SQL_ROWS = 200
 RESULT_LIMIT = 9_000
 
@@ -49,6 +63,15 @@ class Delegate(DelegateArguments):
         max_length=16,
         description="instead of peer, conditions on `machine` of list_peers: `os=linux`, `docker`, "
         "`python>=3.11`, `memory>=16G`, `gpu`, `label=lab`; the answer says which was chosen, and why",
+    )
+    peers: list[PeerPlace] = Field(
+        default_factory=list[PeerPlace],
+        max_length=PEERS_MOST,
+        description="instead of peer: a task for each of these, one group; `NAME:/directory` where "
+        "a peer has another directory",
+    )
+    all: bool = Field(
+        default=False, description="with where: a task for each peer that matches, one group"
     )
     prompt: Prompt = Field(
         min_length=1,
@@ -110,7 +133,7 @@ class Reply(ReplyArguments):
 class GetTask(TaskArguments):
     """Arguments of the tool `get_task`."""
 
-    task_id: Annotated[TaskRef, Field(description="the id, or the beginning of it")]
+    task_id: TaskOrGroup
     wait_s: float = Field(
         default=DEFAULT_WAIT_S, ge=0, le=WAIT_S, description="seconds to wait for news"
     )
@@ -124,10 +147,16 @@ class ListTasks(TasksArguments):
     limit: int = Field(default=20, ge=1, le=50)
 
 
+class Cancel(CancelArguments):
+    """Arguments of the tool `cancel_task`."""
+
+    task_id: TaskOrGroup
+
+
 class GetResult(ResultArguments):
     """Arguments of the tool `get_result`."""
 
-    task_id: Annotated[TaskRef, Field(description="the id, or the beginning of it")]
+    task_id: TaskOrGroup
     offset: int = Field(default=0, ge=0, description="character to begin at")
     limit: int = Field(default=8_000, ge=1, le=RESULT_LIMIT, description="characters at most")
 
@@ -146,6 +175,11 @@ class Query(Arguments):
         default_factory=list[str], max_length=100, description="values for `?`, in order, as text"
     )
     limit: int = Field(default=50, ge=1, le=SQL_ROWS, description="rows at most")
+
+
+def is_group(reference: str) -> bool:
+    """Say whether a reference names a group and not a task."""
+    return reference.startswith("g-")
 
 
 def portable_schema(model: type[Arguments]) -> dict[str, Any]:

@@ -13,9 +13,12 @@ from cmesh.daemon.answers import PeersView, StatusView, TaskView
 from cmesh.daemon.arguments import (
     Arguments,
     CancelArguments,
+    CancelGroupArguments,
     CheckPatchArguments,
     Context,
     DelegateArguments,
+    FanOutArguments,
+    GroupArguments,
     NoArguments,
     ReplyArguments,
     ResultArguments,
@@ -27,6 +30,7 @@ from cmesh.daemon.operations import Operations
 from cmesh.errors import TaskConflict, TaskUnfinished
 from cmesh.interfaces.mcp.arguments import (
     DEFAULT_WAIT_S,
+    Cancel,
     CheckPatch,
     Delegate,
     GetResult,
@@ -34,8 +38,10 @@ from cmesh.interfaces.mcp.arguments import (
     ListTasks,
     Query,
     Reply,
+    is_group,
 )
 from cmesh.interfaces.mcp.fence import Fence, plain
+from cmesh.interfaces.mcp.group_page import group_result, group_text
 from cmesh.interfaces.mcp.patch_page import check_fields, check_next
 from cmesh.interfaces.mcp.render import (
     call_text,
@@ -116,10 +122,13 @@ async def list_peers(call: Call) -> types.CallToolResult:
 async def delegate(call: Call) -> types.CallToolResult:
     """Hand a task out, under the key of its own request when it names none."""
     given = call.read(Delegate)
-    fields = given.model_dump() | {
+    fields = given.model_dump(exclude={"peers", "all"}) | {
         "idempotency_key": given.idempotency_key or call.key,
         "wait_s": min(given.wait_s, LONGEST_WAIT_S),
     }
+    if given.peers or given.all:
+        several = FanOutArguments.model_validate(fields | {"peers": given.peers})
+        return group_result(await call.operations.fan_out(call.context, several))
     arguments = DelegateArguments.model_validate(fields)
     return _task(await call.operations.delegate(call.context, arguments))
 
@@ -147,6 +156,10 @@ async def reply_task(call: Call) -> types.CallToolResult:
 async def get_task(call: Call) -> types.CallToolResult:
     """Show a task and its new events."""
     given = call.read(GetTask)
+    if is_group(given.task_id):
+        wait_s = min(given.wait_s, LONGEST_WAIT_S)
+        several = GroupArguments(group=given.task_id, wait_s=wait_s)
+        return group_result(await call.operations.get_group(call.context, several))
     fields = given.model_dump() | {"wait_s": min(given.wait_s, LONGEST_WAIT_S)}
     arguments = TaskArguments.model_validate(fields)
     return _task(await call.operations.get_task(call.context, arguments))
@@ -154,7 +167,12 @@ async def get_task(call: Call) -> types.CallToolResult:
 
 async def get_result(call: Call) -> types.CallToolResult:
     """Show a slice of a result."""
-    arguments = ResultArguments.model_validate(call.read(GetResult).model_dump())
+    given = call.read(GetResult)
+    if is_group(given.task_id):
+        several = GroupArguments(group=given.task_id)
+        text = group_text(await call.operations.get_group(call.context, several))
+        return types.CallToolResult(content=[types.TextContent(type="text", text=text)])
+    arguments = ResultArguments.model_validate(given.model_dump())
     view = await call.operations.get_result(call.context, arguments)
     text = result_text(view, Fence())
     # INVARIANT: no structured content; clients would show the model only that.
@@ -186,8 +204,12 @@ async def list_tasks(call: Call) -> types.CallToolResult:
 
 async def cancel_task(call: Call) -> types.CallToolResult:
     """Ask for the end of a task."""
-    view = await call.operations.cancel_task(call.context, call.read(CancelArguments))
-    return _task(view)
+    given = call.read(Cancel)
+    if is_group(given.task_id):
+        several = CancelGroupArguments(group=given.task_id, reason=given.reason)
+        return group_result(await call.operations.cancel_group(call.context, several))
+    arguments = CancelArguments.model_validate(given.model_dump())
+    return _task(await call.operations.cancel_task(call.context, arguments))
 
 
 async def query(call: Call) -> types.CallToolResult:

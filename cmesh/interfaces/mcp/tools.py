@@ -10,8 +10,9 @@ from types import MappingProxyType
 
 import mcp_types as types
 
-from cmesh.daemon.arguments import Arguments, CancelArguments, NoArguments
+from cmesh.daemon.arguments import Arguments, NoArguments
 from cmesh.interfaces.mcp.arguments import (
+    Cancel,
     CheckPatch,
     Delegate,
     GetResult,
@@ -83,6 +84,8 @@ _ALL = (
             "`denied` names the reason; do not work around it. An equal task of this "
             "session that is unfinished, or whose end it was not told, is returned with duplicate_of "
             "instead of started again; new=true forces another. Tasks of other sessions do not count. "
+            "peers, or where with all=true: a task for each, one group g-… that get_task, get_result "
+            "and cancel_task take. "
             "peer_unreachable: nothing ran; if_offline=queue keeps the task until the peer is back."
         ),
         arguments=Delegate,
@@ -171,7 +174,7 @@ _ALL = (
             "Asks for a task to be ended. The answer is the task, not its end: it is cancelled "
             "only when its state says so (zero processes counted on the worker)."
         ),
-        arguments=CancelArguments,
+        arguments=Cancel,
         run=cancel_task,
         destructive=True,
         idempotent=True,

@@ -21,7 +21,7 @@ from cmesh.interfaces.control import RESTART_GRACE_S, ControlServer
 from cmesh.interfaces.control_calls import CALLS
 from cmesh.interfaces.unixsocket import Credentials, peer_credentials
 from cmesh.interfaces.wire import OPERATIONS, REQUEST_BYTES
-from tests.fakes.operations import FIRST_TASK, FakeOperations
+from tests.fakes.operations import FIRST_TASK, GROUP, FakeOperations
 
 pytestmark = pytest.mark.anyio
 
@@ -156,6 +156,9 @@ async def test_every_operation_can_be_called_by_its_name(
         "trust_peer": {"peer": "worker"},
         "untrust_peer": {"peer": "worker"},
         "delegate": TASK,
+        "fan_out": {"peers": ["worker"], "prompt": "each of you", "directory": "/srv"},
+        "get_group": {"group": GROUP},
+        "cancel_group": {"group": GROUP},
         "reply_task": {"task_id": FIRST_TASK, "prompt": "and then"},
         "get_task": {"task_id": FIRST_TASK},
         "get_result": {"task_id": FIRST_TASK},
