@@ -11,6 +11,7 @@ import os
 import shutil
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,7 @@ from tests.system.daemon.agents import CLAUDE, CODEX
 __all__ = ["add_config", "make_repository", "measure", "steps_of"]
 
 QUERY_MS, EDIT_MS, LONG_RATIO = 120.0, 250.0, 1.05
-FILES, FOLDERS = 1_000, 500
+FILES, FILES_A_FOLDER = 1_000, 15
 TURNS, TURN_S = 5, 2.0
 """Of the long run: so many answers of the model, each after so much."""
 
@@ -172,11 +173,13 @@ class _Bench:
 
     def compare(self, profile: str, prompt: str, goal_ms: float, count: int) -> list[Row]:
         """Return what is added in a profile, and where it goes."""
-        alone, task = _Taken(), _Taken()
+        alone, fresh, task = _Taken(), _Taken(), _Taken()
         for turn in range(WARM_UP + count):
             one, other = self._alone(prompt), self._task(profile, prompt)
+            third = self._alone(prompt, fresh=True)
             if turn >= WARM_UP:
                 alone.add(*one)
+                fresh.add(*third)
                 task.add(*other)
         name = self._agent.name
         added = [after - before for before, after in zip(alone.whole, task.whole, strict=True)]
@@ -184,9 +187,11 @@ class _Bench:
         rows = [
             replace(row, goal=f"p50 <= {goal_ms:.0f} ms"),
             timing(f"{name}, alone", alone.whole),
+            timing(f"{name}, alone in a new home", fresh.whole),
             timing(f"{name}, as a task of `{profile}`", task.whole),
         ]
         shown = [(f"alone: {key}", values) for key, values in alone.parts.items()]
+        shown += [(f"alone in a new home: {key}", values) for key, values in fresh.parts.items()]
         shown += [(f"task: {key}", values) for key, values in task.parts.items()]
         return rows + [timing(f"- {key}", values) for key, values in shown]
 
@@ -210,9 +215,12 @@ class _Bench:
             ),
         ]
 
-    def _alone(self, prompt: str) -> tuple[float, dict[str, float]]:
+    def _alone(self, prompt: str, *, fresh: bool = False) -> tuple[float, dict[str, float]]:
         argv, env = self._agent.alone(self._agent, self._model.url)
         home = str(self._home)
+        if fresh:
+            home = tempfile.mkdtemp(prefix="home-", dir=self._home.parent)
+            Path(home, "tmp").mkdir()
         basic = {"PATH": os.environ["PATH"], "HOME": home, "TMPDIR": f"{home}/tmp"}
         basic |= {"CLAUDE_CONFIG_DIR": f"{home}/.claude", "CODEX_HOME": home, "LANG": "C.UTF-8"}
         self._model.begin()
@@ -310,9 +318,10 @@ def add_config(daemon: BenchDaemon, text: str) -> None:
 
 
 def make_repository(place: Path, files: int) -> None:
-    """Make a git repository of so many files in 500 folders at most, `d0/code-0` the first."""
+    """Make a git repository of so many files, some in each folder, `d0/code-0` the first."""
+    folders = max(1, files // FILES_A_FOLDER)
     for number in range(files):
-        folder = place / f"d{number % FOLDERS}"
+        folder = place / f"d{number % folders}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"code-{number}").write_text(f"line {number}\n" * 40, "utf-8")
     quiet = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "PATH": os.defpath}

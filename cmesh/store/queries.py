@@ -10,11 +10,12 @@ from cmesh.model import TERMINAL, Direction, Event, NodeId, TaskId, TaskState
 from cmesh.store.chain import from_micros
 from cmesh.store.exchange import Reader
 from cmesh.store.fold import PROGRESS, Draft
-from cmesh.store.records import ReceiptRecord, Record, TaskSnapshot, TrustRecord
+from cmesh.store.records import Record, TaskSnapshot
 from cmesh.store.rows import (
     Row,
     event_of,
     moment_of,
+    read_rows,
     receipt_record,
     result_record,
     step_record,
@@ -30,19 +31,12 @@ __all__ = [
     "followers",
     "groups",
     "hash_at",
-    "heads",
-    "heads_after",
     "idempotent",
-    "identities",
     "keys",
     "last_events",
     "listed",
-    "peer_keys",
     "prefixed",
-    "results_after",
-    "signed_count",
     "snapshots",
-    "trusts",
     "unfinished",
 ]
 
@@ -73,7 +67,7 @@ def drafts(cursor: Reader, ids: Sequence[TaskId]) -> list[Draft]:
 
 def unfinished(cursor: Reader) -> list[TaskId]:
     """Return the tasks that have not ended, or whose end the caller has not acknowledged."""
-    rows = _rows(
+    rows = read_rows(
         cursor,
         f"""
         WITH step AS (
@@ -113,7 +107,7 @@ def listed(
         where.append(f"list_contains(${len(values)}::VARCHAR[], state)")
     # Without a filter on states the view's joins over all events are not needed.
     source = "task_row" if states is None else "tasks"
-    rows = _rows(
+    rows = read_rows(
         cursor,
         f"SELECT task_id::VARCHAR AS task_id FROM {source} WHERE {' AND '.join(where)}"  # noqa: S608
         f" ORDER BY seq DESC LIMIT {int(limit)}",
@@ -137,7 +131,7 @@ def snapshots(
 
 def events(cursor: Reader, task_id: TaskId, *, after: int, limit: int) -> list[Event]:
     """Return events numbered above `after`, oldest first."""
-    rows = _rows(
+    rows = read_rows(
         cursor,
         f"SELECT n, epoch_us(event_ts) AS ts, event_kind, text, data::VARCHAR AS data"  # noqa: S608
         f" FROM event_row WHERE task_id = $1::UUID AND n > $2 ORDER BY n LIMIT {int(limit)}",
@@ -148,7 +142,7 @@ def events(cursor: Reader, task_id: TaskId, *, after: int, limit: int) -> list[E
 
 def last_events(cursor: Reader, task_id: TaskId, limit: int) -> list[Event]:
     """Return the latest events, oldest first."""
-    rows = _rows(
+    rows = read_rows(
         cursor,
         f"SELECT n, epoch_us(event_ts) AS ts, event_kind, text, data::VARCHAR AS data"  # noqa: S608
         f" FROM event_row WHERE task_id = $1::UUID ORDER BY n DESC LIMIT {int(limit)}",
@@ -165,7 +159,7 @@ def prefixed(cursor: Reader, prefix: str, limit: int) -> list[TaskId]:
     digits = prefix.replace("-", "").lower()
     if len(digits) > _UUID_HEX or any(digit not in "0123456789abcdef" for digit in digits):
         return []
-    rows = _rows(
+    rows = read_rows(
         cursor,
         "SELECT task_id::VARCHAR AS task_id FROM task_row"  # noqa: S608  # limit is a number
         " WHERE task_id BETWEEN $1::UUID AND $2::UUID OR ends_with(task_id::VARCHAR, $3)"
@@ -178,7 +172,7 @@ def prefixed(cursor: Reader, prefix: str, limit: int) -> list[TaskId]:
 
 def idempotent(cursor: Reader, key: str) -> TaskId | None:
     """Return the task this node asked for with a key."""
-    rows = _rows(
+    rows = read_rows(
         cursor,
         "SELECT task_id::VARCHAR AS task_id FROM task_row"
         " WHERE direction = 'out' AND idempotency_key = $1",
@@ -189,12 +183,14 @@ def idempotent(cursor: Reader, key: str) -> TaskId | None:
 
 def exists(cursor: Reader, task_id: TaskId) -> bool:
     """Say whether a task has this id."""
-    return bool(_rows(cursor, "SELECT 1 AS one FROM task_row WHERE task_id = $1::UUID", [task_id]))
+    return bool(
+        read_rows(cursor, "SELECT 1 AS one FROM task_row WHERE task_id = $1::UUID", [task_id])
+    )
 
 
 def keys(cursor: Reader) -> list[tuple[str, str]]:
     """Return (task id, idempotency key) of every task."""
-    rows = _rows(
+    rows = read_rows(
         cursor,
         "SELECT task_id::VARCHAR AS task_id, CASE WHEN direction = 'out' THEN idempotency_key"
         " ELSE '' END AS key FROM task_row",
@@ -204,7 +200,7 @@ def keys(cursor: Reader) -> list[tuple[str, str]]:
 
 def accepted_since(cursor: Reader, since: datetime) -> list[tuple[NodeId, TaskId, datetime]]:
     """Return the inbound tasks stored since, without those that were denied."""
-    rows = _rows(
+    rows = read_rows(
         cursor,
         "SELECT peer_id, task_id::VARCHAR AS task_id, epoch_us(ts) AS ts FROM task_row"
         " WHERE direction = 'in' AND ts >= $1::TIMESTAMPTZ AND task_id NOT IN"
@@ -216,7 +212,7 @@ def accepted_since(cursor: Reader, since: datetime) -> list[tuple[NodeId, TaskId
 
 def followers(cursor: Reader) -> list[tuple[TaskId, TaskId]]:
     """Return (task, the task that follows it) of every follow-up turn, oldest first."""
-    rows = _rows(
+    rows = read_rows(
         cursor,
         "SELECT follows::VARCHAR AS follows, task_id::VARCHAR AS task_id FROM task_row"
         " WHERE follows IS NOT NULL ORDER BY seq",
@@ -226,7 +222,7 @@ def followers(cursor: Reader) -> list[tuple[TaskId, TaskId]]:
 
 def groups(cursor: Reader) -> list[tuple[str, TaskId]]:
     """Return (group, task) of every task that was asked for in a group, oldest first."""
-    rows = _rows(
+    rows = read_rows(
         cursor,
         "SELECT selection ->> 'group' AS of_group, task_id::VARCHAR AS task_id FROM task_row"
         " WHERE selection ->> 'group' <> '' ORDER BY seq",
@@ -234,86 +230,15 @@ def groups(cursor: Reader) -> list[tuple[str, TaskId]]:
     return [(row["of_group"], TaskId(row["task_id"])) for row in rows]
 
 
-def trusts(cursor: Reader) -> list[TrustRecord]:
-    """Return the latest decision about each peer's key."""
-    rows = _rows(
-        cursor,
-        "SELECT peer_id, arg_max(peer, seq) AS peer, arg_max(key, seq) AS key,"
-        " arg_max(trusted, seq) AS trusted, arg_max(decided_by, seq) AS by"
-        " FROM trust_row GROUP BY peer_id ORDER BY max(seq)",
-    )
-    return [TrustRecord(**row) for row in rows]
-
-
-def heads(cursor: Reader) -> list[ReceiptRecord]:
-    """Return the latest audit head that each peer has signed."""
-    rows = _rows(
-        cursor,
-        "SELECT peer_id, arg_max(peer, seq) AS peer, arg_max(head_seq, seq) AS head_seq,"
-        " arg_max(head_hash, seq) AS head_hash, arg_max(signature, seq) AS signature"
-        " FROM receipt_row WHERE receipt_kind = 'head' GROUP BY peer_id",
-    )
-    return [ReceiptRecord(kind="head", task_id=None, **row) for row in rows]
-
-
-def heads_after(cursor: Reader, after: int, limit: int) -> list[tuple[int, ReceiptRecord]]:
-    """Return the heads that peers signed, each with its row, in their order."""
-    rows = _rows(
-        cursor,
-        "SELECT seq, peer_id, peer, head_seq, head_hash, signature FROM receipt_row"  # noqa: S608  # limit is a number
-        f" WHERE receipt_kind = 'head' AND seq > $1 ORDER BY seq LIMIT {int(limit)}",
-        [after],
-    )
-    return [(row.pop("seq"), ReceiptRecord(kind="head", task_id=None, **row)) for row in rows]
-
-
-def results_after(cursor: Reader, after: int, limit: int) -> list[tuple[int, TaskId]]:
-    """Return the ends of tasks by their rows, in their order."""
-    rows = _rows(
-        cursor,
-        "SELECT seq, task_id::VARCHAR AS task_id FROM result_row"  # noqa: S608  # limit is a number
-        f" WHERE seq > $1 ORDER BY seq LIMIT {int(limit)}",
-        [after],
-    )
-    return [(row["seq"], TaskId(row["task_id"])) for row in rows]
-
-
-def signed_count(cursor: Reader) -> int:
-    """Return about how many signatures there are: two an end, one a head."""
-    [row] = _rows(
-        cursor,
-        "SELECT 2 * (SELECT count(*) FROM result_row) + count(*) AS n FROM receipt_row"
-        " WHERE receipt_kind = 'head'",
-    )
-    return row["n"]
-
-
-def identities(cursor: Reader, kind: str) -> list[tuple[NodeId, str]]:
-    """Return (node id, public key) of every name and key this node had, by audit rows `kind`."""
-    rows = _rows(
-        cursor,
-        "SELECT DISTINCT data->>'node_id' AS node_id, data->>'key' AS key FROM audit_row"
-        " WHERE kind = $1",
-        [kind],
-    )
-    return [(NodeId(row["node_id"]), row["key"]) for row in rows]
-
-
-def peer_keys(cursor: Reader) -> list[tuple[NodeId, str]]:
-    """Return (peer, public key) of every key that was ever decided about."""
-    rows = _rows(cursor, "SELECT DISTINCT peer_id, key FROM trust_row ORDER BY peer_id, key")
-    return [(NodeId(row["peer_id"]), row["key"]) for row in rows]
-
-
 def hash_at(cursor: Reader, seq: int) -> str | None:
     """Return a row's hash in hex, or None when there is no such row."""
-    rows = _rows(cursor, "SELECT hex(h) AS h FROM log WHERE seq = ?", [seq])
+    rows = read_rows(cursor, "SELECT hex(h) AS h FROM log WHERE seq = ?", [seq])
     return rows[0]["h"].lower() if rows else None
 
 
 def columns(cursor: Reader) -> dict[str, list[str]]:
     """Return the columns of each view for people, in their order."""
-    rows = _rows(
+    rows = read_rows(
         cursor,
         "SELECT v.view_name, list(c.column_name ORDER BY c.column_index) AS names"
         " FROM duckdb_columns() c JOIN duckdb_views() v ON v.view_name = c.table_name"
@@ -322,16 +247,10 @@ def columns(cursor: Reader) -> dict[str, list[str]]:
     return {str(row["view_name"]): list(row["names"]) for row in rows}
 
 
-def _rows(cursor: Reader, sql: str, values: Sequence[object] = ()) -> list[Row]:
-    cursor.execute(sql, list(values))
-    names = [str(column[0]) for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
-
 def _of_tasks(cursor: Reader, table: str, ids: Sequence[TaskId]) -> list[Row]:
     """Return rows of some tasks with ids as text and times as microseconds."""
     replaced = ", ".join(f"epoch_us({column}) AS {column}" for column in _TIMES[table])
-    return _rows(
+    return read_rows(
         cursor,
         f"SELECT * REPLACE (task_id::VARCHAR AS task_id, {replaced}) FROM {table}"  # noqa: S608
         " WHERE task_id IN (SELECT unnest($1::UUID[])) ORDER BY seq",
@@ -348,7 +267,7 @@ _TIMES = {
 
 
 def _add_events(cursor: Reader, made: dict[str, Draft]) -> None:
-    rows = _rows(
+    rows = read_rows(
         cursor,
         f"""
         SELECT task_id::VARCHAR AS task_id, max(n) AS n, epoch_us(arg_max(event_ts, n)) AS ts,

@@ -1,6 +1,7 @@
 """From rows of the database to records: what each column means."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from datetime import datetime
 from typing import Any, cast
@@ -18,6 +19,7 @@ from cmesh.model import (
     Usage,
 )
 from cmesh.store.chain import from_micros
+from cmesh.store.exchange import Reader
 from cmesh.store.records import (
     ReceiptRecord,
     Record,
@@ -32,6 +34,7 @@ __all__ = [
     "Row",
     "event_of",
     "moment_of",
+    "read_rows",
     "receipt_record",
     "result_record",
     "step_record",
@@ -40,6 +43,13 @@ __all__ = [
 
 Row = dict[str, Any]
 """A row of the database by column; the schema says what is in it."""
+
+
+def read_rows(cursor: Reader, sql: str, values: Sequence[object] = ()) -> list[Row]:
+    """Return what a SELECT finds, all of it."""
+    cursor.execute(sql, list(values))
+    names = [str(column[0]) for column in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def task_record(row: Row) -> TaskRecord:

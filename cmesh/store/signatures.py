@@ -12,7 +12,7 @@ from cmesh.keys import verify
 from cmesh.model import Direction, NodeId
 from cmesh.protocol.convert import outcome_from
 from cmesh.protocol.receipts import head_bytes, result_bytes
-from cmesh.store import queries
+from cmesh.store import proofs, queries
 from cmesh.store.exchange import Reader
 from cmesh.store.records import Finding, ReceiptRecord, TaskSnapshot
 
@@ -42,7 +42,7 @@ class Signed:
 def check_signatures(cursor: Reader, progress: Callable[[int, int], None] | None = None) -> Signed:
     """Check every signature, some thousand a second; stop at the first that does not fit."""
     keys, signed = _Keys(cursor), Signed()
-    total, done = queries.signed_count(cursor), 0
+    total, done = proofs.signed_count(cursor), 0
     for claims in _claims(cursor, keys):
         for claim in claims:
             if not claim.tries:
@@ -69,9 +69,9 @@ class _Claim:
 
 class _Keys:
     def __init__(self, cursor: Reader) -> None:
-        self.own = queries.identities(cursor, NODE_UP)
+        self.own = proofs.identities(cursor, NODE_UP)
         self._peers: dict[NodeId, list[str]] = {}
-        for peer_id, key in queries.peer_keys(cursor):
+        for peer_id, key in proofs.peer_keys(cursor):
             self._peers.setdefault(peer_id, []).append(key)
 
     def of(self, peer_id: NodeId) -> Sequence[str]:
@@ -80,14 +80,14 @@ class _Keys:
 
 def _claims(cursor: Reader, keys: _Keys) -> Iterator[list[_Claim]]:
     after = 0
-    while ended := queries.results_after(cursor, after, BATCH):
+    while ended := proofs.results_after(cursor, after, BATCH):
         seqs = {task_id: seq for seq, task_id in ended}
         drafts = queries.drafts(cursor, list(seqs))
         tasks = [(draft.snapshot(), seqs[draft.record.task_id]) for draft in drafts]
         yield [claim for task, seq in tasks for claim in _of_end(task, seq, keys)]
         after = ended[-1][0]
     after = 0
-    while heads := queries.heads_after(cursor, after, BATCH):
+    while heads := proofs.heads_after(cursor, after, BATCH):
         yield [_of_head(seq, receipt, keys) for seq, receipt in heads]
         after = heads[-1][0]
 

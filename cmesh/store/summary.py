@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cmesh.model import NodeId, TaskId
-from cmesh.store import queries
+from cmesh.store import proofs, queries
 from cmesh.store.exchange import Reader
 from cmesh.store.fold import Draft
 from cmesh.store.records import ReceiptRecord, TrustRecord
@@ -71,6 +71,6 @@ def summary(cursor: Reader, since: datetime, latest: int) -> Summary:
         lately=queries.accepted_since(cursor, since),
         followers=queries.followers(cursor),
         groups=queries.groups(cursor),
-        trust=queries.trusts(cursor),
-        heads=queries.heads(cursor),
+        trust=proofs.trusts(cursor),
+        heads=proofs.heads(cursor),
     )

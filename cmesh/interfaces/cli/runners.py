@@ -156,8 +156,11 @@ async def _asked(client: ControlClient, arguments: LiveRunArguments, *, told: bo
     if told:
         runner = _find(await client.list_runners(), arguments.name)
         profile = "full" if arguments.full else "query"
-        if profile in runner.profiles and not runner.name.startswith("command:"):
-            output.say(f"`{runner.name}` asks its model once, with your key; that costs money")
+        name = runner.name
+        if profile in runner.profiles and not name.startswith("command:"):
+            output.say(
+                f"`{name}` asks its model once, with the key of this machine; that costs money"
+            )
     return await client.test_runner(arguments)
 
 
