@@ -5,7 +5,7 @@ from cmesh.text import one_line
 
 __all__ = ["COLUMNS", "rows", "summed"]
 
-COLUMNS = ("PEER", "STATE", "VERDICT", "EXIT", "COST", "SECONDS", "PATCH", "ID", "SAYS")
+COLUMNS = ("PEER", "STATE", "CODE", "EXIT", "COST", "SECONDS", "PATCH", "ID", "SAYS")
 SAYS_CHARACTERS = 160
 
 
