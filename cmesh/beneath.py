@@ -9,7 +9,15 @@ import errno
 import os
 import stat
 
-__all__ = ["Judged", "identity", "open_beneath", "open_judged", "open_part", "open_root"]
+__all__ = [
+    "Judged",
+    "identity",
+    "open_beneath",
+    "open_file",
+    "open_judged",
+    "open_part",
+    "open_root",
+]
 
 # linux/openat2.h; the number of openat2 is the same on every architecture (Linux 5.6).
 _SYS_OPENAT2 = 437
@@ -84,6 +92,23 @@ def open_part(root: int, relative: str) -> int:
     fd = _open(root, relative, resolve, _PLACE)
     mode = os.fstat(fd).st_mode
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return fd
+    os.close(fd)
+    raise _error(errno.EINVAL, relative)
+
+
+def open_file(root: int, relative: str) -> int:
+    """Open a file for reading, below the directory that `root` holds, by its very name.
+
+    As `open_part`; a pipe without a writer is no file, and nobody waits for it. The caller owns
+    the descriptor.
+
+    Raises:
+        OSError: as `open_part`; it may not be read (EACCES).
+    """
+    resolve = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS
+    fd = _open(root, relative, resolve, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
         return fd
     os.close(fd)
     raise _error(errno.EINVAL, relative)

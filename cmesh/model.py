@@ -164,6 +164,7 @@ class TaskSpec:
         not_after: the worker never starts the task later than this.
         traceparent: W3C Trace Context header, or empty.
         follows: the task whose conversation this one continues; None = a first turn.
+        artifacts: globs of files to hand over when it has ended; empty = none.
     """
 
     task_id: TaskId
@@ -177,6 +178,7 @@ class TaskSpec:
     not_after: datetime
     traceparent: str = ""
     follows: TaskId | None = None
+    artifacts: tuple[str, ...] = ()
 
     def payload_hash(self) -> str:
         """Return the SHA-256 (hex) over the canonical JSON of every field.
@@ -190,6 +192,8 @@ class TaskSpec:
         }
         if self.follows is None:
             del values["follows"]
+        if not self.artifacts:  # as `follows`
+            del values["artifacts"]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -253,6 +257,8 @@ class Result:
             `cmesh.protocol.messages.Basis`; empty = an older worker, or none yet.
         patch: what the task changed of its copy: see `cmesh.protocol.messages.Patch`; empty = it
             had none.
+        artifacts: files it handed over: see `cmesh.protocol.messages.Artifacts`; empty = it was
+            asked for none.
         extra: what a newer worker signed besides, as it came.
     """
 
@@ -278,6 +284,7 @@ class Result:
     redacted: int = 0
     basis: Mapping[str, object] = field(default_factory=dict[str, object])
     patch: Mapping[str, object] = field(default_factory=dict[str, object])
+    artifacts: Mapping[str, object] = field(default_factory=dict[str, object])
     extra: Mapping[str, object] = field(default_factory=dict[str, object])
 
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import cast
 
-__all__ = ["cut", "defang", "fence", "one_line", "reveal", "scrub", "scrub_data"]
+__all__ = ["cut", "defang", "fence", "is_plain_path", "one_line", "reveal", "scrub", "scrub_data"]
 
 # Unicode bidi controls and tag characters can make a text read differently from what it is
 # (CVE-2021-42574); both are category Cf, as are the harmless joiners kept below.
@@ -16,6 +16,7 @@ _KEPT_CONTROL = {"\n", "\t"}
 # The rule of `_harmless` for ASCII as a table: output is mostly ASCII, and this is 50 x faster.
 _ASCII_CONTROLS = dict.fromkeys([c for c in (*range(32), 127) if chr(c) not in _KEPT_CONTROL])
 _DATA_DEPTH = 16
+_PATH_CHARACTERS = 320
 _CUT_MARK = " … [cut] … "
 
 
@@ -51,6 +52,17 @@ def scrub_data(data: Mapping[str, object]) -> dict[str, object]:
 def one_line(text: str, limit: int = 200) -> str:
     """Return a scrubbed, single-line form of at most `limit` characters."""
     return cut(" ".join(scrub(text).split()), limit)
+
+
+def is_plain_path(path: str) -> bool:
+    """Say whether a path leads nowhere but down, not into `.git`, and looks like what it is."""
+    parts = path.split("/")
+    return (
+        0 < len(path) <= _PATH_CHARACTERS
+        and one_line(path, _PATH_CHARACTERS) == path
+        and {"", ".", ".."}.isdisjoint(parts)
+        and ".git" not in {part.lower() for part in parts}
+    )
 
 
 def cut(text: str, limit: int) -> str:

@@ -150,6 +150,7 @@ def task_request(
         runner=spec.runner,
         directory=directory,
         accept=spec.accept,
+        artifacts=bool(spec.artifacts),
         runtime_s=spec.limits.runtime_s,
         output_bytes=spec.limits.output_bytes,
         cost_usd=spec.limits.cost_usd,
@@ -255,6 +256,11 @@ async def _obstacle(parts: Parts, spec: TaskSpec, found: Found, count: Count) ->
         )
     if found.obstacle is not None:
         return found.obstacle
+    if spec.artifacts and spec.profile is Profile.QUERY:
+        return TaskRefused(
+            "a task of profile `query` makes no files to hand over",
+            hint="ask for artifacts in profile edit, build or full",
+        )
     if spec.accept:
         return TaskRefused("acceptance commands need a sandbox this build lacks", hint="")
     if count.unfinished >= worker.queue:

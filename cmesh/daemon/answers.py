@@ -12,6 +12,8 @@ from cmesh.model import Direction, Profile, TaskState
 
 __all__ = [
     "SUMMARY_CHARACTERS",
+    "ArtifactPiece",
+    "ArtifactView",
     "ConditionView",
     "CopyView",
     "DecisionView",
@@ -137,6 +139,30 @@ class LimitsView(View):
     tokens: int | None = None
 
 
+class ArtifactView(View):
+    """A file that a task handed over: another machine's word on a caller.
+
+    `withheld`: why there are no bytes: `secret_found`, `artifact_too_large`,
+    `artifact_unreadable`.
+    """
+
+    path: str
+    bytes: int = 0
+    sha256: str = ""
+    withheld: str = ""
+
+
+class ArtifactPiece(View):
+    """Some bytes of a task's file as base64, from an offset."""
+
+    task_id: str
+    path: str
+    sha256: str
+    total: int
+    offset: int
+    data: str
+
+
 class TaskView(View):
     """A task as this node knows it.
 
@@ -213,6 +239,9 @@ class TaskView(View):
     patch: PatchView | None = None
     chosen: str = ""
     group: str = ""
+    artifacts: list[ArtifactView] = Field(default_factory=list[ArtifactView])
+    artifacts_left_out: int = 0
+    artifacts_reason: str = ""
 
 
 class TasksView(View):

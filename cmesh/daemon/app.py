@@ -11,6 +11,7 @@ from typing_extensions import override
 from cmesh import __version__
 from cmesh.daemon import overview, runner_files, runner_views
 from cmesh.daemon.answers import (
+    ArtifactPiece,
     CopyView,
     DecisionView,
     GroupView,
@@ -27,6 +28,7 @@ from cmesh.daemon.answers import (
 from cmesh.daemon.approval import require_no_task
 from cmesh.daemon.arguments import (
     ApproveArguments,
+    ArtifactArguments,
     CancelArguments,
     CancelGroupArguments,
     CheckPatchArguments,
@@ -58,7 +60,7 @@ from cmesh.daemon.lookup import Lookup
 from cmesh.daemon.operations import Operations
 from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.daemon.patch_check import check_patch
-from cmesh.daemon.results_text import read_patch, read_result
+from cmesh.daemon.results_text import read_artifact, read_patch, read_result
 from cmesh.daemon.runner_answers import CheckView, LiveRunView, NewRunnerView, RunnersView
 from cmesh.daemon.trust import taken_back
 from cmesh.daemon.views import event_view, state_of
@@ -211,6 +213,13 @@ class App(Operations):
         if task.record.direction is Direction.IN:
             require_no_task(context.pid)  # it may be withheld from whoever asked for it
         return await read_patch(self._daemon.store, task)
+
+    @override
+    async def get_artifact(self, context: Context, arguments: ArtifactArguments) -> ArtifactPiece:
+        task = await self._lookup.task(arguments.task_id)
+        if task.record.direction is Direction.IN:
+            require_no_task(context.pid)
+        return await read_artifact(self._daemon.store, task, arguments)
 
     @override
     async def check_patch(self, context: Context, arguments: CheckPatchArguments) -> CheckPatchView:

@@ -16,6 +16,7 @@ __all__ = [
     "WAIT_S",
     "ApproveArguments",
     "Arguments",
+    "ArtifactArguments",
     "CancelArguments",
     "CancelGroupArguments",
     "CheckPatchArguments",
@@ -130,6 +131,11 @@ class DelegateArguments(Arguments):
     runner: RunnerName = "claude"
     profile: Profile = Profile.QUERY
     accept: list[str] = Field(default_factory=list[str], max_length=64)
+    artifacts: list[str] = Field(
+        default_factory=list[str],
+        max_length=16,
+        description="globs of files it hands over at its end, such as `dist/*.whl`; not for query",
+    )
     timeout_s: int = Field(default=900, ge=1, le=14_400)
     turns: int = Field(
         default=0, ge=0, le=1_000_000, description="answers of its model at most; 0 = no limit"
@@ -231,7 +237,7 @@ class ResultArguments(Arguments):
     """Arguments of `get_result`; offsets and limits count characters of the part."""
 
     task_id: TaskRef
-    part: Literal["summary", "output", "errors", "patch"] = "summary"
+    part: Literal["summary", "output", "errors", "patch", "artifacts"] = "summary"
     offset: int = Field(default=0, ge=0)
     limit: int = Field(default=8_000, ge=1, le=TEXT_CHARACTERS)
 
@@ -240,6 +246,14 @@ class PatchArguments(Arguments):
     """Arguments of `get_patch`."""
 
     task_id: TaskRef
+
+
+class ArtifactArguments(Arguments):
+    """Arguments of `get_artifact`: a file by its path in the list of the task's files."""
+
+    task_id: TaskRef
+    path: str = Field(min_length=1, max_length=320)
+    offset: int = Field(default=0, ge=0)
 
 
 class CheckPatchArguments(Arguments):

@@ -40,6 +40,7 @@ def same_task(spec: TaskSpec, arguments: DelegateArguments) -> bool:
         and spec.runner == arguments.runner
         and spec.profile == arguments.profile
         and spec.accept == tuple(arguments.accept)
+        and spec.artifacts == tuple(arguments.artifacts)
     )
 
 

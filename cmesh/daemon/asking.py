@@ -39,6 +39,7 @@ from cmesh.policy.chain import narrowed
 from cmesh.policy.decide import OutboundRequest, decide_outbound
 from cmesh.protocol.facts import QUEUED
 from cmesh.protocol.where import parse
+from cmesh.runner.artifacts import check_globs
 from cmesh.store.records import Selection, TaskRecord
 
 __all__ = ["Asking"]
@@ -333,6 +334,8 @@ class Asking:
         )
 
     def _spec(self, arguments: DelegateArguments, parent: Parent | None = None) -> TaskSpec:
+        """Return what a call asks for; raises UsageError for a glob that does not lead down."""
+        check_globs(arguments.artifacts)
         wished = Limits(
             runtime_s=arguments.timeout_s,
             cost_usd=arguments.cost_usd or None,
@@ -348,6 +351,7 @@ class Asking:
             prompt=arguments.prompt,
             limits=limits,
             accept=tuple(arguments.accept),
+            artifacts=tuple(arguments.artifacts),
             origin=parent.chain if parent is not None else (),
             not_after=self._daemon.settings.clock.now() + start_within(arguments),
         )

@@ -172,9 +172,9 @@ class Caller:
             self._turns.add(text, link, partial(self._offered, link, TaskId(text)))
 
     def disconnected(self, link: Link) -> None:
-        """A link ended; half-fetched outputs are asked for again at the next one."""
+        """A link ended; the next one is asked for the rest of what is half fetched."""
         for task_id in self.of(link.identity.node_id):
-            self._outputs.drop(task_id)
+            self._outputs.pause(task_id)
 
     def take(self, link: Link, message: Message) -> bool:
         """Take a message; False when it is not the caller's."""
@@ -259,6 +259,7 @@ class Caller:
             result=message,
             refused=self._outputs.refused(task_id),
             patch_refused=self._outputs.refused(task_id, "patch"),
+            artifacts_refused=self._outputs.refused(task_id, "artifact"),
             link=link,
         )
         await outbound.done(word)

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator
 from typing_extensions import override
 
 from cmesh.daemon.answers import (
+    ArtifactPiece,
     CopyView,
     DecisionView,
     GroupView,
@@ -26,6 +27,7 @@ from cmesh.daemon.answers import (
 )
 from cmesh.daemon.arguments import (
     ApproveArguments,
+    ArtifactArguments,
     CancelArguments,
     CancelGroupArguments,
     CheckPatchArguments,
@@ -115,6 +117,10 @@ class Children(Operations):
     @override
     async def get_patch(self, context: Context, arguments: PatchArguments) -> PatchFile:
         raise _refused()  # a task reads a patch as text, by `get_result`
+
+    @override
+    async def get_artifact(self, context: Context, arguments: ArtifactArguments) -> ArtifactPiece:
+        raise _refused()  # its sandbox has no place where this machine's owner would look for it
 
     @override
     async def check_patch(self, context: Context, arguments: CheckPatchArguments) -> CheckPatchView:

@@ -70,7 +70,7 @@ class Feeds:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def artifact(self, link: Link, message: Artifact) -> None:
-        """Send a kept output, or a patch that is not withheld, from an offset, in chunks.
+        """Send a kept output, or a patch or file that is not withheld, from an offset, in chunks.
 
         Raises:
             LinkError: the link ended.
@@ -173,7 +173,11 @@ def _size(result: Result, sha256: str) -> int | None:
     """Return the length of what a result gives out under this hash; None = nothing."""
     if result.output_sha256 == sha256:
         return result.output_kept
-    patch = outcome_from(result).patch
+    outcome = outcome_from(result)
+    patch = outcome.patch
     if patch is not None and patch.sha256 == sha256 and not patch.withheld:
         return patch.bytes
+    for one in outcome.artifacts.files if outcome.artifacts else ():
+        if one.sha256 == sha256 and not one.withheld:
+            return one.bytes
     return None

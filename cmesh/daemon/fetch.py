@@ -1,4 +1,4 @@
-"""Kept outputs and patches on their way from workers: asked for, checked, stored by their hash.
+"""Outputs, patches and files on their way from workers: asked for, checked, stored by their hash.
 
 What does not come as it was announced is not taken; the end it belongs to still is.
 """
@@ -18,6 +18,7 @@ from cmesh.protocol.codec import Chunk
 from cmesh.protocol.convert import inline_output
 from cmesh.protocol.messages import Artifact, Outcome, ResultMessage
 from cmesh.protocol.transfer import Assembler
+from cmesh.runner.artifacts import ARTIFACTS_BYTES
 from cmesh.runner.copies import PATCH_BYTES
 from cmesh.store.store import Store
 
@@ -26,7 +27,7 @@ __all__ = ["Outputs"]
 logger = logging.getLogger(__name__)
 
 
-Part = Literal["output", "patch"]
+Part = Literal["output", "patch", "artifact"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,12 @@ class Outputs:
         if fetch is not None:
             fetch.close()
 
+    def pause(self, task_id: TaskId) -> None:
+        """Its link ended; the next one goes on where it stopped."""
+        fetch = self._fetches.get(task_id)
+        if fetch is not None:
+            fetch.asked = False
+
     def close(self) -> None:
         """End every transfer."""
         for task_id in list(self._fetches):
@@ -84,10 +91,14 @@ class Outputs:
                 if data is not None:
                     await self._store.blob(data)
                     continue
-                if task_id not in self._fetches:
-                    fetch = _Fetch(message, wanted, self._store.incoming)
-                    self._fetches[task_id] = fetch
-                    link.post(Artifact(task_id=task_id, sha256=wanted.sha256, offset=0))
+                fetch = self._fetches.get(task_id)
+                if fetch is None or fetch.sha256 != wanted.sha256:
+                    self.drop(task_id)
+                    fetch = self._fetches[task_id] = _Fetch(message, wanted, self._store.incoming)
+                if not fetch.asked:
+                    fetch.asked, fetch.message = True, message
+                    ask = Artifact(task_id=task_id, sha256=wanted.sha256, offset=fetch.offset)
+                    link.post(ask)
                 return False
             except RemoteProtocolError as error:
                 self._refuse(task_id, wanted.part, error)
@@ -101,7 +112,7 @@ class Outputs:
             DiskFull: there is no room; the transfer has ended.
         """
         fetch = self._fetches.get(chunk.task_id)
-        if fetch is None:
+        if fetch is None or not fetch.asked:
             return None  # of a transfer that has ended meanwhile
         try:
             if not fetch.add(chunk):
@@ -119,7 +130,7 @@ class Outputs:
     def pending(self, task_id: TaskId) -> ResultMessage | None:
         """Return the result whose output is on its way."""
         fetch = self._fetches.get(task_id)
-        return fetch.message if fetch else None
+        return fetch.message if fetch and fetch.asked else None
 
     def _refuse(self, task_id: TaskId, part: Part, error: RemoteProtocolError) -> None:
         self.drop(task_id)
@@ -141,14 +152,25 @@ def _wanted(outcome: Outcome, limit_bytes: int) -> Iterator[_Wanted]:
     patch = outcome.patch
     if patch is not None and patch.sha256 and not patch.withheld:
         yield _Wanted(part="patch", sha256=patch.sha256, size=patch.bytes, limit_bytes=PATCH_BYTES)
+    room = ARTIFACTS_BYTES
+    for one in outcome.artifacts.files if outcome.artifacts else ():
+        if one.sha256 and not one.withheld:
+            yield _Wanted(part="artifact", sha256=one.sha256, size=one.bytes, limit_bytes=room)
+            room = max(0, room - one.bytes)
 
 
 class _Fetch:
-    """One transfer; the result it belongs to waits here until the bytes are stored."""
+    """One transfer; the result it belongs to waits here until the bytes are stored.
+
+    Attributes:
+        asked: a link that lives was asked for the rest.
+    """
 
     def __init__(self, message: ResultMessage, wanted: _Wanted, directory: Path) -> None:
         self.message = message
         self.part: Part = wanted.part
+        self.sha256 = wanted.sha256
+        self.asked = False
         self._assembler = Assembler(
             TaskId(message.task_id), wanted.sha256, wanted.size, wanted.limit_bytes
         )
@@ -158,6 +180,11 @@ class _Fetch:
             )
         except OSError as error:
             raise _no_room(error) from error
+
+    @property
+    def offset(self) -> int:
+        """Return how much of it is here."""
+        return self._assembler.offset
 
     def add(self, chunk: Chunk) -> bool:
         """Take a chunk; True when the output is whole.

@@ -7,6 +7,7 @@ from typing import Literal
 
 from cmesh.daemon import followup, results
 from cmesh.daemon.admission import Grant
+from cmesh.daemon.artifacts import with_artifacts
 from cmesh.daemon.draft import Draft
 from cmesh.daemon.parts import Parts
 from cmesh.daemon.patches import with_patch
@@ -129,12 +130,22 @@ class Findings:
                 result = replace(result, code=code, error=reason or result.error)
         if result.output_sha256:
             result = await self._keep_output(result)
-        if look.exit is not None and look.exit.compared and look.claim != "burnt":
-            result = await with_patch(self._parts, self.task_id, result, look.exit.compared)
+        if look.claim != "burnt":
+            result = await self._with_files(result, look, draft)
         if self._spool is not None:
             result = replace(result, redacted=self._spool.hits)
         draft.add_state(step.next, result.witness, result.code, result.error)
         results.add_signed(self._parts, draft, result, policy or ran.policy_sha256)
+
+    async def _with_files(self, result: Result, look: Look, draft: Draft) -> Result:
+        """Return a result with what the task changed and hands over, of those that have a place."""
+        if look.exit is None:
+            return result
+        if look.exit.compared:
+            result = await with_patch(self._parts, self.task_id, result, look.exit.compared)
+        if draft.record is not None and draft.record.spec.artifacts:
+            result = await with_artifacts(self._parts, draft.record.spec, result)
+        return result
 
     async def _keep_output(self, result: Result) -> Result:
         """Store the output; one that somebody changed or deleted is told and not kept."""

@@ -7,6 +7,7 @@ The CLI, the MCP server and the control socket know the daemon only through
 from typing import Protocol
 
 from cmesh.daemon.answers import (
+    ArtifactPiece,
     CopyView,
     DecisionView,
     GroupView,
@@ -22,6 +23,7 @@ from cmesh.daemon.answers import (
 )
 from cmesh.daemon.arguments import (
     ApproveArguments,
+    ArtifactArguments,
     CancelArguments,
     CancelGroupArguments,
     CheckPatchArguments,
@@ -107,6 +109,10 @@ class Operations(Protocol):
 
     async def get_patch(self, context: Context, arguments: PatchArguments) -> PatchFile:
         """Return the bytes of a finished task's patch, for this machine's owner to apply."""
+        ...
+
+    async def get_artifact(self, context: Context, arguments: ArtifactArguments) -> ArtifactPiece:
+        """Return bytes of a file that a finished task handed over; none = its end."""
         ...
 
     async def check_patch(self, context: Context, arguments: CheckPatchArguments) -> CheckPatchView:

@@ -56,7 +56,7 @@ class Word:
         retry_after_s: with a `GotDenied`: when a like task may be taken.
         accepted_waiting: with a `GotAccepted`: the worker's owner must approve it first.
         refused: with a `GotResult`: why its output was not taken; empty = it was.
-        patch_refused: the same of its patch.
+        patch_refused, artifacts_refused: the same of its patch, and of a file.
         link: over which it came; None = this side's own.
     """
 
@@ -71,6 +71,7 @@ class Word:
     accepted_waiting: bool = False
     refused: str = ""
     patch_refused: str = ""
+    artifacts_refused: str = ""
     link: Link | None = None
 
 
@@ -250,13 +251,16 @@ class Outbound:
             draft.add_fact("output_refused", {"reason": word.refused})
         if word.patch_refused:
             draft.add_fact("patch_refused", {"reason": word.patch_refused})
+        if word.artifacts_refused:
+            draft.add_fact("artifacts_refused", {"reason": word.artifacts_refused})
 
     def _write_state(self, step: Step, word: Word, draft: Draft) -> None:
         result = result_from(word.result.outcome) if word.result else None
         code, reason = word.code, word.reason
         if result is not None:
             code, reason = result.code, result.error
-        if not_taken := "; ".join(filter(None, (word.refused, word.patch_refused))):
+        parts = (word.refused, word.patch_refused, word.artifacts_refused)
+        if not_taken := "; ".join(filter(None, parts)):
             code, reason = code or RemoteProtocolError.code, not_taken
         witness = f"worker: {result.witness}" if result else WITNESS["caller", step.next]
         draft.add_state(step.next, witness, code, reason)

@@ -6,10 +6,10 @@ The patch as bytes is for `git apply`, and for the owner of a node alone.
 import asyncio
 import base64
 
-from cmesh.daemon.answers import PatchFile, PatchView, ResultView
-from cmesh.daemon.arguments import ResultArguments
+from cmesh.daemon.answers import ArtifactPiece, PatchFile, PatchView, ResultView
+from cmesh.daemon.arguments import ArtifactArguments, ResultArguments
 from cmesh.daemon.followup import Standing
-from cmesh.daemon.views import patch_view, state_of
+from cmesh.daemon.views import artifact_views, patch_view, state_of
 from cmesh.errors import SecretFound, TaskRefused
 from cmesh.model import Direction, Result
 from cmesh.redact import Redactor
@@ -18,7 +18,10 @@ from cmesh.store.records import TaskSnapshot
 from cmesh.store.store import Store
 from cmesh.text import scrub
 
-__all__ = ["read_patch", "read_result"]
+__all__ = ["read_artifact", "read_patch", "read_result"]
+
+PIECE_BYTES = 1024 * 1024
+"""Of a file, in one answer."""
 
 OUTPUT_READ_BYTES = 16 * 1024 * 1024
 """The most of an output that is turned into text at once; outputs are capped below it."""
@@ -56,7 +59,9 @@ async def read_result(
             " what it announced, or is more than was asked for",
             hint=f"cmesh show {task_id} says more; its summary is there",
         )
-    if arguments.part == "patch":
+    if arguments.part == "artifacts":
+        text = _listed(task)
+    elif arguments.part == "patch":
         text = await _patch_text(store, task, redactor)
     else:
         text = await _part(store, result, arguments.part)
@@ -93,6 +98,45 @@ async def read_patch(store: Store, task: TaskSnapshot) -> PatchFile:
     data = await store.read_blob(view.sha256, 0, PATCH_BYTES) if view.sha256 else b""
     text = (await asyncio.to_thread(base64.b64encode, data)).decode()
     return PatchFile(task_id=task.record.task_id, sha256=view.sha256, data=text, patch=view)
+
+
+async def read_artifact(
+    store: Store, task: TaskSnapshot, arguments: ArtifactArguments
+) -> ArtifactPiece:
+    """Return a piece of a file; an empty one is its end.
+
+    Raises:
+        TaskRefused: the task handed over no file of that path, or its bytes are not here.
+        SecretFound: its worker withholds it.
+    """
+    task_id = task.record.task_id
+    found = next((one for one in artifact_views(task) if one.path == arguments.path), None)
+    if found is None:
+        raise TaskRefused(
+            f"task `{task_id}` handed over no file of that path", hint=f"cmesh show {task_id}"
+        )
+    if found.withheld:
+        refused = SecretFound if found.withheld == SecretFound.code else TaskRefused
+        raise refused(f"`{found.path}` of task `{task_id}` is withheld: {found.withheld}")
+    if store.blob_path(found.sha256) is None:
+        raise TaskRefused(f"`{found.path}` of task `{task_id}` is not kept here", hint="")
+    data = await store.read_blob(found.sha256, arguments.offset, PIECE_BYTES)
+    return ArtifactPiece(
+        task_id=task_id,
+        path=found.path,
+        sha256=found.sha256,
+        total=found.bytes,
+        offset=arguments.offset,
+        data=base64.b64encode(data).decode(),
+    )
+
+
+def _listed(task: TaskSnapshot) -> str:
+    lines = [
+        f"{one.path}  {one.bytes} bytes  {one.withheld or f'sha256 {one.sha256}'}"
+        for one in artifact_views(task)
+    ]
+    return "\n".join(lines)
 
 
 async def _patch_text(store: Store, task: TaskSnapshot, redactor: Redactor) -> str:

@@ -5,10 +5,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from cmesh.daemon.answers import (
     SUMMARY_CHARACTERS,
+    ArtifactView,
     ConditionView,
     DecisionView,
     EventView,
@@ -26,7 +27,7 @@ from cmesh.policy.decide import Decision
 from cmesh.protocol.facts import WorkerFacts
 from cmesh.protocol.fields import NAME_CHARACTERS
 from cmesh.protocol.machine import Machine
-from cmesh.protocol.messages import Patch
+from cmesh.protocol.messages import Artifacts, Patch
 from cmesh.protocol.state import public
 from cmesh.sandbox.tier import LABEL
 from cmesh.store.records import TaskSnapshot
@@ -157,6 +158,7 @@ def task_view(
         patch=patch_view(task),
         chosen=cut(scrub(record.selection.chosen), CHOSEN_CHARACTERS) if record.selection else "",
         group=record.selection.group if record.selection else "",
+        **_artifacts(task),
     )
 
 
@@ -169,6 +171,38 @@ def _limits(spec: TaskSpec) -> LimitsView:
         turns=limits.turns,
         tokens=limits.tokens,
     )
+
+
+def artifact_views(task: TaskSnapshot) -> list[ArtifactView]:
+    """Show the files that a task handed over; none before it has ended."""
+    told = _told_artifacts(task)
+    return [
+        ArtifactView(
+            path=one_line(one.path, NAME_CHARACTERS),
+            bytes=one.bytes,
+            sha256=one.sha256,
+            withheld=_code(one.withheld),
+        )
+        for one in (told.files if told else ())
+    ]
+
+
+def _artifacts(task: TaskSnapshot) -> dict[str, Any]:
+    told = _told_artifacts(task)
+    if told is None:
+        return {}
+    reason = _NOT_TAKEN if "artifacts_refused" in task.facts else one_line(told.reason, 500)
+    return {
+        "artifacts": artifact_views(task),
+        "artifacts_left_out": told.left_out,
+        "artifacts_reason": reason,
+    }
+
+
+def _told_artifacts(task: TaskSnapshot) -> Artifacts | None:
+    if task.result is None or not task.result.artifacts:
+        return None
+    return Artifacts.model_validate(dict(task.result.artifacts))
 
 
 def patch_view(task: TaskSnapshot) -> PatchView | None:

@@ -16,6 +16,7 @@ from typing import Self, TypeVar, cast
 from pydantic import ValidationError
 
 from cmesh.daemon.answers import (
+    ArtifactPiece,
     CopyView,
     DecisionView,
     GroupView,
@@ -33,6 +34,7 @@ from cmesh.daemon.answers import (
 from cmesh.daemon.arguments import (
     ApproveArguments,
     Arguments,
+    ArtifactArguments,
     CancelArguments,
     CancelGroupArguments,
     DelegateArguments,
@@ -199,6 +201,10 @@ class ControlClient:
     async def get_patch(self, arguments: PatchArguments) -> PatchFile:
         """Return the bytes of a finished task's patch."""
         return await self.call("get_patch", arguments, PatchFile)
+
+    async def get_artifact(self, arguments: ArtifactArguments) -> ArtifactPiece:
+        """Return bytes of a file that a finished task handed over."""
+        return await self.call("get_artifact", arguments, ArtifactPiece)
 
     async def cancel_task(self, arguments: CancelArguments) -> TaskView:
         """Ask for a task's end."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cmesh.daemon.arguments import (
     ApproveArguments,
     Arguments,
+    ArtifactArguments,
     CancelArguments,
     CancelGroupArguments,
     CheckPatchArguments,
@@ -69,6 +70,7 @@ OPERATIONS: Mapping[str, type[Arguments]] = MappingProxyType(
         "list_tasks": TasksArguments,
         "get_result": ResultArguments,
         "get_patch": PatchArguments,
+        "get_artifact": ArtifactArguments,
         "check_patch": CheckPatchArguments,
         "cancel_task": CancelArguments,
         "approve_task": ApproveArguments,

@@ -219,7 +219,8 @@ def _at_least(limit: int | None, needed: int) -> int | None:
 
 def _operations(request: InboundRequest) -> list[str]:
     through = len(callers(request.chain, request.identity.node_id)) > 1
-    return _with([request.operation], *([Operation.DELEGATE] if through else []))
+    files = [Operation.ARTIFACT] if request.artifacts else []
+    return _with([request.operation], *files, *([Operation.DELEGATE] if through else []))
 
 
 def _with(values: Iterable[str], *more: str) -> list[str]:

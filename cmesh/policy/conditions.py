@@ -115,6 +115,8 @@ def _operation(request: InboundRequest, rule: InboundRule) -> list[Failed]:
     failed: list[Failed] = []
     if request.operation not in rule.operations:
         failed.append(_failed(rule.name, "operation", rule.operations, request.operation))
+    if request.artifacts and Operation.ARTIFACT not in rule.operations:
+        failed.append(_failed(rule.name, "operation", rule.operations, Operation.ARTIFACT))
     through = callers(request.chain, request.identity.node_id)[:-1]
     if through and Operation.DELEGATE not in rule.operations:
         wanted = ("operation delegate, or a task that starts at the caller",)

@@ -34,6 +34,7 @@ class InboundRequest:
         chain: node ids that led here, first caller first; the direct caller may be
             its last element.
         self_id: this node.
+        artifacts: it also asks for files, which takes that operation as well.
     """
 
     identity: Identity
@@ -53,6 +54,7 @@ class InboundRequest:
     turns: int | None = None
     tokens: int | None = None
     reports: frozenset[str] = frozenset()
+    artifacts: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

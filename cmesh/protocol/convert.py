@@ -15,7 +15,15 @@ from pydantic import ValidationError
 
 from cmesh.errors import LocalProtocolError, RemoteProtocolError
 from cmesh.model import Event, Limits, NodeId, Result, TaskId, TaskSpec, Usage
-from cmesh.protocol.messages import Basis, EventMessage, Outcome, Patch, Spec, Submit
+from cmesh.protocol.messages import (
+    Artifacts,
+    Basis,
+    EventMessage,
+    Outcome,
+    Patch,
+    Spec,
+    Submit,
+)
 from cmesh.text import cut, one_line, scrub, scrub_data
 
 __all__ = [
@@ -81,6 +89,7 @@ def wire_spec(spec: TaskSpec) -> Spec:
             not_after=spec.not_after,
             traceparent=spec.traceparent,
             follows=spec.follows,
+            artifacts=spec.artifacts,
         )
     except ValidationError as error:
         raise LocalProtocolError(f"the task cannot be sent: {_first(error)}") from None
@@ -111,6 +120,7 @@ def spec_from(message: Submit) -> TaskSpec:
         not_after=wire.not_after,
         traceparent=wire.traceparent,
         follows=None if wire.follows is None else TaskId(wire.follows),
+        artifacts=wire.artifacts,
     )
     if spec.payload_hash() != message.payload_hash:
         raise RemoteProtocolError("the peer sent a `submit` whose payload hash is wrong")
@@ -173,6 +183,7 @@ def outcome_from(result: Result, inline: bytes = b"") -> Outcome:
         redacted=result.redacted or None,
         basis=Basis.model_validate(dict(result.basis)) if result.basis else None,
         patch=Patch.model_validate(dict(result.patch)) if result.patch else None,
+        artifacts=Artifacts.model_validate(dict(result.artifacts)) if result.artifacts else None,
         **_unnamed(result.extra),
     )
 
@@ -207,6 +218,7 @@ def result_from(outcome: Outcome) -> Result:
         redacted=outcome.redacted or 0,
         basis={} if outcome.basis is None else outcome.basis.model_dump(mode="json"),
         patch={} if outcome.patch is None else outcome.patch.model_dump(mode="json"),
+        artifacts={} if outcome.artifacts is None else outcome.artifacts.model_dump(mode="json"),
         extra=outcome.model_extra or {},
     )
 

@@ -52,6 +52,8 @@ __all__ = [
     "SUBPROTOCOL",
     "Accepted",
     "Artifact",
+    "ArtifactFile",
+    "Artifacts",
     "Basis",
     "Cancel",
     "Cancelled",
@@ -99,6 +101,8 @@ class Spec(WireMessage):
         turns, tokens: limits, as `cmesh.model.Limits`; an older worker refuses the task, because
             its hash is not the one of what it understands.
         follows: makes it a follow-up turn of that task, with a life of its own.
+        artifacts: globs of files to hand over. A worker that does not know it refuses the task:
+            the payload's hash is another one without.
     """
 
     runner: Annotated[str, Field(min_length=1, max_length=80)]
@@ -120,6 +124,10 @@ class Spec(WireMessage):
         None
     )
     follows: Annotated[Id | None, Field(exclude_if=is_unset)] = None
+    artifacts: Annotated[
+        tuple[Annotated[str, Field(max_length=200)], ...],
+        Field(max_length=16, exclude_if=is_unset),
+    ] = ()
 
 
 class Submit(WireMessage):
@@ -264,6 +272,36 @@ class Patch(WireMessage):
     reason: Sentence = ""
 
 
+class ArtifactFile(WireMessage):
+    """One file of a task; the bytes come by `artifact`.
+
+    Attributes:
+        path: below the task's directory.
+        withheld: why the bytes are not given out: `secret_found`, `artifact_too_large`,
+            `artifact_unreadable`; empty = they are.
+    """
+
+    path: Annotated[str, Field(min_length=1, max_length=320)]
+    bytes: Seq = 0
+    sha256: HexOrNone = ""
+    withheld: CodeOrNone = ""
+
+
+class Artifacts(WireMessage):
+    """The files that a task's globs meant in the end; sent to who asked for some, so it knows it.
+
+    Attributes:
+        left_out: files more than these, or with a name that is not told.
+        reason: why there are none.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    files: Annotated[tuple[ArtifactFile, ...], Field(max_length=64)] = ()
+    left_out: Seq = 0
+    reason: Sentence = ""
+
+
 class Outcome(WireMessage):
     """How a task ended; the wire form of `cmesh.model.Result`.
 
@@ -279,6 +317,7 @@ class Outcome(WireMessage):
         redacted: secrets that were taken out of texts and kept output; `output_sha256` is of
             what is kept.
         patch: what it changed, for profiles that work on a copy.
+        artifacts: files that it was asked to hand over.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -309,10 +348,11 @@ class Outcome(WireMessage):
     redacted: Annotated[Seq | None, Field(exclude_if=is_unset)] = None
     basis: Annotated[Basis | None, Field(exclude_if=is_unset)] = None
     patch: Annotated[Patch | None, Field(exclude_if=is_unset)] = None
+    artifacts: Annotated[Artifacts | None, Field(exclude_if=is_unset)] = None
 
     @model_validator(mode="after")
     def _extra_is_storable(self) -> Self:
-        parts = [part for part in (self.basis, self.patch) if part is not None]
+        parts = [part for part in (self.basis, self.patch, self.artifacts) if part is not None]
         extra = {
             name: value
             for part in (self, *parts)

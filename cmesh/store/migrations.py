@@ -22,6 +22,7 @@ MIGRATIONS: tuple[str, ...] = (
     "patches.sql",
     "budgets.sql",
     "selection.sql",
+    "artifacts.sql",
 )
 """Files of SQL in this folder; the first makes version 1."""
 

@@ -72,6 +72,7 @@ def task_record(row: Row) -> TaskRecord:
         not_after=from_micros(row["not_after"]),
         traceparent=row["traceparent"],
         follows=_id(row["follows"]),
+        artifacts=tuple(json.loads(row["artifacts"] or "[]")),
     )
     same = {name: row[name] for name in _SAME}
     return TaskRecord(
@@ -148,6 +149,7 @@ def result_record(row: Row) -> Record:
         redacted=row["redacted"] or 0,
         basis=_object(row["basis"] or "{}"),
         patch=_object(row["patch"] or "{}"),
+        artifacts=_object(row["artifacts"] or "{}"),
         extra=_object(row["extra"] or "{}"),
     )
     return ResultRecord(

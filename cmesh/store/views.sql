@@ -212,7 +212,7 @@ CREATE OR REPLACE VIEW results AS
 SELECT task_id, direction, state, witness, exit_code, text, error, code, output_bytes,
   output_kept, output_sha256, truncated, TRY_CAST(cost_usd AS DECIMAL(18, 6)) AS cost_usd,
   tokens_in, tokens_out, turns AS model_turns, runner_version, profile_enforced, credential, processes_left, started_at,
-  ended_at, ts AS stored_at, coalesce(redacted, 0) AS redacted, basis, patch, worker_signature, caller_signature, seq
+  ended_at, ts AS stored_at, coalesce(redacted, 0) AS redacted, basis, patch, artifacts, worker_signature, caller_signature, seq
 FROM result_row;
 COMMENT ON VIEW results IS 'how tasks ended, and the evidence';
 COMMENT ON COLUMN results.task_id IS 'the task';
@@ -240,6 +240,7 @@ COMMENT ON COLUMN results.ended_at IS 'when it ended';
 COMMENT ON COLUMN results.stored_at IS 'when this node stored the result';
 COMMENT ON COLUMN results.redacted IS 'secrets taken out of texts and kept output';
 COMMENT ON COLUMN results.basis IS 'JSON the worker signed with it: caller, profile, policy, prompt, audit head';
+COMMENT ON COLUMN results.artifacts IS 'JSON of the files it handed over: path, bytes, sha256, withheld; NULL = it was asked for none';
 COMMENT ON COLUMN results.patch IS 'JSON of what a task on a copy changed: sha256, files, base_commit, withheld; NULL = it had none';
 COMMENT ON COLUMN results.worker_signature IS 'Ed25519, base64url';
 COMMENT ON COLUMN results.caller_signature IS 'Ed25519, base64url; empty until known';

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing_extensions import override
 
 from cmesh.daemon.answers import (
+    ArtifactPiece,
     ConditionView,
     CopyView,
     DecisionView,
@@ -34,6 +35,7 @@ from cmesh.daemon.answers import (
 from cmesh.daemon.arguments import (
     ApproveArguments,
     Arguments,
+    ArtifactArguments,
     CancelArguments,
     CancelGroupArguments,
     CheckPatchArguments,
@@ -94,6 +96,10 @@ VIEWS: list[list[object]] = [
     ["tasks", "state", "VARCHAR"],
     ["decisions", "effect", "VARCHAR"],
 ]
+
+
+ARTIFACT_PIECE = 4
+"""Bytes of a file that one answer holds here."""
 
 
 class FakeOperations(Operations):
@@ -318,6 +324,20 @@ class FakeOperations(Operations):
             sha256=hashlib.sha256(data).hexdigest(),
             data=base64.b64encode(data).decode(),
             patch=view.patch or PatchView(bytes=len(data)),
+        )
+
+    @override
+    async def get_artifact(self, context: Context, arguments: ArtifactArguments) -> ArtifactPiece:
+        self._called("get_artifact", context, arguments)
+        view = self._tasks[self._find(arguments.task_id)]
+        data = self._texts.get(view.task_id, {}).get(arguments.path, "").encode()
+        return ArtifactPiece(
+            task_id=view.task_id,
+            path=arguments.path,
+            sha256=hashlib.sha256(data).hexdigest(),
+            total=len(data),
+            offset=arguments.offset,
+            data=base64.b64encode(data[arguments.offset :][:ARTIFACT_PIECE]).decode(),
         )
 
     @override

@@ -77,6 +77,12 @@ def delegate(  # noqa: PLR0913 - typer reads the options from the signature
     accept: Annotated[
         str, typer.Option(metavar="COMMAND", help="Acceptance command to run there afterwards.")
     ] = "",
+    artifact: Annotated[
+        list[str],
+        typer.Option(
+            metavar="GLOB", help="Files it hands over at its end: 'dist/*.whl'. Repeatable."
+        ),
+    ] = [],  # noqa: B006 - typer copies it
     timeout: Annotated[
         str, typer.Option(metavar="TIME", help="Longest run time there: 90, 15m, 2h.")
     ] = "15m",
@@ -121,6 +127,7 @@ def delegate(  # noqa: PLR0913 - typer reads the options from the signature
         "runner": runner,
         "profile": profile,
         "accept": accept_argv(accept),
+        "artifacts": artifact,
         "timeout_s": seconds(timeout),
         "turns": max_turns,
         "tokens": max_tokens,

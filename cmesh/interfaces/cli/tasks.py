@@ -19,6 +19,7 @@ from cmesh.errors import RunnerCannot, SessionGone, TaskRefused
 from cmesh.interfaces.age import age, heard
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.apply import apply
+from cmesh.interfaces.cli.artifacts import artifact_facts, save_artifacts
 from cmesh.interfaces.cli.bill import bill, bill_facts
 from cmesh.interfaces.cli.delegate import POSSIBLE, delegate, explain_end, reply, wait
 from cmesh.interfaces.cli.exits import TASK_EXITS
@@ -125,16 +126,24 @@ def show(*, task_id: TaskArgument, as_json: JsonOption = False) -> None:
         output.data(f"{event.seq:>5}  {output.moment(event.ts)}  {event.kind}  {line}")
 
 
-def result(
+def result(  # noqa: PLR0913 - typer reads the options from the signature
     *,
     task_id: TaskArgument,
-    part: Annotated[str, typer.Option(help="summary, output, errors or patch.")] = "summary",
+    part: Annotated[
+        str, typer.Option(help="summary, output, errors, patch or artifacts.")
+    ] = "summary",
     patch: Annotated[
         str,
         typer.Option(
             metavar="FILE", help="Save the patch as it is, for `git apply`; `-` = standard output."
         ),
     ] = "",
+    artifacts: Annotated[
+        str, typer.Option(metavar="DIR", help="Save the files it handed over below a folder.")
+    ] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="With --artifacts: replace files of other content.")
+    ] = False,
     offset: Annotated[int, typer.Option(help="Skip this many characters.")] = 0,
     everything: Annotated[
         bool, typer.Option("--all", help="Print to the end, however long.")
@@ -148,13 +157,17 @@ def result(
     A task that was never started has none: it ends with that state's status, as `wait` does.
 
     The patch of a task that worked on a copy (profiles edit, build): `cmesh apply ID` shows it,
-    checks it and applies it. Where it may hold a secret only the worker has it.
+    checks it and applies it. Where it may hold a secret only the worker has it. Files asked for by
+    `--artifact` come with the result; `--artifacts DIR` writes them, and goes on where it stopped.
     """
     if is_group(task_id):
         show_group(task_id, as_json=as_json)
         return
     if patch:
         save(task_id, patch, as_json=as_json)
+        return
+    if artifacts:
+        save_artifacts(task_id, artifacts, force=force, as_json=as_json)
         return
     first = checked(ResultArguments, task_id=task_id, part=part, offset=offset)
     view = call(lambda client: _read(client, first, everything=everything))
@@ -308,6 +321,7 @@ def _facts(view: TaskView) -> list[tuple[str, str]]:
         ("processes", left),
         ("redacted", f"{view.redacted} secrets" if view.redacted else ""),
         *patch_facts(view.patch),
+        *artifact_facts(view),
         ("receipt", view.receipt),
         ("duplicate", view.duplicate_of or ""),
         ("turn", f"{view.turn} of thread {view.thread}" if view.follows else ""),

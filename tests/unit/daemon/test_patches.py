@@ -134,6 +134,21 @@ async def test_a_patch_is_asked_for_and_the_end_waits_for_it(store: Store) -> No
     assert store.blob_path(SHA256) is not None
 
 
+async def test_a_broken_link_goes_on_where_it_stopped(store: Store) -> None:
+    outputs, link, half = Outputs(store), Taken(), len(DATA) // 2
+    assert not await outputs.ready(cast("Link", link), message(), 0)
+    first = Chunk(task_id=TASK, sha256=SHA256, offset=0, final=False, data=DATA[:half])
+    assert await outputs.take(first) is None
+    outputs.pause(TASK)
+    assert outputs.pending(TASK) is None
+    late = Chunk(task_id=TASK, sha256=SHA256, offset=half, final=True, data=DATA[half:])
+    assert await outputs.take(late) is None  # of the link that ended
+    assert not await outputs.ready(cast("Link", link), message(), 0)
+    assert [asked.offset for asked in link.posted] == [0, half]
+    assert await outputs.take(late) == message()
+    assert store.blob_path(SHA256) is not None
+
+
 async def test_one_that_is_withheld_is_not_asked_for(store: Store) -> None:
     link = Taken()
     assert await Outputs(store).ready(cast("Link", link), message(withheld="secret_found"), 0)

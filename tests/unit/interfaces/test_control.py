@@ -163,6 +163,7 @@ async def test_every_operation_can_be_called_by_its_name(
         "get_task": {"task_id": FIRST_TASK},
         "get_result": {"task_id": FIRST_TASK},
         "get_patch": {"task_id": FIRST_TASK},
+        "get_artifact": {"task_id": FIRST_TASK, "path": "a"},
         "check_patch": {"task_id": FIRST_TASK},
         "cancel_task": {"task_id": FIRST_TASK},
         "approve_task": {"task_id": FIRST_TASK, "approve": True},

@@ -1,0 +1,144 @@
+"""Globs of a task's files, and what is read of a tree that somebody else wrote."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cmesh.beneath import open_root
+from cmesh.errors import UsageError
+from cmesh.redact import Redactor
+from cmesh.runner import artifacts
+from cmesh.runner.artifacts import ARTIFACTS_MOST, Taken, check_globs, find, take
+from cmesh.text import is_plain_path
+
+FILES = ["a.whl", "dist/b.whl", "dist/x/c.whl", "dist/x/y/d.txt", ".e.whl", "dist/.f/g.whl"]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    place = Path(os.path.realpath(tmp_path)) / "tree"
+    for name in [*FILES, ".git/config", "sub/.git/config"]:
+        path = place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return place
+
+
+def found(tree: Path, *globs: str) -> list[str]:
+    root = open_root(str(tree))
+    try:
+        return find(root, globs)[0]
+    finally:
+        os.close(root)
+
+
+def taken(tree: Path, names: list[str], into: Path) -> list[Taken]:
+    root = open_root(str(tree))
+    try:
+        return list(take(root, names, into, Redactor()))
+    finally:
+        os.close(root)
+
+
+@pytest.mark.parametrize(
+    ("glob", "names"),
+    [
+        ("*.whl", ["a.whl"]),
+        ("dist/*.whl", ["dist/b.whl"]),
+        ("**/*.whl", ["a.whl", "dist/b.whl", "dist/x/c.whl"]),
+        ("dist/**", ["dist/b.whl", "dist/x/c.whl", "dist/x/y/d.txt"]),
+        ("dist/**/d.txt", ["dist/x/y/d.txt"]),
+        ("**/x/**/*.txt", ["dist/x/y/d.txt"]),
+        (".e.whl", [".e.whl"]),
+        ("dist/.f/*", ["dist/.f/g.whl"]),
+        ("dist", []),
+        ("DIST/*", []),
+        ("nothing/*", []),
+        (".*/*", []),
+    ],
+)
+def test_a_glob_means_files_below_and_hidden_ones_by_name_alone(
+    tree: Path, glob: str, names: list[str]
+) -> None:
+    assert found(tree, glob) == names
+    assert found(tree, glob, glob) == names
+
+
+def test_no_link_pipe_or_folder_is_a_file_and_none_is_followed(tree: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("s")
+    (tree / "out").symlink_to(outside)
+    (tree / "secret").symlink_to(outside / "secret")
+    os.mkfifo(tree / "pipe")
+    assert found(tree, "out/*", "secret", "pipe", "out") == []
+    # Put there between the look and the reading.
+    withheld = taken(tree, ["secret", "out/secret", "pipe", "gone", "dist"], tmp_path)
+    assert {one.withheld for one in withheld} == {"artifact_unreadable"}
+    assert not any(one.file for one in withheld)
+
+
+def test_many_and_odd_names_are_counted_and_not_told(tree: Path) -> None:
+    (tree / "many").mkdir()
+    for number in range(ARTIFACTS_MOST + 3):
+        (tree / f"many/{number:03}").touch()
+    for name in ("a\nb", "\u202eexe", "x" * 250 + "\udcff"):
+        (tree / "many" / name).touch()
+    root = open_root(str(tree))
+    try:
+        names, left_out = find(root, ["many/*"])
+    finally:
+        os.close(root)
+    assert (len(names), left_out) == (ARTIFACTS_MOST, 6)
+    assert names[0] == "many/000"
+
+
+def test_a_file_with_a_secret_or_beyond_the_room_is_named_without_its_bytes(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts, "ARTIFACTS_BYTES", 100)
+    (tree / "a").write_bytes(b"\x00\xff" * 20)
+    (tree / "b").write_bytes(b"y" * 61)
+    (tree / "c").write_text("ghp_" + "x1Y2" * 9)
+    (tree / "d").write_bytes(b"")
+    told = {one.path: one for one in taken(tree, ["a", "b", "c", "d"], tmp_path)}
+    assert {name: one.withheld for name, one in told.items()} == {
+        "a": "",
+        "b": "artifact_too_large",
+        "c": "secret_found",
+        "d": "",
+    }
+    assert told["b"].bytes == 61
+    assert told["a"].file is not None
+    assert told["a"].file.read_bytes() == b"\x00\xff" * 20
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/etc",
+        "../a",
+        "a/../b",
+        "a//b",
+        "a/",
+        ".",
+        "a/.git/b",
+        ".GIT",
+        "a\nb",
+        "a\x1b[1m",
+        "\u202e",
+    ],
+)
+def test_a_path_that_leads_elsewhere_or_looks_otherwise_is_no_plain_one(path: str) -> None:
+    assert not is_plain_path(path)
+    with pytest.raises(UsageError):
+        check_globs([path])
+
+
+def test_plain_paths_and_few_globs_are_taken() -> None:
+    assert is_plain_path("dist/ä b.whl")
+    check_globs(["dist/*.whl", "**/*.txt"])
+    with pytest.raises(UsageError, match="at most"):
+        check_globs(["a"] * 17)
