@@ -20,6 +20,7 @@ __all__ = [
     "daemon_environment",
     "ensure_private_dir",
     "git_environment",
+    "key_file",
     "require_private_dir",
     "require_private_file",
     "state_dir",
@@ -81,6 +82,11 @@ def control_socket(state: Path) -> Path:
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/cmesh-{os.getuid()}"  # noqa: S108
     return Path(runtime) / f"cmesh-{digest}.sock"
+
+
+def key_file(state: Path, runner: str) -> Path:
+    """Return where `cmesh runners login` keeps a runner's key; it may not be there."""
+    return state / "logins" / f"{runner}.key"
 
 
 def git_environment() -> dict[str, str]:

@@ -76,7 +76,7 @@ class Daemon:
         self.started_at: datetime = settings.clock.now()
         self.news: News[TaskId] = News()
         self.twins = Twins(store, self.started_at)
-        self.secrets = Secrets(rules.config, settings.environment)
+        self.secrets = Secrets(rules.config, settings.environment, settings.state_dir)
         self.wake = Wake(lambda: rules.config().wake, settings.environment, self.twins.knows)
         self.key = SigningKey.load_or_make(settings.state_dir / "key")
         self.trust = Trust(store)
@@ -305,13 +305,15 @@ class Daemon:
         )
 
     def _make_runners(self, config: Config) -> Runners:
-        return Runners(
+        runners = Runners(
             config.runners,
             config.commands,
             environment=self.settings.environment,
             verdicts=self.verdicts,
             manifests=self.rules.manifests,
         )
+        runners.state = self.settings.state_dir
+        return runners
 
     async def _start(self, config: Config) -> None:
         await self.trust.load()

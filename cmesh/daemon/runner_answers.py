@@ -56,7 +56,8 @@ class RunnerView(View):
     available at all. `argv`: by profile; values of a task stand as `{name}`. `env`: names of
     variables beside PATH, LANG, HOME and TMPDIR. `tried`: the versions of the manifest.
     `credential`: `none`; `gateway` = the daemon adds the key, and a task in a sandbox never holds
-    it; `exposed` = a task can read it, as every task of `full` can.
+    it; `exposed` = a task can read it, as every task of `full` can. `takes_key`: it needs a key of
+    its own.
     """
 
     name: str
@@ -66,6 +67,7 @@ class RunnerView(View):
     version: str = ""
     tried: str = ""
     credential: str = ""
+    takes_key: bool = False
     profiles: list[str] = Field(default_factory=list[str])
     refused: str = ""
     reason: str = ""

@@ -58,7 +58,7 @@ async def check(daemon: Daemon, name: str) -> CheckView:
     items = _manifest_items(daemon, name)
     items.append(CheckItem(what="program", ok=True, found=runner.program))
     if runner.key_file is not None:
-        items.append(CheckItem(what="key", ok=True, found=f"{runner.key_file}, yours alone"))
+        items.append(CheckItem(what="key", ok=True, found=_key(runner)))
     sandbox = await _sandbox(daemon, runner)
     items.append(sandbox)
     tested = runner.test
@@ -173,6 +173,7 @@ def _runner(daemon: Daemon, config: Config, name: str) -> RunnerView:
             wanted=is_wanted,
             reason=error.message,
             hint=error.hint,
+            takes_key=daemon.runners.takes_key(name),
             manifest=_manifest(daemon, name),
         )
     refused = runner.untested()
@@ -190,6 +191,7 @@ def _runner(daemon: Daemon, config: Config, name: str) -> RunnerView:
         version=runner.version,
         tried=_range(runner),
         credential=runner.credential(Profile.QUERY),
+        takes_key=runner.manifest.credential is not None,
         profiles=[profile.value for profile in profiles],
         refused=refused.message if refused else "",
         hint=refused.hint if refused else "",
@@ -203,6 +205,14 @@ def _runner(daemon: Daemon, config: Config, name: str) -> RunnerView:
         self_test=_view(daemon, name, runner.test),
         manifest=_manifest(daemon, name),
     )
+
+
+def _key(runner: Runner) -> str:
+    behind = runner.gateway(Profile.QUERY) is not None
+    who = (
+        "the gateway adds it, so that no task in a sandbox holds it" if behind else "tasks hold it"
+    )
+    return f"{runner.key_file}, yours alone; {who}"
 
 
 def _env(runner: Runner) -> set[str]:

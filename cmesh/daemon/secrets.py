@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cmesh.config import Config
 from cmesh.errors import ConfigError
-from cmesh.paths import require_private_file
+from cmesh.paths import key_file, require_private_file
 from cmesh.redact import Redactor
 
 __all__ = ["Secrets"]
@@ -28,7 +28,13 @@ Mark = tuple[int, int]
 class Secrets:
     """What is known now. Blocks for a moment when a file has changed."""
 
-    def __init__(self, config: Callable[[], Config], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        config: Callable[[], Config],
+        environment: Mapping[str, str],
+        state: Path | None = None,
+    ) -> None:
+        self._logins = None if state is None else key_file(state, "*")
         self._config = config
         self._environment = environment
         self._files: dict[Path, Mark | None] = {}
@@ -46,6 +52,8 @@ class Secrets:
 
     def _read(self, config: Config) -> set[str]:
         files = [runner.key_file for runner in config.runners.values()]
+        if self._logins is not None:
+            files += self._logins.parent.glob(self._logins.name)
         found = set[str]()
         for path in (*files, config.node.auth_key_file):
             if path is None:

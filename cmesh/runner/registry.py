@@ -14,6 +14,7 @@ from typing import Literal
 from cmesh.config import CommandConfig, RunnerConfig
 from cmesh.errors import RunnerUnavailable
 from cmesh.model import Profile, TaskSpec
+from cmesh.paths import key_file as key_file_of
 from cmesh.runner.command import Host, build_launch
 from cmesh.runner.egress.credentials import Gateway
 from cmesh.runner.egress.network import Network, grant, grant_gateway, inside
@@ -192,6 +193,9 @@ class Runners:
     of this machine; None = the built-in ones.
 
     Attributes:
+        state: cmesh's own directory, with the keys of `cmesh runners login`; None = there are none.
+
+    Attributes:
         seen: what the last `status` returned; empty before the first.
     """
 
@@ -205,6 +209,7 @@ class Runners:
         verdicts: Verdicts | None = None,
         manifests: Manifests | None = None,
     ) -> None:
+        self.state: Path | None = None
         self.seen: tuple[RunnerStatus, ...] = ()
         self._runners = config_runners
         self._commands = config_commands
@@ -308,14 +313,16 @@ class Runners:
                 f"runner `{name}`: program `{wanted}` is not on this machine",
                 hint=f"{manifest.install_hint or 'install it'}, or {self._place_of_program(name)}",
             )
-        env = dict(config.env)
+        env, key_file = dict(config.env), config.key_file
         if manifest.credential is not None:
-            if config.key_file is None:
+            key_file = self._key_file(name, config)
+            if key_file is None:
                 raise RunnerUnavailable(
                     f"runner `{name}` has no key",
-                    hint=f"put a key in a file of mode 0600 and set `key_file` of [runners.{name}]",
+                    hint=f"cmesh runners login {name} --key; or put a key in a file of mode 0600"
+                    f" and set `key_file` of [runners.{name}]",
                 )
-            _read_key(name, config.key_file)
+            _read_key(name, key_file)
             if config.base_url and manifest.credential.base_url_variable:
                 env[manifest.credential.base_url_variable] = config.base_url
         version = ""
@@ -333,7 +340,7 @@ class Runners:
             model=config.model,
             base_url=config.base_url,
             env=env,
-            key_file=config.key_file,
+            key_file=key_file,
             idle_s=config.idle_s or manifest.idle_s,
             test=self._tested(manifest, program, version, config.model, env),
         )
@@ -344,6 +351,18 @@ class Runners:
         if own is None or self._runners.get(name, RunnerConfig()).program:
             return f"set `program` of [runners.{name}] in config.toml"
         return f"correct `program` in {own}"
+
+    def _key_file(self, name: str, config: RunnerConfig) -> Path | None:
+        """Return where a runner's key is: where the configuration says, else that of a login."""
+        if config.key_file is not None or self.state is None:
+            return config.key_file
+        place = key_file_of(self.state, name)
+        return place if place.exists() else None
+
+    def takes_key(self, name: str) -> bool:
+        """Say whether the manifest of a runner names a credential."""
+        manifest = self._by_name.get(name)
+        return manifest is not None and manifest.credential is not None
 
     def _tested(
         self, manifest: Manifest, program: str, version: str, model: str, env: Mapping[str, str]

@@ -27,6 +27,7 @@ from cmesh.interfaces.cli import query, session
 from cmesh.interfaces.cli.app import app, main
 from cmesh.interfaces.cli.exits import TASK_EXITS
 from cmesh.model import TERMINAL, TaskState
+from cmesh.paths import key_file, state_dir
 from tests.fakes.daemon import DaemonProcess, DaemonThread
 from tests.fakes.operations import FIRST_TASK
 
@@ -452,6 +453,31 @@ def test_problems_are_shown_with_their_next_step(
 
 
 @pytest.mark.usefixtures("daemon")
+def test_a_key_is_kept_for_its_owner_alone_and_said_nowhere(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    place = key_file(state_dir(), "claude")
+    for line in ("sk-one\n", "  sk-two\n"):  # the second takes the place of the first
+        monkeypatch.setattr("sys.stdin", io.StringIO(line))
+        assert main(["runners", "login", "claude", "--key"]) == 0
+        assert place.read_text() == f"{line.strip()}\n"
+        assert (place.stat().st_mode & 0o777, place.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    for bad in ("", "two words", "sk\u00e9", "x" * 5000):
+        monkeypatch.setattr("sys.stdin", io.StringIO(bad))
+        assert main(["runners", "login", "claude", "--key"]) == 2
+    assert place.read_text() == "sk-two\n"
+    assert main(["runners", "login", "claude"]) == 2  # an account's login is not there
+    assert main(["runners", "login", "codex", "--key"]) == 2  # this one takes none
+    assert main(["runners", "login", "cluade", "--key"]) == 51
+    assert main(["runners", "logout", "claude"]) == 0
+    assert not place.exists()
+    assert main(["runners", "logout", "claude"]) == 0
+    seen = capsys.readouterr()
+    assert "sk-" not in seen.out + seen.err
+    assert "two words" not in seen.err
+
+
+@pytest.mark.usefixtures("daemon")
 def test_a_runner_that_does_not_work_is_told_with_its_next_step_and_a_status(
     capsys: pytest.CaptureFixture[str],
 ):
@@ -465,7 +491,8 @@ def test_a_runner_that_does_not_work_is_told_with_its_next_step_and_a_status(
     assert json.loads(capsys.readouterr().out)["runners"][0]["ok"] is False
     assert main(["runners", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    works = ["claude", "yes", "built in", "2.1.330", "exposed", "passed", "query, full", ""]
+    works = ["claude", "yes", "built in", "2.1.330", "key file \u2192 exposed"]
+    works += ["passed", "query, full", ""]
     assert lines[1].split("\t") == works
     assert lines[2].split("\t")[:2] == ["codex", "no"]
     assert lines[2].endswith("\tit is not on this machine")

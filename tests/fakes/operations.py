@@ -135,7 +135,7 @@ class FakeOperations(Operations):
             runners=[
                 RunnerView(
                     name="claude", wanted=True, available=True, program="/usr/bin/claude",
-                    version="2.1.330", tried="2.1.330 to below 2.2", credential="exposed",
+                    version="2.1.330", tried="2.1.330 to below 2.2", credential="exposed", takes_key=True,
                     profiles=["query", "full"], argv={"query": ["/usr/bin/claude", "-p"]},
                     hosts=["api.anthropic.com"], env=["ANTHROPIC_API_KEY"], follow_up=True,
                     self_test=SelfTestView(state="passed", at="2026-01-01T00:00:00+00:00"),

@@ -69,14 +69,16 @@ async def test_19_behind_the_gateway_the_key_is_nowhere_in_a_task_and_goes_nowhe
         vault = await make_machine("vault-gateway")
         place = vault.directory("app")
         (place / "evil").write_text(f"127.0.0.1:{evil.port}", "utf-8")
-        key = vault.config / "claude.key"
-        key.write_text(KEY, "utf-8")
-        key.chmod(0o600)
         await vault.configure(
-            f'[runners.claude]\nprogram = "{agent}"\nkey_file = "claude.key"\n'
+            f'[runners.claude]\nprogram = "{agent}"\n'
             f'base_url = "http://127.0.0.1:{model.port}/base"\n' + RULE.format(place=place)
         )
         await vault.up()
+        status, shown = vault.terminal(
+            KEY, "runners", "login", "claude", "--key", after=b"(not shown)"
+        )
+        assert (status, KEY in shown) == (0, False), shown
+        assert KEY not in vault.log_text()
         await desk.up()
         first = await desk.delegate(
             vault.name, "claude", place, prompt=KEY[::-1], profile=Profile.QUERY, wait_s=0

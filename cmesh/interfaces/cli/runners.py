@@ -15,7 +15,7 @@ from cmesh.daemon.runner_answers import (
     SelfTestView,
 )
 from cmesh.errors import RunnerError, RunnerUnavailable
-from cmesh.interfaces.cli import output
+from cmesh.interfaces.cli import keys, output
 from cmesh.interfaces.cli.options import JsonOption, complete_runner
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.interfaces.client import ControlClient
@@ -63,6 +63,7 @@ ForceOption: TypeAlias = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the command group to the program."""
+    keys.add_to(_group)
     app.add_typer(_group, name="runners")
 
 
@@ -239,7 +240,7 @@ def _row(runner: RunnerView) -> list[str]:
         "yes" if runner.available else "no",
         _whose(runner.manifest),
         runner.version,
-        runner.credential,
+        _form(runner),
         _state(runner.self_test) if runner.available else "",
         ", ".join(runner.profiles),
         runner.reason.removeprefix(f"runner `{runner.name}`: "),
@@ -258,7 +259,7 @@ def _facts(runner: RunnerView) -> list[tuple[str, str]]:
         ("self-test", _detail(runner.self_test) if runner.available else ""),
         ("profiles", ", ".join(runner.profiles)),
         ("refused", runner.refused),
-        ("credential", runner.credential),
+        ("credential", _form(runner)),
         ("model API", runner.base_url),
         ("hosts", ", ".join(runner.hosts) if not runner.base_url else ""),
         ("variables", ", ".join(runner.env)),
@@ -267,6 +268,13 @@ def _facts(runner: RunnerView) -> list[tuple[str, str]]:
         ("tells while it runs", ", ".join(runner.reports) or "no turns, no tokens"),
         ("argv", "\n".join(argv)),
     ]
+
+
+def _form(runner: RunnerView) -> str:
+    """Return in a few words where the credential is, and who holds it."""
+    if not runner.available:
+        return ""
+    return f"key file \u2192 {runner.credential}" if runner.takes_key else runner.credential
 
 
 def _whose(manifest: ManifestView) -> str:

@@ -304,8 +304,11 @@ class Machine:
             **as_user(self._user),
         )
 
-    def terminal(self, line: str, *arguments: str) -> tuple[int, str]:
-        """Run the command line at a terminal where somebody types one line; its status and words."""
+    def terminal(self, line: str, *arguments: str, after: bytes = b"") -> tuple[int, str]:
+        """Run the command line at a terminal where somebody types one line; its status and words.
+
+        It is typed once the program has said `after`.
+        """
         parent, child = pty.openpty()
         with subprocess.Popen(
             self.command(*arguments),
@@ -317,8 +320,10 @@ class Machine:
             **as_user(self._user),
         ) as process:
             os.close(child)
-            os.write(parent, f"{line}\n".encode())
             seen = b""
+            while after not in seen:
+                seen += os.read(parent, 65_536)
+            os.write(parent, f"{line}\n".encode())
             with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
                 while data := os.read(parent, 65_536):
                     seen += data

@@ -11,6 +11,7 @@ import pytest
 from cmesh.config import CommandConfig, RunnerConfig
 from cmesh.errors import RunnerUnavailable
 from cmesh.model import Limits, Profile, TaskId, TaskSpec
+from cmesh.paths import key_file
 from cmesh.runner.claude_stream import ClaudeReader
 from cmesh.runner.codex_stream import CodexReader
 from cmesh.runner.egress.network import RELAY_PORT, variables
@@ -271,6 +272,26 @@ def test_claude_without_a_key_says_where_to_put_one(claude: Path) -> None:
     with pytest.raises(RunnerUnavailable, match="no key") as caught:
         runners(claude).resolve("claude")
     assert "key_file" in caught.value.hint
+
+
+def test_the_key_of_a_login_is_taken_where_the_configuration_names_none(
+    claude: Path, key: Path, tmp_path: Path
+) -> None:
+    place = key_file(tmp_path, "claude")
+    place.parent.mkdir(mode=0o700)
+    place.touch(mode=0o600)
+    place.write_text("sk-login\n")
+    known = runners(claude)
+    known.state = tmp_path
+    launch = known.resolve("claude").launch(spec("claude"), tmp_path, tmp_path / "home")
+    assert launch.env["ANTHROPIC_API_KEY"] == "sk-login"
+    named = runners(claude, key_file=key)
+    named.state = tmp_path
+    assert named.resolve("claude").key_file == key
+    place.unlink()  # as a logout does
+    with pytest.raises(RunnerUnavailable, match="no key") as caught:
+        known.resolve("claude")
+    assert "cmesh runners login claude --key" in caught.value.hint
 
 
 def test_a_key_that_others_can_read_is_refused(claude: Path, key: Path) -> None:
