@@ -14,6 +14,7 @@ from typing import NewType
 __all__ = [
     "NEVER_RAN",
     "TERMINAL",
+    "DayUse",
     "Direction",
     "Event",
     "Identity",
@@ -149,6 +150,23 @@ class Limits:
     cost_usd: float | None = None
     turns: int | None = None
     tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayUse:
+    """What tasks of one peer have used, or may use; added up for budgets of a day."""
+
+    cost_usd: float = 0.0
+    tokens: int = 0
+    runtime_s: float = 0.0
+
+    def __add__(self, other: "DayUse") -> "DayUse":
+        """Return the sum."""
+        return DayUse(
+            cost_usd=self.cost_usd + other.cost_usd,
+            tokens=self.tokens + other.tokens,
+            runtime_s=self.runtime_s + other.runtime_s,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

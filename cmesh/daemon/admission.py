@@ -6,7 +6,7 @@ that stands against a task is found before its row is written.
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -22,8 +22,14 @@ from cmesh.errors import (
     SandboxUnavailable,
     TaskRefused,
 )
-from cmesh.model import Direction, Identity, Limits, Operation, Profile, TaskSpec
-from cmesh.policy.decide import Decision, InboundRequest, decide_inbound, may_delegate
+from cmesh.model import DayUse, Direction, Identity, Limits, Operation, Profile, TaskSpec
+from cmesh.policy.decide import (
+    DAY_CONDITIONS,
+    Decision,
+    InboundRequest,
+    decide_inbound,
+    may_delegate,
+)
 from cmesh.policy.explain import for_remote
 from cmesh.policy.profiles import NamedProfile
 from cmesh.runner.manifest import REPORTS
@@ -84,11 +90,13 @@ class Count:
         of_peer: the asking peer's tasks that run or wait, without this one.
         unfinished: everybody's tasks that run or wait, without this one.
         counted: this one is in the store already, and so among today's.
+        held: what the peer's other unfinished tasks may use yet.
     """
 
     of_peer: int
     unfinished: int
     counted: bool = False
+    held: DayUse = field(default_factory=DayUse)
 
 
 async def admit(parts: Parts, identity: Identity, spec: TaskSpec, count: Count) -> Admission:
@@ -104,6 +112,8 @@ async def admit(parts: Parts, identity: Identity, spec: TaskSpec, count: Count) 
         asked,
         running=count.of_peer,
         today=max(0, today - count.counted),
+        used=parts.store.used(identity.node_id, _midnight(now)),
+        held=count.held,
         reports_cost=runner is not None and runner.reports_cost,
         reports=frozenset(runner.manifest.reports) if runner is not None else frozenset(),
     )
@@ -117,7 +127,7 @@ async def admit(parts: Parts, identity: Identity, spec: TaskSpec, count: Count) 
             code=decision.code or "policy_denied",
             reason=told.reason,
             change=told.change,
-            retry_after_s=_retry_after_s(decision, now),
+            retry_after_s=_retry_after_s(decision, now, held=request.held != DayUse()),
         )
     obstacle = missing or await _obstacle(parts, spec, found, count)
     obstacle = obstacle or _unfit(parts, runner, spec, decision.profile)
@@ -281,13 +291,14 @@ def _midnight(now: datetime) -> datetime:
     return now.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def _retry_after_s(decision: Decision, now: datetime) -> int | None:
+def _retry_after_s(decision: Decision, now: datetime, *, held: bool) -> int | None:
     """Return when time alone may have mended it: a new day, or the end of another task."""
     if decision.code != QueueFull.code:
         return None
     nearest = decision.failed[0].rule if decision.failed else ""
     kinds = {item.condition for item in decision.failed if item.rule == nearest}
-    if "per_day" not in kinds:
+    # What unfinished tasks may use yet comes back as far as they do not.
+    if not kinds & DAY_CONDITIONS or ("per_day" not in kinds and held):
         return BUSY_RETRY_S
     return int((_midnight(now) + timedelta(days=1) - now).total_seconds()) + 1
 

@@ -179,7 +179,7 @@ class TaskView(View):
     `events_cut`: the worker sent more events than are kept. `retry_after_s`: seconds from
     now after which a refused task may be asked for anew, or is by itself while it is open.
     `tokens`, `model_turns` and `cost_usd`: the bill, as far as the runner tells it; `limits`: what
-    the task was asked to stay within.
+    the task is to stay within, on its worker as the rule there has it.
     `prompt_redacted`: secrets that were taken out of this call's prompt before it was kept or
     sent. `redacted`: secrets that the worker took out of texts and output.
     `will_run`: for a task that waits for this machine's owner, what a yes would start.

@@ -16,7 +16,7 @@ from cmesh.daemon.parts import Parts
 from cmesh.daemon.roots import real_path
 from cmesh.errors import CmeshError, TaskRefused
 from cmesh.model import Direction, Limits, NodeId, Operation, TaskId
-from cmesh.policy.chain import callers
+from cmesh.policy.chain import callers, least
 from cmesh.policy.decide import Decision, decide_inbound, may_delegate
 from cmesh.policy.request import Held
 from cmesh.protocol.facts import STARTED
@@ -110,6 +110,7 @@ async def parent(parts: Parts, task_id: TaskId) -> Parent:
     rule = next((rule for rule in policy.inbound if rule.name == record.rule), None)
     now = parts.clock.now()
     limits = decision.limits or Limits(runtime_s=0)
+    limits = least(limits, task.granted) if task.granted else limits
     # A task that was just started may not have the time of its start in a row yet.
     passed_s = (now - (task.started_at or now)).total_seconds()
     children = await children_of(parts.store, task_id)

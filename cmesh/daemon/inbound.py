@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from cmesh.daemon import results
 from cmesh.daemon.actor import Actor
@@ -28,6 +28,7 @@ from cmesh.protocol.messages import Cancelled
 from cmesh.protocol.state import Act, Send, Step
 from cmesh.protocol.witness import WITNESS
 from cmesh.runner.evidence import Look
+from cmesh.store.fold import GRANTED
 from cmesh.store.records import TaskSnapshot
 
 __all__ = ["Inbound"]
@@ -201,6 +202,7 @@ class Inbound:
         for write in step.writes:
             if write.kind == "task" and one.record is not None:
                 draft.add_task(one.record)
+                self._note_limits(one.admission, draft)
             elif write.kind == "state":
                 draft.add_state(step.next, WITNESS["worker", step.next], one.code, one.reason)
                 draft.mark_retry(_retry_of(one), now)
@@ -214,6 +216,13 @@ class Inbound:
             elif write.kind == "result":
                 refusal = results.refusal(step.next, one.code, one.reason, now)
                 results.add_signed(self._parts, draft, refusal, self._starting.policy_sha256)
+
+    def _note_limits(self, admission: Admission | None, draft: Draft) -> None:
+        """Note what a task is held to, where that is not what it was asked with."""
+        if admission is None or admission.grant is None or draft.record is None:
+            return
+        if admission.grant.limits != draft.record.spec.limits:
+            draft.add_fact(GRANTED, asdict(admission.grant.limits))
 
     async def _take_place(self, draft: Draft, base: TaskSnapshot | None) -> None:
         """Commit to start it when there is room; decided anew when that was not just now."""
@@ -236,6 +245,7 @@ class Inbound:
                 self._place.leave(self.task_id)
                 return
             draft.records.append(admission.record)
+            self._note_limits(admission, draft)
             self._starting.admitted(admission)
             if admission.effect == "deny":
                 why = Happening(

@@ -1,5 +1,6 @@
 """The tasks of peers that something is still to be done for, whose they are, and their places."""
 
+import asyncio
 from dataclasses import replace
 from datetime import datetime
 
@@ -10,7 +11,8 @@ from cmesh.daemon.inbound import Inbound
 from cmesh.daemon.parts import Parts
 from cmesh.daemon.places import Places, Room
 from cmesh.errors import IdentityUnknown, UnknownPeer
-from cmesh.model import Identity, NodeId, TaskId
+from cmesh.model import DayUse, Identity, Limits, NodeId, TaskId, TaskSpec
+from cmesh.protocol.facts import STARTED
 from cmesh.store.records import TaskSnapshot
 
 __all__ = ["Inbounds"]
@@ -34,6 +36,8 @@ class Inbounds:
         self._of: dict[NodeId, dict[TaskId, None]] = {}
         self._place = Place(take=self._take, leave=self._leave, readmit=self.readmit)
         self._closed = False
+        self._held: dict[TaskId, tuple[NodeId, Limits]] = {}
+        self._budgets = asyncio.Lock()
 
     def stop(self) -> None:
         """Give nobody a place any more."""
@@ -100,6 +104,7 @@ class Inbounds:
         inbound = self.tasks.pop(task_id, None)
         if inbound is not None:
             inbound.stop()
+        self._held.pop(task_id, None)
         peer_id = self._owner.pop(task_id, None)
         if peer_id is not None:
             of_peer = self._of[peer_id]
@@ -109,6 +114,43 @@ class Inbounds:
         # A row that could not be committed may have taken a place already.
         self._leave(task_id)
 
+    async def decide(
+        self, identity: Identity, spec: TaskSpec, *, counted: bool = False
+    ) -> Admission:
+        """Decide on a task; what it is given of a budget of the day is held from here on.
+
+        Blocks as `admit` does.
+        """
+        rules = self._parts.rules.config().policy.inbound
+        if not any(rule.limits.by_day for rule in rules):
+            count = replace(self.count(spec.task_id, identity.node_id), counted=counted)
+            return await admit(self._parts, identity, spec, count)
+        async with self._budgets:  # of two that are decided at once, one sees the other
+            count = self.count(spec.task_id, identity.node_id)
+            held = await self._held_of(identity.node_id, spec.task_id)
+            count = replace(count, counted=counted, held=held)
+            admission = await admit(self._parts, identity, spec, count)
+            if admission.grant is not None:
+                self._held[spec.task_id] = (identity.node_id, admission.grant.limits)
+            return admission
+
+    async def _held_of(self, peer_id: NodeId, but: TaskId) -> DayUse:
+        """Return what a peer's unfinished tasks may use yet, without one of them."""
+        given = {
+            task_id: limits for task_id, (peer, limits) in self._held.items() if peer == peer_id
+        }
+        held = DayUse()
+        for task_id in {*self.of(peer_id), *given} - {but}:
+            task = await self._parts.store.task(task_id)
+            if task is not None and task.terminal:
+                continue
+            limits = given.get(task_id)
+            # One of an earlier life that was not started is decided anew before it is.
+            if limits is None and task is not None and task.state in STARTED:
+                limits = task.granted or task.record.spec.limits
+            held += _most(limits) if limits is not None else DayUse()
+        return held
+
     async def readmit(self, task: TaskSnapshot) -> Admission:
         """Decide anew whether a task may run, by who its caller is now."""
         record = task.record
@@ -117,8 +159,7 @@ class Inbounds:
         except (UnknownPeer, IdentityUnknown):
             # Nobody has that node id any more, so nobody may.
             identity = Identity(node_id=record.peer_id, name=record.peer, expired=True)
-        count = replace(self.count(record.task_id, record.peer_id), counted=True)
-        return await admit(self._parts, identity, record.spec, count)
+        return await self.decide(identity, record.spec, counted=True)
 
     def _room(self) -> Room:
         worker = self._parts.rules.config().worker
@@ -132,3 +173,9 @@ class Inbounds:
     def _leave(self, task_id: TaskId) -> None:
         if self.places.leave(task_id):
             self.fill()
+
+
+def _most(limits: Limits) -> DayUse:
+    return DayUse(
+        cost_usd=limits.cost_usd or 0.0, tokens=limits.tokens or 0, runtime_s=limits.runtime_s
+    )

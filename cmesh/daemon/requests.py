@@ -9,7 +9,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from cmesh.daemon import followup
-from cmesh.daemon.admission import admit
 from cmesh.daemon.feed import Feeds
 from cmesh.daemon.happening import Happening
 from cmesh.daemon.inbound_rows import is_of, submitted_record, tombstone
@@ -174,8 +173,7 @@ class Requests:
     ) -> None:
         """Take a task that is not known; `before` is the turn that a follow-up follows."""
         peer = link.identity
-        count = self._inbounds.count(spec.task_id, peer.node_id)
-        admission = await admit(self._parts, peer, spec, count)
+        admission = await self._inbounds.decide(peer, spec)
         event = GotSubmit(admission.effect, waited=waited)
         if admission.effect != "deny" and spec.not_after <= self._parts.clock.now():
             why = "its time to start was over when it came"

@@ -22,7 +22,7 @@ from cmesh.daemon.answers import (
 from cmesh.daemon.draft import Draft, retry_in_s
 from cmesh.daemon.followup import Standing
 from cmesh.daemon.outbound import EVENTS_CUT
-from cmesh.model import TERMINAL, Direction, Event, TaskSpec, TaskState
+from cmesh.model import TERMINAL, Direction, Event, Limits, TaskState
 from cmesh.policy.decide import Decision
 from cmesh.protocol.facts import WorkerFacts
 from cmesh.protocol.fields import NAME_CHARACTERS
@@ -136,7 +136,7 @@ def task_view(
         cost_usd=result.usage.cost_usd if result else None,
         tokens=result.usage.tokens if result else None,
         model_turns=result.usage.turns if result else None,
-        limits=_limits(record.spec),
+        limits=_limits(task.granted or record.spec.limits),
         profile_enforced=result.profile_enforced if result else _label(task),
         credential=result.credential if result else "",
         containment=task.containment if task.containment in CONTAINMENTS else "",
@@ -162,8 +162,7 @@ def task_view(
     )
 
 
-def _limits(spec: TaskSpec) -> LimitsView:
-    limits = spec.limits
+def _limits(limits: Limits) -> LimitsView:
     return LimitsView(
         runtime_s=limits.runtime_s,
         output_bytes=limits.output_bytes,

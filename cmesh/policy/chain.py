@@ -10,7 +10,7 @@ from cmesh.policy.match import is_at_or_below
 from cmesh.policy.request import Failed, Held, OutboundRequest
 from cmesh.text import one_line
 
-__all__ = ["MAX_CHAIN", "at_most", "callers", "chain_failure", "held_failure", "narrowed"]
+__all__ = ["MAX_CHAIN", "at_most", "callers", "chain_failure", "held_failure", "least", "narrowed"]
 
 MAX_CHAIN = 4
 """The most nodes that may stand between a task's first caller and its worker, callers counted."""
@@ -68,7 +68,11 @@ def narrowed(limits: Limits, held: Held | None) -> Limits:
     """Return the limits of a task that another one asks for: never more than it has left."""
     if held is None:
         return limits
-    left = held.limits
+    return least(limits, held.limits)
+
+
+def least(limits: Limits, left: Limits) -> Limits:
+    """Return the smaller one of each of two limits."""
     turns = [turns for turns in (limits.turns, left.turns) if turns is not None]
     tokens = [tokens for tokens in (limits.tokens, left.tokens) if tokens is not None]
     # A wish that is not a number, or below zero, is no reason to drop what is left.

@@ -5,6 +5,7 @@ the named rule, or a whole new rule.
 """
 
 import json
+import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def smallest_change_inbound(
     if not view.allowed:
         rule, failed = ranked[0] if ranked else (None, ())
         if rule is not None and _extends(request, rule, failed):
-            waits = {item.condition for item in failed} <= {"concurrent", "per_day"}
+            waits = {item.condition for item in failed} <= _WAITS
             lines = [_inbound_line(request, rule, key) for key in _keys(failed)]
             change = _edit("inbound", rule.name, lines)
             change = f"wait for a task of this peer to end, or {change}" if waits else change
@@ -130,7 +131,12 @@ _KEY = {
     "cost_usd": "limits",
     "turns": "limits",
     "tokens": "limits",
+    "cost_usd_per_day": "limits",
+    "tokens_per_day": "limits",
+    "runtime_per_day": "limits",
 }
+
+_WAITS = {"concurrent", "per_day", "cost_usd_per_day", "tokens_per_day", "runtime_per_day"}
 
 
 def _inbound_line(request: InboundRequest, rule: InboundRule, key: str) -> str:
@@ -200,6 +206,7 @@ def _new_outbound(request: OutboundRequest, names: frozenset[str]) -> list[str]:
 
 def _limits(request: InboundRequest, limits: RuleLimits) -> str:
     """Return the rule's limits, raised just enough; one that the runner cannot keep goes."""
+    taken = request.used + request.held
     values: Mapping[str, str | int | float | None] = {
         "runtime": None if limits.runtime_s is None else f"{limits.runtime_s}s",
         "concurrent": _at_least(limits.concurrent, request.running + 1),
@@ -207,10 +214,29 @@ def _limits(request: InboundRequest, limits: RuleLimits) -> str:
         "cost_usd": limits.cost_usd if request.reports_cost else None,
         "turns": limits.turns if "turns" in request.reports else None,
         "tokens": limits.tokens if "tokens" in request.reports else None,
+        "cost_usd_per_day": _day(
+            limits.cost_usd_per_day, taken.cost_usd, kept=request.reports_cost
+        ),
+        "tokens_per_day": _day(
+            limits.tokens_per_day, taken.tokens, kept="tokens" in request.reports
+        ),
+        "runtime_per_day": _seconds(limits.runtime_per_day_s, taken.runtime_s),
         "output_bytes": limits.output_bytes,
     }
     pairs = [f"{key} = {json.dumps(value)}" for key, value in values.items() if value is not None]
     return "limits = { " + ", ".join(pairs) + " }" if pairs else "limits = {}"
+
+
+def _day(limit: float | None, taken: float, *, kept: bool) -> int | None:
+    if limit is None or not kept:
+        return None
+    return math.ceil(limit if taken < limit else taken + limit)
+
+
+def _seconds(limit_s: int | None, taken_s: float) -> str | None:
+    if limit_s is None:
+        return None
+    return f"{limit_s if taken_s < limit_s else math.ceil(taken_s) + limit_s}s"
 
 
 def _at_least(limit: int | None, needed: int) -> int | None:

@@ -4,6 +4,7 @@
 counts against the request in both. Nothing here picks a rule.
 """
 
+import math
 import shlex
 from collections.abc import Iterable
 
@@ -154,19 +155,36 @@ def _usage(request: InboundRequest, rule: InboundRule) -> list[Failed]:
     if limits.per_day is not None and request.today >= limits.per_day:
         wanted = (f"fewer than {limits.per_day} a day",)
         failed.append(_failed(rule.name, "per_day", wanted, str(request.today)))
-    limited = limits.cost_usd is not None or request.cost_usd is not None
+    failed += _today(request, rule)
+    ours = limits.cost_usd is not None or limits.cost_usd_per_day is not None
+    limited = ours or request.cost_usd is not None
     if limited and not request.reports_cost:
         got = f"{one_line(request.runner, 80)} does not report it"
         failed.append(_failed(rule.name, "cost_usd", ("a runner that reports its cost",), got))
-    for name, ours, theirs in (
+    for name, most, wish in (
         ("turns", limits.turns, request.turns),
-        ("tokens", limits.tokens, request.tokens),
+        ("tokens", limits.tokens or limits.tokens_per_day, request.tokens),
     ):
-        if (ours is not None or theirs is not None) and name not in request.reports:
+        if (most is not None or wish is not None) and name not in request.reports:
             got = f"{one_line(request.runner, 80)} does not"
             wanted = f"a runner that tells its {name} while it runs"
             failed.append(_failed(rule.name, name, (wanted,), got))
     return failed
+
+
+def _today(request: InboundRequest, rule: InboundRule) -> list[Failed]:
+    """Return the budgets of the day of which nothing is left."""
+    limits, taken = rule.limits, request.used + request.held
+    budgets = (
+        ("cost_usd_per_day", limits.cost_usd_per_day, taken.cost_usd, "USD"),
+        ("tokens_per_day", limits.tokens_per_day, taken.tokens, "tokens"),
+        ("runtime_per_day", limits.runtime_per_day_s, math.ceil(taken.runtime_s), "s"),
+    )
+    return [
+        _failed(rule.name, name, (f"less than {most:g} {unit} a day",), f"{count:g} {unit}")
+        for name, most, count, unit in budgets
+        if most is not None and count >= most
+    ]
 
 
 def _peer(rule: str, identity: Identity, peers: Iterable[object]) -> Failed:

@@ -25,6 +25,7 @@ from cmesh.policy.request import Allowed, Decision, Failed, InboundRequest, Outb
 from cmesh.policy.rules import FULL_CONSENT, RUN_OPERATIONS, InboundRule, OutboundRule, Policy
 
 __all__ = [
+    "DAY_CONDITIONS",
     "Allowed",
     "Decision",
     "Failed",
@@ -36,7 +37,10 @@ __all__ = [
     "may_delegate",
 ]
 
-BUSY_CONDITIONS = frozenset({"concurrent", "per_day"})
+DAY_CONDITIONS = frozenset({"per_day", "cost_usd_per_day", "tokens_per_day", "runtime_per_day"})
+"""Those that a new day mends."""
+
+BUSY_CONDITIONS = frozenset({"concurrent"}) | DAY_CONDITIONS
 """Conditions that time alone may mend; their code is `busy`."""
 
 _SHOWN_RULES = 3
@@ -198,13 +202,20 @@ def _narrow(request: InboundRequest, rule: InboundRule) -> Limits:
     if limits.output_bytes is not None:
         output_bytes = min(output_bytes, limits.output_bytes)
     # A wish that is not a number, or below zero, is no reason to drop the rule's limit.
-    wishes = [usd for usd in (request.cost_usd, limits.cost_usd) if usd is not None and usd >= 0]
+    taken = request.used + request.held
+    dollars, tokens = limits.cost_usd_per_day, limits.tokens_per_day
+    dollars_left = None if dollars is None else dollars - taken.cost_usd
+    tokens_left = None if tokens is None else tokens - taken.tokens
+    if limits.runtime_per_day_s is not None:
+        runtime_s = min(runtime_s, limits.runtime_per_day_s - math.ceil(taken.runtime_s))
+    amounts = (request.cost_usd, limits.cost_usd, dollars_left)
+    wishes = [usd for usd in amounts if usd is not None and usd >= 0]
     return Limits(
         runtime_s=runtime_s,
         output_bytes=output_bytes,
         cost_usd=min(wishes, default=None),
         turns=_least(request.turns, limits.turns),
-        tokens=_least(request.tokens, limits.tokens),
+        tokens=_least(request.tokens, limits.tokens, tokens_left),
     )
 
 

@@ -339,6 +339,9 @@ def _limits(table: LimitsTable) -> RuleLimits:
         cost_usd=table.cost_usd,
         turns=table.turns,
         tokens=table.tokens,
+        cost_usd_per_day=table.cost_usd_per_day,
+        tokens_per_day=table.tokens_per_day,
+        runtime_per_day_s=table.runtime_per_day,
         output_bytes=table.output_bytes,
     )
 

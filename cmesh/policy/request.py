@@ -1,9 +1,9 @@
 """What is asked of the policy, and what it answers: values only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from cmesh.model import Identity, Limits, NodeId, Operation, Profile
+from cmesh.model import DayUse, Identity, Limits, NodeId, Operation, Profile
 from cmesh.policy.profiles import NamedProfile
 
 __all__ = ["Allowed", "Decision", "Failed", "Held", "InboundRequest", "OutboundRequest"]
@@ -30,6 +30,8 @@ class InboundRequest:
         running: tasks of this peer that run or wait now, without this one.
         today: tasks of this peer accepted in the last day, without this one.
         reports_cost: the runner reports what a run costs.
+        used, held: what the peer's tasks that ended today have used, and what its unfinished ones
+            may use yet.
         reports: what else it tells while it runs: `turns`, `tokens`.
         chain: node ids that led here, first caller first; the direct caller may be
             its last element.
@@ -55,6 +57,8 @@ class InboundRequest:
     tokens: int | None = None
     reports: frozenset[str] = frozenset()
     artifacts: bool = False
+    used: DayUse = field(default_factory=DayUse)
+    held: DayUse = field(default_factory=DayUse)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +113,7 @@ class Failed:
         rule: the rule it belongs to; empty = it holds for all rules.
         condition: `peer`, `router`, `shared`, `operation`, `profile`, `consent`, `runner`,
             `path`, `accept`, `grant`, `delegate`, `concurrent`, `per_day`, `cost_usd`, `turns`,
-            `tokens`, `repo`, `send_changes`, `prompt_bytes`; without a rule `key`, `chain`, `held`; of a deny
+            `tokens`, `cost_usd_per_day`, `tokens_per_day`, `runtime_per_day`, `repo`, `send_changes`, `prompt_bytes`; without a rule `key`, `chain`, `held`; of a deny
             rule that could not be evaluated `deny`.
         wanted: what would have held, for people.
         got: what the request has instead; may hold remote text, scrubbed.

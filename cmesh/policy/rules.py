@@ -79,6 +79,8 @@ class RuleLimits:
         turns, tokens: most answers of the model, and tokens read and written, of a task; need a
             runner that tells them while it runs.
         output_bytes: most output kept; a larger wish is narrowed to it.
+        cost_usd_per_day, tokens_per_day, runtime_per_day_s: most that all tasks of the peer may
+            use in a UTC day; a task gets no more than is left.
     """
 
     runtime_s: int | None = None
@@ -88,6 +90,15 @@ class RuleLimits:
     turns: int | None = None
     tokens: int | None = None
     output_bytes: int | None = None
+    cost_usd_per_day: float | None = None
+    tokens_per_day: int | None = None
+    runtime_per_day_s: int | None = None
+
+    @property
+    def by_day(self) -> bool:
+        """Whether what a peer has used today counts."""
+        days = (self.cost_usd_per_day, self.tokens_per_day, self.runtime_per_day_s)
+        return any(limit is not None for limit in days)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +200,13 @@ class Policy:
         return cls(inbound=inbound, outbound=outbound, sha256=digest)
 
 
-_LATER_LIMITS = {"turns", "tokens"}
+_LATER_LIMITS = {
+    "turns",
+    "tokens",
+    "cost_usd_per_day",
+    "tokens_per_day",
+    "runtime_per_day_s",
+}
 
 
 def _canonical(rules: tuple[InboundRule, ...] | tuple[OutboundRule, ...]) -> list[str]:

@@ -159,6 +159,12 @@ class LimitsTable(Table):
     """Answers of the model in a task; the rule then allows only runners that tell them."""
     tokens: Annotated[int, Field(ge=1, le=10**12)] | None = None
     """Tokens a task may read and write; the rule then allows only runners that tell them."""
+    cost_usd_per_day: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """US dollars that all tasks of one peer may cost in a UTC day; needs what `cost_usd` needs."""
+    tokens_per_day: Annotated[int, Field(ge=1, le=10**12)] | None = None
+    """Tokens of all tasks of one peer in a UTC day; needs what `tokens` needs."""
+    runtime_per_day: Duration | None = None
+    """Run time of all tasks of one peer in a UTC day, added up."""
     output_bytes: Annotated[int, Field(ge=0, le=2**30)] | None = None
     """Bytes of output kept of a task; a larger wish is narrowed to it."""
 

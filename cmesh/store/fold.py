@@ -3,10 +3,12 @@
 Used for tasks in memory and for tasks read back, so that both tell the same. Pure.
 """
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
+from typing import Any, cast
 
-from cmesh.model import TERMINAL, Direction, Result
+from cmesh.model import TERMINAL, Direction, Limits, Result
 from cmesh.store.records import (
     EventRecord,
     ReceiptRecord,
@@ -17,13 +19,16 @@ from cmesh.store.records import (
     TaskSnapshot,
 )
 
-__all__ = ["CANCEL_WISH", "GAP", "PROGRESS", "WAITS", "Draft"]
+__all__ = ["CANCEL_WISH", "GAP", "GRANTED", "PROGRESS", "WAITS", "Draft"]
 
 PROGRESS = frozenset({"queued", "running", "waiting_approval", "waiting_input", "cancelling"})
 """Event kinds that are states of a task that goes on."""
 
 CANCEL_WISH = "cancel_wish"
 """Fact: the task shall end; its code and reason say why."""
+
+GRANTED = "limits"
+"""Fact of a worker: what it holds the task to, where that is not what it was asked with."""
 
 GAP = "gap"
 """Fact of a caller: events up to its `through_seq` will never come."""
@@ -45,6 +50,7 @@ class Draft:
     code: str = ""
     reason: str = ""
     facts: set[str] = field(default_factory=set[str])
+    granted: Limits | None = None
     wish: tuple[str, str] = ("", "")
     progress: str = ""
     last_event: int = 0
@@ -93,6 +99,7 @@ class Draft:
             reason=self.reason,
             state_ts=self.state_ts,
             facts=frozenset(self.facts),
+            granted=self.granted,
             wish=self.wish,
             progress=self.progress,
             last_event=self.last_event,
@@ -128,6 +135,8 @@ class Draft:
         if step.name == CANCEL_WISH:
             # Older rows have the code in their data alone.
             self.wish = (step.code or str(step.data.get("code", "")), step.reason)
+        if step.name == GRANTED:
+            self.granted = _limits(step.data)
         if step.name == WAITS and not self.progress:
             self.progress = WAITS
 
@@ -149,3 +158,10 @@ class Draft:
         self.result = result
         self.worker_signature = record.worker_signature
         self.caller_signature = record.caller_signature
+
+
+def _limits(data: Mapping[str, object]) -> Limits | None:
+    """Return limits as they were noted; what a newer version noted besides is left out."""
+    known = {each.name for each in fields(Limits)}
+    numbers = {k: v for k, v in data.items() if k in known and isinstance(v, int | float | None)}
+    return Limits(**cast("dict[str, Any]", numbers))

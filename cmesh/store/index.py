@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from cmesh.model import TERMINAL, Direction, Event, NodeId, TaskId, TaskState
+from cmesh.model import TERMINAL, DayUse, Direction, Event, NodeId, TaskId, TaskState
+from cmesh.store.charge import charge
 from cmesh.store.fold import Draft
 from cmesh.store.records import (
     AuditRecord,
@@ -17,6 +18,7 @@ from cmesh.store.records import (
     EventRecord,
     ReceiptRecord,
     Record,
+    ResultRecord,
     StepRecord,
     TaskRecord,
     TaskSnapshot,
@@ -62,6 +64,8 @@ class Index:
         self._heads: dict[NodeId, ReceiptRecord] = {}
         # By peer, then by the hour they came in: a count costs the same, however many came.
         self._lately: dict[NodeId, Counter[int]] = {}
+        # What tasks of a peer that ended here have used, by the hour in which they did.
+        self._used: dict[NodeId, dict[int, DayUse]] = {}
         # Marks only: they say for certain what is new, at 60 bytes a task.
         self._ids: set[int] = set()
         self._keys: set[int] = set()
@@ -88,6 +92,8 @@ class Index:
             self._groups.setdefault(group, []).append(task_id)
         for peer_id, _, ts in summary.lately:
             self._lately.setdefault(peer_id, Counter())[_hour(ts)] += 1
+        for peer_id, hour, use in summary.used:
+            self._use(peer_id, hour, use)
         self._trust = {record.peer_id: record for record in summary.trust}
         self._heads = {record.peer_id: record for record in summary.heads}
 
@@ -224,6 +230,20 @@ class Index:
             del hours[hour]
         return sum(count for hour, count in hours.items() if hour >= _hour(since))
 
+    def used(self, peer_id: NodeId, since: datetime) -> DayUse:
+        """Return what a peer's tasks that ended since the hour of `since` have used here.
+
+        `since` is at most a day ago.
+        """
+        hours = self._used.get(peer_id, {})
+        for hour in [hour for hour in hours if hour < _hour(since - LATELY)]:
+            del hours[hour]
+        return sum((use for hour, use in hours.items() if hour >= _hour(since)), DayUse())
+
+    def _use(self, peer_id: NodeId, hour: int, use: DayUse) -> None:
+        hours = self._used.setdefault(peer_id, {})
+        hours[hour] = hours.get(hour, DayUse()) + use
+
     def _begin(self, record: TaskRecord, seq: int, ts: datetime) -> None:
         draft = Draft.start(record, seq=seq, ts=ts)
         self._put(_Entry(draft, draft.snapshot()))
@@ -247,6 +267,8 @@ class Index:
             self.missed += 1
             return
         entry.draft.add(record, ts)
+        if isinstance(record, ResultRecord) and record.direction is Direction.IN:
+            self._use(entry.draft.record.peer_id, _hour(ts), charge(entry.draft.snapshot()))
         if isinstance(record, EventRecord):
             entry.tail.append(record.event)
             if len(entry.tail) > _TAIL_EVENTS:

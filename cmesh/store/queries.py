@@ -6,7 +6,7 @@ Times are read as microseconds: DuckDB's own conversion loads a time zone databa
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from cmesh.model import TERMINAL, Direction, Event, NodeId, TaskId, TaskState
+from cmesh.model import TERMINAL, DayUse, Direction, Event, NodeId, TaskId, TaskState
 from cmesh.store.chain import from_micros
 from cmesh.store.exchange import Reader
 from cmesh.store.fold import PROGRESS, Draft
@@ -38,6 +38,7 @@ __all__ = [
     "prefixed",
     "snapshots",
     "unfinished",
+    "used_since",
 ]
 
 
@@ -208,6 +209,43 @@ def accepted_since(cursor: Reader, since: datetime) -> list[tuple[NodeId, TaskId
         [since.isoformat()],
     )
     return [(row["peer_id"], row["task_id"], from_micros(row["ts"])) for row in rows]
+
+
+def used_since(cursor: Reader, since: datetime) -> list[tuple[NodeId, int, DayUse]]:
+    """Return (peer, hour since 1970, what its tasks that ended here in it used); as `charge`."""
+    rows = read_rows(
+        cursor,
+        "WITH fact AS (SELECT task_id, arg_max(data, seq) AS granted FROM step_row"
+        " WHERE kind = 'fact' AND name = 'limits' GROUP BY task_id),"
+        " ran AS (SELECT DISTINCT task_id FROM step_row WHERE kind = 'state' AND name = 'running'"
+        " UNION SELECT task_id FROM event_row WHERE event_kind = 'running'),"
+        " given AS (SELECT t.task_id, t.peer_id, r.ts, r.cost_usd, r.tokens_in, r.tokens_out,"
+        "  r.started_at, r.ended_at,"
+        "  if(f.granted IS NULL, t.limit_usd, (f.granted->>'cost_usd')::DOUBLE) AS most_usd,"
+        "  if(f.granted IS NULL, t.limit_tokens, (f.granted->>'tokens')::BIGINT) AS most_tokens,"
+        "  if(f.granted IS NULL, t.runtime_s, (f.granted->>'runtime_s')::BIGINT) AS most_s"
+        "  FROM result_row r JOIN task_row t ON t.task_id = r.task_id AND t.direction = 'in'"
+        "  LEFT JOIN fact f ON f.task_id = t.task_id LEFT JOIN ran ON ran.task_id = t.task_id"
+        "  WHERE r.direction = 'in' AND r.ts >= $1::TIMESTAMPTZ AND (r.started_at IS NOT NULL"
+        "   OR ran.task_id IS NOT NULL OR r.state = 'interrupted'))"
+        " SELECT peer_id, (epoch_us(ts) // 3600000000)::BIGINT AS hour,"
+        "  sum(coalesce(cost_usd, most_usd, 0))::DOUBLE AS usd,"
+        "  sum(if(tokens_in IS NULL OR tokens_out IS NULL, greatest(coalesce(most_tokens, 0),"
+        "   coalesce(tokens_in, 0) + coalesce(tokens_out, 0)), tokens_in + tokens_out))::BIGINT"
+        "   AS tokens,"
+        "  sum(if(started_at IS NULL OR ended_at IS NULL, most_s,"
+        "   greatest(0, epoch(ended_at) - epoch(started_at))))::DOUBLE AS seconds"
+        " FROM given GROUP BY ALL",
+        [since.isoformat()],
+    )
+    return [
+        (
+            NodeId(row["peer_id"]),
+            row["hour"],
+            DayUse(cost_usd=row["usd"], tokens=row["tokens"], runtime_s=row["seconds"]),
+        )
+        for row in rows
+    ]
 
 
 def followers(cursor: Reader) -> list[tuple[TaskId, TaskId]]:

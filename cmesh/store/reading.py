@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from cmesh.clock import Clock
 from cmesh.errors import StoreError
-from cmesh.model import Direction, Event, NodeId, TaskId, TaskState
+from cmesh.model import DayUse, Direction, Event, NodeId, TaskId, TaskState
 from cmesh.store import queries
 from cmesh.store.exchange import Reader
 from cmesh.store.index import Index
@@ -132,6 +132,13 @@ class Reading:
             return lately
         rows = await self._read(partial(queries.accepted_since, since=since))
         return sum(peer == peer_id for peer, *_ in rows)
+
+    def used(self, peer_id: NodeId, since: datetime) -> DayUse:
+        """Return what a peer's tasks that ended here since then have used; `since` as for `counts`.
+
+        At most a day ago. What a task did not tell counts as its limit.
+        """
+        return self._index.used(peer_id, since)
 
     async def _read(self, read: Callable[[Reader], T]) -> T:
         self._require_open()

@@ -9,7 +9,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from cmesh.model import TERMINAL, Direction, Event, NodeId, Result, TaskId, TaskSpec, TaskState
+from cmesh.model import (
+    TERMINAL,
+    Direction,
+    Event,
+    Limits,
+    NodeId,
+    Result,
+    TaskId,
+    TaskSpec,
+    TaskState,
+)
 from cmesh.protocol.facts import CallerFacts, WorkerFacts
 from cmesh.protocol.state import public
 
@@ -214,6 +224,7 @@ class TaskSnapshot:
         state: internal name; `queued` (caller) or `accepted` (worker) before any step.
         state_ts: when that state was committed here.
         facts: names of every fact committed.
+        granted: what a worker holds it to, where that is not what it was asked with.
         wish: code and reason of the wish to end it; both empty = none, or its owner's.
         progress: the latest event kind that is a state's name; how a caller knows of `running`.
         last_event: number of the latest event, 0 when there is none.
@@ -232,6 +243,7 @@ class TaskSnapshot:
     reason: str = ""
     state_ts: datetime
     facts: frozenset[str] = frozenset()
+    granted: Limits | None = None
     wish: tuple[str, str] = ("", "")
     progress: str = ""
     last_event: int = 0

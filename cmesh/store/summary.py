@@ -9,7 +9,7 @@ from array import array
 from dataclasses import dataclass
 from datetime import datetime
 
-from cmesh.model import NodeId, TaskId
+from cmesh.model import DayUse, NodeId, TaskId
 from cmesh.store import proofs, queries
 from cmesh.store.exchange import Reader
 from cmesh.store.fold import Draft
@@ -31,6 +31,7 @@ class Summary:
         ids: marks of all task ids.
         keys: marks of all idempotency keys.
         lately: inbound tasks stored since the asked time, without denied ones.
+        used: what inbound tasks that ended since then have used, by peer and hour.
         followers: tasks with a task that follows them, oldest first.
         groups: groups with each of their tasks, oldest first.
     """
@@ -41,6 +42,7 @@ class Summary:
     ids: "array[int]"
     keys: "array[int]"
     lately: list[tuple[NodeId, TaskId, datetime]]
+    used: list[tuple[NodeId, int, DayUse]]
     followers: list[tuple[TaskId, TaskId]]
     groups: list[tuple[str, TaskId]]
     trust: list[TrustRecord]
@@ -69,6 +71,7 @@ def summary(cursor: Reader, since: datetime, latest: int) -> Summary:
         ids=ids,
         keys=keys,
         lately=queries.accepted_since(cursor, since),
+        used=queries.used_since(cursor, since),
         followers=queries.followers(cursor),
         groups=queries.groups(cursor),
         trust=proofs.trusts(cursor),

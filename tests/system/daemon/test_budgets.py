@@ -117,3 +117,38 @@ async def test_the_caller_is_warned_when_most_of_the_time_is_over(
     assert ended.state is TaskState.TIMED_OUT
     shown = await laptop.task(view.task_id, events=100)
     assert warnings(shown) == [("runtime_s", 3)]
+
+
+async def test_what_a_peer_has_used_today_counts_also_after_a_restart(
+    make_machine: MakeMachine,
+) -> None:
+    laptop = await make_machine("laptop-daily", OUTBOUND)
+    builder = await make_machine("builder-daily")
+    place = builder.directory("app")
+    rule = inbound(place, ["command:sleep"], 'limits = { runtime_per_day = "3s" }')
+    await builder.configure(command("sleep", "/bin/sleep", "300") + rule)
+    await builder.up()
+    await laptop.up()
+    first = await laptop.delegate(builder.name, "command:sleep", place, timeout_s=600)
+    await builder.trust(laptop)
+
+    async def refused() -> TaskView:
+        view = await laptop.delegate(
+            builder.name, "command:sleep", place, timeout_s=1, new=True, wait_s=20
+        )
+        assert (view.state, view.code) == (TaskState.DENIED, "busy"), view
+        assert "runtime_per_day" in view.reason
+        return view
+
+    # It was given all that is left of the day, so nothing is left for another one meanwhile.
+    assert (await refused()).retry_after_s in range(50, 70)
+    assert (await laptop.ended(first.task_id)).state is TaskState.TIMED_OUT
+    later = await refused()
+    await builder.stop()
+    await builder.start()
+    await builder.up()
+    restarted = await refused()
+    for view in (later, restarted):
+        assert view.retry_after_s is not None
+    said = await builder.sql("SELECT failed FROM denials ORDER BY seq DESC LIMIT 1")
+    assert "less than 3 s a day" in str(said)

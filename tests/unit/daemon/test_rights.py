@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from cmesh.daemon import requests
+from cmesh.daemon import inbounds, requests
 from cmesh.daemon.core import Daemon
 from cmesh.daemon.trust import Trust
 from cmesh.errors import PeerUntrusted, PolicyDenied
@@ -30,7 +30,7 @@ class Slow:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.go = asyncio.Event()
         self.begun = 0
-        admit = requests.admit
+        admit = inbounds.admit
 
         async def admitted(*asked: Any) -> Any:
             self.begun += 1
@@ -38,7 +38,7 @@ class Slow:
             await self.go.wait()
             return decision
 
-        monkeypatch.setattr(requests, "admit", admitted)
+        monkeypatch.setattr(inbounds, "admit", admitted)
 
     async def until(self, begun: int) -> None:
         while self.begun < begun:
