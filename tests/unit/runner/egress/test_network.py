@@ -8,7 +8,16 @@ import pytest
 
 from cmesh.errors import RunnerUnavailable
 from cmesh.runner.egress.credentials import Credential
-from cmesh.runner.egress.network import RELAY_PORT, Endpoint, Network, grant, load, save, variables
+from cmesh.runner.egress.network import (
+    RELAY_PORT,
+    Endpoint,
+    Network,
+    grant,
+    grant_gateway,
+    load,
+    save,
+    variables,
+)
 from cmesh.runner.manifest import load_manifests
 
 HOSTS = ("api.example.com",)
@@ -133,3 +142,18 @@ def test_a_task_that_reaches_nothing_but_cmesh_is_told_of_no_proxy() -> None:
     found = replace(grant("command:x", ()), mcp_token="a token")
     assert not found.empty
     assert sorted(variables(found)) == ["CMESH_MCP_TOKEN", "CMESH_MCP_URL"]
+
+
+def test_a_saved_gateway_is_the_same_and_holds_no_key(tmp_path: Path) -> None:
+    credential, key = load_manifests()["claude"].credential, tmp_path / "key"
+    assert credential is not None
+    assert credential.gateway is not None
+    key.write_text("sk-of-the-owner")
+    found = grant_gateway("claude", credential.gateway, key, base_url="https://[::1]:8443/base/")
+    assert found.gate is not None
+    assert (found.gate.host, found.gate.port, found.gate.path) == ("::1", 8443, "/base")
+    save(found, tmp_path / "network.json")
+    assert load(tmp_path / "network.json") == found
+    assert "sk-of" not in (tmp_path / "network.json").read_text()
+    assert found.gate.token not in repr(found)
+    assert grant_gateway("claude", credential.gateway, key).gate != found.gate
