@@ -26,6 +26,7 @@ from cmesh.runner.confine import Relay
 from cmesh.runner.copies import Copy
 from cmesh.runner.launch import Launch
 from cmesh.runner.meter import note_terms
+from cmesh.runner.preface import preface_of
 from cmesh.runner.readers import note_parser
 from cmesh.runner.registry import Runner
 from cmesh.sandbox.profile import MIB
@@ -109,7 +110,8 @@ class Starting:
             copy = sandboxes.copy(directory, grant.directory, grant.judged, grant.profile)
             spec = replace(spec, directory=copy.place if copy else spec.directory)
             session = followup.place(self._parts, draft.record)
-            launch = grant.runner.launch(spec, directory, directory / "home", session)
+            told = preface_of(spec.profile, draft.record.principal, draft.record.peer)
+            launch = grant.runner.launch(spec, directory, directory / "home", session, told)
             launch = self._confine(replace(launch, judged=grant.judged), grant, copy)
             supervisor.prepare(self.task_id, launch)
             note_parser(directory, grant.runner.manifest.parser)

@@ -14,6 +14,7 @@ from cmesh.errors import SandboxUnavailable, UsageError
 from cmesh.model import TaskSpec
 from cmesh.runner.launch import Launch
 from cmesh.runner.manifest import Manifest
+from cmesh.runner.preface import fresh_copy, in_front
 from cmesh.runner.sessions import Place
 
 __all__ = ["Host", "build_launch", "start_argv"]
@@ -35,6 +36,7 @@ class Host:
         tmp: the task's private directory for temporary files, absolute.
         base_url: of its model's API, as the program is to see it; empty = its own default.
         session: where the conversation lies; None = the runner has none.
+        preface: what an agent is told beside the prompt; empty = nothing.
     """
 
     program: str
@@ -46,6 +48,7 @@ class Host:
     model: str = ""
     base_url: str = ""
     session: Place | None = None
+    preface: str = ""
 
 
 def build_launch(spec: TaskSpec, manifest: Manifest, host: Host) -> Launch:
@@ -65,6 +68,8 @@ def build_launch(spec: TaskSpec, manifest: Manifest, host: Host) -> Launch:
         "base_url": host.base_url,
         "cost_usd": "" if spec.limits.cost_usd is None else f"{spec.limits.cost_usd:g}",
         "turns": "" if spec.limits.turns is None else str(spec.limits.turns),
+        "preface": host.preface,
+        "preface_quoted": json.dumps(host.preface),
     }
     env = {"PATH": host.search_path, "LANG": DEFAULT_LANG, "HOME": host.home, "TMPDIR": host.tmp}
     env |= {name: _fill(text, values) for name, text in manifest.env.items()}
@@ -77,7 +82,7 @@ def build_launch(spec: TaskSpec, manifest: Manifest, host: Host) -> Launch:
         argv=argv,
         cwd=spec.directory,
         env=env,
-        stdin=spec.prompt.encode("utf-8", "replace"),
+        stdin=_prompt(spec, manifest, host).encode("utf-8", "replace"),
         runtime_s=spec.limits.runtime_s,
         output_bytes=spec.limits.output_bytes,
         session=host.session,
@@ -106,8 +111,18 @@ def start_argv(
     parts += options.cost_usd if spec.limits.cost_usd is not None else ()
     parts += options.turns if spec.limits.turns is not None else ()
     parts += options.tokens if spec.limits.tokens is not None else ()
+    parts += options.system if host.preface else ()
     # The configuration's arguments are the owner's own text: braces in them mean nothing.
     return (host.program, *host.arguments, *(_fill(part, values) for part in parts))
+
+
+def _prompt(spec: TaskSpec, manifest: Manifest, host: Host) -> str:
+    """Return what comes on standard input: the prompt, after what cmesh says itself."""
+    if not host.preface or not manifest.takes_preface:
+        return spec.prompt
+    first = spec.follows is None
+    words = host.preface if first and manifest.preface_in_prompt else ""
+    return in_front(words or ("" if first else fresh_copy(spec.profile)), spec.prompt)
 
 
 def _session_link(manifest: Manifest, host: Host) -> str:

@@ -56,6 +56,8 @@ PLACEHOLDERS = frozenset(
         "cost_usd",
         "turns",
         "base_url",
+        "preface",
+        "preface_quoted",
     }
 )
 REPORTS = ("turns", "tokens")
@@ -159,6 +161,8 @@ class Options(_Table):
         mcp: of a task that may delegate: how the program finds the MCP server at
             `CMESH_MCP_URL` with the token `CMESH_MCP_TOKEN`, both of which it expands itself.
             Added last, as they are.
+        system: how it takes `{preface}`, what cmesh tells an agent beside the prompt, as system
+            text; `{preface_quoted}` is the same as a string of JSON or TOML.
     """
 
     model: tuple[Template, ...] = ()
@@ -167,6 +171,7 @@ class Options(_Table):
     tokens: tuple[Template, ...] = ()
     mcp: tuple[str, ...] = ()
     base_url: tuple[Template, ...] = ()
+    system: tuple[Template, ...] = ()
 
 
 class Session(_Table):
@@ -247,6 +252,8 @@ class Manifest(_Table):
         files: what it finds in its home, by path: texts as they are, without placeholders.
         env_json: more of them, by name, whose text is JSON. A text in it that names what has no
             value, such as the model when none is set, is left out, with its key.
+        preface_in_prompt: it takes no system text, so that what cmesh tells an agent stands in
+            front of the prompt. Without this and `system` of its options it is told nothing.
     """
 
     schema_version: Literal[1]
@@ -272,6 +279,7 @@ class Manifest(_Table):
     env_json: dict[Variable, JsonTemplate] = {}
     cwd: InHome | None = None
     files: dict[InHome, str] = {}
+    preface_in_prompt: bool = False
 
     @model_validator(mode="after")
     def _holds_its_cost(self) -> Self:
@@ -312,6 +320,17 @@ class Manifest(_Table):
         if kept and inside:
             raise wanted("a folder with no path of `files` in it, nor `cwd`", "session", "home")
         return self
+
+    @model_validator(mode="after")
+    def _is_told_once(self) -> Self:
+        if self.preface_in_prompt and self.options.system:
+            raise wanted("false: `system` of [options] says the same", "preface_in_prompt")
+        return self
+
+    @property
+    def takes_preface(self) -> bool:
+        """Whether it is an agent that is told by cmesh what it works on."""
+        return self.preface_in_prompt or bool(self.options.system)
 
     def fixed_env(self) -> dict[str, str]:
         """Return the variables that are the same for every task, and for none."""

@@ -101,12 +101,18 @@ class Runner:
         return "gateway" if self.gateway(profile) else "exposed"
 
     def launch(
-        self, spec: TaskSpec, directory: Path, home: Path, session: Place | None = None
+        self,
+        spec: TaskSpec,
+        directory: Path,
+        home: Path,
+        session: Place | None = None,
+        preface: str = "",
     ) -> Launch:
         """Return what to start for `spec`; reads the key file if the task is to hold the key.
 
         `directory` is the task's own, `home` the agent's private home inside it, `session`
         where its conversation is kept; None keeps it in the home, and it goes with that.
+        `preface` is what an agent is told beside the prompt.
 
         Raises:
             RunnerUnavailable: the key cannot be read, or the `base_url` not be reached.
@@ -129,6 +135,7 @@ class Runner:
             model=self.model,
             base_url=self._address(spec.profile),
             session=session if self.manifest.session else None,
+            preface=preface,
         )
         return replace(build_launch(spec, self.manifest, host), idle_s=self.idle_s)
 

@@ -36,7 +36,7 @@ program = @PROGRAM@
 
 # Its arguments, without a person: no question, no colour, and its steps as JSON if it can.
 # The prompt comes on standard input. Placeholders: {task_id}, {session_id}, {home}, {tmp},
-# {directory}, {model}, {base_url}, {cost_usd}, {turns}.
+# {directory}, {model}, {base_url}, {cost_usd}, {turns}, {preface}.
 argv = []
 
 # How its standard output is read. "output" takes any text, and its end is the summary; exit status
@@ -59,6 +59,10 @@ install_hint = ""
 # Where it starts instead of the task's directory, below its HOME: for a program that obeys what
 # lies where it starts.
 # cwd = "work"
+
+# For an agent with a model: cmesh tells it, in front of the prompt, who asks, what holds it, and how
+# to report and to ask. Where it takes system text, `system` of [options] passes {preface} instead.
+# preface_in_prompt = true
 
 # Names in a directory that it would act on whatever it is told; a task there is refused.
 # refuses = [".@NAME@"]

@@ -61,10 +61,15 @@ def _delegate_well(given: Mapping[str, str]) -> str:
         f"Delegate this with cmesh: {goal}\nWhere: {peer}.\n"
         "First call list_peers and choose profile, runner and directory from what it allows; the "
         "narrowest profile that can do it. Write the prompt so that someone who knows nothing of "
-        "this conversation can do the task: goal, what is known, what to leave alone, what to "
-        "report and how. No secrets in it. Show me the call before you make it when the profile "
-        "is not query. Then watch the task to its end and tell me the result and what in it you "
-        "checked yourself."
+        "this conversation can do the task: the goal as one question or change, what is known "
+        "with exact names, versions, times and paths, what to leave alone, and what to report and "
+        "how long. One goal a task. No secrets in it. What its profile refuses and how to ask "
+        "back the far side is told by cmesh. Show me the call before you make it when the profile "
+        "is not query.\n"
+        "Then watch the task to its end. `succeeded` says that the program ended well, not that "
+        "the answer is right. Answer a question it ends with by reply_task, from what you know or "
+        "what I tell you, never with a secret. Tell me the result, what supports each claim (exit "
+        "code, output, patch), and what in it you checked yourself."
     )
 
 

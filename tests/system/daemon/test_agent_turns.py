@@ -17,7 +17,7 @@ from cmesh.errors import CmeshError, TaskConflict
 from cmesh.model import Profile, TaskState
 from cmesh.node.testnet import Testnet
 from cmesh.sandbox.tier import Enforcement
-from tests.fakes.model_server import ModelServer, fake_json
+from tests.fakes.model_server import Json, ModelServer, fake_json
 from tests.system.daemon.conftest import OUTBOUND
 from tests.system.daemon.machine import Machine, here, worker_user
 from tests.system.daemon.test_agent_query import AGENTS, END_LIMIT_S, KEY, program_of
@@ -28,6 +28,7 @@ NAMES = {"codex": Profile.EDIT, "gemini": Profile.QUERY, "opencode": Profile.EDI
 """In which profile each has its turns; one that changes files has another copy for each."""
 
 FIRST, WORD, CANARY = "the word is plum", "plum", "canary-5931"
+PREFACE = "This task came by cmesh from me at example.com on the machine laptop."
 
 
 @dataclass
@@ -112,6 +113,20 @@ paths = ["{place}"]
 """
 
 
+def told(name: str, body: Json) -> str:
+    """Return what a request has of cmesh's own words, where the agent is to have them."""
+    if name == "codex":
+        items = [item for item in body["input"] if item.get("role") == "developer"]
+        return " ".join(part["text"] for item in items for part in item.get("content", []))
+    turns = body["contents"] if name == "gemini" else body["messages"]
+    texts = [
+        part.get("text", "") for turn in turns for part in turn.get("parts", turn.get("content"))
+    ]
+    [framed] = [text for text in texts if text.startswith("<cmesh>")]
+    assert framed.partition("</cmesh>")[2].strip().startswith(FIRST)
+    return framed
+
+
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_second_turn_of_an_agent_sees_the_first_and_counts_its_own_tokens(
     scene: Scene, name: str
@@ -119,6 +134,7 @@ async def test_a_second_turn_of_an_agent_sees_the_first_and_counts_its_own_token
     program_of(name)
     one = await scene.first(name, f"{FIRST} {fake_json({'text': 'noted'})}")
     assert one.follow_up == "possible"
+    assert PREFACE in told(name, scene.model.requests[-1])
     scene.model.reset()
     asked = [
         scene.laptop.reply(one.task_id, f"{which} word? {fake_json({'text': WORD})}")

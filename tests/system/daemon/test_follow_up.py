@@ -118,6 +118,9 @@ def heard(body: Json) -> list[tuple[str, str]]:
 async def test_a_second_turn_sees_the_first_and_is_a_task_of_its_own(scene: Scene) -> None:
     one = await scene.first(f"{SECRET} {says('noted')}")
     await scene.succeeded(one)
+    [system] = [body["system"] for body in scene.model.requests if SECRET in str(body)][:1]
+    assert "This task came by cmesh from me@example.com" not in str(system)
+    assert "This task came by cmesh from me at example.com on the machine laptop." in str(system)
     before = await scene.laptop.task(one)
     assert (before.follow_up, before.turn, before.thread) == ("possible", 1, one)
     two = (await scene.laptop.reply(one, f"which word? {says('plum')}")).task_id
