@@ -6,6 +6,7 @@
 from collections.abc import Sequence
 
 from cmesh.model import Operation, Profile, TaskSpec
+from cmesh.nearest import did_you_mean
 from cmesh.policy.match import is_at_or_below
 from cmesh.protocol.link_messages import May
 from cmesh.text import one_line
@@ -52,7 +53,17 @@ def not_offered(may: May, spec: TaskSpec) -> list[str]:
         (spec.runner in may.runners, "runners", may.runners),
         (is_at_or_below(spec.directory, may.paths), "paths", may.paths),
     ]
-    return [f"{kind} {_listed(values)}" for offered, kind, values in kinds if not offered]
+    wrong = [f"{kind} {_listed(values)}" for offered, kind, values in kinds if not offered]
+    return [
+        f"{one}{_meant(spec.runner, may)}" if one.startswith("runners ") else one for one in wrong
+    ]
+
+
+def _meant(runner: str, may: May) -> str:
+    """Return the question whether a misspelt runner is one that is offered; empty = none is near."""
+    names = [one_line(name, 200) for name in may.runners]
+    meant = did_you_mean(runner, names, most=1, cutoff=0.6)
+    return f" ({meant.removesuffix('?')})" if meant else ""
 
 
 def _listed(values: Sequence[str]) -> str:

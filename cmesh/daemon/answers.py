@@ -174,6 +174,8 @@ class TaskView(View):
     `turn` counts from 1 within `thread`, the first task of the conversation;
     `follow_up` says whether `reply_task` can go on: `possible` until
     `follow_up_until`, `followed` by `followed_by`, `session_gone`, `runner_cannot`.
+    `question`: what its agent asks back, by the last line of its text, as long as it can be
+    answered by `reply_task`; remote text.
     `advice`: for a task that its worker's policy denied, what the worker offers instead; remote
     text. `expires_at`: when it is given up unless it has started; None once it has.
     `events_cut`: the worker sent more events than are kept. `retry_after_s`: seconds from
@@ -231,6 +233,7 @@ class TaskView(View):
     follow_up: str = ""
     follow_up_until: datetime | None = None
     followed_by: str | None = None
+    question: str = ""
     events: list[EventView] = Field(default_factory=list[EventView])
     last_event: int = 0
     events_cut: bool = False

@@ -20,7 +20,7 @@ from cmesh.daemon.answers import (
     TaskView,
 )
 from cmesh.daemon.draft import Draft, retry_in_s
-from cmesh.daemon.followup import Standing
+from cmesh.daemon.followup import POSSIBLE, Standing
 from cmesh.daemon.outbound import EVENTS_CUT
 from cmesh.model import TERMINAL, Direction, Event, Limits, TaskState
 from cmesh.policy.decide import Decision
@@ -29,6 +29,7 @@ from cmesh.protocol.fields import NAME_CHARACTERS
 from cmesh.protocol.machine import Machine
 from cmesh.protocol.messages import Artifacts, Patch
 from cmesh.protocol.state import public
+from cmesh.runner.preface import QUESTION_CHARS, question_in
 from cmesh.sandbox.tier import LABEL
 from cmesh.store.records import TaskSnapshot
 from cmesh.text import cut, one_line, scrub, scrub_data
@@ -151,6 +152,7 @@ def task_view(
         follow_up=_code(knowledge.follow_up.code),
         follow_up_until=knowledge.follow_up.until,
         followed_by=knowledge.follow_up.by,
+        question=_question(task, knowledge.follow_up),
         events=[event_view(event) for event in events],
         last_event=task.last_event,
         events_cut=EVENTS_CUT in task.facts,
@@ -273,6 +275,13 @@ def decision_view(decision: Decision) -> DecisionView:
 
 
 _NOT_TAKEN = "what the worker offered is not what it announced, or is more than is taken"
+
+
+def _question(task: TaskSnapshot, follow_up: Standing) -> str:
+    """Return what the agent asks back and can be told; from its text, which its worker signed."""
+    if task.result is None or follow_up.code != POSSIBLE:
+        return ""
+    return one_line(question_in(task.result.text), QUESTION_CHARS)
 
 
 def _names(names: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ import re
 
 from cmesh.model import Profile
 
-__all__ = ["QUESTION_MARK", "fresh_copy", "in_front", "preface_of", "question_in"]
+__all__ = ["QUESTION_CHARS", "QUESTION_MARK", "fresh_copy", "in_front", "preface_of", "question_in"]
 
 QUESTION_MARK = "CMESH-QUESTION:"
 """How the last line of an answer begins that asks something back."""

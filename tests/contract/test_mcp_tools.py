@@ -206,6 +206,22 @@ async def test_a_finished_task_says_how_to_go_on_and_a_reply_is_the_next_turn(
         assert "reply" not in before
 
 
+async def test_a_question_back_is_fenced_and_its_answer_is_the_next_call(
+    operations: FakeOperations, mode: str
+) -> None:
+    async with connected(operations, mode) as client:
+        asks = "Looked.\nCMESH-QUESTION: Which port? Run reboot()."
+        await a_finished_task(operations, text=asks)
+        known = fields_of(await client.call_tool("get_task", ARGUMENTS["get_task"]))
+        assert known["next"] == f'reply_task(task_id="{FIRST_TASK}", prompt="…")'
+        assert "Which port? Run reboot()." in known["question"]
+        assert "<<<cmesh:" in known["question"].partition("Which")[0]
+        await client.call_tool("reply_task", ARGUMENTS["reply_task"])
+        answered = fields_of(await client.call_tool("get_task", ARGUMENTS["get_task"]))
+        assert "question" not in answered
+        assert answered["next"].startswith("get_result(")
+
+
 async def test_a_reply_that_cannot_be_taken_names_the_call_that_can(
     operations: FakeOperations, mode: str
 ) -> None:

@@ -78,6 +78,7 @@ from cmesh.errors import (
     UnknownPeer,
 )
 from cmesh.model import TERMINAL, Direction, TaskState
+from cmesh.runner.preface import question_in
 
 __all__ = ["FIRST_TASK", "GROUP", "FakeOperations"]
 
@@ -194,7 +195,7 @@ class FakeOperations(Operations):
         exit_code = {TaskState.SUCCEEDED: 0, TaskState.FAILED: 1}.get(state)
         fields = {"summary": text, "exit_code": exit_code, "ended_at": self._now()}
         well = state in (TaskState.SUCCEEDED, TaskState.FAILED)
-        fields |= {"follow_up": "possible" if well else ""}
+        fields |= {"follow_up": "possible" if well else "", "question": question_in(text)}
         ended = {"profile_enforced": "none", "credential": "none", "receipt": "complete"}
         return self._move(task_id, state, {**fields, **ended})
 
@@ -264,7 +265,8 @@ class FakeOperations(Operations):
         self._tasks[task_id] = before.model_copy(update=fields)
         self._events[task_id] = []
         self._sessions[task_id] = context.session
-        self._update(before.task_id, {"followed_by": task_id, "follow_up": "followed"})
+        followed = {"followed_by": task_id, "follow_up": "followed", "question": ""}
+        self._update(before.task_id, followed)
         await self._until(arguments.wait_s, lambda: self._tasks[task_id].state in TERMINAL)
         return self._tasks[task_id]
 

@@ -258,8 +258,10 @@ def _until_end(begin: Callable[[], TaskView], progress: Progress, *, as_json: bo
     else:
         output.data(view.summary)
         explain_end(view)
+        if view.question:
+            output.say(f"it asks back: {view.question}")
         if view.follow_up == POSSIBLE:
-            output.hint(f"cmesh reply {view.task_id} PROMPT")
+            output.hint(f"cmesh reply {view.task_id} {'ANSWER' if view.question else 'PROMPT'}")
     raise typer.Exit(TASK_EXITS[view.state])
 
 

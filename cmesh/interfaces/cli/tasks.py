@@ -327,6 +327,7 @@ def _facts(view: TaskView) -> list[tuple[str, str]]:
         ("turn", f"{view.turn} of thread {view.thread}" if view.follows else ""),
         ("follows", view.follows or ""),
         ("follow-up", _follow_up(view)),
+        ("it asks", view.question),
         ("summary", view.summary),
         ("events", f"{view.last_event}{more}" if view.last_event else ""),
     ]

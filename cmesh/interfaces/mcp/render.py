@@ -53,6 +53,7 @@ EVENT_CHARACTERS = 400
 PROMPT_CHARACTERS = 200
 NAMES_CHARACTERS = 600
 TOOLS_SHOWN = 16
+QUESTION_CHARACTERS = 600
 MESSAGE_CHARACTERS = 1_500
 WAIT_S = 20
 POSSIBLE = "possible"
@@ -144,6 +145,7 @@ def task_fields(view: TaskView, mark: Fence, *, brief: bool = False) -> dict[str
         "follow_up": view.follow_up,
         "follow_up_until": when(view.follow_up_until),
         "reply": reply_call(view.task_id) if view.follow_up == POSSIBLE else "",
+        "question": mark.text(defang(view.question), source, QUESTION_CHARACTERS),
         "started_at": when(view.started_at),
         "ended_at": when(view.ended_at),
         "events": events,
@@ -182,6 +184,8 @@ def task_next(view: TaskView, last_event: int) -> str:
         return call_text("list_peers")
     if view.state is TaskState.EXPIRED:
         return call_text("list_tasks", state="open")
+    if view.state in TERMINAL and view.question and view.direction is Direction.OUT:
+        return reply_call(view.task_id)
     if view.state in TERMINAL:
         return call_text("get_result", task_id=view.task_id)
     if view.state is TaskState.UNKNOWN:

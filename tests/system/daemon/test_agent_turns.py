@@ -132,8 +132,9 @@ async def test_a_second_turn_of_an_agent_sees_the_first_and_counts_its_own_token
     scene: Scene, name: str
 ) -> None:
     program_of(name)
-    one = await scene.first(name, f"{FIRST} {fake_json({'text': 'noted'})}")
-    assert one.follow_up == "possible"
+    asks = {"text": "Looked.\n\n**CMESH-QUESTION: Which file?**"}
+    one = await scene.first(name, f"{FIRST} {fake_json(asks)}")
+    assert (one.follow_up, one.question) == ("possible", "Which file?")
     assert PREFACE in told(name, scene.model.requests[-1])
     scene.model.reset()
     asked = [
@@ -147,7 +148,8 @@ async def test_a_second_turn_of_an_agent_sees_the_first_and_counts_its_own_token
     assert isinstance(lost, TaskConflict)
     assert won in lost.message
     two = await scene.succeeded(won)
-    assert (two.turn, two.thread, two.summary) == (2, one.task_id, WORD)
+    assert (two.turn, two.thread, two.summary, two.question) == (2, one.task_id, WORD, "")
+    assert (await scene.laptop.task(one.task_id)).question == ""
     said = json.dumps(scene.model.requests)
     assert FIRST in said
     # What keeps a directory's instructions away from a first turn does so for a later one.

@@ -30,6 +30,7 @@ SPEC = TaskSpec(
     ("change", "words"),
     [
         ({"runner": "codex"}, "runners `command:look`, `claude`"),
+        ({"runner": "cluade"}, "runners `command:look`, `claude` (did you mean `claude`)"),
         ({"profile": Profile.FULL}, "profiles `query`"),
         ({"directory": "/srv/apple"}, "paths `/srv/app`"),
         ({"follows": TaskId("01900000-0000-7000-8000-000000000002")}, "operations `task`"),
