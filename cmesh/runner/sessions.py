@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 
 from cmesh.locks import is_locked
@@ -25,6 +27,9 @@ KEEP = timedelta(days=7)
 LOCK = "lock"
 _FILES = "files"
 _ID = "id"
+ENTRIES_MOST = 10_000
+"""Entries that are looked at for the agent's record of a conversation."""
+
 _FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 """What an id is taken that an agent names: it becomes an argument, and part of a pattern."""
 
@@ -60,12 +65,7 @@ class Sessions:
         """Say whether the agent's record of a conversation is there, so that it can go on."""
         place = self.place(thread, session)
         pattern = session.file.replace("{session_id}", place.session_id)
-        try:
-            return bool(place.session_id) and any(
-                path.is_file() for path in place.files.glob(pattern)
-            )
-        except OSError:
-            return False
+        return bool(place.session_id) and _has_file(place.files, pattern)
 
     def note(self, thread: TaskId, session: Session, said: str) -> None:
         """Keep the id that an agent gave its conversation, where the agent is who gives it.
@@ -102,6 +102,30 @@ class Sessions:
         except OSError:
             return False
         return last + KEEP <= now
+
+
+def _has_file(files: Path, pattern: str) -> bool:
+    """Say whether there is a file that fits a pattern; what is too large to be searched has none.
+
+    INVARIANT: a task made what lies there. No link is followed, so that forty links to `.` are
+    not 64,000 places, and the walk ends after `ENTRIES_MOST` entries.
+    """
+    waiting, left = [(files, pattern.split("/"))], ENTRIES_MOST
+    while waiting:
+        directory, (part, *rest) = waiting.pop()
+        deep = part == "**"
+        if deep and rest:
+            waiting.append((directory, rest))
+        with contextlib.suppress(OSError), os.scandir(directory) as entries:
+            for entry in islice(entries, left):
+                left -= 1
+                if not deep and not fnmatchcase(entry.name, part):
+                    continue
+                if not deep and not rest and entry.is_file(follow_symlinks=False):
+                    return True
+                if (deep or rest) and entry.is_dir(follow_symlinks=False):
+                    waiting.append((Path(entry.path), [part, *rest] if deep else rest))
+    return False
 
 
 def _named(path: Path) -> str:

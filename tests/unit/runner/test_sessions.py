@@ -65,6 +65,33 @@ def test_one_that_the_agent_named_is_kept_under_that_name(tmp_path: Path) -> Non
     assert sessions.place(ONE, CLAUDE).session_id == ONE
 
 
+def test_what_a_task_made_is_searched_for_a_while_and_no_link_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = Sessions(tmp_path / "sessions")
+    everywhere = CODEX.model_copy(update={"file": "**/rollout-*-{session_id}.jsonl"})
+    deep = CODEX.model_copy(update={"file": "*/*/*/*/rollout-*-{session_id}.jsonl"})
+    files = sessions.place(ONE, deep).files
+    files.mkdir(parents=True)
+    sessions.note(ONE, deep, "ses_1")
+    for number in range(200):  # 200^4 places, were each followed
+        (files / f"d{number}").symlink_to(".")
+    assert not sessions.kept(ONE, deep)
+    other = sessions.place(TWO, CODEX).files / "2026" / "rollout-now-ses_1.jsonl"
+    other.parent.mkdir(parents=True)
+    other.write_text("{}", "utf-8")
+    (files / "2026").symlink_to(other.parent)
+    assert not sessions.kept(ONE, CODEX), "the conversation of another"
+    (files / "rollout").mkdir()
+    (files / "rollout" / "rollout-now-ses_1.jsonl").symlink_to(other)
+    assert not sessions.kept(ONE, CODEX)
+    (files / "rollout" / "rollout-later-ses_1.jsonl").touch()
+    assert sessions.kept(ONE, CODEX)
+    assert sessions.kept(ONE, everywhere)
+    monkeypatch.setattr("cmesh.runner.sessions.ENTRIES_MOST", 200)
+    assert not sessions.kept(ONE, everywhere), "the search ends before it is at the file"
+
+
 @pytest.mark.parametrize("said", ["", "--last", "*", "../1", "a b", "ä", "a" * 81, "ses_1\n"])
 def test_what_is_no_id_is_neither_kept_nor_read(tmp_path: Path, said: str) -> None:
     sessions = Sessions(tmp_path)
