@@ -38,6 +38,7 @@ class Exchanges:
         self._trail = Trail(record=record)
         self._recorded = False
         self._model: Wire | None = None
+        self._stopped = False
 
     async def run(self, first: bytes) -> None:
         """Serve requests until one side ends; `first` was read already."""
@@ -61,6 +62,7 @@ class Exchanges:
 
     def stop(self, why: str) -> None:
         """Drop both sides at once; `run` ends by it. `why` is recorded if a request was open."""
+        self._stopped = True
         if self._trail.end == "closed":
             self._trail.end = why
         self._client.abort()
@@ -96,12 +98,14 @@ class Exchanges:
         head = await gateway.head(forward)
         self._model = model = await gateway.reach(trail)
         try:
+            self._require_going_on()
             await trail.allowed("gateway")
-        except Refused:
+        except (Refused, OSError):
             model.abort()
             raise
         self._recorded, begun = True, gateway.clock.monotonic()
         try:
+            self._require_going_on()
             async with asyncio.timeout(gateway.limits.idle_s) as idle:
                 await self._carry(model, head, idle)
             self._model = None
@@ -120,6 +124,12 @@ class Exchanges:
                 model.abort()
                 self._model = None
             await trail.ended(gateway.clock.monotonic() - begun)
+
+    def _require_going_on(self) -> None:
+        # INVARIANT: with the task ends the use of the key. Its key was read and its model reached
+        # meanwhile, and what the task has sent before still waits here to be read.
+        if self._stopped:
+            raise ConnectionAbortedError("the task's network has ended")
 
     async def _carry(self, model: Wire, head: h11.Request, idle: asyncio.Timeout) -> None:
         """Send the request while its answer may come already: some are refused half-way."""

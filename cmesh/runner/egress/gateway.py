@@ -49,6 +49,9 @@ class Wire:
             h11.RemoteProtocolError: the other side speaks no HTTP, or broke it off.
             OSError: the connection is gone.
         """
+        # INVARIANT: everybody else has a turn between two events. One read can hold thousands:
+        # chunks of a byte, or heads of answers that are none yet.
+        await asyncio.sleep(0)
         while (event := self.http.next_event()) is h11.NEED_DATA:
             self.http.receive_data(await self.reader.read(BUFFER_BYTES))
         assert event is not h11.PAUSED  # nobody asks for more before a message is answered

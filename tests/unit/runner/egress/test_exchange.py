@@ -1,8 +1,9 @@
 """A task's requests through its gateway: what the model's API gets, and what comes back."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -401,6 +402,61 @@ async def test_a_task_that_ends_ends_what_it_asked(serve: Serve) -> None:
         writer.close()
         (ended,) = await world.audit.wait("connection_ended")
         assert ended["end"] == "task ended"
+
+
+async def test_a_task_that_ends_asks_nothing_that_was_not_asked_yet(serve: Serve) -> None:
+    looking, found_it = asyncio.Event(), asyncio.Event()
+    async with api() as found:
+        leads = loopback_outside(found.port)
+
+        async def resolve(name: str) -> Sequence[IPv4Address | IPv6Address]:
+            looking.set()
+            await found_it.wait()
+            return await leads.resolve(name)
+
+        world = await serve(found, outside=replace(leads, resolve=resolve), host=ALLOWED)
+        _reader, writer = await world.connect()
+        writer.write(request())
+        async with asyncio.timeout(LIMIT_S):
+            await looking.wait()
+            ending = asyncio.create_task(world.proxy.shut(TASK))
+            await asyncio.sleep(0)
+            found_it.set()
+            await ending
+        writer.close()
+        assert not found.requests
+        assert not [kind for kind, _ in world.audit.rows if kind == "connection"]
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 103 Early Hints\r\n\r\n", b"1\r\na\r\n"])
+async def test_an_answer_in_crumbs_leaves_the_others_their_turns(serve: Serve, said: bytes) -> None:
+    count, turns = 2_000, 0
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    early = said.startswith(b"HTTP")
+    said = (said * count + head if early else head + said * count) + b"0\r\n\r\n"
+
+    async def crumble(_asked: Asked, streams: Streams) -> bool:
+        nonlocal turns
+        turns = 0
+        streams[1].write(said)
+        await streams[1].drain()
+        return False
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with api() as found:
+        found.play = crumble
+        world = await serve(found)
+        busy = asyncio.create_task(others())
+        answer = await world.ask(request())
+        had = turns
+        busy.cancel()
+    assert answer.endswith(b"0\r\n\r\n")
+    assert had >= count
 
 
 async def test_a_model_that_is_silent_for_too_long_is_left(serve: Serve) -> None:
