@@ -259,6 +259,14 @@ class TaskRefused(TaskError):
     exit_status = 43
 
 
+class AcceptanceFailed(TaskError):
+    """Raised when the agent succeeded, by its word and exit, and the acceptance command did not."""
+
+    code = "acceptance_failed"
+    exit_status = 65
+    default_hint = "see what it said: `cmesh result ID --part acceptance`"
+
+
 class SecretFound(TaskRefused):
     """Raised when a patch is withheld because a secret was found in it."""
 

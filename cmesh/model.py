@@ -277,6 +277,8 @@ class Result:
             had none.
         artifacts: files it handed over: see `cmesh.protocol.messages.Artifacts`; empty = it was
             asked for none.
+        evidence: what the worker found out about the run: see `cmesh.protocol.evidence.Evidence`;
+            empty = an older worker, or it never ran.
         extra: what a newer worker signed besides, as it came.
     """
 
@@ -303,6 +305,7 @@ class Result:
     basis: Mapping[str, object] = field(default_factory=dict[str, object])
     patch: Mapping[str, object] = field(default_factory=dict[str, object])
     artifacts: Mapping[str, object] = field(default_factory=dict[str, object])
+    evidence: Mapping[str, object] = field(default_factory=dict[str, object])
     extra: Mapping[str, object] = field(default_factory=dict[str, object])
 
 

@@ -132,6 +132,7 @@ async def admit(parts: Parts, identity: Identity, spec: TaskSpec, count: Count) 
     obstacle = missing or await _obstacle(parts, spec, found, count)
     obstacle = obstacle or _unfit(parts, runner, spec, decision.profile)
     obstacle = obstacle or await asyncio.to_thread(_hidden, parts, found, decision.profile)
+    obstacle = obstacle or await asyncio.to_thread(_untaken, parts, spec, found)
     if obstacle or runner is None or decision.profile is None or found.judged is None:
         return _refused(record, spec.runner, obstacle)
     grant = Grant(
@@ -231,6 +232,23 @@ def _hidden(parts: Parts, found: Found, profile: NamedProfile | None) -> CmeshEr
     return None
 
 
+def _untaken(parts: Parts, spec: TaskSpec, found: Found) -> CmeshError | None:
+    """Say why the acceptance command, which policy has allowed, cannot run here."""
+    if not spec.accept:
+        return None
+    if spec.profile is Profile.FULL:
+        # INVARIANT: after an agent could write to a tree, no program runs on it but in a sandbox.
+        return TaskRefused(
+            "an acceptance command runs in the task's sandbox, and profile `full` has none",
+            hint="delegate with profile `edit` or `build`, or without an acceptance command",
+        )
+    try:
+        parts.runners().acceptance(spec.accept, found.path)
+    except CmeshError as error:
+        return error
+    return None
+
+
 def as_told(error: CmeshError, runner: str) -> CmeshError:
     """Return what the caller may know of why its task does not start.
 
@@ -271,8 +289,6 @@ async def _obstacle(parts: Parts, spec: TaskSpec, found: Found, count: Count) ->
             "a task of profile `query` makes no files to hand over",
             hint="ask for artifacts in profile edit, build or full",
         )
-    if spec.accept:
-        return TaskRefused("acceptance commands need a sandbox this build lacks", hint="")
     if count.unfinished >= worker.queue:
         return QueueFull(
             f"{count.unfinished} tasks run or wait on the worker already",

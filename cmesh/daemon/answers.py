@@ -6,8 +6,9 @@ Fields are stable; new ones may be added. How they are filled: `views`, `overvie
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from cmesh.daemon.evidence_answers import EvidenceView, View
 from cmesh.model import Direction, Profile, TaskState
 
 __all__ = [
@@ -39,12 +40,6 @@ __all__ = [
 ]
 
 SUMMARY_CHARACTERS = 1_500
-
-
-class View(BaseModel):
-    """An answer; fields are stable, new ones may be added."""
-
-    model_config = ConfigDict(frozen=True)
 
 
 class ConditionView(View):
@@ -185,7 +180,9 @@ class TaskView(View):
     `prompt_redacted`: secrets that were taken out of this call's prompt before it was kept or
     sent. `redacted`: secrets that the worker took out of texts and output.
     `will_run`: for a task that waits for this machine's owner, what a yes would start.
-    `patch`: what a task on a copy changed of it, once it has ended.
+    `patch`: what a task on a copy changed of it, once it has ended. `verdict`: what the agent
+    says of an ended task, and what checks say, in cmesh's words; `evidence` is what those rest on.
+    `accept`: the acceptance command, empty = none.
     `chosen`: how its peer was chosen by what its machine is like; empty = it was named.
     `group`: of the tasks that one call asked of several peers.
     """
@@ -245,6 +242,9 @@ class TaskView(View):
     artifacts: list[ArtifactView] = Field(default_factory=list[ArtifactView])
     artifacts_left_out: int = 0
     artifacts_reason: str = ""
+    accept: list[str] = Field(default_factory=list[str])
+    verdict: str = ""
+    evidence: EvidenceView | None = None
 
 
 class TasksView(View):
@@ -302,6 +302,7 @@ class ResultView(View):
     follow_up_until: datetime | None = None
     followed_by: str | None = None
     patch: PatchView | None = None
+    verdict: str = ""
 
 
 class RunnerFactView(View):

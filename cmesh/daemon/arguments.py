@@ -237,7 +237,7 @@ class ResultArguments(Arguments):
     """Arguments of `get_result`; offsets and limits count characters of the part."""
 
     task_id: TaskRef
-    part: Literal["summary", "output", "errors", "patch", "artifacts"] = "summary"
+    part: Literal["summary", "output", "errors", "patch", "artifacts", "acceptance"] = "summary"
     offset: int = Field(default=0, ge=0)
     limit: int = Field(default=8_000, ge=1, le=TEXT_CHARACTERS)
 

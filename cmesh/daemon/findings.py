@@ -9,6 +9,7 @@ from cmesh.daemon import followup, results
 from cmesh.daemon.admission import Grant
 from cmesh.daemon.artifacts import with_artifacts
 from cmesh.daemon.draft import Draft
+from cmesh.daemon.evidence import with_evidence
 from cmesh.daemon.parts import Parts
 from cmesh.daemon.patches import with_patch
 from cmesh.daemon.refusals import RESTORED_CODE
@@ -132,6 +133,9 @@ class Findings:
             result = await self._keep_output(result)
         if look.claim != "burnt":
             result = await self._with_files(result, look, draft)
+            outcome = self._spool.outcome if self._spool else None
+            assert draft.record is not None
+            result = await with_evidence(self._parts, draft.record, result, look.exit, outcome)
         if self._spool is not None:
             result = replace(result, redacted=self._spool.hits)
         draft.add_state(step.next, result.witness, result.code, result.error)

@@ -9,7 +9,8 @@ import base64
 from cmesh.daemon.answers import ArtifactPiece, PatchFile, PatchView, ResultView
 from cmesh.daemon.arguments import ArtifactArguments, ResultArguments
 from cmesh.daemon.followup import Standing
-from cmesh.daemon.views import artifact_views, patch_view, state_of
+from cmesh.daemon.verdict import verdict
+from cmesh.daemon.views import artifact_views, evidence_view, patch_view, state_of
 from cmesh.errors import SecretFound, TaskRefused
 from cmesh.model import Direction, Result
 from cmesh.redact import Redactor
@@ -61,6 +62,8 @@ async def read_result(
         )
     if arguments.part == "artifacts":
         text = _listed(task)
+    elif arguments.part == "acceptance":
+        text = _acceptance_text(task)
     elif arguments.part == "patch":
         text = await _patch_text(store, task, redactor)
     else:
@@ -84,6 +87,7 @@ async def read_result(
         follow_up_until=follow_up.until,
         followed_by=follow_up.by,
         patch=patch_view(task),
+        verdict=verdict(task.record.spec, result),
     )
 
 
@@ -137,6 +141,20 @@ def _listed(task: TaskSnapshot) -> str:
         for one in artifact_views(task)
     ]
     return "\n".join(lines)
+
+
+def _acceptance_text(task: TaskSnapshot) -> str:
+    task_id, view = task.record.task_id, evidence_view(task)
+    if view is not None and view.acceptance is not None:
+        return view.acceptance.output or view.acceptance.reason
+    if task.record.spec.accept:
+        raise TaskRefused(
+            f"the worker of task `{task_id}` says nothing of its acceptance command", hint=""
+        )
+    raise TaskRefused(
+        f"task `{task_id}` was asked for without an acceptance command",
+        hint="give one when you delegate: `cmesh delegate … --accept COMMAND`",
+    )
 
 
 async def _patch_text(store: Store, task: TaskSnapshot, redactor: Redactor) -> str:

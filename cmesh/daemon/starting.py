@@ -22,6 +22,7 @@ from cmesh.errors import (
 )
 from cmesh.model import Profile, TaskId
 from cmesh.protocol.happenings import GotCancel
+from cmesh.runner.acceptance import Command
 from cmesh.runner.confine import Relay
 from cmesh.runner.copies import Copy
 from cmesh.runner.launch import Launch
@@ -112,7 +113,11 @@ class Starting:
             session = followup.place(self._parts, draft.record)
             told = preface_of(spec.profile, draft.record.principal, draft.record.peer)
             launch = grant.runner.launch(spec, directory, directory / "home", session, told)
-            launch = self._confine(replace(launch, judged=grant.judged), grant, copy)
+            launch = replace(launch, judged=grant.judged)
+            accept = None
+            if spec.accept:
+                accept = self._parts.runners().acceptance(spec.accept, grant.directory)
+            launch = self._confine(launch, grant, copy, accept)
             supervisor.prepare(self.task_id, launch)
             note_parser(directory, grant.runner.manifest.parser)
             note_terms(directory, grant.limits, _own(grant), await self._cost_before(draft.record))
@@ -144,7 +149,9 @@ class Starting:
             raise untested
         return replace(grant, runner=runner)
 
-    def _confine(self, launch: Launch, grant: Grant, copy: Copy | None) -> Launch:
+    def _confine(
+        self, launch: Launch, grant: Grant, copy: Copy | None, accept: Command | None
+    ) -> Launch:
         """Put the sandbox of a profile round a launch, with its one way out. Blocks on the disk."""
         confined, delegates = grant.profile.base is not Profile.FULL, grant.delegates
         if delegates and confined:
@@ -174,6 +181,7 @@ class Starting:
             replace(needs, read=(*needs.read, *config.sandbox.read)),
             relay,
             copy=copy,
+            accept=accept,
         )
         floor_bytes = config.store.disk_floor_mib * MIB
         return replace(launch, disk=launch.disk and replace(launch.disk, floor_bytes=floor_bytes))

@@ -20,10 +20,13 @@ from cmesh.daemon.answers import (
     TaskView,
 )
 from cmesh.daemon.draft import Draft, retry_in_s
+from cmesh.daemon.evidence_answers import AcceptanceView, CommandView, EvidenceView
 from cmesh.daemon.followup import POSSIBLE, Standing
 from cmesh.daemon.outbound import EVENTS_CUT
+from cmesh.daemon.verdict import verdict
 from cmesh.model import TERMINAL, Direction, Event, Limits, TaskState
 from cmesh.policy.decide import Decision
+from cmesh.protocol.evidence import Acceptance, Evidence
 from cmesh.protocol.facts import WorkerFacts
 from cmesh.protocol.fields import NAME_CHARACTERS
 from cmesh.protocol.machine import Machine
@@ -39,6 +42,7 @@ __all__ = [
     "LinkState",
     "decision_view",
     "event_view",
+    "evidence_view",
     "machine_view",
     "patch_view",
     "state_of",
@@ -161,6 +165,9 @@ def task_view(
         chosen=cut(scrub(record.selection.chosen), CHOSEN_CHARACTERS) if record.selection else "",
         group=record.selection.group if record.selection else "",
         **_artifacts(task),
+        accept=[one_line(word, 300) for word in record.spec.accept],
+        verdict=verdict(record.spec, result),
+        evidence=evidence_view(task),
     )
 
 
@@ -225,6 +232,40 @@ def patch_view(task: TaskSnapshot) -> PatchView | None:
         withheld=_code(patch.withheld),
         reason=one_line(patch.reason, 500),
         refused=_NOT_TAKEN if "patch_refused" in task.facts else "",
+    )
+
+
+def evidence_view(task: TaskSnapshot) -> EvidenceView | None:
+    """Show what was found out about a run; None = nothing was told, or it has not ended."""
+    if task.result is None or not task.result.evidence:
+        return None
+    evidence = Evidence.model_validate(dict(task.result.evidence))
+    return EvidenceView(
+        acceptance=evidence.acceptance and _acceptance(evidence.acceptance),
+        tool_calls=evidence.tool_calls,
+        commands=[
+            CommandView(
+                command=one_line(ran.command, 400), exit_code=ran.exit_code, failed=ran.failed
+            )
+            for ran in evidence.commands
+        ],
+        commands_count=evidence.commands_count,
+        denials=[one_line(one, 400) for one in evidence.denials],
+        model=one_line(evidence.model),
+    )
+
+
+def _acceptance(told: Acceptance) -> AcceptanceView:
+    return AcceptanceView(
+        argv=[one_line(word, 300) for word in told.argv],
+        passed=told.passed,
+        end=_code(told.end),
+        exit_code=told.exit_code,
+        reason=one_line(told.reason, 500),
+        runtime_s=told.runtime_s,
+        output=scrub(told.output),
+        output_bytes=told.output_bytes,
+        truncated=told.truncated,
     )
 
 

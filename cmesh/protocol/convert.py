@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from cmesh.errors import LocalProtocolError, RemoteProtocolError
 from cmesh.model import Event, Limits, NodeId, Result, TaskId, TaskSpec, Usage
+from cmesh.protocol.evidence import Evidence
 from cmesh.protocol.messages import (
     Artifacts,
     Basis,
@@ -184,6 +185,7 @@ def outcome_from(result: Result, inline: bytes = b"") -> Outcome:
         basis=Basis.model_validate(dict(result.basis)) if result.basis else None,
         patch=Patch.model_validate(dict(result.patch)) if result.patch else None,
         artifacts=Artifacts.model_validate(dict(result.artifacts)) if result.artifacts else None,
+        evidence=Evidence.model_validate(dict(result.evidence)) if result.evidence else None,
         **_unnamed(result.extra),
     )
 
@@ -219,6 +221,7 @@ def result_from(outcome: Outcome) -> Result:
         basis={} if outcome.basis is None else outcome.basis.model_dump(mode="json"),
         patch={} if outcome.patch is None else outcome.patch.model_dump(mode="json"),
         artifacts={} if outcome.artifacts is None else outcome.artifacts.model_dump(mode="json"),
+        evidence={} if outcome.evidence is None else outcome.evidence.model_dump(mode="json"),
         extra=outcome.model_extra or {},
     )
 

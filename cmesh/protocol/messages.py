@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from cmesh.model import Profile, TaskState
+from cmesh.protocol.evidence import Evidence
 from cmesh.protocol.fields import (
     Code,
     CodeOrNone,
@@ -318,6 +319,7 @@ class Outcome(WireMessage):
             what is kept.
         patch: what it changed, for profiles that work on a copy.
         artifacts: files that it was asked to hand over.
+        evidence: what the worker found out besides; None = an older worker, or it never ran.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -349,6 +351,7 @@ class Outcome(WireMessage):
     basis: Annotated[Basis | None, Field(exclude_if=is_unset)] = None
     patch: Annotated[Patch | None, Field(exclude_if=is_unset)] = None
     artifacts: Annotated[Artifacts | None, Field(exclude_if=is_unset)] = None
+    evidence: Annotated[Evidence | None, Field(exclude_if=is_unset)] = None
 
     @model_validator(mode="after")
     def _extra_is_storable(self) -> Self:

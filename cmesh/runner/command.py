@@ -17,7 +17,7 @@ from cmesh.runner.manifest import Manifest
 from cmesh.runner.preface import fresh_copy, in_front
 from cmesh.runner.sessions import Place
 
-__all__ = ["Host", "build_launch", "start_argv"]
+__all__ = ["DEFAULT_LANG", "Host", "build_launch", "start_argv"]
 
 DEFAULT_LANG = "C.UTF-8"
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")

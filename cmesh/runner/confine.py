@@ -16,6 +16,7 @@ from cmesh.config import SandboxConfig
 from cmesh.errors import PathRefused, SandboxUnavailable
 from cmesh.model import Profile
 from cmesh.policy.profiles import BUILT_IN, NamedProfile, ProfileLimits
+from cmesh.runner.acceptance import Command, record
 from cmesh.runner.copies import Copy, find_git
 from cmesh.runner.launch import Disk, Launch
 from cmesh.runner.programs import Needs
@@ -185,6 +186,7 @@ class Sandboxes:
         relay: Relay | None = None,
         *,
         copy: Copy | None = None,
+        accept: Command | None = None,
     ) -> Launch:
         """Return the launch with what holds it; that of `full` as it is. Blocks on the disk.
 
@@ -194,6 +196,7 @@ class Sandboxes:
             needs: what must be there to read: for the program, and by the owner's word.
             relay: the way to the proxy; None = the task has no network.
             copy: what it works on in the place of its directory, with `launch` in there.
+            accept: the acceptance command, to be held likewise.
 
         Raises:
             SandboxUnavailable: nothing here can hold it.
@@ -234,14 +237,16 @@ class Sandboxes:
         most = own.limits.disk_mib * MIB if own.limits else None
         disk = None if most is None else Disk(places=places, copy=spec.copy, most_bytes=most)
         launch = replace(launch, sandbox=plan(spec, found, way), disk=disk)
-        if copy is None:
+        if copy is not None:
+            copy.lay_out()
+            before, after = copy.steps(objects, limits_of(Profile.QUERY))
+            # Where only Landlock holds it git would stop at files of `/etc` that it may not read.
+            env = {**launch.env, "GIT_CONFIG_NOSYSTEM": "1", "GIT_ATTR_NOSYSTEM": "1"}
+            # What is judged is what is copied; the copy is of the task's own making.
+            launch = replace(launch, env=env, judged=None, before=before, after=after)
+        if accept is None:
             return launch
-        copy.lay_out()
-        before, after = copy.steps(objects, limits_of(Profile.QUERY))
-        # Where only Landlock holds it git would stop at files of `/etc` that it may not read.
-        env = {**launch.env, "GIT_CONFIG_NOSYSTEM": "1", "GIT_ATTR_NOSYSTEM": "1"}
-        # What is judged is what is copied; the copy is of the task's own making.
-        return replace(launch, env=env, judged=None, before=before, after=after)
+        return replace(launch, accept=record(accept, launch, spec, found))
 
     def _known(self) -> Enforcement:
         if self.found is None:

@@ -13,7 +13,27 @@ from pydantic.dataclasses import dataclass as parsed
 from cmesh.runner.launch import Containment
 from cmesh.runner.processes import read_small
 
-__all__ = ["Exit", "Look", "read_exit"]
+__all__ = ["Checked", "Exit", "Look", "read_exit"]
+
+
+@parsed(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """How the acceptance command's run ended, as the shim wrote it.
+
+    Attributes:
+        end: as `Exit.verdict`; `not_run` = it was not started, for the `reason`.
+        exit_code: negative = ended by that signal; None = it never ran, or is unkillable.
+        output_bytes: what it wrote; the last `output_kept` of them are in a file.
+        output_lost: why they are not; empty = they are.
+    """
+
+    end: Literal["exited", "cancelled", "timed_out", "disk_limit", "spawn_failed", "not_run"]
+    exit_code: int | None = None
+    reason: str = ""
+    runtime_s: float = 0.0
+    output_bytes: int = 0
+    output_kept: int = 0
+    output_lost: str = ""
 
 
 @parsed(frozen=True, slots=True, kw_only=True)
@@ -38,6 +58,7 @@ class Exit:
         enforcement: the sandbox that held it, `none` = none; empty as `containment`.
         compared: `yes`: its copy was compared with what it was made of; otherwise why not;
             empty = it has none.
+        acceptance: of the acceptance command; None = there was none.
     """
 
     verdict: Literal[
@@ -69,6 +90,7 @@ class Exit:
     containment_note: str = ""
     enforcement: str = ""
     compared: str = ""
+    acceptance: Checked | None = None
 
     @property
     def started(self) -> datetime | None:

@@ -49,6 +49,7 @@ class JsonLineReader(Reader):
     """Cuts output into lines and reads each; subclasses say what a line means."""
 
     line_limit = STREAM_LINE_LIMIT_BYTES
+    tells_calls = True
 
     full_stops = True
 

@@ -45,6 +45,7 @@ class Launch:
         files: written before it starts, by their absolute paths in the agent's home.
         before: another launch record with a `sandbox` and `limit_s`, which must succeed first.
         after: one that is run once nothing of the task lives.
+        accept: the launch record of the acceptance command, with `disk` as here; run at the very end.
         disk: what it may take of the disk; None = all there is.
         idle_s: seconds without a byte on its standard output after which it is ended; None = never.
         env: the whole environment; may hold a credential, so it is never logged.
@@ -73,5 +74,6 @@ class Launch:
     files: Mapping[str, str] = field(default_factory=dict[str, str])
     before: Mapping[str, object] | None = None
     after: Mapping[str, object] | None = None
+    accept: Mapping[str, object] | None = None
     disk: Disk | None = None
     idle_s: int | None = None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing_extensions import override
 
 from cmesh.model import TaskState, Usage
+from cmesh.runner.claims import Claims
 from cmesh.runner.evidence import Exit
 from cmesh.runner.meter import Meter, Spent, Used
 from cmesh.text import cut, scrub
@@ -91,6 +92,7 @@ class Outcome:
             or for its silence; else empty.
         session: the runner's own id of the conversation; empty = none.
         denials: tool calls that the runner refused by itself.
+        claims: what its events tell of its work; None = it tells none.
     """
 
     events: tuple[RunnerEvent, ...] = ()
@@ -101,12 +103,15 @@ class Outcome:
     usage: Usage = field(default_factory=Usage)
     session: str = ""
     denials: tuple[str, ...] = ()
+    claims: Claims | None = None
 
 
 class Reader(ABC):
     """Cuts output into lines or blocks and counts events; subclasses give them meaning."""
 
     line_limit = LINE_LIMIT_BYTES
+    tells_calls = False
+    """Whether its events tell of tool calls."""
 
     full_stops = False
     """Once its output is full nothing more of the run can be read, so it is to be stopped."""
@@ -117,6 +122,7 @@ class Reader(ABC):
         """Set before the first byte, for a run that is held to limits."""
         self._goes_on = False
         self._due: list[Spent] = []
+        self._claims = Claims()
         self._rest = b""
         self._offset = 0
         self._events = self._late = 0
@@ -140,7 +146,8 @@ class Reader(ABC):
         events = tuple(self._take(self._rest)) if self._rest else ()
         self._rest = b""
         error = plain(stderr)[-ERROR_CHARS:].strip()
-        return self._outcome(exit_, events, error)
+        claims = self._claims if self.tells_calls else None
+        return replace(self._outcome(exit_, events, error), claims=claims)
 
     @abstractmethod
     def _piece(self, data: bytes, start: int) -> int:
@@ -158,6 +165,7 @@ class Reader(ABC):
         self._offset += len(piece)
         events: list[RunnerEvent] = []
         for event in self._events_of(piece, self._offset):
+            self._claims.add(event.kind, event.data)
             self._events += 1
             if self._events < EVENT_LIMIT:
                 events.append(event)

@@ -15,6 +15,7 @@ from cmesh.config import CommandConfig, RunnerConfig
 from cmesh.errors import RunnerUnavailable
 from cmesh.model import Profile, TaskSpec
 from cmesh.paths import key_file as key_file_of
+from cmesh.runner.acceptance import Command, command_of
 from cmesh.runner.command import Host, build_launch
 from cmesh.runner.egress.credentials import Gateway
 from cmesh.runner.egress.network import Network, grant, grant_gateway, inside
@@ -259,6 +260,14 @@ class Runners:
         config = self._runners.get(name, RunnerConfig())
         manifest = self._by_name.get(name)  # None: its file is broken
         return self._programs.find(config.program or manifest.program) if manifest else ""
+
+    def acceptance(self, argv: Sequence[str], directory: str) -> Command:
+        """Return what to run for an acceptance command in a directory. Blocks on the disk.
+
+        Raises:
+            TaskRefused: its program is not on this machine.
+        """
+        return command_of(argv, directory, self._programs)
 
     def reader(self, name: str) -> Reader:
         """Return a new reader for one run of `name`'s output, also when it cannot run here now."""

@@ -83,12 +83,12 @@ class TaskFiles:
         """Remove what to start: it may hold a key, and the directory may stand for days."""
         _remove(f"{self.directory}/launch.json")
 
-    def record_agent(self, record: "Mapping[str, object]") -> None:
-        """Write which process the agent is; raises `OSError` when the disk refuses."""
-        fd = os.open(f"{self.directory}/.agent", os.O_WRONLY | os.O_CREAT, 0o600)
+    def record(self, name: str, record: "Mapping[str, object]") -> None:
+        """Write which process the agent is, or the check; raises `OSError` when the disk refuses."""
+        fd = os.open(f"{self.directory}/.{name}", os.O_WRONLY | os.O_CREAT, 0o600)
         os.write(fd, json.dumps(record).encode())
         os.close(fd)
-        os.rename(f"{self.directory}/.agent", f"{self.directory}/agent")
+        os.rename(f"{self.directory}/.{name}", f"{self.directory}/{name}")
 
     def end_wish(self) -> str | None:
         """Return why the worker wants the task ended; None when it does not."""

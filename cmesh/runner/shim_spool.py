@@ -18,21 +18,33 @@ class Spool:
         sink: the writing end; there before the file, so that a process can be forked with it.
         total: bytes the agent wrote.
         kept: bytes of them in the file.
+        tail: the last of them, for a spool that has no file.
         error: why bytes below the limit were dropped.
     """
 
     def __init__(self) -> None:
         self.source, self.sink = os.pipe()
         os.set_blocking(self.source, False)
-        self.limit = self.total = self.kept = 0
+        self.limit = self.kept = 0
+        self.total: int = 0
+        self.tail = b""
         self.error = ""
         self.digest = SHA256()
         self._file = -1
+        self._twins: list[Spool] = []
 
     def open(self, path: str, limit: int) -> None:
         """Make the file; before that nothing is kept."""
         self.limit = limit
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+
+    def keep_tail(self, limit: int) -> "Spool":
+        """Keep the last `limit` bytes, in memory; return a spool that writes into the same pipe."""
+        self.limit, other = limit, Spool()
+        os.dup2(self.sink, other.sink, inheritable=False)
+        os.close(other.source)
+        self._twins.append(other)
+        return other
 
     def pump(self) -> int:
         """Move one chunk; return its size, 0 = end of stream, -1 = nothing there now."""
@@ -41,6 +53,9 @@ class Spool:
         except BlockingIOError:
             return -1
         self.total += len(data)
+        if self._twins:
+            self.tail = (self.tail + data)[-self.limit :]
+            return len(data)
         room = data[: self.limit - self.kept] if not self.error else b""
         while room:
             try:
@@ -54,8 +69,9 @@ class Spool:
         return len(data)
 
     def close_sink(self) -> None:
-        """Close this side's copy of the writing end, so that the end of stream can come."""
-        os.close(self.sink)
+        """Close this side's copies of the writing end, so that the end of stream can come."""
+        for spool in (self, *self._twins):
+            os.close(spool.sink)
 
 
 def _find_sha256():  # noqa: ANN202 - a private type of the standard library

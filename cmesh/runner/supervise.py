@@ -6,19 +6,21 @@ It never ends a shim by itself, and never starts an agent: only a shim that won 
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from cmesh.errors import RunnerError
 from cmesh.locks import is_locked
 from cmesh.model import TaskId
 from cmesh.paths import ensure_private_dir, sync
 from cmesh.runner import processes
+from cmesh.runner.acceptance import PLACES
 from cmesh.runner.evidence import Look, read_exit
 from cmesh.runner.launch import Containment, Launch
 from cmesh.runner.sessions import Place
@@ -135,10 +137,22 @@ class Supervisor:
             "disk": launch.disk and asdict(launch.disk),
             "before": launch.before and {**launch.before, "env": {MARKER: task_id}},
             "after": launch.after and {**launch.after, "env": {MARKER: task_id}},
+            "accept": launch.accept and self._acceptance(task_id, launch, launch.accept),
         }
         replace(directory / "stdin", launch.stdin)
         replace(directory / "launch.json", json.dumps(fields).encode())
         return directory
+
+    def _acceptance(
+        self, task_id: TaskId, launch: Launch, accept: Mapping[str, object]
+    ) -> Mapping[str, object]:
+        """Make the command's own places; return what its shim is told of it."""
+        for place in PLACES:
+            (self.directory(task_id) / place).mkdir(mode=0o700, exist_ok=True)
+        env = {**cast("Mapping[str, str]", accept["env"]), MARKER: task_id}
+        places = tuple(str(self.directory(task_id) / place) for place in PLACES[1:])
+        disk = launch.disk and asdict(dataclasses.replace(launch.disk, places=places))
+        return {**accept, "env": env, "grace_s": self._grace_s, "disk": disk}
 
     async def spawn(self, task_id: TaskId) -> None:
         """Hand a prepared task to the idle shim; harmless when the task is claimed already.
@@ -291,6 +305,9 @@ class Supervisor:
         directory = f"{self.tasks_dir}/{task_id}"
         claim = processes.read_owner(f"{directory}/claim")
         alive = claim is not None and self._owner_alive(directory, claim)
+        # The same shim's word on the namespace of its acceptance command; the agent's is gone.
+        check = processes.read_owner(f"{directory}/check")
+        claim = check if claim is not None and check and check.pid == claim.pid else claim
         return processes.task_processes(task_id, claim, owner_alive=alive)
 
     def _start_warm(self) -> WarmShim:

@@ -230,7 +230,7 @@ def _(record: ResultRecord, salt: str) -> Row:
         table="result_row",
         kind="result",
         task_id=record.task_id,
-        texts=frozenset({"text", "error"}),
+        texts=frozenset({"text", "error", "evidence"}),
         values={
             "task_id": record.task_id,
             "direction": record.direction.value,
@@ -263,6 +263,7 @@ def _(record: ResultRecord, salt: str) -> Row:
             "basis": stored_json(result.basis) if result.basis else None,
             "patch": stored_json(result.patch) if result.patch else None,
             "artifacts": stored_json(result.artifacts) if result.artifacts else None,
+            "evidence": stored_json(result.evidence) if result.evidence else None,
             "extra": stored_json(result.extra) if result.extra else None,
             "worker_signature": clean(record.worker_signature),
             "caller_signature": clean(record.caller_signature),

@@ -23,6 +23,7 @@ MIGRATIONS: tuple[str, ...] = (
     "budgets.sql",
     "selection.sql",
     "artifacts.sql",
+    "evidence.sql",
 )
 """Files of SQL in this folder; the first makes version 1."""
 

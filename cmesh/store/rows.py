@@ -150,6 +150,7 @@ def result_record(row: Row) -> Record:
         basis=_object(row["basis"] or "{}"),
         patch=_object(row["patch"] or "{}"),
         artifacts=_object(row["artifacts"] or "{}"),
+        evidence=_object(row["evidence"] or "{}"),
         extra=_object(row["extra"] or "{}"),
     )
     return ResultRecord(

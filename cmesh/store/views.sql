@@ -212,7 +212,13 @@ CREATE OR REPLACE VIEW results AS
 SELECT task_id, direction, state, witness, exit_code, text, error, code, output_bytes,
   output_kept, output_sha256, truncated, TRY_CAST(cost_usd AS DECIMAL(18, 6)) AS cost_usd,
   tokens_in, tokens_out, turns AS model_turns, runner_version, profile_enforced, credential, processes_left, started_at,
-  ended_at, ts AS stored_at, coalesce(redacted, 0) AS redacted, basis, patch, artifacts, worker_signature, caller_signature, seq
+  ended_at, ts AS stored_at, coalesce(redacted, 0) AS redacted, basis, patch, artifacts, evidence,
+  TRY_CAST(evidence->>'$.acceptance.passed' AS BOOLEAN) AS accepted,
+  evidence->>'$.acceptance.end' AS acceptance_end,
+  TRY_CAST(evidence->>'$.acceptance.exit_code' AS INTEGER) AS acceptance_exit,
+  TRY_CAST(evidence->>'$.acceptance.runtime_s' AS DOUBLE) AS acceptance_s,
+  TRY_CAST(evidence->>'$.tool_calls' AS BIGINT) AS tool_calls,
+  worker_signature, caller_signature, seq
 FROM result_row;
 COMMENT ON VIEW results IS 'how tasks ended, and the evidence';
 COMMENT ON COLUMN results.task_id IS 'the task';
@@ -242,9 +248,36 @@ COMMENT ON COLUMN results.redacted IS 'secrets taken out of texts and kept outpu
 COMMENT ON COLUMN results.basis IS 'JSON the worker signed with it: caller, profile, policy, prompt, audit head';
 COMMENT ON COLUMN results.artifacts IS 'JSON of the files it handed over: path, bytes, sha256, withheld; NULL = it was asked for none';
 COMMENT ON COLUMN results.patch IS 'JSON of what a task on a copy changed: sha256, files, base_commit, withheld; NULL = it had none';
+COMMENT ON COLUMN results.evidence IS 'JSON of what the worker found out: acceptance, tool_calls, commands, denials, model; NULL = it never ran, or erased';
+COMMENT ON COLUMN results.accepted IS 'the acceptance command passed; NULL = there was none';
+COMMENT ON COLUMN results.acceptance_end IS 'how it ended: exited, timed_out, disk_limit, cancelled, spawn_failed, not_run, unknown';
+COMMENT ON COLUMN results.acceptance_exit IS 'of the acceptance command; negative = signal';
+COMMENT ON COLUMN results.acceptance_s IS 'seconds that it ran';
+COMMENT ON COLUMN results.tool_calls IS 'as the agent tells them; 0 = it called nothing, NULL = it is no agent';
 COMMENT ON COLUMN results.worker_signature IS 'Ed25519, base64url';
 COMMENT ON COLUMN results.caller_signature IS 'Ed25519, base64url; empty until known';
 COMMENT ON COLUMN results.seq IS 'the row in audit';
+
+CREATE OR REPLACE VIEW commands_run AS
+WITH told AS (
+  SELECT task_id, direction, ended_at, seq,
+    unnest(from_json(evidence->'$.commands', '["JSON"]')) AS ran,
+    generate_subscripts(from_json(evidence->'$.commands', '["JSON"]'), 1) AS n
+  FROM result_row WHERE evidence IS NOT NULL
+)
+SELECT task_id, direction, n, ran->>'$.command' AS command,
+  TRY_CAST(ran->>'$.exit_code' AS INTEGER) AS exit_code,
+  TRY_CAST(ran->>'$.failed' AS BOOLEAN) AS failed, ended_at, seq
+FROM told;
+COMMENT ON VIEW commands_run IS 'commands that agents say they ran, the last ones of each task';
+COMMENT ON COLUMN commands_run.task_id IS 'the task';
+COMMENT ON COLUMN commands_run.direction IS 'out = told by a peer, in = a task run here';
+COMMENT ON COLUMN commands_run.n IS 'in the order of their start; the first ones may be left out';
+COMMENT ON COLUMN commands_run.command IS 'the command line, cut and redacted';
+COMMENT ON COLUMN commands_run.exit_code IS 'as the agent''s program tells it; NULL = it tells none';
+COMMENT ON COLUMN commands_run.failed IS 'the agent says that it failed; NULL = it has not said';
+COMMENT ON COLUMN commands_run.ended_at IS 'when the task ended';
+COMMENT ON COLUMN commands_run.seq IS 'the row in audit';
 
 CREATE OR REPLACE VIEW receipts AS
 SELECT ts, peer, peer_id, receipt_kind AS kind, task_id, head_seq, head_hash, signature, seq

@@ -13,9 +13,9 @@ from cmesh.daemon.arguments import (
     ReplyArguments,
     TaskArguments,
 )
-from cmesh.errors import DaemonRestarted, UsageError
+from cmesh.errors import AcceptanceFailed, DaemonRestarted, UsageError
 from cmesh.interfaces.cli import output
-from cmesh.interfaces.cli.exits import DETACHED_EXIT, TASK_EXITS
+from cmesh.interfaces.cli.exits import DETACHED_EXIT, TASK_EXITS, exit_of
 from cmesh.interfaces.cli.follow import Progress, make_progress, wait_for
 from cmesh.interfaces.cli.group import hand_out_all, is_group, wait_group
 from cmesh.interfaces.cli.options import (
@@ -75,7 +75,12 @@ def delegate(  # noqa: PLR0913 - typer reads the options from the signature
     runner: RunnerOption = "claude",
     profile: ProfileOption = "query",
     accept: Annotated[
-        str, typer.Option(metavar="COMMAND", help="Acceptance command to run there afterwards.")
+        str,
+        typer.Option(
+            metavar="COMMAND",
+            help="Acceptance command, such as `make test`: the worker runs it afterwards, in the"
+            " task's sandbox, without a shell. Its rule must list it.",
+        ),
     ] = "",
     artifact: Annotated[
         list[str],
@@ -106,6 +111,7 @@ def delegate(  # noqa: PLR0913 - typer reads the options from the signature
     """Hand a task to the agent on another machine.
 
     Waits for its end and prints the result. Ctrl-C stops the waiting, never the task.
+    Exits with status 65 where the task succeeded and its acceptance command did not.
     With --where the peer is chosen: of those that match and can be reached the one with the
     fewest tasks of this node, then by name; which one, and why not the others, is said on stderr.
     Several peers (`box,mac`, --peer again, or --where with --all) get a task each, a group: their
@@ -262,7 +268,7 @@ def _until_end(begin: Callable[[], TaskView], progress: Progress, *, as_json: bo
             output.say(f"it asks back: {view.question}")
         if view.follow_up == POSSIBLE:
             output.hint(f"cmesh reply {view.task_id} {'ANSWER' if view.question else 'PROMPT'}")
-    raise typer.Exit(TASK_EXITS[view.state])
+    raise typer.Exit(exit_of(view))
 
 
 def _detached(view: TaskView | None, *, as_json: bool) -> None:
@@ -300,6 +306,8 @@ def _explain_obstacle(view: TaskView) -> None:
 
 def explain_end(view: TaskView) -> None:
     """Say on stderr how a task ended, when that is not what was hoped for, and what helps."""
+    if view.verdict:
+        output.say(view.verdict)
     if len(view.summary) >= SUMMARY_CHARACTERS:
         output.say("this is the head and tail of a longer result")
         output.hint(f"cmesh result {view.task_id} --all")
@@ -315,4 +323,6 @@ def explain_end(view: TaskView) -> None:
         output.hint(f"delegate it again in {output.duration(view.retry_after_s)}")
     if view.advice:
         output.hint(view.advice)
+    if view.code == AcceptanceFailed.code:
+        output.hint(f"cmesh result {view.task_id} --part acceptance")
     output.hint(f"cmesh show {view.task_id}")

@@ -7,10 +7,11 @@ classes; their numbers are free in the tree of errors.
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from cmesh.errors import AuditBroken, PolicyDenied, TaskError
+from cmesh.daemon.answers import TaskView
+from cmesh.errors import AcceptanceFailed, AuditBroken, PolicyDenied, TaskError
 from cmesh.model import TaskState
 
-__all__ = ["AUDIT_BROKEN_EXIT", "DENIED_EXIT", "DETACHED_EXIT", "TASK_EXITS"]
+__all__ = ["AUDIT_BROKEN_EXIT", "DENIED_EXIT", "DETACHED_EXIT", "TASK_EXITS", "exit_of"]
 
 DETACHED_EXIT = 130
 """Ctrl-C while waiting (128 + SIGINT): the command ends, the task goes on."""
@@ -32,3 +33,13 @@ TASK_EXITS: Mapping[TaskState, int] = MappingProxyType(
     }
 )
 """What `delegate` and `wait` exit with, by the state they ended on."""
+
+
+def exit_of(view: TaskView) -> int:
+    """Return what a command that waited for a task's end exits with.
+
+    A task that succeeded is not done while its acceptance command says otherwise.
+    """
+    if view.state == TaskState.SUCCEEDED and view.code == AcceptanceFailed.code:
+        return AcceptanceFailed.exit_status
+    return TASK_EXITS[view.state]

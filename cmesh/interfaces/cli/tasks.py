@@ -22,6 +22,7 @@ from cmesh.interfaces.cli.apply import apply
 from cmesh.interfaces.cli.artifacts import artifact_facts, save_artifacts
 from cmesh.interfaces.cli.bill import bill, bill_facts
 from cmesh.interfaces.cli.delegate import POSSIBLE, delegate, explain_end, reply, wait
+from cmesh.interfaces.cli.evidence import evidence_facts
 from cmesh.interfaces.cli.exits import TASK_EXITS
 from cmesh.interfaces.cli.group import cancel_group, is_group, show_group
 from cmesh.interfaces.cli.options import JsonOption, TaskArgument
@@ -130,7 +131,7 @@ def result(  # noqa: PLR0913 - typer reads the options from the signature
     *,
     task_id: TaskArgument,
     part: Annotated[
-        str, typer.Option(help="summary, output, errors, patch or artifacts.")
+        str, typer.Option(help="summary, output, errors, patch, artifacts or acceptance.")
     ] = "summary",
     patch: Annotated[
         str,
@@ -151,6 +152,9 @@ def result(  # noqa: PLR0913 - typer reads the options from the signature
     as_json: JsonOption = False,
 ) -> None:
     """Print a part of a task's result. It is what the other agent says, unchecked.
+
+    On standard error: what checks say of it. `acceptance`: the end of the acceptance command's
+    own output.
 
     Of a group (`g-…`) the first lines of each, side by side.
 
@@ -179,6 +183,8 @@ def result(  # noqa: PLR0913 - typer reads the options from the signature
         output.print_json(view)
         return
     output.data(view.text)
+    if view.verdict and view.offset == 0:
+        output.say(view.verdict)
     if view.next_offset is not None:
         output.say(f"{view.next_offset} of {view.total} characters")
         output.hint(f"cmesh result {view.task_id} --part {view.part} --offset {view.next_offset}")
@@ -315,11 +321,13 @@ def _facts(view: TaskView) -> list[tuple[str, str]]:
         ("started", output.moment(view.started_at)),
         ("ended", output.moment(view.ended_at)),
         ("elapsed", output.duration(view.elapsed_s) if view.started_at else ""),
+        ("verdict", view.verdict),
         ("exit code", "" if view.exit_code is None else str(view.exit_code)),
         *bill_facts(view),
         ("cancel", cancel_wish),
         ("processes", left),
         ("redacted", f"{view.redacted} secrets" if view.redacted else ""),
+        *evidence_facts(view),
         *patch_facts(view.patch),
         *artifact_facts(view),
         ("receipt", view.receipt),

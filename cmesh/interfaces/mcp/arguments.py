@@ -91,7 +91,8 @@ class Delegate(DelegateArguments):
     accept: list[str] = Field(
         default_factory=list[str],
         max_length=64,
-        description="acceptance command as an argv, run after the task; empty = none",
+        description='acceptance command as an argv, such as ["make", "test"], that the worker runs '
+        "itself after the task where its rule lists it; empty = none",
     )
     timeout_s: int = Field(
         default=900, ge=1, le=14_400, description="seconds the task may run on the worker"

@@ -33,7 +33,8 @@ GUIDE = """\
 2. `delegate(peer, prompt, directory, runner, profile)`. The worker sees only the prompt and the \
 directory. Say the goal, what is known, what to leave alone, and what to report.
 3. `get_task(task_id, wait_s=20)` until the task has ended; each answer gives the next call.
-4. `get_result(task_id)`; long output comes in parts by `offset`.
+   With `accept=["make", "test"]` the worker runs that itself afterwards, where its rule lists it.
+4. Read `verdict` first: `agent says X; checks say Y`. X is a claim. Then `get_result(task_id)`; long output comes in parts by `offset`.
 
 ## Profiles
 - `query`: reads the directory and changes nothing; an agent reaches its model, nothing else.

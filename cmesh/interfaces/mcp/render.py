@@ -21,7 +21,8 @@ from cmesh.daemon.answers import (
     TaskView,
 )
 from cmesh.daemon.event_lines import event_line
-from cmesh.errors import CmeshError, QueryRefused
+from cmesh.daemon.evidence_answers import CommandView, EvidenceView
+from cmesh.errors import AcceptanceFailed, CmeshError, QueryRefused
 from cmesh.interfaces.age import heard
 from cmesh.interfaces.mcp.fence import Fence, cut_json, json_length, plain
 from cmesh.interfaces.mcp.relay_wire import literal
@@ -130,6 +131,9 @@ def task_fields(view: TaskView, mark: Fence, *, brief: bool = False) -> dict[str
         "rule": mark.name(view.rule or "", source) if remote else one_line(view.rule or ""),
         "reason": mark.text(defang(view.reason), source, 600),
         "advice": mark.text(defang(view.advice), source, 600),
+        "verdict": view.verdict,
+        "evidence": _evidence(view.evidence, mark, source),
+        "accept": view.accept if not remote else None,
         "summary": mark.text(defang(view.summary), source, SUMMARY_CHARACTERS),
         "cost_usd": view.cost_usd,
         "tokens": view.tokens,
@@ -176,6 +180,40 @@ def _patch(patch: PatchView | None, mark: Fence, source: str) -> dict[str, objec
     return _filled(facts)
 
 
+def _evidence(evidence: EvidenceView | None, mark: Fence, source: str) -> dict[str, object] | None:
+    """Return what was found out about a run: facts, and what others wrote between marks."""
+    if evidence is None:
+        return None
+    facts: dict[str, object] = {
+        "tool_calls": evidence.tool_calls,
+        "commands": mark.text(
+            "\n".join(_ran(ran) for ran in evidence.commands), source, NAMES_CHARACTERS
+        ),
+        "commands_count": evidence.commands_count or None,
+        "denials": mark.text("\n".join(evidence.denials), source, NAMES_CHARACTERS),
+        "model": mark.name(evidence.model, source) if evidence.model else "",
+    }
+    if (told := evidence.acceptance) is not None:
+        facts["acceptance"] = _filled(
+            {
+                "passed": told.passed,
+                "end": told.end,
+                "exit_code": told.exit_code,
+                "runtime_s": round(told.runtime_s, 1),
+                "reason": mark.text(told.reason, source, 300),
+                "output": mark.text(defang(told.output), source, NAMES_CHARACTERS),
+                "output_bytes": told.output_bytes,
+            }
+        )
+    return _filled(facts)
+
+
+def _ran(ran: CommandView) -> str:
+    how = "failed" if ran.failed else "ok" if ran.failed is False else "no end told"
+    how = how if ran.exit_code is None else f"exit {ran.exit_code}"
+    return f"{one_line(defang(ran.command), 200)} ({how})"
+
+
 def task_next(view: TaskView, last_event: int) -> str:
     """Return the literal next call for a task in its state."""
     if view.state is TaskState.DENIED and view.retry_after_s is not None:
@@ -186,6 +224,8 @@ def task_next(view: TaskView, last_event: int) -> str:
         return call_text("list_tasks", state="open")
     if view.state in TERMINAL and view.question and view.direction is Direction.OUT:
         return reply_call(view.task_id)
+    if view.code == AcceptanceFailed.code:
+        return call_text("get_result", task_id=view.task_id, part="acceptance")
     if view.state in TERMINAL:
         return call_text("get_result", task_id=view.task_id)
     if view.state is TaskState.UNKNOWN:

@@ -29,6 +29,7 @@ class _Head:
             f"peer: {one_line(view.peer, 63)}",
             f"state: {view.state}",
             f"part: {view.part}",
+            *([f"verdict: {view.verdict}"] if view.verdict else []),
             f"characters: {view.offset} to {end} of {view.total}",
             f"next_offset: {'none' if following is None else following}",
         ]
