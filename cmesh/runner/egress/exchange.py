@@ -21,6 +21,9 @@ BODY_BYTES = 64 * 1024 * 1024
 """Of a request; APIs of models take 20 to 50 MB."""
 
 ANSWER_BYTES = 1024 * 1024 * 1024
+EARLY_MOST = 32
+"""Heads of answers that are none yet (1xx) before one that is."""
+
 LINGER_LIMIT_S = 1.0
 """How long a task that is still sending may take to read its answer."""
 
@@ -177,8 +180,10 @@ class Exchanges:
 
     async def _download(self, model: Wire, idle: asyncio.Timeout) -> None:
         client, trail = self._client, self._trail
+        early = 0
         while isinstance(event := await model.next(), h11.InformationalResponse):
-            pass
+            if (early := early + 1) > EARLY_MOST:
+                raise h11.RemoteProtocolError("the answer does not begin")
         if not isinstance(event, h11.Response):
             raise h11.RemoteProtocolError("the connection ended without an answer")
         trail.status = event.status_code

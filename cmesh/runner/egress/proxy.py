@@ -123,12 +123,14 @@ class _Door:
         self._rate = Bucket(per_s=CONNECTIONS_PER_S, burst=CONNECTIONS_BURST, now=clock.monotonic())
         self._tunnels: dict[asyncio.Task[None], Tunnel | None] = {}
         self._refused = 0
+        self._closed = ""
         self._pause: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(handle, self._readable)
 
     async def close(self, why: str) -> None:
         """Take nothing more, drop what is open, wait until that is recorded."""
+        self._closed = why
         if self._pause is not None:
             self._pause.cancel()
         self._loop.remove_reader(self._handle)
@@ -178,7 +180,9 @@ class _Door:
             handle.close()  # the client is gone already
             return
         self._tunnels[task] = tunnel
-        if full:
+        if self._closed:  # it was taken just before
+            tunnel.stop(self._closed)
+        elif full:
             why = f"this task has {CONNECTIONS_MOST} connections open"
             await tunnel.turn_away(Refused("too_many", why, status=UNAVAILABLE))
         else:

@@ -62,11 +62,14 @@ class Tunnel:
         self._upstream: Streams | None = None
         self._gateway = gateway
         self._exchanges: Exchanges | None = None
+        self._stopped = False
 
     async def run(self) -> None:
         """Serve the connection to its end and record it."""
         try:
             data = await self._read_head()
+            if self._stopped:  # what was sent before can be read after
+                return
             if self._gateway is not None and self._is_for_model(data):
                 client = self._reader, self._writer
                 self._exchanges = Exchanges(client, self._gateway, self._trail.record)
@@ -90,6 +93,7 @@ class Tunnel:
 
     def stop(self, why: str) -> None:
         """Drop both sides at once; `run` ends by it. `why` is recorded if the bytes flowed."""
+        self._stopped = True
         if self._trail.end == "closed":
             self._trail.end = why
         if self._exchanges is not None:
@@ -223,6 +227,9 @@ class Tunnel:
         reader, writer = self._upstream
         begun = self._means.clock.monotonic()
         try:
+            if self._stopped:  # while it was connected and recorded
+                self._upstream[1].transport.abort()
+                return
             async with asyncio.timeout(self._limits.idle_s) as idle, asyncio.TaskGroup() as group:
                 group.create_task(self._carry(self._reader, writer, idle, first))
                 group.create_task(self._carry(reader, self._writer, idle))

@@ -297,6 +297,12 @@ async def test_an_answer_that_comes_before_the_request_has_ended_is_told(serve: 
         (b"no http at all\r\n\r\n", b"502", "bad_answer"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nfour", b"200", "broken"),
         (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 40_000, b"502", "bad_answer"),
+        (b"HTTP/1.1 103 Early Hints\r\n\r\n" * 33, b"502", "bad_answer"),
+        (
+            b"HTTP/1.1 103 Early Hints\r\n\r\n" * 99 + b"HTTP/1.1 200 OK\r\n\r\n",
+            b"502",
+            "bad_answer",
+        ),
     ],
 )
 async def test_a_broken_answer_is_told_or_broken_off(
@@ -428,12 +434,28 @@ async def test_a_task_that_ends_asks_nothing_that_was_not_asked_yet(serve: Serve
         assert not [kind for kind, _ in world.audit.rows if kind == "connection"]
 
 
-@pytest.mark.parametrize("said", [b"HTTP/1.1 103 Early Hints\r\n\r\n", b"1\r\na\r\n"])
-async def test_an_answer_in_crumbs_leaves_the_others_their_turns(serve: Serve, said: bytes) -> None:
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_connection_that_comes_as_its_task_ends_asks_nothing(
+    serve: Serve, turns: int
+) -> None:
+    async with api() as found:
+        world = await serve(found)
+        _reader, writer = await world.connect()
+        writer.write(request())
+        for _ in range(turns):  # at each step of its beginning
+            await asyncio.sleep(0)
+        before = len(found.requests)
+        async with asyncio.timeout(LIMIT_S):
+            await world.proxy.shut(TASK)
+        writer.close()
+        assert len(found.requests) == before
+        assert not [row for _, row in world.audit.rows if row.get("end") == "closed"]
+
+
+async def test_an_answer_in_crumbs_leaves_the_others_their_turns(serve: Serve) -> None:
     count, turns = 2_000, 0
     head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
-    early = said.startswith(b"HTTP")
-    said = (said * count + head if early else head + said * count) + b"0\r\n\r\n"
+    said = head + b"1\r\na\r\n" * count + b"0\r\n\r\n"
 
     async def crumble(_asked: Asked, streams: Streams) -> bool:
         nonlocal turns
