@@ -137,7 +137,7 @@ class FanOut:
                 f"idempotency key `{key[:80]}` belongs to a group of other peers",
                 hint="use another key for another group",
             )
-        await self._groups.require_same(selection.group, arguments)
+        await self._groups.require_same(selection.group, arguments, places)
         settled = await self._groups.settled(selection)
         missing = [peer_id for peer_id in selection.peers if peer_id not in settled]
         targets = [

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cmesh.daemon.answers import GroupView, RefusedView, TasksView, TaskView
 from cmesh.daemon.arguments import (
@@ -76,15 +76,21 @@ class Groups:
         asked = {task.record.peer_id for task in tasks}
         return asked | {refused.node_id for refused in selection.refused}
 
-    async def require_same(self, group: str, arguments: FanOutArguments) -> None:
+    async def require_same(
+        self, group: str, arguments: FanOutArguments, places: Mapping[NodeId, str]
+    ) -> None:
         """Refuse a call that uses a group's key for something else.
+
+        `places` are the directories of peers that have one of their own.
 
         Raises:
             TaskConflict: it does.
         """
         _group, _selection, tasks = await self.tasks(group)
         for task in tasks:
-            if not same_task(task.record.spec, arguments):
+            place = places.get(task.record.peer_id) or arguments.directory
+            spec = task.record.spec
+            if not same_task(spec, arguments) or spec.directory != place:
                 raise TaskConflict("the idempotency key belongs to a group with another task")
 
     async def get(self, context: Context, arguments: GroupArguments) -> GroupView:

@@ -22,7 +22,7 @@ from cmesh.daemon.answers import (
 )
 from cmesh.daemon.event_lines import event_line
 from cmesh.daemon.evidence_answers import CommandView, EvidenceView
-from cmesh.errors import AcceptanceFailed, CmeshError, QueryRefused
+from cmesh.errors import AcceptanceFailed, CmeshError, NoPeerMatches, QueryRefused
 from cmesh.interfaces.age import heard
 from cmesh.interfaces.mcp.fence import Fence, cut_json, json_length, plain
 from cmesh.interfaces.mcp.relay_wire import literal
@@ -83,6 +83,9 @@ def error_result(error: CmeshError, next_call: str) -> types.CallToolResult:
     if isinstance(error, QueryRefused):
         # The database quotes values in its errors, and another machine may have written them.
         message = Fence().whole(defang(message), "this-node", what="Error about records of")
+    elif isinstance(error, NoPeerMatches):
+        # It says what speaks against each peer, in that peer's own words.
+        message = Fence().whole(defang(message), "this-node", what="Error about peers of")
     after = "" if error.retry_after_s is None else f" (in {error.retry_after_s} s)"
     text = f"{error.code}: {message}\nNext: {scrub(next_call)}{after}"
     return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=True)

@@ -93,6 +93,8 @@ async def test_each_peer_gets_its_task_once_whoever_refuses_or_is_away(
         await fan_out(caller, "one", "two", **fields)
     with pytest.raises(TaskConflict):
         await fan_out(caller, *peers, **(fields | {"prompt": "another"}))
+    with pytest.raises(TaskConflict):
+        await fan_out(caller, *peers, **(fields | {"directory": str(place / "another")}))
     # Another session or a restart knows the group, and its refusals.
     await caller.stop()
     await caller.up()

@@ -1,5 +1,6 @@
 """A call for several peers that was cut off half-way is completed, and nothing is asked twice."""
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -59,7 +60,9 @@ class Asked:
     async def settled(self, selection: Selection) -> set[NodeId]:
         return self.settled_peers
 
-    async def require_same(self, group: str, arguments: FanOutArguments) -> None:
+    async def require_same(
+        self, group: str, arguments: FanOutArguments, places: Mapping[NodeId, str]
+    ) -> None:
         return None
 
     async def waited(self, context: Context, group: str, wait_s: float) -> Any:
