@@ -107,6 +107,7 @@ class Exchanges:
             model.abort()
             raise
         self._recorded, begun = True, gateway.clock.monotonic()
+        trail.bytes_out = forward.size
         try:
             self._require_going_on()
             async with asyncio.timeout(gateway.limits.idle_s) as idle:
@@ -160,10 +161,12 @@ class Exchanges:
             await model.send(head)
             if client.http.they_are_waiting_for_100_continue:
                 await client.send(h11.InformationalResponse(status_code=100, headers=[]))
+            body = 0
             while isinstance(event := await self._body(), h11.Data):
                 self._touch(idle)
+                body += len(event.data)
                 self._trail.bytes_out += len(event.data)
-                if self._trail.bytes_out > BODY_BYTES:
+                if body > BODY_BYTES:
                     raise Refused("too_large", "the request is too large", status=TOO_LARGE)
                 await model.send(h11.Data(data=bytes(event.data)))
             await model.send(h11.EndOfMessage())

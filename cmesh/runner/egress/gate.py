@@ -87,6 +87,11 @@ class Forward:
     target: bytes
     headers: tuple[Header, ...]
 
+    @property
+    def size(self) -> int:
+        """Bytes of the task in its request's head; names and values, not what holds them."""
+        return len(self.target) + sum(len(name) + len(value) for name, value in self.headers)
+
 
 def judge(
     gate: Gate, method: bytes, target: bytes, headers: Sequence[Header], *, port: int
