@@ -8,8 +8,9 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 from cmesh.runner.egress.addresses import Address, parse_address, refusal
 
@@ -60,9 +61,14 @@ async def open_streams(handle: socket.socket) -> Streams:
     return reader, writer
 
 
+# INVARIANT: a name server that is silent holds up other look-ups and nothing else: a task can ask
+# for many, each takes its thread until the system gives up, and the daemon's pool is small.
+_LOOKUPS = ThreadPoolExecutor(8, "cmesh-lookup")
+
+
 async def _resolve(name: str) -> Sequence[Address]:
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    look = partial(socket.getaddrinfo, name, None, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_LOOKUPS, look)
     addresses = [parse_address(str(sockaddr[0])) for *_, sockaddr in found]
     return [address for address in addresses if address is not None]
 

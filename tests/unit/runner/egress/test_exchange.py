@@ -1,6 +1,7 @@
 """A task's requests through its gateway: what the model's API gets, and what comes back."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
@@ -452,6 +453,28 @@ async def test_a_connection_that_comes_as_its_task_ends_asks_nothing(
         writer.close()
         assert len(found.requests) == before
         assert not [row for _, row in world.audit.rows if row.get("end") == "closed"]
+
+
+async def test_a_silent_name_server_holds_up_no_more_than_look_ups(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, silent = threading.Event(), threading.Event()
+
+    def ask(*_arguments: object, **_more: object) -> list[tuple[object, ...]]:
+        asked.set()
+        silent.wait(LIMIT_S)
+        return []
+
+    monkeypatch.setattr("socket.getaddrinfo", ask)
+    looking = [asyncio.ensure_future(INTERNET.resolve(ALLOWED)) for _ in range(64)]
+    try:
+        async with asyncio.timeout(LIMIT_S / 2):
+            while not asked.is_set():
+                await asyncio.sleep(0)
+            assert await asyncio.to_thread(lambda: "a key") == "a key"
+    finally:
+        silent.set()
+        await asyncio.gather(*looking)
 
 
 async def test_an_answer_in_crumbs_leaves_the_others_their_turns(serve: Serve) -> None:
