@@ -6,6 +6,7 @@ into one header of one request, and nowhere else: not into a log, a row, an answ
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -23,6 +24,11 @@ __all__ = ["ANSWER_HEAD_BYTES", "REQUEST_HEAD_BYTES", "Gateway", "KeyReader", "W
 
 REQUEST_HEAD_BYTES = ANSWER_HEAD_BYTES = 32 * 1024
 """The longest head of a request, and of an answer; also the longest line of a chunked body."""
+
+HEAD_LINES = 256
+"""The most lines of a head: each takes 20 µs to read, in one turn that nobody else has."""
+
+_HEAD_END = re.compile(rb"\n\r?\n")
 
 WARM_MOST = 4
 WARM_LIMIT_S = 60.0
@@ -52,11 +58,20 @@ class Wire:
         # INVARIANT: everybody else has a turn between two events. One read can hold thousands:
         # chunks of a byte, or heads of answers that are none yet.
         await asyncio.sleep(0)
-        while (event := self.http.next_event()) is h11.NEED_DATA:
+        while (event := self._event()) is h11.NEED_DATA:
             self.http.receive_data(await self.reader.read(BUFFER_BYTES))
         assert event is not h11.PAUSED  # nobody asks for more before a message is answered
         assert not isinstance(event, type)
         return event
+
+    def _event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        if self.http.their_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            data, _ended = self.http.trailing_data
+            end = _HEAD_END.search(data)
+            if data.count(b"\n", 0, end.start() if end else len(data)) > HEAD_LINES:
+                why = "the head has too many lines"
+                raise h11.RemoteProtocolError(why, error_status_hint=431)
+        return self.http.next_event()
 
     async def send(self, event: h11.Event) -> None:
         """Send an event; returns when the kernel has it.

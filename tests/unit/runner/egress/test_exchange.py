@@ -300,6 +300,7 @@ async def test_an_answer_that_comes_before_the_request_has_ended_is_told(serve: 
         (b"no http at all\r\n\r\n", b"502", "bad_answer"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nfour", b"200", "broken"),
         (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 40_000, b"502", "bad_answer"),
+        (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 300 + b"\r\n", b"502", "bad_answer"),
         (b"HTTP/1.1 103 Early Hints\r\n\r\n" * 33, b"502", "bad_answer"),
         (
             b"HTTP/1.1 103 Early Hints\r\n\r\n" * 99 + b"HTTP/1.1 200 OK\r\n\r\n",
@@ -331,6 +332,9 @@ async def test_what_is_too_large_is_refused(serve: Serve, monkeypatch: pytest.Mo
     async with api() as found:
         world = await serve(found)
         assert b" 431 " in await world.ask(request(b"{}", "anthropic-x: " + "y" * 60_000))
+        assert b" 431 " in await world.ask(request(b"{}", *["a: b"] * 300))
+        assert b" 413 " not in await world.ask(request(b"\n" * 900, *["a: b"] * 200))
+        found.requests.clear()
         reader, writer = await world.connect()
         writer.write(request(b"z" * 1001))
         async with asyncio.timeout(LIMIT_S):
