@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import NewType
+from typing import Literal, NewType
 
 __all__ = [
     "NEVER_RAN",
@@ -183,6 +183,8 @@ class TaskSpec:
         traceparent: W3C Trace Context header, or empty.
         follows: the task whose conversation this one continues; None = a first turn.
         artifacts: globs of files to hand over when it has ended; empty = none.
+        base: what a copy of the directory holds, where that is a repository with a commit: empty
+            = that commit, `working-tree` = with the changes of what is tracked.
     """
 
     task_id: TaskId
@@ -197,21 +199,21 @@ class TaskSpec:
     traceparent: str = ""
     follows: TaskId | None = None
     artifacts: tuple[str, ...] = ()
+    base: Literal["", "working-tree"] = ""
 
     def payload_hash(self) -> str:
         """Return the SHA-256 (hex) over the canonical JSON of every field.
 
-        Without `follows`, and limits of turns and tokens, where there are none: they came later. Equal values hash alike in any form: 5 and 5.0 dollars, a moment in any time zone.
+        Without `follows`, `base` and limits of turns and tokens where they say nothing: they came later. Equal values hash alike in any form: 5 and 5.0 dollars, a moment in any time zone.
         """
         cost = self.limits.cost_usd
         values = _shallow(self) | {
             "limits": _limits(self.limits) | {"cost_usd": None if cost is None else float(cost)},
             "not_after": self.not_after.astimezone(UTC).isoformat(),
         }
-        if self.follows is None:
-            del values["follows"]
-        if not self.artifacts:  # as `follows`
-            del values["artifacts"]
+        for later in ("follows", "artifacts", "base"):
+            if not values[later]:
+                del values[later]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -49,6 +49,7 @@ class Grant:
     Attributes:
         directory: the name of the directory that policy allowed.
         judged: that directory itself, for whoever starts the task.
+        bind_ignored: what it may read beside its copy of the directory.
         delegates: it may ask for tasks itself.
     """
 
@@ -58,6 +59,7 @@ class Grant:
     judged: Judged
     limits: Limits
     on_revoke: Literal["end", "stay"]
+    bind_ignored: tuple[str, ...] = ()
     delegates: bool = False
 
 
@@ -142,6 +144,7 @@ async def admit(parts: Parts, identity: Identity, spec: TaskSpec, count: Count) 
         judged=found.judged,
         limits=decision.limits,
         on_revoke=decision.on_revoke,
+        bind_ignored=decision.bind_ignored,
         delegates=may_delegate(asked, decision.rule, config.policy),
     )
     return Admission(effect=decision.effect, record=record, grant=grant, rule=decision.rule)

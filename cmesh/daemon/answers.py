@@ -95,7 +95,9 @@ class PatchView(View):
     `bytes` are those of the patch; `files` counts changed paths, of which `changed` has some,
     each after a letter (A, D, M, T), and `flagged` those that run or instruct by being there.
     `left_out`: names that are in neither copy nor patch, such as other repositories.
-    `base_commit` and `dirty`: what the copy was made of, and whether it differed from that.
+    `base`: what was copied, the commit (`head`) or the directory with the changes of what is
+    tracked (`working-tree`); empty = by an older worker, which copied all files as they were.
+    `base_commit` and `dirty`: the directory's commit, and whether it was not as that.
     `withheld`: why there are no bytes for the caller: `secret_found`, `patch_too_large`,
     `patch_failed`; `refused`: why they were not taken here.
     """
@@ -108,11 +110,24 @@ class PatchView(View):
     flagged_count: int = 0
     left_out: list[str] = Field(default_factory=list[str])
     left_out_count: int = 0
+    base: str = ""
     base_commit: str = ""
     dirty: bool = False
     withheld: str = ""
     reason: str = ""
     refused: str = ""
+
+    @property
+    def mixed(self) -> bool:
+        """Say whether the worker's own uncommitted changes are part of what was copied."""
+        return self.dirty and self.base != "head"
+
+    @property
+    def dirt(self) -> str:
+        """Return what there is to say of uncommitted changes in the worker's directory."""
+        if not self.dirty:
+            return ""
+        return " with uncommitted changes" if self.mixed else ", without uncommitted changes there"
 
 
 class PatchFile(View):

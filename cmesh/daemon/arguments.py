@@ -130,6 +130,11 @@ class DelegateArguments(Arguments):
     )
     runner: RunnerName = "claude"
     profile: Profile = Profile.QUERY
+    base: Literal["head", "working-tree"] = Field(
+        default="head",
+        description="what the copy of edit and build holds: the directory's commit, or with its "
+        "uncommitted changes of tracked files",
+    )
     accept: list[str] = Field(default_factory=list[str], max_length=64)
     artifacts: list[str] = Field(
         default_factory=list[str],

@@ -41,6 +41,7 @@ def same_task(spec: TaskSpec, arguments: DelegateArguments) -> bool:
         and spec.profile == arguments.profile
         and spec.accept == tuple(arguments.accept)
         and spec.artifacts == tuple(arguments.artifacts)
+        and (spec.base or "head") == arguments.base
     )
 
 

@@ -350,6 +350,7 @@ class Asking:
             directory=arguments.directory,
             prompt=arguments.prompt,
             limits=limits,
+            base="" if arguments.base == "head" else arguments.base,
             accept=tuple(arguments.accept),
             artifacts=tuple(arguments.artifacts),
             origin=parent.chain if parent is not None else (),

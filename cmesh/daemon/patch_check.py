@@ -41,7 +41,7 @@ async def check_patch(found: PatchFile, project: str, directory: str) -> CheckPa
             # A link may have come into `place` since; the root has none, and is read over none.
             if not _is_within(place, seen.repository.root):
                 raise UsageError("`directory` is another one meanwhile", hint="repeat it")
-            return check_view(task_id, seen, found.sha256, len(data), dirty=patch.dirty)
+            return check_view(task_id, seen, found.sha256, len(data), dirty=patch.mixed)
 
     return await asyncio.to_thread(looked)
 

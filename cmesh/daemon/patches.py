@@ -77,6 +77,7 @@ def _told(
         base_commit=made.commit,
         base_tree=made.tree,
         dirty=made.dirty,
+        base=made.base,
         withheld=withheld,
         reason=reason,
     )

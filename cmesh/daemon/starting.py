@@ -108,7 +108,14 @@ class Starting:
             grant.runner.check_directory(spec.directory)
             sandboxes = self._parts.sandboxes
             sandboxes.require_parts(grant.directory, grant.judged, grant.profile)
-            copy = sandboxes.copy(directory, grant.directory, grant.judged, grant.profile)
+            copy = sandboxes.copy(
+                directory,
+                grant.directory,
+                grant.judged,
+                grant.profile,
+                base=spec.base or "head",
+                binds=grant.bind_ignored,
+            )
             spec = replace(spec, directory=copy.place if copy else spec.directory)
             session = followup.place(self._parts, draft.record)
             told = preface_of(spec.profile, draft.record.principal, draft.record.peer)

@@ -229,6 +229,7 @@ def patch_view(task: TaskSnapshot) -> PatchView | None:
         left_out_count=patch.left_out_count,
         base_commit=patch.base_commit,
         dirty=patch.dirty,
+        base=patch.base or "",
         withheld=_code(patch.withheld),
         reason=one_line(patch.reason, 500),
         refused=_NOT_TAKEN if "patch_refused" in task.facts else "",

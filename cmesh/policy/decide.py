@@ -189,6 +189,7 @@ def _allowed_inbound(request: InboundRequest, rule: InboundRule) -> Decision:
         rule=rule.name,
         limits=_narrow(request, rule),
         profile=rule.profile(request.profile) if request.operation in RUN_OPERATIONS else None,
+        bind_ignored=rule.bind_ignored,
         on_revoke=rule.on_revoke,
         reason=f"rule `{rule.name}` {does}",
     )

@@ -12,7 +12,7 @@ from cmesh.policy.mistakes import Location, PolicyError
 from cmesh.policy.profiles import BUILT_IN, NamedProfile, ProfileLimits
 from cmesh.policy.tables import ProfileLimitsTable, ProfileTable
 
-__all__ = ["build_profiles", "named_profile"]
+__all__ = ["build_profiles", "named_profile", "relative_paths"]
 
 
 def build_profiles(tables: Mapping[str, ProfileTable]) -> dict[str, NamedProfile]:
@@ -52,8 +52,8 @@ def _profile(name: str, table: ProfileTable, where: Location) -> NamedProfile:
         expected = "`query` writes nothing; expected no paths, or base `edit` or `build`"
         raise PolicyError((*where, "write"), expected)
     copied = base.base is not Profile.QUERY
-    read = _below(table.read or (), (*where, "read"), copied=copied)
-    write = _below(table.write or (), (*where, "write"), copied=copied)
+    read = relative_paths(table.read or (), (*where, "read"), copied=copied)
+    write = relative_paths(table.write or (), (*where, "write"), copied=copied)
     for index, path in enumerate(write):
         # Compared as if the task's directory were the root of everything.
         if read and not is_at_or_below(f"/{path}", [f"/{item}" for item in read]):
@@ -68,7 +68,7 @@ def _profile(name: str, table: ProfileTable, where: Location) -> NamedProfile:
     )
 
 
-def _below(texts: Sequence[str], where: Location, *, copied: bool) -> tuple[str, ...]:
+def relative_paths(texts: Sequence[str], where: Location, *, copied: bool) -> tuple[str, ...]:
     """Return relative paths in normal form; none may leave the directory, or be of no copy."""
     paths: list[str] = []
     for index, text in enumerate(texts):

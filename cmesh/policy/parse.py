@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from cmesh.model import Profile
 from cmesh.policy.match import normal_path
 from cmesh.policy.mistakes import Location, PolicyError, describe, problems
-from cmesh.policy.narrow import build_profiles, named_profile
+from cmesh.policy.narrow import build_profiles, named_profile, relative_paths
 from cmesh.policy.profiles import NamedProfile
 from cmesh.policy.rules import (
     AGENTS,
@@ -178,6 +178,7 @@ def _inbound_allow(
         accept=tuple(
             _argv(command, (*where, "accept", index)) for index, command in enumerate(table.accept)
         ),
+        bind_ignored=relative_paths(table.bind_ignored, (*where, "bind_ignored"), copied=True),
         approval=table.approval,
         on_revoke=table.on_revoke,
         router=table.router,

@@ -136,6 +136,7 @@ class Decision:
         limits: what the task may use, already narrowed; None when denied and outbound.
         profile: what it runs under, the asked one or the owner's narrower one; None when
             denied, outbound, or not about a run.
+        bind_ignored: folders that git ignores and that it may read beside its copy.
         on_revoke: what becomes of the task when the right is lost while it runs.
         code: empty when allowed or asked; else `policy_denied`, `key_expired` or `busy`.
         reason: one sentence for people.
@@ -147,6 +148,7 @@ class Decision:
     change: str = ""
     limits: Limits | None = None
     profile: NamedProfile | None = None
+    bind_ignored: tuple[str, ...] = ()
     on_revoke: Literal["end", "stay"] = "end"
     code: str = ""
     reason: str = ""

@@ -114,6 +114,8 @@ class InboundRule:
         narrowed: the owner's own; no two profiles of a rule have the same base.
         paths: absolute, normalised, with links resolved; a run may start in or below one.
         accept: acceptance commands that may be asked for, exact argv each.
+        bind_ignored: folders of a task's directory, relative to it, that git ignores; a task of
+            `edit` or `build` may read them beside its copy.
         approval: `ask` lets the request wait for this node's owner.
         on_revoke: what becomes of a running task whose caller loses this right.
         router: the rule also matches nodes that advertise routes, by node id.
@@ -130,6 +132,7 @@ class InboundRule:
     runners: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     accept: tuple[tuple[str, ...], ...] = ()
+    bind_ignored: tuple[str, ...] = ()
     approval: Literal["never", "ask"] = "never"
     on_revoke: Literal["end", "stay"] = "end"
     router: bool = False
@@ -223,6 +226,7 @@ def _fields(rule: InboundRule | OutboundRule) -> dict[str, Any]:
             for name, value in limits.items()
             if value is not None or name not in _LATER_LIMITS
         }
-    if not fields.get("narrowed"):
-        fields.pop("narrowed", None)
+    for later in ("narrowed", "bind_ignored"):
+        if not fields.get(later):
+            fields.pop(later, None)
     return fields

@@ -89,6 +89,7 @@ _ProfileName = Annotated[
     str, TextForm(r"[a-z][a-z0-9-]{0,31}", "lower-case letters, digits and hyphens, at most 32")
 ]
 _PARTS = 32  # of both lists a sandbox holds twice as many, each by a descriptor of its own
+_BOUND = 16  # of `bind_ignored`, each by a descriptor of its own
 _Relative = Annotated[str, Field(min_length=1, max_length=1024)]
 _Host = Annotated[
     str,
@@ -191,6 +192,8 @@ class InboundAllowTable(_Rule):
         default_factory=list[str]
     )
     """Acceptance commands that may be asked for, exact arguments, no shell."""
+    bind_ignored: list[_Relative] = Field(default_factory=list[str], max_length=_BOUND)
+    """Folders of the task's directory that git ignores, such as `node_modules`, that `edit` and `build` may read."""
     approval: Literal["never", "ask"] = "never"
     """`ask` lets each request wait for this node's owner."""
     on_revoke: Literal["end", "stay"] = "end"

@@ -91,6 +91,7 @@ def wire_spec(spec: TaskSpec) -> Spec:
             traceparent=spec.traceparent,
             follows=spec.follows,
             artifacts=spec.artifacts,
+            base=spec.base,
         )
     except ValidationError as error:
         raise LocalProtocolError(f"the task cannot be sent: {_first(error)}") from None
@@ -122,6 +123,7 @@ def spec_from(message: Submit) -> TaskSpec:
         traceparent=wire.traceparent,
         follows=None if wire.follows is None else TaskId(wire.follows),
         artifacts=wire.artifacts,
+        base=wire.base,
     )
     if spec.payload_hash() != message.payload_hash:
         raise RemoteProtocolError("the peer sent a `submit` whose payload hash is wrong")

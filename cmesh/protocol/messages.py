@@ -104,6 +104,8 @@ class Spec(WireMessage):
         follows: makes it a follow-up turn of that task, with a life of its own.
         artifacts: globs of files to hand over. A worker that does not know it refuses the task:
             the payload's hash is another one without.
+        base: what the copy holds, as `cmesh.model.TaskSpec`; a worker that does not know it finds
+            another hash and refuses the task.
     """
 
     runner: Annotated[str, Field(min_length=1, max_length=80)]
@@ -129,6 +131,7 @@ class Spec(WireMessage):
         tuple[Annotated[str, Field(max_length=200)], ...],
         Field(max_length=16, exclude_if=is_unset),
     ] = ()
+    base: Annotated[Literal["", "working-tree"], Field(exclude_if=is_unset)] = ""
 
 
 class Submit(WireMessage):
@@ -236,6 +239,10 @@ class Basis(WireMessage):
     head_hash: HexOrNone = ""
 
 
+CopyBase = Annotated[str, Field(pattern=r"^[a-z-]{1,32}$")]
+"""A word; one that a newer peer has made is kept."""
+
+
 class Patch(WireMessage):
     """What a task changed of its copy of the directory; the bytes come by `artifact`.
 
@@ -250,7 +257,9 @@ class Patch(WireMessage):
         left_out: names that are neither in the copy nor in the patch, likewise.
         base_commit: of the source; empty = it has none, or is no repository of its own.
         base_tree: git's name for the content that was copied.
-        dirty: that content is not the commit's.
+        dirty: the directory was not as its commit.
+        base: what was copied: `head` = the commit, `working-tree` = the directory with its changes;
+            None = an older worker's, always the latter.
         withheld: why the bytes are not given out, or not there: `secret_found`,
             `patch_too_large`, `patch_failed`; empty = they are.
         reason: the same in words.
@@ -271,6 +280,8 @@ class Patch(WireMessage):
     dirty: bool = False
     withheld: CodeOrNone = ""
     reason: Sentence = ""
+    # None where there is none: the signature covers what a worker has said, and no more.
+    base: Annotated[CopyBase | None, Field(exclude_if=is_unset)] = None
 
 
 class ArtifactFile(WireMessage):

@@ -7,6 +7,7 @@ its profile, and never knows who asked for it.
 import asyncio
 import errno
 import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +18,12 @@ from cmesh.errors import PathRefused, SandboxUnavailable
 from cmesh.model import Profile
 from cmesh.policy.profiles import BUILT_IN, NamedProfile, ProfileLimits
 from cmesh.runner.acceptance import Command, record
-from cmesh.runner.copies import Copy, find_git
+from cmesh.runner.copies import Base, Copy, find_git
 from cmesh.runner.launch import Disk, Launch
 from cmesh.runner.programs import Needs
 from cmesh.sandbox.plan import plan, require_fit
 from cmesh.sandbox.probe import find_enforcement
-from cmesh.sandbox.profile import MIB, PROFILES, Parts, SandboxSpec
+from cmesh.sandbox.profile import MIB, PROFILES, Beside, Parts, SandboxSpec, is_below
 from cmesh.sandbox.tier import Accept, Enforcement, require, require_network
 
 __all__ = ["Relay", "Sandboxes", "limits_of", "parts_of"]
@@ -153,11 +154,25 @@ class Sandboxes:
         finally:
             os.close(root)
 
-    def copy(self, task: Path, source: str, judged: Judged, own: NamedProfile) -> Copy | None:
+    def copy(
+        self,
+        task: Path,
+        source: str,
+        judged: Judged,
+        own: NamedProfile,
+        *,
+        base: Base = "head",
+        binds: Sequence[str] = (),
+    ) -> Copy | None:
         """Return the copy that a task works on, in its directory `task`; None = it has none.
 
+        `binds` are what a rule lists of folders that git ignores. Blocks on the disk.
+
         Raises:
-            SandboxUnavailable: it is not known yet what can hold a task here.
+            SandboxUnavailable: it is not known yet what can hold a task here, or that cannot show
+                folders beside a copy.
+            PathRefused: one of them is a link or a file.
+            OSError: the directory is another one now.
         """
         if own.base not in _COPIED:
             return None
@@ -168,6 +183,8 @@ class Sandboxes:
             found=self._known(),
             hidden=self._real_hidden(),
             parts=parts_of(own),
+            base=base,
+            binds=self._binds(source, judged, own, binds),
         )
 
     def moves(self, profile: Profile) -> bool:
@@ -177,6 +194,38 @@ class Sandboxes:
         """
         found = self.found
         return profile in _COPIED and found is not None and not (found.bwrap and found.netns)
+
+    def _binds(
+        self, source: str, judged: Judged, own: NamedProfile, names: Sequence[str]
+    ) -> list[str]:
+        """Return those of the listed folders that are there, and that the profile does not hide."""
+        there: list[str] = []
+        wanted = [name for name in names if not own.read or is_below(name, own.read)]
+        found, hidden = self._known(), self._real_hidden()
+        root = open_judged(judged)
+        try:
+            for name in wanted:
+                try:
+                    fd = open_part(root, name)
+                except OSError as error:
+                    if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+                        continue
+                    why = f"`bind_ignored` lists `{name}`, and in `{source}` {_WHY.get(error.errno or 0, error.strerror)}"
+                    raise PathRefused(why, hint="") from error
+                is_folder = stat.S_ISDIR(os.fstat(fd).st_mode)
+                os.close(fd)
+                if not is_folder:
+                    raise PathRefused(f"`bind_ignored` lists `{name}`, which is a file", hint="")
+                require_fit(f"{source}/{name}", hidden, found)
+                there.append(name)
+        finally:
+            os.close(root)
+        if there and not (found.bwrap and found.netns):
+            raise SandboxUnavailable(
+                "its rule shows ignored folders beside the copy, which needs bubblewrap",
+                hint=found.hint,
+            )
+        return there
 
     def confine(
         self,
@@ -225,6 +274,7 @@ class Sandboxes:
             # A history shows what the parts leave out.
             objects=None if parts.read else objects,
             parts=parts,
+            beside=Beside(judged=copy.judged, names=tuple(copy.binds)) if copy else None,
         )
         found = self._known()
         if relay is not None:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as parsed
@@ -26,6 +27,7 @@ __all__ = [
     "COPY_MOST_BYTES",
     "PATCH_BYTES",
     "PATCH_LIMIT_S",
+    "Base",
     "Changed",
     "Copy",
     "Made",
@@ -54,6 +56,9 @@ _PLACE = "/run/cmesh/objects"
 """Where a task sees the objects of the source: its own name is the copy's."""
 
 
+Base = Literal["head", "working-tree"]
+
+
 @parsed(frozen=True, slots=True, kw_only=True)
 class Made:
     """What a copy was made of.
@@ -61,7 +66,8 @@ class Made:
     Attributes:
         commit: the source's current one; empty = it has none, or is no repository.
         tree: git's name for the content that was copied.
-        dirty: that differs from the commit, by its bytes.
+        dirty: the source differs from the commit, by its bytes.
+        base: `head` = the copy is the commit, `working-tree` = the source as it is.
         left_out: some of the names that were not copied: other repositories, special files.
     """
 
@@ -72,6 +78,7 @@ class Made:
     bytes: int
     left_out: list[str]
     left_out_count: int
+    base: Base = "working-tree"
 
 
 @parsed(frozen=True, slots=True, kw_only=True)
@@ -111,6 +118,9 @@ class Copy:
         found: what holds the task.
         hidden: directories that no task may see.
         parts: what is copied, and has to be there in the end.
+        base: what of the source, where that is a repository with a commit.
+        binds: folders of the source that git ignores and that are shown beside the copy; those
+            that are there.
     """
 
     task: Path
@@ -119,6 +129,8 @@ class Copy:
     found: Enforcement
     hidden: Sequence[str]
     parts: Parts
+    base: Base = "head"
+    binds: Sequence[str] = ()
 
     @property
     def path(self) -> str:
@@ -214,6 +226,8 @@ class Copy:
             "file_bytes": FILE_BYTES,
             "parts": self.parts.read,
             "wanted": (*self.parts.read, *self.parts.write),
+            "from": self.base,
+            "binds": tuple(self.binds),
         }
         argv = [interpreter().program, "-I", "-S", tree.__file__, json.dumps(order)]
         return {

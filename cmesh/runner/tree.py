@@ -14,13 +14,14 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
     from typing import Any
 
     from cmesh.runner.tree_copy import FILE, LINK, PROGRAM, copy_files
     from cmesh.runner.tree_git import Git, Trouble, joined, objects, split
     from cmesh.runner.tree_names import REPOSITORY, Names, complete, fits, is_within
-    from cmesh.runner.tree_source import borrow, init, read_head, write
+    from cmesh.runner.tree_restore import differing, restore
+    from cmesh.runner.tree_source import borrow, init, read_head, tracked, write
 else:
     # A script under `-I`, in a sandbox that shows this directory and not the package's others.
     # Last, so that the modules of the standard library stay what they are.
@@ -28,9 +29,10 @@ else:
     from tree_copy import FILE, LINK, PROGRAM, copy_files
     from tree_git import Git, Trouble, joined, objects, split
     from tree_names import REPOSITORY, Names, complete, fits, is_within
-    from tree_source import borrow, init, read_head, write
+    from tree_restore import differing, restore
+    from tree_source import borrow, init, read_head, tracked, write
 
-__all__ = ["is_telling", "main"]
+__all__ = ["FILE", "LINK", "PROGRAM", "is_telling", "main"]
 
 LISTED, NAME_CHARACTERS = 200, 300
 """Names that an answer lists, each cut to so much; it counts them all."""
@@ -90,6 +92,10 @@ class Tree:
                 self.entries[name] = (mode, "")
             else:
                 self.leave_out(name, before)
+
+    def keep(self, names: "Container[str]") -> None:
+        """Take these names, and no other; what is not there has no entry."""
+        self.entries = {name: entry for name, entry in self.entries.items() if name in names}
 
     def leave_out(self, name: str, before: "tuple[str, str] | None") -> None:
         """Take a name as it was before, if it was."""
@@ -175,10 +181,11 @@ class Tree:
 
 
 def make(order: "Mapping[str, Any]") -> "dict[str, object]":
-    """Copy a directory as it is, without what git ignores, and keep what it was beside it.
+    """Copy a directory without what git ignores, and keep what it was beside it.
 
     Where it is a git repository, the copy is one too: with a git directory of its own, the same
-    commit checked out, and the source's objects read where the order says.
+    commit checked out, and the source's objects read where the order says. It holds that commit,
+    with the changes of what is tracked where the order says so. Without one it holds all files.
     """
     source, copy, base = order["source"], order["copy"], order["base"]
     theirs = os.path.join(source, ".git")
@@ -198,24 +205,47 @@ def make(order: "Mapping[str, Any]") -> "dict[str, object]":
     found = Names(git, source, f"{order['tmp']}/copied", known, parts).find()
     tree.look([*known, *found.taken], known)
     tree.left_out += found.left_out
+    _require_ignored(tree.entries, order.get("binds", ()))
+    # A daemon before this one has ordered no base: then it is the directory.
+    committed = bool(head) and order.get("from") == "head"
+    dirty = bool(head and found.taken)
+    if head and "from" in order:
+        tree.keep(known if committed else {*known, *tracked(order, theirs)})
     size, gone = copy_files(source, tree.entries, copy, order["bytes"], order["files"])
     tree.left_out += gone
-    complete(source, copy, parts, order["wanted"])
     copied = Tree(copy)
     copied.look([*tree.entries], known)
     copied.hash(git, order["tmp"])
+    if committed:
+        changed = differing(known, copied.entries)
+        kept = restore(git, changed, copied.entries, copy, order["bytes"] - size)
+        copied.entries = {**known, **kept}
+        tree.left_out = [name for name in tree.left_out if name not in known]
+        copied.left_out = []
+        dirty = dirty or len(changed) > len(kept)
+    else:
+        dirty = dirty or (bool(head) and copied.entries != known)
+    complete(source, copy, parts, order["wanted"])
     now = copied.store(git)
     if own:
         _check_out(Git(order, own), head, branch)
     return {
         "commit": head,
         "tree": now,
-        "dirty": bool(head) and copied.entries != known,
+        "dirty": dirty,
+        "base": "head" if committed else "working-tree",
         "files": len(copied.entries),
         "bytes": size,
         "left_out": _listed([*tree.left_out, *copied.left_out]),
         "left_out_count": len(tree.left_out) + len(copied.left_out),
     }
+
+
+def _require_ignored(names: "Iterable[str]", binds: "Sequence[str]") -> None:
+    """Refuse to show a folder of the source beside a copy that has it: which one would count?"""
+    if binds and any(is_within(name.rstrip("/"), binds) for name in names):
+        # Not by its name: the owner's list is not the caller's to know.
+        raise Trouble("a folder that its rule lists in `bind_ignored` is not ignored by git")
 
 
 def compare(order: "Mapping[str, Any]") -> "dict[str, object]":

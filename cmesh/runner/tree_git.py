@@ -9,10 +9,11 @@ import errno
 import os
 import stat
 import subprocess
+import tempfile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Generator, Iterable, Mapping
     from typing import Any
 
 __all__ = [
@@ -20,6 +21,9 @@ __all__ = [
 ]  # fmt: skip
 
 COPY_BYTES = 1024 * 1024
+CONTENT_BYTES = 1024 * 1024 * 1024
+"""A longer file is not made of what git has; it is in memory on its way."""
+
 NAMES_BYTES = 64 * 1024 * 1024
 """The names of a tree in all."""
 
@@ -85,6 +89,38 @@ class Git:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             env={**self._env, "GIT_WORK_TREE": tree}, cwd=tree,
         )  # fmt: skip
+
+    def contents(self, oids: "Iterable[str]") -> "Generator[bytes]":
+        """Yield what objects hold, in their order; to be closed.
+
+        Raises:
+            Trouble: one is not there, or has more than `CONTENT_BYTES`.
+        """
+        wanted = [*oids]
+        left = len(wanted)
+        with tempfile.TemporaryFile(dir=self._env["HOME"]) as asked:
+            asked.write("".join(f"{oid}\n" for oid in wanted).encode())
+            asked.seek(0)
+            with subprocess.Popen(  # noqa: S603 - as above
+                [*self._argv, "cat-file", "--batch"],
+                stdin=asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                env=self._env, cwd="/",
+            ) as reader:  # fmt: skip
+                try:
+                    assert reader.stdout is not None
+                    while head := reader.stdout.readline():
+                        oid, kind, *size = head.decode().split()
+                        if kind == "missing":
+                            raise Trouble(f"object {oid} of its commit is not in its repository")
+                        if int(size[0]) > CONTENT_BYTES:
+                            raise Trouble(f"object {oid} has more than {CONTENT_BYTES} bytes")
+                        left -= 1
+                        yield reader.stdout.read(int(size[0]))
+                        reader.stdout.read(1)
+                finally:
+                    reader.kill()
+        if left:
+            raise Trouble("`git cat-file` failed")
 
     def patch(self, old: str, new: str, path: str, limit: int) -> int:
         """Write the difference of two trees into a file; return its length, or more than `limit`."""

@@ -13,11 +13,11 @@ if TYPE_CHECKING or __package__:
     from collections.abc import Mapping
     from typing import Any
 
-    from cmesh.runner.tree_git import COPY_BYTES, NAMES_BYTES, Git, Trouble, read_file
+    from cmesh.runner.tree_git import COPY_BYTES, NAMES_BYTES, Git, Trouble, read_file, split
 else:
-    from tree_git import COPY_BYTES, NAMES_BYTES, Git, Trouble, read_file
+    from tree_git import COPY_BYTES, NAMES_BYTES, Git, Trouble, read_file, split
 
-__all__ = ["borrow", "init", "read_head"]
+__all__ = ["borrow", "init", "read_head", "tracked"]
 
 REF_BYTES = 4096
 
@@ -76,6 +76,19 @@ def read_head(order: "Mapping[str, Any]", theirs: str) -> tuple[str, str, str]:
     with contextlib.suppress(Trouble):  # no branch is checked out
         name = git.run("symbolic-ref", "--quiet", "HEAD").decode().strip()
     return head, name, kind
+
+
+def tracked(order: "Mapping[str, Any]", theirs: str) -> list[str]:
+    """Return the names that a source's index has, which need not be committed.
+
+    Raises:
+        Trouble: nobody here can read that index.
+    """
+    place = f"{order['tmp']}/their-index"
+    _take(f"{theirs}/index", place, NAMES_BYTES)
+    if not os.path.exists(place):
+        return []
+    return split(Git(order, order["base"], place).run("ls-files", "-z"))
 
 
 def _take_table(order: "Mapping[str, Any]", theirs: str, place: str) -> None:

@@ -4,10 +4,11 @@ Source: bwrap(1) of 0.8.0, the oldest release that binds by descriptor.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from cmesh.sandbox.profile import ETC, SYSTEM, SandboxSpec, is_below, views
 
-__all__ = ["arguments"]
+__all__ = ["Numbers", "arguments"]
 
 _NAMESPACES = (
     "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts",
@@ -16,12 +17,27 @@ _NAMESPACES = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """Descriptors that bubblewrap gets.
+
+    Attributes:
+        directory: the task's directory. The path is only where it appears.
+        objects: what the task's copy borrows; there when the spec has it.
+        parts: of the first of `views`; those of the others follow it.
+        beside: of the first folder beside the copy, likewise.
+    """
+
+    directory: int
+    objects: int
+    parts: int
+    beside: int
+
+
 def arguments(
     spec: SandboxSpec,
     *,
-    directory_fd: int,
-    objects_fd: int,
-    parts_fd: int,
+    numbers: Numbers,
     links: Mapping[str, str],
     launcher: Sequence[str],
 ) -> list[str]:
@@ -32,9 +48,7 @@ def arguments(
 
     Args:
         spec: what the task may do.
-        directory_fd: descriptor of the task's directory. The path is only where it appears.
-        objects_fd: descriptor of what the task's copy borrows; there when the spec has it.
-        parts_fd: of the first of `views`; those of the others follow it.
+        numbers: the descriptors that it is started with.
         links: what of the system is a link on this machine, and where it leads.
         launcher: what must be readable until the task's own program starts.
     """
@@ -44,10 +58,12 @@ def arguments(
     argv += ["--proc", "/proc", "--dev", "/dev", "--bind", spec.tmp, "/tmp"]  # noqa: S108 - in there
     for path in (*ETC, *launcher, *(path for path in spec.read if not is_below(path, SYSTEM))):
         argv += _read_only(path)
-    argv += _directory(spec, directory_fd, parts_fd, launcher)
+    argv += _directory(spec, numbers, launcher)
+    for number, path in enumerate(spec.beside.names if spec.beside else (), numbers.beside):
+        argv += ["--ro-bind-fd", str(number), f"{spec.directory}/{path}"]
     shown = [f"{spec.directory}/{path}" for path in spec.parts.read] or [spec.directory]
     if spec.objects is not None:
-        argv += ["--ro-bind-fd", str(objects_fd), spec.objects.place]
+        argv += ["--ro-bind-fd", str(numbers.objects), spec.objects.place]
     for path, target in spec.links:
         if not is_below(path, (*SYSTEM, *spec.read, *shown)):
             argv += ["--symlink", target, path]
@@ -61,9 +77,7 @@ def arguments(
     return [*argv, *empty, "--remount-ro", "/", "--chdir", spec.directory]
 
 
-def _directory(
-    spec: SandboxSpec, directory_fd: int, parts_fd: int, launcher: Sequence[str]
-) -> list[str]:
+def _directory(spec: SandboxSpec, numbers: Numbers, launcher: Sequence[str]) -> list[str]:
     """Return what shows the task's directory: all of it, or an empty one with parts in it."""
     argv: list[str] = []
     if spec.parts.read:
@@ -75,8 +89,8 @@ def _directory(
                 argv += _read_only(path)
     else:
         whole = spec.writes_directory and not spec.parts.write
-        argv += [_bind(writable=whole), str(directory_fd), spec.directory]
-    for number, view in enumerate(views(spec), parts_fd):
+        argv += [_bind(writable=whole), str(numbers.directory), spec.directory]
+    for number, view in enumerate(views(spec), numbers.parts):
         argv += [_bind(writable=view.writable), str(number), f"{spec.directory}/{view.below}"]
     return argv
 

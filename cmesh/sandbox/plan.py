@@ -15,6 +15,7 @@ from cmesh.errors import SandboxUnavailable
 from cmesh.sandbox import bwrap
 from cmesh.sandbox.profile import DEVICES, ETC, SYSTEM, SandboxSpec, is_below, views
 from cmesh.sandbox.start import (
+    BESIDE_FD,
     DIRECTORY_FD,
     OBJECTS_FD,
     OPTIONS_FD,
@@ -108,9 +109,9 @@ def plan(
     needs = (*python.needs, str(_HERE), str(_HERE.parent / "__init__.py"))
     options = bwrap.arguments(
         spec,
-        directory_fd=DIRECTORY_FD,
-        objects_fd=OBJECTS_FD,
-        parts_fd=PARTS_FD,
+        numbers=bwrap.Numbers(
+            directory=DIRECTORY_FD, objects=OBJECTS_FD, parts=PARTS_FD, beside=BESIDE_FD
+        ),
         links=_links(),
         launcher=needs,
     )
@@ -124,6 +125,7 @@ def plan(
         "options": options if outer else [],
         "directory": spec.copy or spec.directory,
         "objects": spec.objects and {"judged": spec.objects.judged, "below": spec.objects.below},
+        "beside": spec.beside and {"judged": spec.beside.judged, "names": spec.beside.names},
         "parts": [view.below for view in views(spec)],
         # What shows parts alone gets no descriptor from which the others could be reached.
         "whole": not (outer and spec.parts.read),
@@ -163,6 +165,7 @@ def _landlock(spec: SandboxSpec, *, outer: bool) -> dict[str, object]:
     write += [directory] if spec.writes_directory and not shown else []
     whole = [] if spec.parts.read else [directory]
     read = [*SYSTEM, *ETC, *spec.read, *whole, *names, "/proc" if outer else "/proc/self"]
+    read += [f"{directory}/{name}" for name in (spec.beside.names if spec.beside else ())]
     if spec.objects is not None:
         read.append(spec.objects.place if outer else f"/proc/self/fd/{OBJECTS_FD}")
     return {

@@ -15,6 +15,7 @@ __all__ = [
     "MIB",
     "PROFILES",
     "SYSTEM",
+    "Beside",
     "Objects",
     "Parts",
     "ProfileData",
@@ -93,6 +94,19 @@ class Objects:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """Folders below a directory that was judged, to read, at the same names in a task's copy.
+
+    Attributes:
+        judged: the directory, as it must still be.
+        names: their paths from there, without links.
+    """
+
+    judged: Judged
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What of a task's directory it may see and write, by paths relative to it, without links.
 
@@ -123,6 +137,7 @@ class SandboxSpec:
         copy: what is shown there instead, a directory of the task's own; empty = itself. Without
             mounts it is the same path.
         objects: what the copy borrows; None = nothing.
+        beside: what is shown in the copy and is not of it, never to be written; None = nothing.
         parts: what of the directory it is about; of a copy, what of the copy.
         own_program: it runs cmesh's own code, which may set modes also where only Landlock holds it.
         writes_directory: it may be changed.
@@ -145,6 +160,7 @@ class SandboxSpec:
     port: int | None = None
     copy: str = ""
     objects: Objects | None = None
+    beside: Beside | None = None
     parts: Parts = Parts()
     own_program: bool = False
     limits: Mapping[str, int] = field(default_factory=dict[str, int])

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
+    "BESIDE_FD",
+    "BESIDE_MOST",
     "DIRECTORY_FD",
     "MARKER_VARIABLE",
     "OBJECTS_FD",
@@ -38,13 +40,16 @@ DIRECTORY_FD, ORDER_FD, REPORT_FD, OPTIONS_FD, OBJECTS_FD, _RELAY_FD = 3, 4, 5, 
 PARTS_FD, PARTS_MOST = 16, 64
 """Of the parts of its directory that are shown or written apart, where there are any."""
 
+BESIDE_FD, BESIDE_MOST = PARTS_FD + PARTS_MOST, 16
+"""Of folders that are shown in its copy and are not of it."""
+
 MARKER_VARIABLE = "CMESH_TASK"
 """By which a task's processes are found; the rest of its environment goes another way."""
 
 REPORT_LIMIT_S = 20.0
 READ_BYTES = 65536
 # Descriptors are moved above this first, so that giving them their numbers overwrites none.
-_ABOVE = PARTS_FD + PARTS_MOST
+_ABOVE = BESIDE_FD + BESIDE_MOST
 _NOT_HELD = "the sandbox did not start"
 
 
@@ -80,6 +85,9 @@ def start(launch: "dict[str, Any]", stdin: int, out: int, err: int) -> int:
             del numbered[DIRECTORY_FD]
         for number, below in enumerate(record.get("parts", ()), PARTS_FD):
             numbered[number] = _kept(opened, _open_part(directory, below))
+        beside = record.get("beside")
+        for number, below in enumerate(beside["names"] if beside else (), BESIDE_FD):
+            numbered[number] = _kept(opened, _open_beside(beside["judged"], below))
         if record.get("objects"):
             numbered[OBJECTS_FD] = _kept(opened, _open_objects(record["objects"]))
         if record["relay"]:
@@ -138,6 +146,14 @@ def _open_part(directory: int, below: str) -> int:
     except OSError as error:
         # Without its name: why a task did not start is told to who asked for it, too.
         raise OSError(error.errno, f"{error.strerror}: a part of its directory") from None
+
+
+def _open_beside(judged: "list[Any]", below: str) -> int:
+    root = open_judged((judged[0], judged[1], judged[2], judged[3]))
+    try:
+        return _open_part(root, below)
+    finally:
+        os.close(root)
 
 
 def _open_objects(objects: "dict[str, Any]") -> int:

@@ -151,6 +151,7 @@ def _(record: TaskRecord, salt: str) -> Row:
             "traceparent": clean(spec.traceparent),
             "follows": spec.follows,
             "artifacts": stored_json(list(spec.artifacts)) if spec.artifacts else None,
+            "base": spec.base or None,
             "thread": record.thread,
             "turn": record.turn,
             "selection": None if chosen is None else stored_json(asdict(chosen)),

@@ -24,6 +24,7 @@ MIGRATIONS: tuple[str, ...] = (
     "selection.sql",
     "artifacts.sql",
     "evidence.sql",
+    "bases.sql",
 )
 """Files of SQL in this folder; the first makes version 1."""
 

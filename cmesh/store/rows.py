@@ -73,6 +73,7 @@ def task_record(row: Row) -> TaskRecord:
         traceparent=row["traceparent"],
         follows=_id(row["follows"]),
         artifacts=tuple(json.loads(row["artifacts"] or "[]")),
+        base=row["base"] or "",
     )
     same = {name: row[name] for name in _SAME}
     return TaskRecord(

@@ -72,6 +72,7 @@ SELECT task_id, direction, peer, peer_id, principal, runner, profile, directory,
   limit_turns, r.output_bytes AS output_bytes, r.profile_enforced AS profile_enforced, events, cancel_wish AS cancel_requested,
   coalesce(thread, task_id) AS thread, coalesce(turn, 1) AS turn, follows,
   coalesce(selection ->> 'group', '') AS group_id, coalesce(selection ->> 'chosen', '') AS chosen,
+  coalesce(base, 'head') AS base,
   CASE WHEN r IS NULL THEN 'none'
     WHEN r.worker_signature <> '' AND caller_signature <> '' THEN 'complete'
     ELSE 'pending' END AS receipt,
@@ -117,6 +118,7 @@ COMMENT ON COLUMN tasks.turn IS 'its place in the conversation, from 1';
 COMMENT ON COLUMN tasks.follows IS 'the turn before; NULL for a first turn';
 COMMENT ON COLUMN tasks.group_id IS 'the group of tasks one call asked of several peers; empty = alone';
 COMMENT ON COLUMN tasks.chosen IS 'how its peer was chosen by `--where`, in words; empty = it was named';
+COMMENT ON COLUMN tasks.base IS 'what a copy was to hold: head = the commit, working-tree = with uncommitted changes';
 COMMENT ON COLUMN tasks.idempotency_key IS 'the caller''s key; empty for in';
 COMMENT ON COLUMN tasks.prompt_bytes IS 'length of the prompt in UTF-8';
 COMMENT ON COLUMN tasks.payload_hash IS 'SHA-256 over all that was asked';

@@ -277,11 +277,12 @@ async def test_what_git_ignores_is_not_shown_to_a_task(
     (place / ".git" / "info" / "exclude").write_text("private\n")
     for name in ("app.env", "private", "other"):
         (place / name).write_text(f"{name}\n")
+    git(place, "update-ref", "-d", "HEAD")  # without a commit all is copied but that
     done = await edit(worker, place, found, "ls -A; cat app.env private")
     assert done.output.split() == [".git", ".gitignore", "note.txt", "other"]
     made = read_made(done.own)
     assert made is not None
-    assert (made.files, made.dirty) == (3, True)
+    assert (made.files, made.commit) == (3, "")
 
 
 async def test_only_this_user_may_enter_a_copy(

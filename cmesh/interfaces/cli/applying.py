@@ -75,7 +75,7 @@ def apply_patch(task_id: str, wish: Wish) -> None:
         output.say("an apply that was cut off here is taken back")
     with tempfile.TemporaryDirectory(prefix="cmesh-patch-") as aside:
         seen = look(Path(aside), data, base, wish.directory, wish.branch)
-        view = check_view(task.task_id, seen, found.sha256, len(data), dirty=found.patch.dirty)
+        view = check_view(task.task_id, seen, found.sha256, len(data), dirty=found.patch.mixed)
         if not wish.as_json:
             _show(view, seen, found)
         if wish.check:

@@ -74,6 +74,13 @@ def delegate(  # noqa: PLR0913 - typer reads the options from the signature
     ] = "",
     runner: RunnerOption = "claude",
     profile: ProfileOption = "query",
+    base: Annotated[
+        str,
+        typer.Option(
+            metavar="head|working-tree",
+            help="What the copy of edit and build holds: the commit, or with uncommitted changes.",
+        ),
+    ] = "head",
     accept: Annotated[
         str,
         typer.Option(
@@ -132,6 +139,7 @@ def delegate(  # noqa: PLR0913 - typer reads the options from the signature
         "prompt": prompt,
         "runner": runner,
         "profile": profile,
+        "base": base,
         "accept": accept_argv(accept),
         "artifacts": artifact,
         "timeout_s": seconds(timeout),

@@ -48,7 +48,7 @@ def save(task_id: str, path: str, *, as_json: bool) -> None:
 def _base(patch: PatchView) -> str:
     """Say what a patch was made against."""
     commit = patch.base_commit[:12] or "a directory without a commit"
-    return f"{commit} with uncommitted changes" if patch.dirty else commit
+    return f"{commit}{patch.dirt}"
 
 
 def patch_facts(view: PatchView | None) -> list[tuple[str, str]]:

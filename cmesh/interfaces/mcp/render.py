@@ -174,6 +174,7 @@ def _patch(patch: PatchView | None, mark: Fence, source: str) -> dict[str, objec
         "bytes": patch.bytes,
         "sha256": patch.sha256,
         "base_commit": patch.base_commit,
+        "base": patch.base,
         "dirty": patch.dirty,
         "withheld": patch.withheld,
         "changed": mark.text("\n".join(patch.changed), source, NAMES_CHARACTERS),

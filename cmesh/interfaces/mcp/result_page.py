@@ -66,8 +66,7 @@ def patch_lines(patch: PatchView | None) -> list[str]:
     if patch is None:
         return []
     base = patch.base_commit[:12] or "no commit"
-    dirty = " with uncommitted changes" if patch.dirty else ""
-    lines = [f"patch: {patch.files} files, {patch.bytes} bytes, base {base}{dirty}"]
+    lines = [f"patch: {patch.files} files, {patch.bytes} bytes, base {base}{patch.dirt}"]
     if patch.flagged_count:
         lines.append(f"flagged: {patch.flagged_count} changed files run or instruct by being there")
     if patch.withheld or patch.refused:

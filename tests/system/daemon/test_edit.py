@@ -28,6 +28,7 @@ SCRIPTS = {
     "change": "echo two >>code; printf 'a\\0b' >new; mkdir .claude; echo {} >.claude/settings.json",
     "odd": "printf 'a\\033[31mred\\n' >\"$(printf 'x\\033[2Jy')\"; echo two >>code",
     "nothing": "true",
+    "look": "cat code node_modules/dep .venv/dep 2>/dev/null || true",
     "leak": f"echo {TOKEN} >config",
     "slow": 'echo one >>code; echo ready; while [ -e code ] && [ ! -e "$TMPDIR/go" ];'
     " do sleep 0.05; done; echo two >>code",
@@ -58,6 +59,7 @@ operations = ["task"]
 profiles = ["query", "edit", "index"]
 runners = [{runners}]
 paths = ["{place}"]
+bind_ignored = ["node_modules"]
 """
 
 
@@ -112,13 +114,14 @@ async def test_the_patch_comes_back_signed_and_the_directory_stays(
 ) -> None:
     laptop, worker, place = machines
     (place / "code").write_text("one\nof today\n")
-    view = await ask(laptop, worker, place, "change")
+    view = await ask(laptop, worker, place, "change", base="working-tree")
     assert (view.state, view.exit_code, view.code) == (TaskState.SUCCEEDED, 0, "")
     assert (place / "code").read_text() == "one\nof today\n"
     assert sorted(path.name for path in place.iterdir()) == [".git", "code"]
     patch = view.patch
     assert patch is not None
     assert (patch.files, patch.dirty, patch.withheld) == (3, True, "")
+    assert patch.base == "working-tree"
     assert patch.base_commit == git(place, "rev-parse", "HEAD")
     assert patch.changed == ["A .claude/settings.json", "M code", "A new"]
     assert patch.flagged == [".claude/settings.json"]
@@ -149,6 +152,42 @@ async def test_the_patch_comes_back_signed_and_the_directory_stays(
     async with laptop.mcp() as agent:
         answer = await agent.call("get_result", task_id=view.task_id, part="patch")
         assert "GIT binary patch" in str(answer)
+
+
+async def test_by_default_the_copy_is_the_commit_and_ignored_folders_are_those_of_the_rule(
+    machines: tuple[Machine, Machine, Path],
+) -> None:
+    laptop, worker, place = machines
+    (place / ".gitignore").write_text("node_modules\n.venv\n")
+    git(place, "add", ".gitignore")
+    git(place, "commit", "--quiet", "--message=ignore")
+    for name in ("node_modules", ".venv"):
+        (place / name).mkdir()
+        (place / name / "dep").write_text(f"{name}\n")
+    (place / "code").write_text("one\nof today\n")
+    done = laptop.cli(
+        "delegate", worker.name, "x", "-C", str(place), "--profile", "edit", "--runner",
+        "command:look",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "one\nnode_modules\n"
+    async with laptop.mcp() as agent:
+        told = await agent.call(
+            "delegate", peer=worker.name, prompt="x", directory=str(place), profile="edit",
+            runner="command:look", base="working-tree", wait_s=WAIT_S,
+        )  # fmt: skip
+        assert "of today" in str(told)
+    refused = laptop.cli(
+        "delegate", worker.name, "x", "-C", str(place), "--profile", "edit", "--base", "index"
+    )
+    assert refused.returncode == 2
+    view = await ask(laptop, worker, place, "change")
+    assert view.patch is not None
+    assert (view.patch.base, view.patch.dirty) == ("head", True)
+    shown = laptop.cli("show", view.task_id).stdout
+    assert f"{git(place, 'rev-parse', 'HEAD')[:12]}, without uncommitted changes there" in shown
+    [[base]] = await laptop.sql(f"SELECT base FROM tasks WHERE task_id = '{view.task_id}'")
+    assert base == "head"
 
 
 async def test_nothing_changed_is_an_empty_patch_and_a_query_has_none(

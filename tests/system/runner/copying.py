@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 from cmesh.beneath import Judged, identity, open_root
 from cmesh.model import Profile, TaskId
@@ -69,11 +70,12 @@ def launch_of(
     found: Enforcement,
     script: str,
     own: NamedProfile = BUILT_IN[Profile.EDIT],
+    **more: object,
 ) -> Launch:
     directory = worker.supervisor.directory(task_id)
     sandboxes = Sandboxes([worker.supervisor.tasks_dir])
     sandboxes.found = found
-    copy = sandboxes.copy(directory, str(place), judge(place), own)
+    copy = sandboxes.copy(directory, str(place), judge(place), own, **cast("Any", more))
     assert copy is not None
     launch = Launch(
         argv=("/bin/sh", "-c", script),
@@ -94,10 +96,15 @@ async def edit(
     *,
     own: NamedProfile = BUILT_IN[Profile.EDIT],
     between: Callable[[], object] | None = None,
+    **more: object,
 ) -> Copied:
-    """Let a script work on a copy of a directory, to its end; `between` planning and start."""
+    """Let a script work on a copy of a directory, to its end; `between` planning and start.
+
+    `more` is of the copy: `base`, `binds`.
+    """
     task_id = new_id()
-    worker.supervisor.prepare(task_id, launch_of(worker, task_id, place, found, script, own))
+    launch = launch_of(worker, task_id, place, found, script, own, **more)
+    worker.supervisor.prepare(task_id, launch)
     if between is not None:
         between()
     await worker.supervisor.spawn(task_id)

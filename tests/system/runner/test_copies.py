@@ -1,5 +1,6 @@
 """A task of `edit` under a real shim: it works on a copy, and what differs is the patch."""
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cmesh.errors import PathRefused
 from cmesh.model import TaskId
 from cmesh.runner.copies import read_changed, read_made
 from cmesh.sandbox.tier import Enforcement
@@ -33,9 +35,10 @@ async def test_the_patch_is_what_the_task_changed_and_the_source_stays(
     head = commit(place)
     (place / "note").write_text("a note\nof today\n")
     script = "pwd; cat note; echo three >>lib/code; rm note; printf 'a\\0b' >new; cat secret"
-    done = await edit(worker, place, found, script)
+    (place / "untracked").touch()
+    done = await edit(worker, place, found, f"{script}; ls", base="working-tree")
     assert (done.exit.verdict, done.exit.compared) == ("exited", "yes")
-    assert done.output == f"{place}\na note\nof today\n"
+    assert done.output == f"{place}\na note\nof today\nlib\nnew\n"
     made, changed = read_made(done.own), read_changed(done.own)
     assert made is not None
     assert changed is not None
@@ -43,13 +46,130 @@ async def test_the_patch_is_what_the_task_changed_and_the_source_stays(
     assert changed.changed == ["M lib/code", "A new", "D note"]
     assert changed.bytes == len(done.patch.encode())
     assert (place / "note").read_text() == "a note\nof today\n"
-    assert git(place, "status", "--porcelain") == "M note"
+    assert git(place, "status", "--porcelain") == "M note\n?? untracked"
     # What a person does with it.
     (place.parent / "patch").write_bytes((done.own / "git" / "patch").read_bytes())
     git(place, "apply", "../patch")
     assert (place / "lib" / "code").read_text() == "one\ntwo\nthree\n"
     assert (place / "new").read_bytes() == b"a\0b"
     assert not (place / "note").exists()
+
+
+async def test_a_copy_is_the_commit_and_a_dirty_source_is_told(
+    worker: Worker, place: Path, found: Enforcement
+) -> None:
+    (place / "run").write_text("#!/bin/sh\n")
+    (place / "run").chmod(0o755)
+    (place / "link").symlink_to("note")
+    head = commit(place)
+    clean = await edit(worker, place, found, "true")
+    made = read_made(clean.own)
+    assert made is not None
+    assert (made.commit, made.dirty, made.base) == (head, False, "head")
+    # Changed, gone, another kind, another mode, new; staged or not.
+    (place / "note").write_text("mine\n")
+    (place / "lib" / "code").unlink()
+    (place / "lib").rmdir()
+    (place / "lib").symlink_to("/etc")
+    (place / "link").unlink()
+    (place / "link").mkdir()
+    (place / "link" / "mine").touch()
+    (place / "run").chmod(0o644)
+    (place / "new").touch()
+    git(place, "add", "new")
+    script = (
+        "git status --porcelain; cat note lib/code link; test -x run && echo runs; echo x >>note"
+    )
+    done = await edit(worker, place, found, script)
+    assert done.output == "a note\none\ntwo\na note\nruns\n", done.exit
+    made, changed = read_made(done.own), read_changed(done.own)
+    assert made is not None
+    assert changed is not None
+    assert (made.commit, made.dirty, made.base, made.left_out) == (head, True, "head", [])
+    assert made.tree == git(place, "rev-parse", "HEAD^{tree}")
+    assert changed.changed == ["M note"]
+
+
+async def test_a_staged_file_is_tracked_and_changes_are_exact(
+    worker: Worker, place: Path, found: Enforcement
+) -> None:
+    commit(place)
+    (place / "staged").write_bytes(b"a\r\n\0")
+    git(place, "add", "staged")
+    (place / "note").unlink()
+    (place / "lib" / "code").chmod(0o755)
+    script = "git status --porcelain; od -c staged | head -1; ls"
+    done = await edit(worker, place, found, script, base="working-tree")
+    assert done.output == (
+        " M lib/code\n D note\n?? staged\n0000000   a  \\r  \\n  \\0\nlib\nstaged\n"
+    )
+    assert done.patch == ""
+
+
+async def test_a_file_of_git_lfs_is_what_the_pointer_names_and_not_dirty(
+    worker: Worker, place: Path, found: Enforcement
+) -> None:
+    content = b"large\n" * 9
+    digest = hashlib.sha256(content).hexdigest()
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize 54\n"
+    for name in ("there", "absent", "other"):
+        (place / name).write_text(pointer)
+    head = commit(place)
+    (place / "there").write_bytes(content)
+    done = await edit(worker, place, found, "head -1 there absent; echo x >>there")
+    made = read_made(done.own)
+    assert made is not None
+    assert (made.commit, made.dirty) == (head, False)
+    assert "==> there <==\nlarge\n" in done.output
+    assert "==> absent <==\nversion https://git-lfs" in done.output
+    assert " large\n+x\n" in done.patch
+    (place / "other").write_bytes(b"mine")
+    done = await edit(worker, place, found, "cat other")
+    made = read_made(done.own)
+    assert made is not None
+    assert (made.dirty, done.output) == (True, pointer)
+
+
+async def test_folders_that_git_ignores_are_shown_where_the_rule_lists_them_and_never_written(
+    worker: Worker, place: Path, found: Enforcement
+) -> None:
+    (place / ".gitignore").write_text("secret\nnode_modules\n.venv\n")
+    commit(place)
+    for name in ("node_modules", "lib/node_modules"):
+        (place / name).mkdir()
+        (place / name / "dep").write_text("a dependency\n")
+    (place / "node_modules" / "out").symlink_to("../secret")
+    script = (
+        "cat node_modules/dep lib/node_modules/dep node_modules/out; ls -A;"
+        " echo x >node_modules/mine; echo x >>node_modules/dep; rm -r node_modules;"
+        " echo x >>note"
+    )
+    binds = ["node_modules", "lib/node_modules", ".venv"]
+    done = await edit(worker, place, found, script, binds=binds)
+    assert done.output.startswith("a dependency\na dependency\n.git\n.gitignore\nlib\n")
+    assert ".venv" not in done.output
+    changed = read_changed(done.own)
+    assert changed is not None
+    assert (changed.changed, changed.left_out) == (["M note"], [])
+    assert sorted(path.name for path in (place / "node_modules").iterdir()) == ["dep", "out"]
+    assert (place / "node_modules" / "dep").read_text() == "a dependency\n"
+    hidden = await edit(worker, place, found, "ls -A lib")
+    assert hidden.output == "code\n"
+
+
+async def test_what_is_no_ignored_folder_is_not_bound(
+    worker: Worker, place: Path, found: Enforcement
+) -> None:
+    commit(place)
+    outside = place.parent / "outside"
+    outside.mkdir()
+    (place / "out").symlink_to(outside)
+    for name, why in (("out", "is a link"), ("note", "is a file")):
+        with pytest.raises((PathRefused, OSError), match=why):
+            await edit(worker, place, found, "true", binds=[name])
+    done = await edit(worker, place, found, "echo ran", binds=["lib"])
+    assert (done.output, done.exit.verdict) == ("", "spawn_failed")
+    assert "not ignored by git" in done.exit.error
 
 
 async def test_where_only_landlock_holds_it_a_task_works_on_its_copy_all_the_same(

@@ -29,7 +29,10 @@ TIER2 = Enforcement(landlock_abi=7, seccomp=True, why="no bwrap", hint="install 
 def options(spec: SandboxSpec, launcher: str = "/py") -> list[str]:
     links = {"/bin": "usr/bin"}
     return bwrap.arguments(
-        spec, directory_fd=3, objects_fd=7, parts_fd=16, links=links, launcher=[launcher]
+        spec,
+        numbers=bwrap.Numbers(directory=3, objects=7, parts=16, beside=80),
+        links=links,
+        launcher=[launcher],
     )
 
 

@@ -1,0 +1,89 @@
+"""Gives a copy what is committed, where its source has something else. Standard library only."""
+
+import contextlib
+import hashlib
+import os
+import re
+
+TYPE_CHECKING = False
+if TYPE_CHECKING or __package__:
+    from collections.abc import Mapping
+
+    from cmesh.runner.tree_copy import LINK, PROGRAM
+    from cmesh.runner.tree_git import Git, Trouble
+    from cmesh.runner.tree_names import REPOSITORY
+else:
+    from tree_copy import LINK, PROGRAM
+    from tree_git import Git, Trouble
+    from tree_names import REPOSITORY
+
+__all__ = ["differing", "restore"]
+
+POINTER_BYTES = 1024
+_POINTER = re.compile(
+    rb"version https://git-lfs\.github\.com/spec/v1\n(?:.+\n)*?oid sha256:([0-9a-f]{64})\n"
+)
+"""What git LFS commits in the place of a file (its spec.md)."""
+
+
+def restore(
+    git: Git,
+    wanted: "Mapping[str, tuple[str, str]]",
+    copied: "Mapping[str, tuple[str, str]]",
+    target: str,
+    most: int,
+) -> "dict[str, tuple[str, str]]":
+    """Give a copy what git has under these names; return those that are kept as they were copied.
+
+    The latter are what git LFS put in the place of the pointers that are committed, unchanged.
+
+    Raises:
+        Trouble: an object is not there, or all have more than `most` bytes.
+    """
+    kept: dict[str, tuple[str, str]] = {}
+    size = 0
+    asked = [oid for _mode, oid in wanted.values()]
+    contents = git.contents(asked)
+    with contextlib.closing(contents):
+        for (name, (mode, _oid)), data in zip(wanted.items(), contents, strict=True):
+            place, before = os.path.join(target, name), copied.get(name)
+            if before and before[0] == mode != LINK and _points_to(data, place):
+                kept[name] = before
+                continue
+            size += len(data)
+            if size > most:
+                raise Trouble(f"its files have more than the {most} bytes of a copy")
+            os.makedirs(os.path.dirname(place), 0o755, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(place)
+            if mode == LINK:
+                os.symlink(data, os.fsencode(place))
+            else:
+                with open(_new(place, mode), "wb") as file:
+                    file.write(data)
+    return kept
+
+
+def _new(place: str, mode: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    return os.open(place, flags, 0o777 if mode == PROGRAM else 0o666)
+
+
+def _points_to(data: bytes, place: str) -> bool:
+    """Say whether `data` is the pointer of git LFS to the file that is there."""
+    found = _POINTER.match(data) if len(data) <= POINTER_BYTES else None
+    if found is None:
+        return False
+    with open(place, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest().encode() == found[1]
+
+
+def differing(
+    known: "Mapping[str, tuple[str, str]]", copied: "Mapping[str, tuple[str, str]]"
+) -> "dict[str, tuple[str, str]]":
+    """Return what is known of the names that were not copied as they are known."""
+    return {
+        name: entry
+        for name, entry in known.items()
+        if entry[0] != REPOSITORY and copied.get(name) != entry
+    }
