@@ -27,6 +27,7 @@ from typing import ClassVar
 __all__ = [
     "AuditBroken",
     "BranchExists",
+    "ChangesRefused",
     "CmeshError",
     "ConfigError",
     "ControlUnreachable",
@@ -273,6 +274,13 @@ class SecretFound(TaskRefused):
     code = "secret_found"
     exit_status = 56
     default_hint = "the worker's owner has it: `cmesh result ID --patch FILE` there"
+
+
+class ChangesRefused(TaskRefused):
+    """Raised when uncommitted changes cannot be sent so that they arrive exactly."""
+
+    code = "changes_refused"
+    default_hint = "commit and push, or delegate without them"
 
 
 class PatchRefused(TaskRefused):

@@ -14,6 +14,7 @@ from typing import Literal, NewType
 __all__ = [
     "NEVER_RAN",
     "TERMINAL",
+    "Changes",
     "DayUse",
     "Direction",
     "Event",
@@ -170,6 +171,21 @@ class DayUse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """Uncommitted changes that travel with a task: a binary patch, sent apart from it.
+
+    Attributes:
+        commit: full id of what they are made on.
+        sha256: of the patch, in hex.
+        bytes: its length; 0 = nothing differs from the commit.
+    """
+
+    commit: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec:
     """What a caller asks for. Its hash is bound to the task id on the worker.
 
@@ -185,6 +201,7 @@ class TaskSpec:
         artifacts: globs of files to hand over when it has ended; empty = none.
         base: what a copy of the directory holds, where that is a repository with a commit: empty
             = that commit, `working-tree` = with the changes of what is tracked.
+        changes: of the caller, that the copy holds instead; None = none.
     """
 
     task_id: TaskId
@@ -200,18 +217,21 @@ class TaskSpec:
     follows: TaskId | None = None
     artifacts: tuple[str, ...] = ()
     base: Literal["", "working-tree"] = ""
+    changes: Changes | None = None
 
     def payload_hash(self) -> str:
         """Return the SHA-256 (hex) over the canonical JSON of every field.
 
-        Without `follows`, `base` and limits of turns and tokens where they say nothing: they came later. Equal values hash alike in any form: 5 and 5.0 dollars, a moment in any time zone.
+        Without `follows`, `base`, `changes` and limits of turns and tokens where they say nothing: they came later. Equal values hash alike in any form: 5 and 5.0 dollars, a moment in any time zone.
         """
         cost = self.limits.cost_usd
         values = _shallow(self) | {
             "limits": _limits(self.limits) | {"cost_usd": None if cost is None else float(cost)},
             "not_after": self.not_after.astimezone(UTC).isoformat(),
         }
-        for later in ("follows", "artifacts", "base"):
+        if self.changes is not None:
+            values["changes"] = _shallow(self.changes)
+        for later in ("follows", "artifacts", "base", "changes"):
             if not values[later]:
                 del values[later]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -320,6 +340,6 @@ def _limits(limits: Limits) -> dict[str, object]:
     }
 
 
-def _shallow(value: "TaskSpec | Limits") -> dict[str, object]:
+def _shallow(value: "TaskSpec | Limits | Changes") -> dict[str, object]:
     """Return the fields as they are; `dataclasses.asdict` would copy each one deeply."""
     return {item.name: getattr(value, item.name) for item in fields(value)}

@@ -176,6 +176,7 @@ def task_request(
         reports=frozenset(REPORTS),
         chain=spec.origin,
         self_id=parts.self_id(),
+        takes_changes=spec.changes is not None,
     )
 
 

@@ -125,18 +125,24 @@ class PatchView(View):
     @property
     def dirt(self) -> str:
         """Return what there is to say of uncommitted changes in the worker's directory."""
+        if self.base == "changes":
+            return " with the changes that its caller sent"
         if not self.dirty:
             return ""
         return " with uncommitted changes" if self.mixed else ", without uncommitted changes there"
 
 
 class PatchFile(View):
-    """The bytes of a task's patch as base64, exactly as its worker signed them."""
+    """The bytes of a task's patch as base64, exactly as its worker signed them.
+
+    `sent`: the changes that travelled with the task, likewise; the patch is made on them.
+    """
 
     task_id: str
     sha256: str
     data: str
     patch: PatchView
+    sent: str = ""
 
 
 class LimitsView(View):

@@ -135,6 +135,14 @@ class DelegateArguments(Arguments):
         description="what the copy of edit and build holds: the directory's commit, or with its "
         "uncommitted changes of tracked files",
     )
+    with_changes: bool = Field(
+        default=False,
+        description="send this project's uncommitted changes along: the copy of edit and build is "
+        "your commit with them, and the patch fits your tree",
+    )
+    untracked: bool = Field(
+        default=False, description="with with_changes: files that git does not track, too"
+    )
     accept: list[str] = Field(default_factory=list[str], max_length=64)
     artifacts: list[str] = Field(
         default_factory=list[str],

@@ -42,6 +42,7 @@ def same_task(spec: TaskSpec, arguments: DelegateArguments) -> bool:
         and spec.accept == tuple(arguments.accept)
         and spec.artifacts == tuple(arguments.artifacts)
         and (spec.base or "head") == arguments.base
+        and (spec.changes is not None) == arguments.with_changes
     )
 
 

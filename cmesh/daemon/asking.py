@@ -16,6 +16,7 @@ from cmesh.daemon.advice import needed_there
 from cmesh.daemon.answers import TaskView
 from cmesh.daemon.arguments import Context, DelegateArguments, ReplyArguments
 from cmesh.daemon.asked import decision_record, same_as, start_within
+from cmesh.daemon.carry import Carried, carried_by
 from cmesh.daemon.chains import PARENT_ENDED, Parent, Turn, handed_on, told_to_a_task
 from cmesh.daemon.choosing import Candidate, candidates, chosen_one
 from cmesh.daemon.core import Daemon
@@ -86,7 +87,11 @@ class Asking:
         retried = await self._retried(arguments, named)
         if retried is not None:
             return await self._waited(context, retried, until)
-        twin = await self.twin(context, arguments, named)
+        redactor = self._daemon.secrets.redactor()
+        carried = await carried_by(
+            self._daemon.store, redactor, context, arguments, own=turn is not None
+        )
+        twin = await self.twin(context, arguments, named, carried)
         if twin is not None:
             view = await self._waited(context, twin, until)
             return view.model_copy(update={"duplicate_of": twin})
@@ -98,9 +103,12 @@ class Asking:
             selection = Selection(where=tuple(arguments.where), chosen=choice.words)
         try:
             if turn is None:
-                record = self._record(context, self._spec(arguments), peer, arguments)
+                spec = replace(self._spec(arguments), changes=carried.changes if carried else None)
+                record = self._record(context, spec, peer, arguments)
                 record = replace(record, selection=selection)
-                await self._commit(context, record, peer)
+                # All of the repository's changes go out, so policy is asked about its top.
+                asks = context.model_copy(update={"project": carried.root}) if carried else context
+                await self._commit(asks, record, peer)
             else:
                 # INVARIANT: a call that is cut off leaves no orphan, and ends no turn early.
                 handing_on = self._hand_on(context, arguments, peer, turn)
@@ -152,7 +160,11 @@ class Asking:
         return found, ", ".join(f"`{term.text}`" for term in terms)
 
     async def twin(
-        self, context: Context, arguments: DelegateArguments, peer: Peer | None
+        self,
+        context: Context,
+        arguments: DelegateArguments,
+        peer: Peer | None,
+        carried: Carried | None = None,
     ) -> TaskId | None:
         """Return a task of the session that this call repeats: unfinished, or its end untold."""
         # A key that a client made is its word that this is a task of its own; one derived
@@ -163,10 +175,11 @@ class Asking:
         if arguments.new or own_key:
             return None
         now = self._daemon.settings.clock.now()
+        changes = carried.changes if carried else None
         return await self._daemon.twins.find(
             context.session,
             arguments.prompt,
-            lambda record: same_as(record, arguments, peer),
+            lambda record: same_as(record, arguments, peer) and record.spec.changes == changes,
             now,
         )
 
@@ -328,7 +341,7 @@ class Asking:
             runner=spec.runner,
             project=os.path.realpath(context.project) if context.project else "",
             prompt_bytes=len(spec.prompt.encode()),
-            sends_changes=False,
+            sends_changes=spec.changes is not None,
             chain=spec.origin,
             self_id=self._daemon.self_id(),
         )

@@ -278,8 +278,9 @@ class Daemon:
             link.post(Failure(code="not_served", reason=reason, about=about))
 
     def take_chunk(self, link: Link, chunk: Chunk) -> None:
-        """Take a piece of an output."""
-        self.caller.take_chunk(link, chunk)
+        """Take a piece of an output, or of what a caller sends."""
+        if not self.worker.take_chunk(link, chunk):
+            self.caller.take_chunk(link, chunk)
 
     def _parts(self, tasks_dir: Path) -> Parts:
         return Parts(

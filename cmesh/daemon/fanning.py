@@ -156,6 +156,10 @@ class FanOut:
                 "name the peers, or say what they must be like; not both",
                 hint="`peers`, or `where` such as `os=linux`, `docker`",
             )
+        if arguments.with_changes or arguments.untracked:
+            raise UsageError(
+                "uncommitted changes go to one peer at a time", hint="delegate to each by itself"
+            )
         if arguments.where:
             found, asked = await self._asking.judged(context, arguments)
             queue = arguments.if_offline == "queue"

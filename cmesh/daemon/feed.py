@@ -76,11 +76,8 @@ class Feeds:
             LinkError: the link ended.
         """
         task = await self._parts.store.task(TaskId(message.task_id))
-        # What this node fetched from a worker of its own is not kept for anybody else.
-        mine = task is not None and task.record.direction is Direction.IN
         peer_id = link.identity.node_id
-        result = task.result if task and mine and task.record.peer_id == peer_id else None
-        total = _size(result, message.sha256) if result else None
+        total = _given(task, message.sha256) if task and task.record.peer_id == peer_id else None
         if total is None:
             reason = "no such output of yours is kept here"
             link.post(Failure(code="task_not_found", reason=reason, about=message.task_id))
@@ -167,6 +164,16 @@ class Feeds:
                 del self._feeds[link]
         with contextlib.suppress(asyncio.CancelledError):
             done.exception()
+
+
+def _given(task: TaskSnapshot, sha256: str) -> int | None:
+    """Return the length of what the peer of a task may fetch under this hash; None = nothing."""
+    if task.record.direction is Direction.OUT:
+        # What this node fetched from a worker of its own is not kept for anybody else.
+        changes = task.record.spec.changes
+        sent = changes is not None and changes.sha256 == sha256 and not task.terminal
+        return changes.bytes if changes and sent else None
+    return _size(task.result, sha256) if task.result else None
 
 
 def _size(result: Result, sha256: str) -> int | None:

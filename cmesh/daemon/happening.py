@@ -41,9 +41,11 @@ class Place:
     Attributes:
         take: True when the task has a place now.
         leave: gives the place, or the turn in the queue, back.
+        ready: True when all that its caller sends apart from it is here; asks for it otherwise.
         readmit: decides anew whether a task may run.
     """
 
     take: Callable[[TaskId], bool]
     leave: Callable[[TaskId], None]
+    ready: Callable[[TaskRecord], bool]
     readmit: Callable[[TaskSnapshot], Awaitable[Admission]]

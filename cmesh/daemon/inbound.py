@@ -232,6 +232,14 @@ class Inbound:
             late = Happening(event=Expired(), code="expired", reason=TOO_LATE)
             self._write(self._step(late, draft), draft, late)
             return
+        if draft.record.spec.changes is not None:
+            # INVARIANT: asked for only once its row is committed, and started only once it is here.
+            if base is None:
+                self.look()
+                return
+            if not self._place.ready(draft.record):
+                self._place.leave(self.task_id)
+                return
         step = table.worker(Slot(), self._facts(draft))
         if step.next == ACCEPTED:
             # It waits for its caller's word, so it must not stand first in the queue.

@@ -8,12 +8,13 @@ from cmesh.daemon.admission import Admission, Count, admit
 from cmesh.daemon.deadlines import Deadlines
 from cmesh.daemon.happening import Place
 from cmesh.daemon.inbound import Inbound
+from cmesh.daemon.incoming import Incoming
 from cmesh.daemon.parts import Parts
 from cmesh.daemon.places import Places, Room
 from cmesh.errors import IdentityUnknown, UnknownPeer
 from cmesh.model import DayUse, Identity, Limits, NodeId, TaskId, TaskSpec
 from cmesh.protocol.facts import STARTED
-from cmesh.store.records import TaskSnapshot
+from cmesh.store.records import TaskRecord, TaskSnapshot
 
 __all__ = ["Inbounds"]
 
@@ -25,6 +26,7 @@ class Inbounds:
         tasks: by id.
         places: who runs and who waits.
         deadlines: by when each must have been started.
+        incoming: what their callers send apart from them.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -34,7 +36,10 @@ class Inbounds:
         self._parts = parts
         self._owner: dict[TaskId, NodeId] = {}
         self._of: dict[NodeId, dict[TaskId, None]] = {}
-        self._place = Place(take=self._take, leave=self._leave, readmit=self.readmit)
+        self._place = Place(
+            take=self._take, leave=self._leave, ready=self._ready, readmit=self.readmit
+        )
+        self.incoming = Incoming(parts)
         self._closed = False
         self._held: dict[TaskId, tuple[NodeId, Limits]] = {}
         self._budgets = asyncio.Lock()
@@ -111,6 +116,7 @@ class Inbounds:
             of_peer.pop(task_id, None)
             if not of_peer:
                 del self._of[peer_id]
+        self.incoming.drop(task_id)
         # A row that could not be committed may have taken a place already.
         self._leave(task_id)
 
@@ -169,6 +175,9 @@ class Inbounds:
     def _take(self, task_id: TaskId) -> bool:
         """Give a place to a task when it is its turn; otherwise it waits for one."""
         return self.places.take(task_id, self._owner[task_id], self._room())
+
+    def _ready(self, record: TaskRecord) -> bool:
+        return self.incoming.ready(record)
 
     def _leave(self, task_id: TaskId) -> None:
         if self.places.leave(task_id):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cmesh.daemon.answers import View
+from cmesh.daemon.answers import PatchView, View
 from cmesh.patch.look import Look
 
 __all__ = ["AppliedView", "CheckPatchView", "ObjectionView", "check_view"]
@@ -34,7 +34,7 @@ class CheckPatchView(View):
     `base_relation`: how the current commit stands to the patch's base: `same`, `ahead` by `ahead`
     commits, `behind` by `behind`, `diverged`, `missing` = the base is not here, `unknown` = the
     patch names none or nothing is committed here. `dirty_base`: the worker's directory had
-    uncommitted changes. `changed`: some of `files` paths, each after a letter (A, D, M, T);
+    uncommitted changes. `sent_base`: it is made on those that were sent with the task. `changed`: some of `files` paths, each after a letter (A, D, M, T);
     empty while an objection keeps that from being found out. `flagged`: those that run or
     instruct by being there, as judged here. `collisions`: new names that some systems take
     for another.
@@ -50,6 +50,7 @@ class CheckPatchView(View):
     ahead: int = 0
     behind: int = 0
     dirty_base: bool = False
+    sent_base: bool = False
     sha256: str = ""
     bytes: int = 0
     files: int = 0
@@ -69,8 +70,10 @@ class AppliedView(CheckPatchView):
     commit: str = ""
 
 
-def check_view(task_id: str, seen: Look, sha256: str, size: int, *, dirty: bool) -> CheckPatchView:
-    """Return a look as an answer; `dirty` and the digest are what the task's result says."""
+def check_view(
+    task_id: str, seen: Look, sha256: str, size: int, *, patch: PatchView
+) -> CheckPatchView:
+    """Return a look as an answer; `patch` and the digest are what the task's result says."""
     base = seen.base
     return CheckPatchView(
         task_id=task_id,
@@ -91,7 +94,8 @@ def check_view(task_id: str, seen: Look, sha256: str, size: int, *, dirty: bool)
         head=base.head,
         ahead=base.ahead,
         behind=base.behind,
-        dirty_base=dirty,
+        dirty_base=patch.mixed,
+        sent_base=patch.base == "changes",
         sha256=sha256,
         bytes=size,
         files=len(seen.numbers),

@@ -37,11 +37,12 @@ async def check_patch(found: PatchFile, project: str, directory: str) -> CheckPa
     def looked() -> CheckPatchView:
         data = base64.b64decode(found.data)
         with tempfile.TemporaryDirectory(prefix="cmesh-patch-") as aside:
-            seen = look(Path(aside), data, patch.base_commit, place)
+            sent = base64.b64decode(found.sent) if patch.base == "changes" else None
+            seen = look(Path(aside), data, patch.base_commit, place, sent=sent)
             # A link may have come into `place` since; the root has none, and is read over none.
             if not _is_within(place, seen.repository.root):
                 raise UsageError("`directory` is another one meanwhile", hint="repeat it")
-            return check_view(task_id, seen, found.sha256, len(data), dirty=patch.mixed)
+            return check_view(task_id, seen, found.sha256, len(data), patch=patch)
 
     return await asyncio.to_thread(looked)
 

@@ -28,8 +28,10 @@ from cmesh.keys import verify
 from cmesh.link.link import Link
 from cmesh.link.tailnet import GOING_AWAY
 from cmesh.model import NodeId, TaskId, TaskSpec
+from cmesh.protocol.codec import Chunk
 from cmesh.protocol.convert import outcome_from, spec_from
 from cmesh.protocol.happenings import Connected, GotCancel, GotResultAck, GotSubmit, GotWanted
+from cmesh.protocol.link_messages import Failure
 from cmesh.protocol.messages import (
     Artifact,
     Cancel,
@@ -94,7 +96,38 @@ class Requests:
     def disconnected(self, link: Link) -> None:
         """A link ended; its subscriptions end with it."""
         self._feeds.drop(link)
+        self._inbounds.incoming.relinked(link.identity.node_id)
         self._gates.pop(link.identity.node_id, None)  # who waits at it keeps it
+
+    def take_chunk(self, link: Link, chunk: Chunk) -> bool:
+        """Take a piece of what a caller sends; False when it is none."""
+        if not self._inbounds.incoming.expects(chunk.task_id, link.identity.node_id):
+            return False
+        work = partial(self._stored, link, partial(self._sent, chunk))
+        self._turns.add(f"changes {chunk.task_id}", link, work)
+        return True
+
+    async def _sent(self, chunk: Chunk) -> None:
+        inbound = self._inbounds.tasks.get(chunk.task_id)
+        try:
+            if await self._inbounds.incoming.take(chunk) and inbound is not None:
+                inbound.look()
+        except RemoteProtocolError as error:
+            if inbound is not None:
+                why = f"the changes its caller sent were not taken: {error.message}"
+                inbound.tell(Happening(event=GotCancel("user"), code=error.code, reason=why))
+            raise
+
+    def _not_sent(self, link: Link, message: Failure) -> bool:
+        """Take a refusal to send what was announced; False when it is about something else."""
+        task_id = TaskId(message.about)
+        if not self._inbounds.incoming.expects(task_id, link.identity.node_id):
+            return False
+        why = "its caller does not send the changes that it announced"
+        inbound = self._inbounds.tasks.get(task_id)
+        if inbound is not None:
+            inbound.tell(Happening(event=GotCancel("user"), code=message.code, reason=why))
+        return True
 
     def forget(self) -> None:
         """Drop what is known of the rates of peers that ask nothing."""
@@ -120,6 +153,8 @@ class Requests:
                 output = partial(self._output, link, message)
                 self._turns.add(f"artifact {message.task_id}", link, output)
                 return True
+            case Failure():
+                return self._not_sent(link, message)
             case _:
                 return False
         self._turns.add(message.task_id, link, partial(self._stored, link, work))

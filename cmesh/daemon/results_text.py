@@ -13,6 +13,7 @@ from cmesh.daemon.verdict import verdict
 from cmesh.daemon.views import artifact_views, evidence_view, patch_view, state_of
 from cmesh.errors import SecretFound, TaskRefused
 from cmesh.model import Direction, Result
+from cmesh.protocol.messages import CHANGES_BYTES
 from cmesh.redact import Redactor
 from cmesh.runner.copies import PATCH_BYTES
 from cmesh.store.records import TaskSnapshot
@@ -101,7 +102,16 @@ async def read_patch(store: Store, task: TaskSnapshot) -> PatchFile:
     view = _there(store, task)
     data = await store.read_blob(view.sha256, 0, PATCH_BYTES) if view.sha256 else b""
     text = (await asyncio.to_thread(base64.b64encode, data)).decode()
-    return PatchFile(task_id=task.record.task_id, sha256=view.sha256, data=text, patch=view)
+    changes, sent = task.record.spec.changes, b""
+    if changes is not None and store.blob_path(changes.sha256) is not None:
+        sent = await store.read_blob(changes.sha256, 0, CHANGES_BYTES)
+    return PatchFile(
+        task_id=task.record.task_id,
+        sha256=view.sha256,
+        data=text,
+        patch=view,
+        sent=(await asyncio.to_thread(base64.b64encode, sent)).decode(),
+    )
 
 
 async def read_artifact(

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -24,7 +25,7 @@ from cmesh.model import Profile, TaskId
 from cmesh.protocol.happenings import GotCancel
 from cmesh.runner.acceptance import Command
 from cmesh.runner.confine import Relay
-from cmesh.runner.copies import Copy
+from cmesh.runner.copies import Copy, changes_path
 from cmesh.runner.launch import Launch
 from cmesh.runner.meter import note_terms
 from cmesh.runner.preface import preface_of
@@ -113,7 +114,7 @@ class Starting:
                 grant.directory,
                 grant.judged,
                 grant.profile,
-                base=spec.base or "head",
+                base=spec.changes or spec.base or "head",
                 binds=grant.bind_ignored,
             )
             spec = replace(spec, directory=copy.place if copy else spec.directory)
@@ -125,6 +126,11 @@ class Starting:
             if spec.accept:
                 accept = self._parts.runners().acceptance(spec.accept, grant.directory)
             launch = self._confine(launch, grant, copy, accept)
+            if copy is not None and spec.changes is not None:
+                sent = self._parts.store.blob_path(spec.changes.sha256)
+                if sent is None:
+                    raise RunnerError("the changes that its caller sent are not here any more")
+                await asyncio.to_thread(shutil.copyfile, sent, changes_path(directory))
             supervisor.prepare(self.task_id, launch)
             note_parser(directory, grant.runner.manifest.parser)
             note_terms(directory, grant.limits, _own(grant), await self._cost_before(draft.record))

@@ -18,6 +18,7 @@ from cmesh.daemon.requests import Requests
 from cmesh.errors import PolicyDenied
 from cmesh.link.link import Link
 from cmesh.model import Direction, NodeId, TaskId
+from cmesh.protocol.codec import Chunk
 from cmesh.protocol.facts import INTENT, STARTED, UNSTARTED
 from cmesh.protocol.fields import UNACKNOWLEDGED_MOST
 from cmesh.protocol.happenings import (
@@ -119,6 +120,7 @@ class Worker:
     def connected(self, link: Link) -> None:
         """A link to a peer opened."""
         peer_id = link.identity.node_id
+        self._inbounds.incoming.relinked(peer_id)
         for task_id in self._inbounds.of(peer_id):
             inbound = self._inbounds.tasks[task_id]
             inbound.asked = False
@@ -131,6 +133,10 @@ class Worker:
     def take(self, link: Link, message: Message) -> bool:
         """Take a message; False when it is not the worker's."""
         return self._requests.take(link, message)
+
+    def take_chunk(self, link: Link, chunk: Chunk) -> bool:
+        """Take a piece of what a caller sends; False when it is none."""
+        return self._requests.take_chunk(link, chunk)
 
     async def approve(self, task: TaskSnapshot, *, yes: bool, reason: str) -> None:
         """Let a waiting task run, or refuse it: the owner's word.

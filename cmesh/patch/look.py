@@ -31,6 +31,7 @@ from cmesh.patch.judge import (
     name_trouble,
 )
 from cmesh.patch.repository import Found, Repository
+from cmesh.patch.sent import sent_entries
 from cmesh.patch.trial import Trial, Tried
 
 __all__ = ["Look", "look"]
@@ -53,6 +54,7 @@ class Look:
         found: what is under its paths now, for the work tree.
         trial: has the new contents.
         tree: the tree of the commit, for a branch.
+        sent: what the paths held that were sent with the task; None = it was not there.
     """
 
     repository: Repository
@@ -65,6 +67,7 @@ class Look:
     found: Mapping[str, Found] = field(default_factory=dict[str, Found])
     trial: Trial | None = None
     tree: str = ""
+    sent: Mapping[str, Entry | None] = field(default_factory=dict[str, Entry | None])
 
     @property
     def applies(self) -> bool:
@@ -72,7 +75,14 @@ class Look:
         return not self.objections
 
 
-def look(place: Path, patch: bytes, commit: str, directory: str, branch: str = "") -> Look:
+def look(
+    place: Path,
+    patch: bytes,
+    commit: str,
+    directory: str,
+    branch: str = "",
+    sent: bytes | None = None,
+) -> Look:
     """Try a patch against the repository that `directory` is in. Blocks.
 
     Args:
@@ -82,6 +92,7 @@ def look(place: Path, patch: bytes, commit: str, directory: str, branch: str = "
             paths are below `directory` itself.
         directory: any in the work tree.
         branch: the branch it would be committed on, at its base; empty = the work tree.
+        sent: the changes on that commit that it is made of, which the tree has; None = none.
 
     Raises:
         UsageError: there is no such directory.
@@ -101,10 +112,12 @@ def look(place: Path, patch: bytes, commit: str, directory: str, branch: str = "
     except PatchRefused as error:
         return _against(seen, error)
     seen = replace(seen, numbers=numbers, trial=trial)
-    objections = [*_names(numbers), *_wrong_base(seen.base, branch)]
+    objections = [*_names(numbers), *_wrong_base(seen.base, branch, sent=sent is not None)]
     if objections:
         return replace(seen, objections=objections)
     try:
+        if sent is not None:
+            seen = replace(seen, sent=sent_entries(place / "sent", sent, commit, repository))
         return _on_branch(seen, trial, branch) if branch else _in_tree(seen, trial)
     except PatchRefused as error:
         return _against(seen, error)
@@ -130,10 +143,13 @@ def _names(numbers: Sequence[Numbers]) -> list[Objection]:
     return [_objection(PatchRefused("it has paths that no patch may have"), bad)] if bad else []
 
 
-def _wrong_base(base: Base, branch: str) -> list[Objection]:
+def _wrong_base(base: Base, branch: str, *, sent: bool) -> list[Objection]:
     if base.relation == "missing":
         short = base.commit[:SHOWN_ID]
         return [_objection(WrongBase(f"the base commit {short} is not in this repository"))]
+    if branch and sent:
+        why = "it was made of uncommitted changes, which no branch has"
+        return [_objection(WrongBase(why, hint="apply it to the work tree, without --branch"))]
     if branch and not base.commit:
         why = "it was made of a directory without a commit: there is none to begin a branch at"
         return [_objection(WrongBase(why, hint="apply it to the work tree, without --branch"))]
@@ -157,6 +173,9 @@ def _in_tree(seen: Look, trial: Trial) -> Look:
         return _against(seen, PatchApplied("the patch is in this tree already"))
     index, head = repository.tracked, repository.tree(repository.head)
     changed = dirty(seeds, index, head, repository.modified() if _differ(seeds, index) else ())
+    # What was sent is what the patch is made on: only what has changed since is in its way.
+    sent = seen.sent
+    changed = [name for name in changed if name not in sent or sent[name] != seeds[name]]
     if changed:
         # Without a base there is no commit to begin a branch at.
         hint = DirtyTree.default_hint if seen.base.commit else "commit these changes, then repeat"
@@ -174,7 +193,7 @@ def _differ(seeds: Mapping[str, Entry | None], index: Mapping[str, Entry]) -> bo
 def _is_base(seen: Look, seeds: Mapping[str, Entry | None]) -> bool:
     """Say whether the touched paths are as the patch's base commit has them."""
     commit = seen.base.commit
-    base = seen.repository.tree(commit)
+    base = {**seen.repository.tree(commit), **seen.sent}
     return bool(commit) and all(base.get(name) == entry for name, entry in seeds.items())
 
 

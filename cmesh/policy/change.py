@@ -181,6 +181,7 @@ def _new_inbound(request: InboundRequest, names: frozenset[str]) -> list[str]:
             _list("runners", [request.runner]),
             _list("paths", [normal_path(request.directory) or ""]),
         ]
+    lines += ["take_changes = true"] * request.takes_changes
     if request.accept:
         lines.append(_list("accept", [shlex.join(request.accept)]))
     lines += ["shared = true"] * identity.shared + ["router = true"] * identity.router

@@ -137,6 +137,8 @@ def _run(request: InboundRequest, rule: InboundRule) -> list[Failed]:
         failed.append(_failed(rule.name, "runner", rule.runners, request.runner))
     if not is_at_or_below(request.directory, rule.paths):
         failed.append(_failed(rule.name, "path", rule.paths, request.directory))
+    if request.takes_changes and not rule.take_changes:
+        failed.append(_failed(rule.name, "take_changes", ("no changes of the caller",), "changes"))
     asks = request.accept or request.operation is Operation.ACCEPT
     if asks and request.accept not in rule.accept:
         wanted = tuple(shlex.join(argv) for argv in rule.accept)

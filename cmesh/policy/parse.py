@@ -179,6 +179,7 @@ def _inbound_allow(
             _argv(command, (*where, "accept", index)) for index, command in enumerate(table.accept)
         ),
         bind_ignored=relative_paths(table.bind_ignored, (*where, "bind_ignored"), copied=True),
+        take_changes=table.take_changes,
         approval=table.approval,
         on_revoke=table.on_revoke,
         router=table.router,

@@ -37,6 +37,7 @@ class InboundRequest:
             its last element.
         self_id: this node.
         artifacts: it also asks for files, which takes that operation as well.
+        takes_changes: uncommitted changes of the caller come along.
     """
 
     identity: Identity
@@ -53,6 +54,7 @@ class InboundRequest:
     reports_cost: bool
     chain: tuple[NodeId, ...]
     self_id: NodeId
+    takes_changes: bool = False
     turns: int | None = None
     tokens: int | None = None
     reports: frozenset[str] = frozenset()
@@ -113,7 +115,7 @@ class Failed:
         rule: the rule it belongs to; empty = it holds for all rules.
         condition: `peer`, `router`, `shared`, `operation`, `profile`, `consent`, `runner`,
             `path`, `accept`, `grant`, `delegate`, `concurrent`, `per_day`, `cost_usd`, `turns`,
-            `tokens`, `cost_usd_per_day`, `tokens_per_day`, `runtime_per_day`, `repo`, `send_changes`, `prompt_bytes`; without a rule `key`, `chain`, `held`; of a deny
+            `tokens`, `cost_usd_per_day`, `tokens_per_day`, `runtime_per_day`, `repo`, `send_changes`, `take_changes`, `prompt_bytes`; without a rule `key`, `chain`, `held`; of a deny
             rule that could not be evaluated `deny`.
         wanted: what would have held, for people.
         got: what the request has instead; may hold remote text, scrubbed.

@@ -116,6 +116,7 @@ class InboundRule:
         accept: acceptance commands that may be asked for, exact argv each.
         bind_ignored: folders of a task's directory, relative to it, that git ignores; a task of
             `edit` or `build` may read them beside its copy.
+        take_changes: uncommitted changes of the caller may come with a task.
         approval: `ask` lets the request wait for this node's owner.
         on_revoke: what becomes of a running task whose caller loses this right.
         router: the rule also matches nodes that advertise routes, by node id.
@@ -133,6 +134,7 @@ class InboundRule:
     paths: tuple[str, ...] = ()
     accept: tuple[tuple[str, ...], ...] = ()
     bind_ignored: tuple[str, ...] = ()
+    take_changes: bool = False
     approval: Literal["never", "ask"] = "never"
     on_revoke: Literal["end", "stay"] = "end"
     router: bool = False
@@ -226,7 +228,7 @@ def _fields(rule: InboundRule | OutboundRule) -> dict[str, Any]:
             for name, value in limits.items()
             if value is not None or name not in _LATER_LIMITS
         }
-    for later in ("narrowed", "bind_ignored"):
+    for later in ("narrowed", "bind_ignored", "take_changes"):
         if not fields.get(later):
             fields.pop(later, None)
     return fields

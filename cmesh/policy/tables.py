@@ -194,6 +194,8 @@ class InboundAllowTable(_Rule):
     """Acceptance commands that may be asked for, exact arguments, no shell."""
     bind_ignored: list[_Relative] = Field(default_factory=list[str], max_length=_BOUND)
     """Folders of the task's directory that git ignores, such as `node_modules`, that `edit` and `build` may read."""
+    take_changes: bool = False
+    """Uncommitted changes of the caller may come with a task of `edit` or `build`, into its copy."""
     approval: Literal["never", "ask"] = "never"
     """`ask` lets each request wait for this node's owner."""
     on_revoke: Literal["end", "stay"] = "end"

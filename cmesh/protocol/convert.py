@@ -9,12 +9,13 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import ValidationError
 
 from cmesh.errors import LocalProtocolError, RemoteProtocolError
-from cmesh.model import Event, Limits, NodeId, Result, TaskId, TaskSpec, Usage
+from cmesh.model import Changes, Event, Limits, NodeId, Result, TaskId, TaskSpec, Usage
 from cmesh.protocol.evidence import Evidence
 from cmesh.protocol.messages import (
     Artifacts,
@@ -22,6 +23,7 @@ from cmesh.protocol.messages import (
     EventMessage,
     Outcome,
     Patch,
+    SentChanges,
     Spec,
     Submit,
 )
@@ -92,6 +94,7 @@ def wire_spec(spec: TaskSpec) -> Spec:
             follows=spec.follows,
             artifacts=spec.artifacts,
             base=spec.base,
+            changes=None if spec.changes is None else SentChanges(**asdict(spec.changes)),
         )
     except ValidationError as error:
         raise LocalProtocolError(f"the task cannot be sent: {_first(error)}") from None
@@ -124,6 +127,7 @@ def spec_from(message: Submit) -> TaskSpec:
         follows=None if wire.follows is None else TaskId(wire.follows),
         artifacts=wire.artifacts,
         base=wire.base,
+        changes=None if wire.changes is None else Changes(**wire.changes.model_dump()),
     )
     if spec.payload_hash() != message.payload_hash:
         raise RemoteProtocolError("the peer sent a `submit` whose payload hash is wrong")

@@ -46,6 +46,7 @@ from cmesh.protocol.link_messages import (
 )
 
 __all__ = [
+    "CHANGES_BYTES",
     "FRAME_BYTES",
     "MINOR",
     "MINOR_MINIMUM",
@@ -67,6 +68,7 @@ __all__ = [
     "Patch",
     "ResultAck",
     "ResultMessage",
+    "SentChanges",
     "Spec",
     "Sql",
     "SqlAnswer",
@@ -82,6 +84,9 @@ EXTRA_CHARACTERS = 16 * 1024
 PATCH_CHARACTERS = 12 * 1024
 """What an outcome's `patch` may be as JSON: a peer that does not know it keeps no more."""
 
+CHANGES_BYTES = 16 * 1024 * 1024
+"""The longest patch that a caller may send with a task."""
+
 SUBPROTOCOL = "cmesh.v1"
 """The websocket subprotocol; another major version has another name."""
 
@@ -95,6 +100,19 @@ FRAME_BYTES = 1024 * 1024
 """The largest frame either side sends or takes (close code 1009 above it)."""
 
 
+class SentChanges(WireMessage):
+    """Uncommitted changes of the caller; the worker fetches the bytes by `artifact`.
+
+    Attributes:
+        commit: what they are made on.
+        sha256, bytes: of a binary patch, for `git apply`.
+    """
+
+    commit: Annotated[str, Field(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$")]
+    sha256: Hex256
+    bytes: Annotated[int, Field(ge=0, le=CHANGES_BYTES)]
+
+
 class Spec(WireMessage):
     """What is to be done; the wire form of `cmesh.model.TaskSpec` without its id.
 
@@ -104,6 +122,7 @@ class Spec(WireMessage):
         follows: makes it a follow-up turn of that task, with a life of its own.
         artifacts: globs of files to hand over. A worker that does not know it refuses the task:
             the payload's hash is another one without.
+        changes: what the copy holds instead; as with `base`, an older worker refuses the task.
         base: what the copy holds, as `cmesh.model.TaskSpec`; a worker that does not know it finds
             another hash and refuses the task.
     """
@@ -132,6 +151,7 @@ class Spec(WireMessage):
         Field(max_length=16, exclude_if=is_unset),
     ] = ()
     base: Annotated[Literal["", "working-tree"], Field(exclude_if=is_unset)] = ""
+    changes: Annotated[SentChanges | None, Field(exclude_if=is_unset)] = None
 
 
 class Submit(WireMessage):
@@ -258,7 +278,8 @@ class Patch(WireMessage):
         base_commit: of the source; empty = it has none, or is no repository of its own.
         base_tree: git's name for the content that was copied.
         dirty: the directory was not as its commit.
-        base: what was copied: `head` = the commit, `working-tree` = the directory with its changes;
+        base: what was copied: `head` = the commit, `working-tree` = the directory with its changes,
+            `changes` = a commit with those that the caller sent;
             None = an older worker's, always the latter.
         withheld: why the bytes are not given out, or not there: `secret_found`,
             `patch_too_large`, `patch_failed`; empty = they are.
@@ -432,7 +453,10 @@ class Wanted(WireMessage):
 
 
 class Artifact(WireMessage):
-    """Asks for bytes of a kept output from `offset`; answered by binary frames."""
+    """Asks for bytes of a kept output or patch from `offset`; answered by binary frames.
+
+    A worker asks so for the changes that a caller's `submit` has announced.
+    """
 
     type: Literal["artifact"] = "artifact"
     task_id: Id

@@ -15,7 +15,7 @@ from pathlib import Path
 from cmesh.beneath import Judged, open_judged, open_part
 from cmesh.config import SandboxConfig
 from cmesh.errors import PathRefused, SandboxUnavailable
-from cmesh.model import Profile
+from cmesh.model import Changes, Profile
 from cmesh.policy.profiles import BUILT_IN, NamedProfile, ProfileLimits
 from cmesh.runner.acceptance import Command, record
 from cmesh.runner.copies import Base, Copy, find_git
@@ -161,7 +161,7 @@ class Sandboxes:
         judged: Judged,
         own: NamedProfile,
         *,
-        base: Base = "head",
+        base: Base | Changes = "head",
         binds: Sequence[str] = (),
     ) -> Copy | None:
         """Return the copy that a task works on, in its directory `task`; None = it has none.
@@ -183,7 +183,8 @@ class Sandboxes:
             found=self._known(),
             hidden=self._real_hidden(),
             parts=parts_of(own),
-            base=base,
+            base="changes" if isinstance(base, Changes) else base,
+            changes=base if isinstance(base, Changes) else None,
             binds=self._binds(source, judged, own, binds),
         )
 

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass as parsed
 
 from cmesh.beneath import Judged, open_beneath, open_judged
 from cmesh.errors import SandboxUnavailable
+from cmesh.model import Changes
 from cmesh.runner import tree
 from cmesh.sandbox.plan import find_program, interpreter, plan
 from cmesh.sandbox.profile import MIB, Objects, Parts, SandboxSpec
@@ -31,6 +32,7 @@ __all__ = [
     "Changed",
     "Copy",
     "Made",
+    "changes_path",
     "find_git",
     "patch_path",
     "read_changed",
@@ -56,7 +58,7 @@ _PLACE = "/run/cmesh/objects"
 """Where a task sees the objects of the source: its own name is the copy's."""
 
 
-Base = Literal["head", "working-tree"]
+Base = Literal["head", "working-tree", "changes"]
 
 
 @parsed(frozen=True, slots=True, kw_only=True)
@@ -67,7 +69,8 @@ class Made:
         commit: the source's current one; empty = it has none, or is no repository.
         tree: git's name for the content that was copied.
         dirty: the source differs from the commit, by its bytes.
-        base: `head` = the copy is the commit, `working-tree` = the source as it is.
+        base: `head` = the copy is the commit, `working-tree` = the source as it is, `changes` =
+            the commit with what the caller sent.
         left_out: some of the names that were not copied: other repositories, special files.
     """
 
@@ -119,6 +122,7 @@ class Copy:
         hidden: directories that no task may see.
         parts: what is copied, and has to be there in the end.
         base: what of the source, where that is a repository with a commit.
+        changes: what its caller sent, to be there by `changes_path` before it starts.
         binds: folders of the source that git ignores and that are shown beside the copy; those
             that are there.
     """
@@ -130,6 +134,7 @@ class Copy:
     hidden: Sequence[str]
     parts: Parts
     base: Base = "head"
+    changes: Changes | None = None
     binds: Sequence[str] = ()
 
     @property
@@ -226,7 +231,9 @@ class Copy:
             "file_bytes": FILE_BYTES,
             "parts": self.parts.read,
             "wanted": (*self.parts.read, *self.parts.write),
-            "from": self.base,
+            "from": "changes" if self.changes else self.base,
+            "changes": str(changes_path(self.task)) if self.changes else "",
+            "commit": self.changes.commit if self.changes else "",
             "binds": tuple(self.binds),
         }
         argv = [interpreter().program, "-I", "-S", tree.__file__, json.dumps(order)]
@@ -262,6 +269,11 @@ def find_git() -> str:
 def patch_path(task: Path) -> Path:
     """Return where the patch of a task is written."""
     return task / "git" / "patch"
+
+
+def changes_path(task: Path) -> Path:
+    """Return where what the caller of a task has sent is put."""
+    return task / "git" / "changes"
 
 
 def read_made(task: Path) -> Made | None:

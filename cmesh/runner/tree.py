@@ -18,19 +18,19 @@ if TYPE_CHECKING or __package__:
     from typing import Any
 
     from cmesh.runner.tree_copy import FILE, LINK, PROGRAM, copy_files
-    from cmesh.runner.tree_git import Git, Trouble, joined, objects, split
+    from cmesh.runner.tree_git import COPY_BYTES, Git, Trouble, joined, objects, split
     from cmesh.runner.tree_names import REPOSITORY, Names, complete, fits, is_within
-    from cmesh.runner.tree_restore import differing, restore
-    from cmesh.runner.tree_source import borrow, init, read_head, tracked, write
+    from cmesh.runner.tree_restore import differing, pointed, restore
+    from cmesh.runner.tree_source import borrow, init, read_head, take, tracked, write
 else:
     # A script under `-I`, in a sandbox that shows this directory and not the package's others.
     # Last, so that the modules of the standard library stay what they are.
     sys.path.append(os.path.dirname(__file__))
     from tree_copy import FILE, LINK, PROGRAM, copy_files
-    from tree_git import Git, Trouble, joined, objects, split
+    from tree_git import COPY_BYTES, Git, Trouble, joined, objects, split
     from tree_names import REPOSITORY, Names, complete, fits, is_within
-    from tree_restore import differing, restore
-    from tree_source import borrow, init, read_head, tracked, write
+    from tree_restore import differing, pointed, restore
+    from tree_source import borrow, init, read_head, take, tracked, write
 
 __all__ = ["FILE", "LINK", "PROGRAM", "is_telling", "main"]
 
@@ -190,6 +190,9 @@ def make(order: "Mapping[str, Any]") -> "dict[str, object]":
     source, copy, base = order["source"], order["copy"], order["base"]
     theirs = os.path.join(source, ".git")
     head, branch, kind = read_head(order, theirs) if order["objects"] else ("", "", "sha1")
+    sent = order.get("changes", "")
+    if sent:
+        head, branch = _sent_on(order, head), ""
     git = Git(order, base, f"{base}/index")
     init(order, base, kind)
     # A history would show what the parts of a directory leave out.
@@ -199,7 +202,7 @@ def make(order: "Mapping[str, Any]") -> "dict[str, object]":
             init(order, path, kind)
         borrow(order, theirs, path)
     if head:
-        git.run("read-tree", head)
+        _read(git, head, sent)
     known = {name: entry for name, entry in _known(git).items() if is_within(name, parts)}
     tree = Tree(source)
     found = Names(git, source, f"{order['tmp']}/copied", known, parts).find()
@@ -207,7 +210,7 @@ def make(order: "Mapping[str, Any]") -> "dict[str, object]":
     tree.left_out += found.left_out
     _require_ignored(tree.entries, order.get("binds", ()))
     # A daemon before this one has ordered no base: then it is the directory.
-    committed = bool(head) and order.get("from") == "head"
+    committed = bool(head) and order.get("from") in {"head", "changes"}
     dirty = bool(head and found.taken)
     if head and "from" in order:
         tree.keep(known if committed else {*known, *tracked(order, theirs)})
@@ -232,13 +235,37 @@ def make(order: "Mapping[str, Any]") -> "dict[str, object]":
     return {
         "commit": head,
         "tree": now,
-        "dirty": dirty,
-        "base": "head" if committed else "working-tree",
+        # What lies there besides says nothing of a copy of what was sent.
+        "dirty": dirty and not sent,
+        "base": order["from"] if committed else "working-tree",
         "files": len(copied.entries),
         "bytes": size,
         "left_out": _listed([*tree.left_out, *copied.left_out]),
         "left_out_count": len(tree.left_out) + len(copied.left_out),
     }
+
+
+def _sent_on(order: "Mapping[str, Any]", head: str) -> str:
+    """Return the commit that a caller's changes are made on."""
+    if not head:
+        raise Trouble("it is no repository with a commit, so the caller's changes do not fit it")
+    if order["parts"]:
+        raise Trouble("its profile shows a part of it only, and changes of all of it were sent")
+    return str(order["commit"])
+
+
+def _read(git: Git, commit: str, sent: str) -> None:
+    """Name in the index what a commit has, with the changes of a file that was sent, if any."""
+    try:
+        git.run("cat-file", "-e", f"{commit}^{{commit}}")
+    except Trouble:
+        raise Trouble(
+            f"the commit {commit[:12]} that the caller's changes are made on is not in its"
+            " repository: push it, and fetch it there"
+        ) from None
+    git.run("read-tree", commit)
+    if sent and os.path.getsize(sent):
+        git.run("apply", "--cached", "--whitespace=nowarn", "-p1", sent)
 
 
 def _require_ignored(names: "Iterable[str]", binds: "Sequence[str]") -> None:
@@ -280,6 +307,50 @@ def compare(order: "Mapping[str, Any]") -> "dict[str, object]":
     }
 
 
+def carry(order: "Mapping[str, Any]") -> "dict[str, object]":
+    """Write what a work tree has besides a commit as a patch: what is tracked, or all.
+
+    The work tree is its owner's, and git does not look at it here either.
+    """
+    base, source = order["base"], order["source"]
+    git = Git(order, base, f"{base}/index")
+    init(order, base, order["kind"])
+    write(f"{base}/objects/info/alternates", f"{order['objects']}\n")
+    take(order["exclude"], f"{base}/info/exclude", COPY_BYTES)
+    git.run("read-tree", order["commit"])
+    known = _known(git)
+    found = Names(git, source, f"{order['tmp']}/carried", known).find()
+    own = {*tracked(order, order["theirs"])}
+    added = found.taken if order["untracked"] else [name for name in found.taken if name in own]
+    tree = Tree(source)
+    tree.look([*known, *added], known)
+    others = [name for name in tree.left_out if known.get(name, ("", ""))[0] == REPOSITORY]
+    left_out = [*tree.left_out, *(found.left_out if order["untracked"] else [])]
+    tree.left_out = []
+    tree.trim(known, order["bytes"], order["file_bytes"])
+    tree.hash(git, order["tmp"])
+    tree.trim_changed(known, order["file_bytes"])
+    old = git.run("rev-parse", f"{order['commit']}^{{tree}}").decode().strip()
+    new = tree.store(Git(order, base, f"{base}/index.now"))
+    raw = git.run("diff-tree", "-r", "-z", "--raw", "--no-renames", "--full-index", old, new)
+    fields = os.fsdecode(raw).split("\0")[:-1]
+    changed = list(zip((words.split() for words in fields[::2]), fields[1::2], strict=True))
+    ids = [(oid, name) for words, name in changed for oid in words[2:4] if set(oid) != {"0"}]
+    pointers = pointed(git, ids)
+    return {
+        "bytes": git.patch(old, new, order["patch"], order["limit"]),
+        "changed": len(changed),
+        "repositories": {name: known[name][1] for name in others},
+        "untracked": _told(name for name in found.taken if name not in own),
+        "left_out": _told(name for name in (*left_out, *tree.left_out) if name not in others),
+        "pointers": _told(pointers),
+    }
+
+
+def _told(names: "Iterable[str]") -> list[str]:
+    return _listed(sorted({*names}))
+
+
 def _check_out(git: Git, head: str, branch: str) -> None:
     """Make a commit the current one without touching a file."""
     if branch:
@@ -314,11 +385,14 @@ def is_telling(name: str, mode: str) -> bool:
     return mode == LINK or runs or not _TELLING.isdisjoint([*folders, last])
 
 
+_STEPS = {"make": make, "compare": compare, "carry": carry}
+
+
 def main(text: str) -> int:
     """Do what an order says; its answer goes to standard output, why not to standard error."""
     order = json.loads(text)
     try:
-        answer = make(order) if order["do"] == "make" else compare(order)
+        answer = _STEPS[order["do"]](order)
     except (Trouble, OSError) as error:
         # Not by its name where parts are listed: that is not the caller's to know.
         named = isinstance(error, OSError) and error.filename and not order.get("wanted")

@@ -7,7 +7,7 @@ import re
 
 TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from cmesh.runner.tree_copy import LINK, PROGRAM
     from cmesh.runner.tree_git import Git, Trouble
@@ -17,7 +17,7 @@ else:
     from tree_git import Git, Trouble
     from tree_names import REPOSITORY
 
-__all__ = ["differing", "restore"]
+__all__ = ["differing", "pointed", "restore"]
 
 POINTER_BYTES = 1024
 _POINTER = re.compile(
@@ -67,6 +67,22 @@ def restore(
 def _new(place: str, mode: str) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     return os.open(place, flags, 0o777 if mode == PROGRAM else 0o666)
+
+
+def pointed(git: Git, ids: "Iterable[tuple[str, str]]") -> list[str]:
+    """Return the names among pairs of an object and a name whose object is a pointer of git LFS."""
+    pairs = [*ids]
+    asked = "".join(f"{oid}\n" for oid, _name in pairs).encode()
+    said = git.run("cat-file", "--batch-check=%(objecttype) %(objectsize)", data=asked)
+    sizes = [line.split() for line in said.decode().splitlines()]
+    small = [
+        pair
+        for pair, (kind, *size) in zip(pairs, sizes, strict=True)
+        if kind == "blob" and int(size[0]) <= POINTER_BYTES
+    ]
+    with contextlib.closing(git.contents(oid for oid, _name in small)) as contents:
+        found = zip(small, contents, strict=True)
+        return [name for (_oid, name), data in found if _POINTER.match(data)]
 
 
 def _points_to(data: bytes, place: str) -> bool:

@@ -17,7 +17,7 @@ if TYPE_CHECKING or __package__:
 else:
     from tree_git import COPY_BYTES, NAMES_BYTES, Git, Trouble, read_file, split
 
-__all__ = ["borrow", "init", "read_head", "tracked"]
+__all__ = ["borrow", "init", "read_head", "take", "tracked"]
 
 REF_BYTES = 4096
 
@@ -44,7 +44,7 @@ def borrow(order: "Mapping[str, Any]", theirs: str, path: str) -> None:
         )
     write(f"{path}/objects/info/alternates", f"{order['objects']}\n")
     for name in ("shallow", "info/exclude"):
-        _take(f"{theirs}/{name}", f"{path}/{name}", COPY_BYTES)
+        take(f"{theirs}/{name}", f"{path}/{name}", COPY_BYTES)
 
 
 def read_head(order: "Mapping[str, Any]", theirs: str) -> tuple[str, str, str]:
@@ -56,18 +56,18 @@ def read_head(order: "Mapping[str, Any]", theirs: str) -> tuple[str, str, str]:
     _require_plain(order["objects"])
     place = f"{order['tmp']}/head"
     os.mkdir(place, 0o700)
-    _take(f"{theirs}/config", f"{place}.conf", COPY_BYTES)
+    take(f"{theirs}/config", f"{place}.conf", COPY_BYTES)
     kind = _setting(order, place, "extensions.objectformat") or "sha1"
     init(order, place, kind)
     write(f"{place}/objects/info/alternates", f"{order['objects']}\n")
     pointer = read_file(f"{theirs}/HEAD", REF_BYTES)
     write(f"{place}/HEAD", pointer)
-    _take(f"{theirs}/packed-refs", f"{place}/packed-refs", NAMES_BYTES)
+    take(f"{theirs}/packed-refs", f"{place}/packed-refs", NAMES_BYTES)
     branch = os.fsdecode(pointer).removeprefix("ref:").strip()
     if branch.startswith("refs/") and not {"", ".", ".."} & set(branch.split("/")):
         os.makedirs(os.path.dirname(f"{place}/{branch}"), exist_ok=True)
         with contextlib.suppress(NotADirectoryError):
-            _take(f"{theirs}/{branch}", f"{place}/{branch}", REF_BYTES)
+            take(f"{theirs}/{branch}", f"{place}/{branch}", REF_BYTES)
     _take_table(order, theirs, place)
     git = Git(order, place)
     head = name = ""
@@ -85,7 +85,7 @@ def tracked(order: "Mapping[str, Any]", theirs: str) -> list[str]:
         Trouble: nobody here can read that index.
     """
     place = f"{order['tmp']}/their-index"
-    _take(f"{theirs}/index", place, NAMES_BYTES)
+    take(f"{theirs}/index", place, NAMES_BYTES)
     if not os.path.exists(place):
         return []
     return split(Git(order, order["base"], place).run("ls-files", "-z"))
@@ -98,7 +98,7 @@ def _take_table(order: "Mapping[str, Any]", theirs: str, place: str) -> None:
         return
     os.mkdir(f"{place}/reftable")
     for name in os.listdir(f"{theirs}/reftable"):
-        _take(f"{theirs}/reftable/{name}", f"{place}/reftable/{name}", NAMES_BYTES)
+        take(f"{theirs}/reftable/{name}", f"{place}/reftable/{name}", NAMES_BYTES)
     for key, value in (("core.repositoryformatversion", "1"), ("extensions.refstorage", form)):
         Git(order, place).run("config", "--file", f"{place}/config", key, value)
 
@@ -123,7 +123,7 @@ def _require_plain(objects: str) -> None:
                     )
 
 
-def _take(source: str, place: str, most: int) -> None:
+def take(source: str, place: str, most: int) -> None:
     """Copy a file as it is, if it is there."""
     with contextlib.suppress(FileNotFoundError):
         write(place, read_file(source, most))

@@ -152,6 +152,7 @@ def _(record: TaskRecord, salt: str) -> Row:
             "follows": spec.follows,
             "artifacts": stored_json(list(spec.artifacts)) if spec.artifacts else None,
             "base": spec.base or None,
+            "changes": None if spec.changes is None else stored_json(asdict(spec.changes)),
             "thread": record.thread,
             "turn": record.turn,
             "selection": None if chosen is None else stored_json(asdict(chosen)),

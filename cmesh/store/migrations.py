@@ -25,6 +25,7 @@ MIGRATIONS: tuple[str, ...] = (
     "artifacts.sql",
     "evidence.sql",
     "bases.sql",
+    "changes.sql",
 )
 """Files of SQL in this folder; the first makes version 1."""
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, cast
 
 from cmesh.model import (
+    Changes,
     Direction,
     Event,
     Limits,
@@ -74,6 +75,7 @@ def task_record(row: Row) -> TaskRecord:
         follows=_id(row["follows"]),
         artifacts=tuple(json.loads(row["artifacts"] or "[]")),
         base=row["base"] or "",
+        changes=Changes(**json.loads(row["changes"])) if row["changes"] else None,
     )
     same = {name: row[name] for name in _SAME}
     return TaskRecord(

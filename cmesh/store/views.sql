@@ -72,7 +72,7 @@ SELECT task_id, direction, peer, peer_id, principal, runner, profile, directory,
   limit_turns, r.output_bytes AS output_bytes, r.profile_enforced AS profile_enforced, events, cancel_wish AS cancel_requested,
   coalesce(thread, task_id) AS thread, coalesce(turn, 1) AS turn, follows,
   coalesce(selection ->> 'group', '') AS group_id, coalesce(selection ->> 'chosen', '') AS chosen,
-  coalesce(base, 'head') AS base,
+  CASE WHEN changes IS NULL THEN coalesce(base, 'head') ELSE 'changes' END AS base, changes,
   CASE WHEN r IS NULL THEN 'none'
     WHEN r.worker_signature <> '' AND caller_signature <> '' THEN 'complete'
     ELSE 'pending' END AS receipt,

@@ -74,8 +74,9 @@ def apply_patch(task_id: str, wish: Wish) -> None:
     if not wish.check and take_back(Repository(wish.directory, based=bool(base))):
         output.say("an apply that was cut off here is taken back")
     with tempfile.TemporaryDirectory(prefix="cmesh-patch-") as aside:
-        seen = look(Path(aside), data, base, wish.directory, wish.branch)
-        view = check_view(task.task_id, seen, found.sha256, len(data), dirty=found.patch.mixed)
+        sent = base64.b64decode(found.sent) if found.patch.base == "changes" else None
+        seen = look(Path(aside), data, base, wish.directory, wish.branch, sent)
+        view = check_view(task.task_id, seen, found.sha256, len(data), patch=found.patch)
         if not wish.as_json:
             _show(view, seen, found)
         if wish.check:
@@ -133,6 +134,8 @@ def _base(view: CheckPatchView) -> str:
     if how is None:
         how = f"{view.ahead or view.behind} commits {'before' if view.ahead else 'after'} yours"
     dirty = " and uncommitted changes" if view.dirty_base else ""
+    if view.sent_base:
+        dirty = " and the changes that you sent"
     return f"{commit_id}{dirty}{f', {how}' if how else ''}"
 
 

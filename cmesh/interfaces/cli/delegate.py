@@ -81,6 +81,14 @@ def delegate(  # noqa: PLR0913 - typer reads the options from the signature
             help="What the copy of edit and build holds: the commit, or with uncommitted changes.",
         ),
     ] = "head",
+    with_changes: Annotated[
+        bool,
+        typer.Option("--with-changes", help="Send the uncommitted changes of this repository too."),
+    ] = False,
+    untracked: Annotated[
+        bool,
+        typer.Option("--untracked", help="With them also the files that git does not track."),
+    ] = False,
     accept: Annotated[
         str,
         typer.Option(
@@ -140,6 +148,8 @@ def delegate(  # noqa: PLR0913 - typer reads the options from the signature
         "runner": runner,
         "profile": profile,
         "base": base,
+        "with_changes": with_changes,
+        "untracked": untracked,
         "accept": accept_argv(accept),
         "artifacts": artifact,
         "timeout_s": seconds(timeout),

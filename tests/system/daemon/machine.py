@@ -290,11 +290,11 @@ class Machine:
         """Return a command line of `cmesh`, to be run as the machine's user."""
         return [interpreter(self._user), "-m", "cmesh", *arguments]
 
-    def cli(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def cli(self, *arguments: str, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":
         """Run the command line as the daemon's user."""
         return subprocess.run(
             self.command(*arguments),
-            cwd=ROOT,
+            cwd=cwd,
             env=self.environment(),
             capture_output=True,
             text=True,
