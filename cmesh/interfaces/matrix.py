@@ -1,11 +1,12 @@
 """The tasks of a group side by side: one row a peer, what can be compared in columns. Pure."""
 
 from cmesh.daemon.answers import GroupView, RefusedView, TaskView
+from cmesh.errors import AcceptanceFailed
 from cmesh.text import one_line
 
-__all__ = ["COLUMNS", "rows", "summed"]
+__all__ = ["COLUMNS", "accepted", "rows", "summed"]
 
-COLUMNS = ("PEER", "STATE", "CODE", "EXIT", "COST", "SECONDS", "PATCH", "ID", "SAYS")
+COLUMNS = ("PEER", "STATE", "CODE", "EXIT", "ACCEPTED", "COST", "SECONDS", "PATCH", "ID", "SAYS")
 SAYS_CHARACTERS = 160
 
 
@@ -19,6 +20,8 @@ def rows(view: GroupView) -> list[list[str]]:
 def summed(view: GroupView) -> str:
     """Return how a group stands in one line."""
     parts = [f"{view.succeeded} of {view.asked} succeeded"]
+    failed = sum(task.code == AcceptanceFailed.code for task in view.tasks)
+    parts += [f"{failed} of them not accepted"] if failed else []
     going_on = len(view.tasks) - view.ended
     parts += [f"{going_on} not ended"] if going_on else []
     parts += [f"{len(view.refused)} refused"] if view.refused else []
@@ -28,7 +31,17 @@ def summed(view: GroupView) -> str:
 
 
 def _refused(one: RefusedView) -> list[str]:
-    return [one.peer, "refused", one.code, "", "", "", "", "", one.reason]
+    return [one.peer, "refused", one.code, "", "", "", "", "", "", one.reason]
+
+
+def accepted(task: TaskView) -> str:
+    """Return how a task's acceptance command ended, by its worker; empty = it tells of none."""
+    found = task.evidence.acceptance if task.evidence is not None else None
+    if found is None:
+        return ""
+    if found.passed:
+        return "passed"
+    return f"exit {found.exit_code}" if found.end == "exited" else one_line(found.end, 32)
 
 
 def _row(task: TaskView) -> list[str]:
@@ -38,9 +51,17 @@ def _row(task: TaskView) -> list[str]:
         task.state.value,
         task.code,
         "" if task.exit_code is None else str(task.exit_code),
+        accepted(task),
         "" if task.cost_usd is None else f"{task.cost_usd:.4f}",
         f"{task.elapsed_s:.1f}",
         "" if patch is None or not patch.files else f"{patch.files} files, {patch.bytes} bytes",
         task.task_id,
-        one_line(task.summary or task.reason, SAYS_CHARACTERS),
+        one_line(_says(task), SAYS_CHARACTERS),
     ]
+
+
+def _says(task: TaskView) -> str:
+    """Return the verdict where it tells more than the other columns, else the agent's words."""
+    evidence = task.evidence
+    told = evidence is not None and (evidence.acceptance is not None or evidence.tool_calls == 0)
+    return (task.verdict if told else "") or task.summary or task.reason

@@ -126,7 +126,8 @@ def delegate(  # noqa: PLR0913 - typer reads the options from the signature
     """Hand a task to the agent on another machine.
 
     Waits for its end and prints the result. Ctrl-C stops the waiting, never the task.
-    Exits with status 65 where the task succeeded and its acceptance command did not.
+    Exits with status 65 where the task succeeded and its acceptance command did not; for several
+    peers with the first one's status that is not 0.
     With --where the peer is chosen: of those that match and can be reached the one with the
     fewest tasks of this node, then by name; which one, and why not the others, is said on stderr.
     Several peers (`box,mac`, --peer again, or --where with --all) get a task each, a group: their

@@ -7,14 +7,14 @@ import typer
 
 from cmesh.daemon.answers import GroupView
 from cmesh.daemon.arguments import CancelGroupArguments, FanOutArguments, GroupArguments
-from cmesh.errors import DaemonRestarted, by_code
+from cmesh.errors import AcceptanceFailed, DaemonRestarted, by_code
 from cmesh.interfaces.cli import output
-from cmesh.interfaces.cli.exits import DETACHED_EXIT, TASK_EXITS
+from cmesh.interfaces.cli.exits import DETACHED_EXIT, exit_of
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.interfaces.matrix import COLUMNS, rows, summed
-from cmesh.model import TERMINAL, TaskState
+from cmesh.model import TERMINAL
 
-__all__ = ["cancel_group", "hand_out_all", "is_group", "show_group", "wait_group"]
+__all__ = ["cancel_group", "hand_out_all", "is_group", "show_group", "status_of", "wait_group"]
 
 POLL_WAIT_S = 20.0
 """How long one call waits for the next end; another one follows at once."""
@@ -96,7 +96,7 @@ def _until_end(begin: Callable[[], GroupView], *, as_json: bool) -> NoReturn:
         output.print_json(view)
     else:
         _print(view)
-    raise typer.Exit(_status(view))
+    raise typer.Exit(status_of(view))
 
 
 def _next(view: GroupView) -> GroupView:
@@ -137,6 +137,8 @@ def _tell(view: GroupView, told: set[str], *, quiet: bool) -> None:
             told.add(task.task_id)
             if not quiet:
                 state = task.state.value.replace("_", " ")
+                if task.code == AcceptanceFailed.code:
+                    state = f"{state}, by its word: its acceptance command did not"
                 output.say(f"{task.peer} {state} ({view.ended} of {len(view.tasks)} ended)")
 
 
@@ -147,14 +149,17 @@ def _print(view: GroupView) -> None:
         patched = next((t for t in view.tasks if t.patch is not None and t.patch.bytes), None)
         if patched is not None:
             output.hint(f"cmesh apply {patched.task_id}, in a clone of the repository")
+        unsure = next((t for t in view.tasks if t.code == AcceptanceFailed.code), None)
+        if unsure is not None:
+            output.hint(f"cmesh result {unsure.task_id} --part acceptance says what failed")
         output.hint("cmesh result ID has one peer's whole answer")
     else:
         output.hint(f"cmesh wait {view.group}")
 
 
-def _status(view: GroupView) -> int:
-    """Return 0 when every peer that was asked succeeded, else the first one's status."""
+def status_of(view: GroupView) -> int:
+    """Return 0 when every peer that was asked is done, else the first other one's status."""
     for task in view.tasks:
-        if task.state is not TaskState.SUCCEEDED:
-            return TASK_EXITS[task.state]
+        if status := exit_of(task):
+            return status
     return by_code(view.refused[0].code).exit_status if view.refused else 0

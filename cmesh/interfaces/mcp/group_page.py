@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import mcp_types as types
 
 from cmesh.daemon.answers import GroupView, PatchView, TaskView
+from cmesh.interfaces.matrix import accepted
 from cmesh.interfaces.mcp.fence import Fence, cut_json
 from cmesh.interfaces.mcp.render import call_text, result
 from cmesh.model import TERMINAL
@@ -42,6 +43,7 @@ def group_text(view: GroupView) -> str:
     lines = [f"group: {view.group}", f"ended: {view.ended} of {len(view.tasks)}"]
     lines += [
         f"{one_line(task.peer, 63)}: {task.state}, exit {task.exit_code}, task {task.task_id}"
+        + (f", acceptance: {how}" if (how := accepted(task)) else "")
         for task in view.tasks
     ]
     lines += [f"{one_line(one.peer, 63)}: no task, {one.code}" for one in view.refused]
@@ -57,6 +59,7 @@ def _row(task: TaskView, mark: Fence) -> dict[str, object]:
             "state": task.state,
             "code": task.code,
             "exit_code": task.exit_code,
+            "accepted": accepted(task),
             "cost_usd": task.cost_usd,
             "elapsed_s": round(task.elapsed_s, 1),
             "patch": _patch(task.patch),

@@ -8,6 +8,9 @@ import mcp_types as types
 
 from cmesh.daemon.answers import GroupView, RefusedView, TaskView
 from cmesh.daemon.arguments import PEERS_MOST
+from cmesh.daemon.evidence_answers import AcceptanceView, EvidenceView
+from cmesh.errors import AcceptanceFailed
+from cmesh.interfaces.cli.group import status_of
 from cmesh.interfaces.matrix import COLUMNS, rows, summed
 from cmesh.interfaces.mcp.group_page import group_result, group_text
 from cmesh.interfaces.mcp.result_page import RESULT_CHARACTERS
@@ -71,3 +74,51 @@ def test_a_row_a_peer_with_what_can_be_compared() -> None:
     assert summed(view("a", "b")) == (
         "group g-0123456789abcdef: 2 of 3 succeeded, 1 refused, 0.5000 USD"
     )
+
+
+def judged(*ends: AcceptanceView | None) -> GroupView:
+    """Return a group without refusals whose tasks' commands ended so; failed ones with the code."""
+    whole = view(*(["fine"] * len(ends)))
+    tasks = [
+        task.model_copy(
+            update={
+                "evidence": EvidenceView(acceptance=end, tool_calls=2),
+                "verdict": f"agent says done; checks say {number}",
+                "code": AcceptanceFailed.code if end is not None and not end.passed else "",
+            }
+        )
+        for number, (task, end) in enumerate(zip(whole.tasks, ends, strict=True))
+    ]
+    return whole.model_copy(update={"tasks": tasks, "refused": []})
+
+
+PASSED = AcceptanceView(argv=["make", "test"], passed=True, end="exited", exit_code=0)
+FAILED = AcceptanceView(argv=["make", "test"], end="exited", exit_code=7)
+LATE = AcceptanceView(argv=["make", "test"], end="timed_out")
+
+
+def test_what_acceptance_commands_say_stands_beside_what_peers_say() -> None:
+    whole = judged(PASSED, FAILED, LATE, None)
+    shown = rows(whole)
+    assert [len(row) for row in shown] == [len(COLUMNS)] * 4
+    column = COLUMNS.index("ACCEPTED")
+    assert [row[column] for row in shown] == ["passed", "exit 7", "timed_out", ""]
+    # Where nothing was checked, the answer tells more than the line that says so.
+    assert [row[-1][-1] for row in shown] == ["0", "1", "2", "e"]
+    assert "2 of them not accepted" in summed(whole)
+    fields = cast("dict[str, Any]", group_result(whole).structured_content)
+    told = [task.get("accepted") for task in fields["tasks"]]
+    assert told == ["passed", "exit 7", "timed_out", None]
+    assert "acceptance: exit 7" in group_text(whole)
+
+
+def test_one_that_called_nothing_is_told_by_its_verdict() -> None:
+    whole = judged(None)
+    idle = whole.tasks[0].model_copy(update={"evidence": EvidenceView(tool_calls=0)})
+    assert rows(whole.model_copy(update={"tasks": [idle]}))[0][-1].startswith("agent says done;")
+
+
+def test_a_group_is_done_when_each_one_is_accepted() -> None:
+    assert status_of(judged(PASSED, None)) == 0
+    assert status_of(judged(PASSED, LATE)) == AcceptanceFailed.exit_status
+    assert status_of(view("a")) != 0, "a peer was refused"
