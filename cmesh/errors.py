@@ -352,6 +352,14 @@ class RunnerError(CmeshError):
     exit_status = 50
 
 
+class AnswerInvalid(RunnerError):
+    """Raised when a task ended without an answer that fits the JSON Schema it was asked for."""
+
+    code = "answer_invalid"
+    exit_status = 68
+    default_hint = "`cmesh reply ID --same-schema PROMPT` asks the same agent again"
+
+
 class RunnerUnavailable(RunnerError):
     """Raised when a runner's program or login is missing on the worker."""
 

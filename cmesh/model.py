@@ -202,6 +202,7 @@ class TaskSpec:
         base: what a copy of the directory holds, where that is a repository with a commit: empty
             = that commit, `working-tree` = with the changes of what is tracked.
         changes: of the caller, that the copy holds instead; None = none.
+        answer_schema: JSON Schema, as JSON text, of the answer it must end with; empty = any text.
     """
 
     task_id: TaskId
@@ -218,6 +219,7 @@ class TaskSpec:
     artifacts: tuple[str, ...] = ()
     base: Literal["", "working-tree"] = ""
     changes: Changes | None = None
+    answer_schema: str = ""
 
     def payload_hash(self) -> str:
         """Return the SHA-256 (hex) over the canonical JSON of every field.
@@ -231,7 +233,7 @@ class TaskSpec:
         }
         if self.changes is not None:
             values["changes"] = _shallow(self.changes)
-        for later in ("follows", "artifacts", "base", "changes"):
+        for later in ("follows", "artifacts", "base", "changes", "answer_schema"):
             if not values[later]:
                 del values[later]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -301,6 +303,7 @@ class Result:
             asked for none.
         evidence: what the worker found out about the run: see `cmesh.protocol.evidence.Evidence`;
             empty = an older worker, or it never ran.
+        answer: JSON text of the answer that fits the schema it was asked for; empty = none.
         extra: what a newer worker signed besides, as it came.
     """
 
@@ -328,6 +331,7 @@ class Result:
     patch: Mapping[str, object] = field(default_factory=dict[str, object])
     artifacts: Mapping[str, object] = field(default_factory=dict[str, object])
     evidence: Mapping[str, object] = field(default_factory=dict[str, object])
+    answer: str = ""
     extra: Mapping[str, object] = field(default_factory=dict[str, object])
 
 

@@ -79,10 +79,16 @@ def _yes(value: object) -> str:
     return "yes" if value else "no"
 
 
+def _answer(one: Manifest) -> str:
+    said = " ".join(one.options.answer_schema).partition(" ")[0]
+    return f"by `{said}`" if said else "schema before the prompt"
+
+
 FACTS: dict[str, Callable[[Manifest], str]] = {
     "versions tried": _versions,
     "profiles": lambda one: ", ".join(sorted(profile.value for profile in one.profiles)),
     "follow-up turns": lambda one: _yes(one.session),
+    "structured answer": _answer,
     "budget in money": lambda one: _yes(one.options.cost_usd),
     "may delegate further": lambda one: _yes(one.options.mcp),
     "login": _credential,

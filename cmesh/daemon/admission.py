@@ -21,6 +21,7 @@ from cmesh.errors import (
     RunnerUnavailable,
     SandboxUnavailable,
     TaskRefused,
+    UsageError,
 )
 from cmesh.model import DayUse, Direction, Identity, Limits, Operation, Profile, TaskSpec
 from cmesh.policy.decide import (
@@ -32,6 +33,7 @@ from cmesh.policy.decide import (
 )
 from cmesh.policy.explain import for_remote
 from cmesh.policy.profiles import NamedProfile
+from cmesh.protocol.answer import check_schema
 from cmesh.runner.manifest import REPORTS
 from cmesh.runner.registry import Runner, Runners
 from cmesh.store.records import DecisionRecord
@@ -273,6 +275,21 @@ def as_told(error: CmeshError, runner: str) -> CmeshError:
     return error
 
 
+async def _unmeetable(spec: TaskSpec) -> CmeshError | None:
+    """Say what of a task's wishes for its result no machine could meet."""
+    if spec.artifacts and spec.profile is Profile.QUERY:
+        return TaskRefused(
+            "a task of profile `query` makes no files to hand over",
+            hint="ask for artifacts in profile edit, build or full",
+        )
+    try:
+        if spec.answer_schema:
+            await asyncio.to_thread(check_schema, spec.answer_schema)
+    except UsageError as error:
+        return TaskRefused(error.message, hint="")
+    return None
+
+
 async def _obstacle(parts: Parts, spec: TaskSpec, found: Found, count: Count) -> CmeshError | None:
     """Say what this machine lacks, after policy has allowed the task."""
     config = parts.rules.config()
@@ -288,11 +305,8 @@ async def _obstacle(parts: Parts, spec: TaskSpec, found: Found, count: Count) ->
         )
     if found.obstacle is not None:
         return found.obstacle
-    if spec.artifacts and spec.profile is Profile.QUERY:
-        return TaskRefused(
-            "a task of profile `query` makes no files to hand over",
-            hint="ask for artifacts in profile edit, build or full",
-        )
+    if (error := await _unmeetable(spec)) is not None:
+        return error
     if count.unfinished >= worker.queue:
         return QueueFull(
             f"{count.unfinished} tasks run or wait on the worker already",

@@ -4,7 +4,7 @@ Fields are stable; new ones may be added. How they are filled: `views`, `overvie
 """
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -192,6 +192,8 @@ class TaskView(View):
     `follow_up_until`, `followed` by `followed_by`, `session_gone`, `runner_cannot`.
     `question`: what its agent asks back, by the last line of its text, as long as it can be
     answered by `reply_task`; remote text.
+    `answer_asked`: it is to answer by a JSON Schema; `answer`: the object that fits it, checked on
+    this node; remote data.
     `advice`: for a task that its worker's policy denied, what the worker offers instead; remote
     text. `expires_at`: when it is given up unless it has started; None once it has.
     `events_cut`: the worker sent more events than are kept. `retry_after_s`: seconds from
@@ -266,6 +268,8 @@ class TaskView(View):
     accept: list[str] = Field(default_factory=list[str])
     verdict: str = ""
     evidence: EvidenceView | None = None
+    answer_asked: bool = False
+    answer: dict[str, Any] | None = None
 
 
 class TasksView(View):
@@ -324,6 +328,7 @@ class ResultView(View):
     followed_by: str | None = None
     patch: PatchView | None = None
     verdict: str = ""
+    answered: bool = False
 
 
 class RunnerFactView(View):

@@ -3,7 +3,7 @@
 Each is what an interface fills in and what travels over the control socket.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -149,6 +149,11 @@ class DelegateArguments(Arguments):
         max_length=16,
         description="globs of files it hands over at its end, such as `dist/*.whl`; not for query",
     )
+    answer_schema: dict[str, Any] = Field(
+        default_factory=dict[str, Any],
+        description="JSON Schema (2020-12) of the one JSON object it must answer with, checked here; "
+        "none = any text",
+    )
     timeout_s: int = Field(default=900, ge=1, le=14_400)
     turns: int = Field(
         default=0, ge=0, le=1_000_000, description="answers of its model at most; 0 = no limit"
@@ -215,6 +220,13 @@ class ReplyArguments(Arguments):
 
     task_id: TaskRef
     prompt: Prompt = Field(min_length=1, max_length=PROMPT_CHARACTERS)
+    answer_schema: dict[str, Any] = Field(
+        default_factory=dict[str, Any], description="JSON Schema of this turn's answer; none = text"
+    )
+    same_schema: bool = Field(
+        default=False,
+        description="answer by the JSON Schema of the turn before, as after answer_invalid",
+    )
     timeout_s: int = Field(default=0, ge=0, le=14_400)
     wait_s: float = Field(default=0, ge=0, le=WAIT_S)
     idempotency_key: str = Field(default="", max_length=200)
@@ -250,7 +262,9 @@ class ResultArguments(Arguments):
     """Arguments of `get_result`; offsets and limits count characters of the part."""
 
     task_id: TaskRef
-    part: Literal["summary", "output", "errors", "patch", "artifacts", "acceptance"] = "summary"
+    part: Literal["summary", "output", "errors", "patch", "artifacts", "acceptance", "answer"] = (
+        "summary"
+    )
     offset: int = Field(default=0, ge=0)
     limit: int = Field(default=8_000, ge=1, le=TEXT_CHARACTERS)
 

@@ -7,6 +7,7 @@ from cmesh.daemon.arguments import DelegateArguments, ReplyArguments
 from cmesh.model import Direction, Operation, TaskSpec
 from cmesh.node.whois import Peer
 from cmesh.policy.decide import Decision
+from cmesh.protocol.answer import schema_text
 from cmesh.store.records import DecisionRecord, TaskRecord
 
 __all__ = ["decision_record", "same_as", "same_task", "start_within"]
@@ -43,6 +44,7 @@ def same_task(spec: TaskSpec, arguments: DelegateArguments) -> bool:
         and spec.artifacts == tuple(arguments.artifacts)
         and (spec.base or "head") == arguments.base
         and (spec.changes is not None) == arguments.with_changes
+        and spec.answer_schema == schema_text(arguments.answer_schema)
     )
 
 

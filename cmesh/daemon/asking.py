@@ -38,6 +38,7 @@ from cmesh.model import Direction, Limits, TaskId, TaskSpec
 from cmesh.node.whois import Peer
 from cmesh.policy.chain import narrowed
 from cmesh.policy.decide import OutboundRequest, decide_outbound
+from cmesh.protocol.answer import schema_text
 from cmesh.protocol.facts import QUEUED
 from cmesh.protocol.where import parse
 from cmesh.runner.artifacts import check_globs
@@ -67,16 +68,27 @@ class Asking:
 
         `turn` is of the task that asks; None = a person or an agent of this machine does.
         """
-        prompt, hits = self._daemon.secrets.redactor().text(arguments.prompt)
+        prompt, hits = self._redacted(arguments)
         clean = arguments.model_copy(update={"prompt": prompt})
         view = await self._delegate(context, clean, turn)
         return view.model_copy(update={"prompt_redacted": hits}) if hits else view
 
     async def reply(self, context: Context, arguments: ReplyArguments) -> TaskView:
         """Ask for the next turn of a task, once."""
-        prompt, hits = self._daemon.secrets.redactor().text(arguments.prompt)
+        prompt, hits = self._redacted(arguments)
         view = await self._reply(context, arguments.model_copy(update={"prompt": prompt}))
         return view.model_copy(update={"prompt_redacted": hits}) if hits else view
+
+    def _redacted(self, arguments: DelegateArguments | ReplyArguments) -> tuple[str, int]:
+        """Return a call's prompt without secrets, and how many it had.
+
+        Raises:
+            UsageError: the schema of the answer holds one: without it, it would be another schema.
+        """
+        redactor = self._daemon.secrets.redactor()
+        if redactor.data(arguments.answer_schema)[1]:
+            raise UsageError("the answer's schema holds what looks like a secret")
+        return redactor.text(arguments.prompt)
 
     async def _delegate(
         self, context: Context, arguments: DelegateArguments, turn: Turn | None
@@ -340,14 +352,18 @@ class Asking:
             profile=spec.profile,
             runner=spec.runner,
             project=os.path.realpath(context.project) if context.project else "",
-            prompt_bytes=len(spec.prompt.encode()),
+            prompt_bytes=len(spec.prompt.encode()) + len(spec.answer_schema.encode()),
             sends_changes=spec.changes is not None,
             chain=spec.origin,
             self_id=self._daemon.self_id(),
         )
 
     def _spec(self, arguments: DelegateArguments, parent: Parent | None = None) -> TaskSpec:
-        """Return what a call asks for; raises UsageError for a glob that does not lead down."""
+        """Return what a call asks for.
+
+        Raises:
+            UsageError: a glob does not lead down, or the answer's schema is not taken.
+        """
         check_globs(arguments.artifacts)
         wished = Limits(
             runtime_s=arguments.timeout_s,
@@ -366,6 +382,7 @@ class Asking:
             base="" if arguments.base == "head" else arguments.base,
             accept=tuple(arguments.accept),
             artifacts=tuple(arguments.artifacts),
+            answer_schema=schema_text(arguments.answer_schema),
             origin=parent.chain if parent is not None else (),
             not_after=self._daemon.settings.clock.now() + start_within(arguments),
         )

@@ -4,12 +4,14 @@ Makes task ids, keeps what is unfinished moving when links come, and takes up
 what workers say.
 """
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 
+from cmesh.daemon.answering import not_taken
 from cmesh.daemon.deadlines import Deadlines
 from cmesh.daemon.fetch import Outputs
 from cmesh.daemon.hearsay import FORGOTTEN, Hearsay, forgotten
@@ -260,6 +262,7 @@ class Caller:
             refused=self._outputs.refused(task_id),
             patch_refused=self._outputs.refused(task_id, "patch"),
             artifacts_refused=self._outputs.refused(task_id, "artifact"),
+            answer_refused=await asyncio.to_thread(not_taken, task.record.spec, outcome),
             link=link,
         )
         await outbound.done(word)

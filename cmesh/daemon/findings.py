@@ -7,6 +7,7 @@ from typing import Literal
 
 from cmesh.daemon import followup, results
 from cmesh.daemon.admission import Grant
+from cmesh.daemon.answering import answered
 from cmesh.daemon.artifacts import with_artifacts
 from cmesh.daemon.draft import Draft
 from cmesh.daemon.evidence import with_evidence
@@ -86,7 +87,12 @@ class Findings:
     async def take(self, draft: Draft, look: Look) -> bool:
         """Put the next events of the output into `draft`; True when all of it is in."""
         spool = await self._open_spool(draft)
-        return spool.take(draft, look, self._parts.clock.now())
+        whole = spool.take(draft, look, self._parts.clock.now())
+        schema = draft.record.spec.answer_schema if draft.record else ""
+        if schema and spool.outcome is not None and not spool.outcome.answer:
+            redactor = self._parts.redactor()
+            spool.outcome = await asyncio.to_thread(answered, spool.outcome, schema, redactor)
+        return whole
 
     async def write(
         self, step: Step, draft: Draft, why: tuple[str, str], grant: Grant | None, policy: str

@@ -12,7 +12,7 @@ from typing import Literal
 from cmesh.daemon.actor import Actor
 from cmesh.daemon.draft import Draft
 from cmesh.daemon.parts import Parts
-from cmesh.errors import CmeshError, LinkError, RemoteProtocolError
+from cmesh.errors import AnswerInvalid, CmeshError, LinkError, RemoteProtocolError
 from cmesh.keys import verify
 from cmesh.link.link import Link
 from cmesh.model import Direction, Event, TaskId
@@ -57,6 +57,7 @@ class Word:
         accepted_waiting: with a `GotAccepted`: the worker's owner must approve it first.
         refused: with a `GotResult`: why its output was not taken; empty = it was.
         patch_refused, artifacts_refused: the same of its patch, and of a file.
+        answer_refused: the same of its answer by a schema.
         link: over which it came; None = this side's own.
     """
 
@@ -72,6 +73,7 @@ class Word:
     refused: str = ""
     patch_refused: str = ""
     artifacts_refused: str = ""
+    answer_refused: str = ""
     link: Link | None = None
 
 
@@ -253,6 +255,8 @@ class Outbound:
             draft.add_fact("patch_refused", {"reason": word.patch_refused})
         if word.artifacts_refused:
             draft.add_fact("artifacts_refused", {"reason": word.artifacts_refused})
+        if word.answer_refused:
+            draft.add_fact("answer_refused", {"reason": word.answer_refused})
 
     def _write_state(self, step: Step, word: Word, draft: Draft) -> None:
         result = result_from(word.result.outcome) if word.result else None
@@ -262,6 +266,8 @@ class Outbound:
         parts = (word.refused, word.patch_refused, word.artifacts_refused)
         if not_taken := "; ".join(filter(None, parts)):
             code, reason = code or RemoteProtocolError.code, not_taken
+        elif word.answer_refused:
+            code, reason = code or AnswerInvalid.code, word.answer_refused
         witness = f"worker: {result.witness}" if result else WITNESS["caller", step.next]
         draft.add_state(step.next, witness, code, reason)
         draft.mark_retry(word.retry_after_s, self._parts.clock.now())

@@ -7,7 +7,9 @@ import uuid_utils
 
 from cmesh.daemon.arguments import Context, ReplyArguments
 from cmesh.daemon.followup import Standing
+from cmesh.errors import UsageError
 from cmesh.model import TaskId, TaskSpec
+from cmesh.protocol.answer import schema_text
 from cmesh.store.records import TaskRecord, TaskSnapshot
 from cmesh.store.store import Store
 
@@ -16,8 +18,9 @@ __all__ = ["next_spec", "same", "twin"]
 
 def same(record: TaskRecord, arguments: ReplyArguments, before: TaskSnapshot) -> bool:
     """Say whether a task is the turn after `before` that a reply asks for."""
-    spec = record.spec
-    return (spec.follows, spec.prompt) == (before.record.task_id, arguments.prompt)
+    spec, asked = record.spec, (arguments.prompt, _schema(before.record.spec, arguments))
+    follows = spec.follows == before.record.task_id
+    return follows and (spec.prompt, spec.answer_schema) == asked
 
 
 async def twin(
@@ -27,7 +30,8 @@ async def twin(
     task = await store.task(now.by) if now.by else None
     if task is None or task.record.session != context.session:
         return None
-    return task.record if task.record.spec.prompt == arguments.prompt else None
+    before = await store.task(task.record.spec.follows) if task.record.spec.follows else None
+    return task.record if before and same(task.record, arguments, before) else None
 
 
 def next_spec(before: TaskSpec, arguments: ReplyArguments, not_after: datetime) -> TaskSpec:
@@ -40,4 +44,20 @@ def next_spec(before: TaskSpec, arguments: ReplyArguments, not_after: datetime) 
         limits=replace(before.limits, runtime_s=min(most_s, arguments.timeout_s or most_s)),
         not_after=not_after,
         follows=before.task_id,
+        answer_schema=_schema(before, arguments),
     )
+
+
+def _schema(before: TaskSpec, arguments: ReplyArguments) -> str:
+    """Return the schema that the turn after `before` is to answer by.
+
+    Raises:
+        UsageError: it is not taken, or is to be that of a turn that had none.
+    """
+    if not arguments.same_schema:
+        return schema_text(arguments.answer_schema)
+    if arguments.answer_schema:
+        raise UsageError("give a schema, or have that of the turn before; not both")
+    if not before.answer_schema:
+        raise UsageError(f"task `{before.task_id}` was asked for no answer by a schema")
+    return before.answer_schema

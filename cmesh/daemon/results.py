@@ -77,6 +77,7 @@ def run(
         runner_version=ran_with.runner_version,
         profile_enforced=exit_.enforcement or NO_SANDBOX,
         credential=ran_with.credential,
+        answer=outcome.answer,
         processes_left=exit_.processes_left,
         started_at=exit_.started,
         ended_at=exit_.ended,

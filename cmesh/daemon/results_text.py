@@ -5,20 +5,21 @@ The patch as bytes is for `git apply`, and for the owner of a node alone.
 
 import asyncio
 import base64
+import json
 
 from cmesh.daemon.answers import ArtifactPiece, PatchFile, PatchView, ResultView
 from cmesh.daemon.arguments import ArtifactArguments, ResultArguments
 from cmesh.daemon.followup import Standing
 from cmesh.daemon.verdict import verdict
-from cmesh.daemon.views import artifact_views, evidence_view, patch_view, state_of
-from cmesh.errors import SecretFound, TaskRefused
+from cmesh.daemon.views import answer_of, artifact_views, evidence_view, patch_view, state_of
+from cmesh.errors import AnswerInvalid, SecretFound, TaskRefused
 from cmesh.model import Direction, Result
 from cmesh.protocol.messages import CHANGES_BYTES
 from cmesh.redact import Redactor
 from cmesh.runner.copies import PATCH_BYTES
 from cmesh.store.records import TaskSnapshot
 from cmesh.store.store import Store
-from cmesh.text import scrub
+from cmesh.text import one_line, scrub
 
 __all__ = ["read_artifact", "read_patch", "read_result"]
 
@@ -41,6 +42,7 @@ async def read_result(
     Raises:
         TaskRefused: the task has not ended, its output was refused, or it has no patch.
         SecretFound: its patch is withheld.
+        AnswerInvalid: it has no answer that fits the schema it was asked for.
     """
     result = task.result
     task_id = task.record.task_id
@@ -61,7 +63,9 @@ async def read_result(
             " what it announced, or is more than was asked for",
             hint=f"cmesh show {task_id} says more; its summary is there",
         )
-    if arguments.part == "artifacts":
+    if arguments.part == "answer":
+        text = _answer(task)
+    elif arguments.part == "artifacts":
         text = _listed(task)
     elif arguments.part == "acceptance":
         text = _acceptance_text(task)
@@ -89,6 +93,7 @@ async def read_result(
         followed_by=follow_up.by,
         patch=patch_view(task),
         verdict=verdict(task.record.spec, result),
+        answered=answer_of(task) is not None,
     )
 
 
@@ -142,6 +147,21 @@ async def read_artifact(
         total=found.bytes,
         offset=arguments.offset,
         data=base64.b64encode(data).decode(),
+    )
+
+
+def _answer(task: TaskSnapshot) -> str:
+    task_id, answer = task.record.task_id, answer_of(task)
+    if answer is not None:
+        return json.dumps(answer, ensure_ascii=False, indent=1)
+    if not task.record.spec.answer_schema:
+        raise TaskRefused(
+            f"task `{task_id}` was asked for no answer by a schema",
+            hint="cmesh delegate --answer-schema FILE",
+        )
+    why = one_line(task.reason or (task.result.error if task.result else ""), 500)
+    raise AnswerInvalid(
+        f"task `{task_id}` has no answer: {why}", hint=f"cmesh reply {task_id} --same-schema PROMPT"
     )
 
 

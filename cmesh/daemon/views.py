@@ -1,5 +1,6 @@
 """Stored tasks as the interfaces show them. Pure: snapshots and facts in, views out."""
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -164,11 +165,20 @@ def task_view(
         patch=patch_view(task),
         chosen=cut(scrub(record.selection.chosen), CHOSEN_CHARACTERS) if record.selection else "",
         group=record.selection.group if record.selection else "",
+        answer_asked=bool(record.spec.answer_schema),
+        answer=answer_of(task),
         **_artifacts(task),
         accept=[one_line(word, 300) for word in record.spec.accept],
         verdict=verdict(record.spec, result),
         evidence=evidence_view(task),
     )
+
+
+def answer_of(task: TaskSnapshot) -> dict[str, Any] | None:
+    """Return the answer that fits the task's schema, scrubbed; None = there is none."""
+    if task.result is None or not task.result.answer or "answer_refused" in task.facts:
+        return None
+    return scrub_data(json.loads(task.result.answer))
 
 
 def _limits(limits: Limits) -> LimitsView:

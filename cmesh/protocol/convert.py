@@ -95,6 +95,7 @@ def wire_spec(spec: TaskSpec) -> Spec:
             artifacts=spec.artifacts,
             base=spec.base,
             changes=None if spec.changes is None else SentChanges(**asdict(spec.changes)),
+            answer_schema=spec.answer_schema,
         )
     except ValidationError as error:
         raise LocalProtocolError(f"the task cannot be sent: {_first(error)}") from None
@@ -128,6 +129,7 @@ def spec_from(message: Submit) -> TaskSpec:
         artifacts=wire.artifacts,
         base=wire.base,
         changes=None if wire.changes is None else Changes(**wire.changes.model_dump()),
+        answer_schema=wire.answer_schema,
     )
     if spec.payload_hash() != message.payload_hash:
         raise RemoteProtocolError("the peer sent a `submit` whose payload hash is wrong")
@@ -192,6 +194,7 @@ def outcome_from(result: Result, inline: bytes = b"") -> Outcome:
         patch=Patch.model_validate(dict(result.patch)) if result.patch else None,
         artifacts=Artifacts.model_validate(dict(result.artifacts)) if result.artifacts else None,
         evidence=Evidence.model_validate(dict(result.evidence)) if result.evidence else None,
+        answer=result.answer or None,
         **_unnamed(result.extra),
     )
 
@@ -228,6 +231,7 @@ def result_from(outcome: Outcome) -> Result:
         patch={} if outcome.patch is None else outcome.patch.model_dump(mode="json"),
         artifacts={} if outcome.artifacts is None else outcome.artifacts.model_dump(mode="json"),
         evidence={} if outcome.evidence is None else outcome.evidence.model_dump(mode="json"),
+        answer=outcome.answer or "",
         extra=outcome.model_extra or {},
     )
 

@@ -125,6 +125,7 @@ class Spec(WireMessage):
         changes: what the copy holds instead; as with `base`, an older worker refuses the task.
         base: what the copy holds, as `cmesh.model.TaskSpec`; a worker that does not know it finds
             another hash and refuses the task.
+        answer_schema: JSON Schema, as JSON text, of the answer it must end with; as `artifacts`.
     """
 
     runner: Annotated[str, Field(min_length=1, max_length=80)]
@@ -152,6 +153,7 @@ class Spec(WireMessage):
     ] = ()
     base: Annotated[Literal["", "working-tree"], Field(exclude_if=is_unset)] = ""
     changes: Annotated[SentChanges | None, Field(exclude_if=is_unset)] = None
+    answer_schema: Annotated[str, Field(max_length=16_384, exclude_if=is_unset)] = ""
 
 
 class Submit(WireMessage):
@@ -352,6 +354,7 @@ class Outcome(WireMessage):
         patch: what it changed, for profiles that work on a copy.
         artifacts: files that it was asked to hand over.
         evidence: what the worker found out besides; None = an older worker, or it never ran.
+        answer: JSON text that fits the schema it was asked for; sent to who asked by one alone.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -384,6 +387,7 @@ class Outcome(WireMessage):
     patch: Annotated[Patch | None, Field(exclude_if=is_unset)] = None
     artifacts: Annotated[Artifacts | None, Field(exclude_if=is_unset)] = None
     evidence: Annotated[Evidence | None, Field(exclude_if=is_unset)] = None
+    answer: Annotated[str | None, Field(max_length=16_384, exclude_if=is_unset)] = None
 
     @model_validator(mode="after")
     def _extra_is_storable(self) -> Self:

@@ -163,6 +163,7 @@ class ClaudeReader(JsonLineReader):
             usage=self._in_all(),
             session=one_line(self._session, ID_CHARS),
             denials=tuple(_denials(result or {})),
+            last=_last(result or {}),
         )
 
     def _answer(self, name: str, usage: Json) -> None:
@@ -238,6 +239,12 @@ def _system(line: Json) -> Iterator[Step]:
             yield "warning", f"tool denied: {one_line(text_of(line, 'tool_name'))}", {}
         case subtype:
             yield "raw", f"system {one_line(subtype, 60)}", {}
+
+
+def _last(result: Json) -> str:
+    """Return the answer by a schema that it names, or the text that may hold one."""
+    answer = as_map(result.get("structured_output"))
+    return text_of(result, "result") if answer is None else dump(answer)
 
 
 def _result(line: Json) -> Iterator[Step]:

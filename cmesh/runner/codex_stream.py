@@ -165,6 +165,7 @@ class CodexReader(JsonLineReader):
             events=events,
             state=state,
             text=cut(scrub(self._text), FINAL_CHARS),
+            last=self._text[-FINAL_CHARS:],
             error=reason,
             code=code,
             usage=replace(self._usage, turns=self.used.turns or None),

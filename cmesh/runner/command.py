@@ -20,7 +20,15 @@ from cmesh.runner.sessions import Place
 __all__ = ["DEFAULT_LANG", "Host", "build_launch", "start_argv"]
 
 DEFAULT_LANG = "C.UTF-8"
+
+SCHEMA_FILE = ".cmesh-answer.json"
+"""In the agent's home. The agent may change it: what its answer is held to is the task's own."""
+
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+_ANSWER_BY = (
+    "End with an answer to what follows that is one JSON object, and nothing after it. It must fit"
+    " this JSON Schema:"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +78,8 @@ def build_launch(spec: TaskSpec, manifest: Manifest, host: Host) -> Launch:
         "turns": "" if spec.limits.turns is None else str(spec.limits.turns),
         "preface": host.preface,
         "preface_quoted": json.dumps(host.preface),
+        "answer_schema": spec.answer_schema,
+        "answer_schema_file": f"{host.home}/{SCHEMA_FILE}",
     }
     env = {"PATH": host.search_path, "LANG": DEFAULT_LANG, "HOME": host.home, "TMPDIR": host.tmp}
     env |= {name: _fill(text, values) for name, text in manifest.env.items()}
@@ -88,7 +98,7 @@ def build_launch(spec: TaskSpec, manifest: Manifest, host: Host) -> Launch:
         session=host.session,
         session_link=_session_link(manifest, host),
         starts_in=f"{host.home}/{manifest.cwd}" if manifest.cwd else "",
-        files={f"{host.home}/{name}": text for name, text in manifest.files.items()},
+        files={f"{host.home}/{name}": text for name, text in _files(spec, manifest).items()},
     )
 
 
@@ -112,17 +122,30 @@ def start_argv(
     parts += options.turns if spec.limits.turns is not None else ()
     parts += options.tokens if spec.limits.tokens is not None else ()
     parts += options.system if host.preface else ()
+    parts += options.answer_schema if spec.answer_schema else ()
     # The configuration's arguments are the owner's own text: braces in them mean nothing.
     return (host.program, *host.arguments, *(_fill(part, values) for part in parts))
 
 
 def _prompt(spec: TaskSpec, manifest: Manifest, host: Host) -> str:
     """Return what comes on standard input: the prompt, after what cmesh says itself."""
+    prompt = spec.prompt
+    # A command has no model that could read it.
+    if spec.answer_schema and manifest.program and not manifest.options.answer_schema:
+        prompt = f"{_ANSWER_BY}\n{spec.answer_schema}\n\n{prompt}"
     if not host.preface or not manifest.takes_preface:
-        return spec.prompt
+        return prompt
     first = spec.follows is None
     words = host.preface if first and manifest.preface_in_prompt else ""
-    return in_front(words or ("" if first else fresh_copy(spec.profile)), spec.prompt)
+    return in_front(words or ("" if first else fresh_copy(spec.profile)), prompt)
+
+
+def _files(spec: TaskSpec, manifest: Manifest) -> Mapping[str, str]:
+    """Return what it finds in its home, by path."""
+    by_file = any("{answer_schema_file}" in part for part in manifest.options.answer_schema)
+    if not spec.answer_schema or not by_file:
+        return manifest.files
+    return {**manifest.files, SCHEMA_FILE: spec.answer_schema}
 
 
 def _session_link(manifest: Manifest, host: Host) -> str:

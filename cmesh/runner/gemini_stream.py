@@ -128,6 +128,7 @@ class GeminiReader(JsonLineReader):
             events=events,
             state=state,
             text=cut(scrub(self._said or self._text), FINAL_CHARS),
+            last=(self._said or self._text)[-FINAL_CHARS:],
             error=reason,
             code=code,
             usage=self.used.usage(),

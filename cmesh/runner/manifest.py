@@ -58,6 +58,8 @@ PLACEHOLDERS = frozenset(
         "base_url",
         "preface",
         "preface_quoted",
+        "answer_schema",
+        "answer_schema_file",
     }
 )
 REPORTS = ("turns", "tokens")
@@ -163,6 +165,9 @@ class Options(_Table):
             Added last, as they are.
         system: how it takes `{preface}`, what cmesh tells an agent beside the prompt, as system
             text; `{preface_quoted}` is the same as a string of JSON or TOML.
+        answer_schema: how it takes the JSON Schema of an answer, as `{answer_schema}` or by a file
+            with it, `{answer_schema_file}`. Without it the schema stands in front of the prompt of
+            an agent, and the last JSON object of its final text is the answer.
     """
 
     model: tuple[Template, ...] = ()
@@ -172,6 +177,7 @@ class Options(_Table):
     mcp: tuple[str, ...] = ()
     base_url: tuple[Template, ...] = ()
     system: tuple[Template, ...] = ()
+    answer_schema: tuple[Template, ...] = ()
 
 
 class Session(_Table):

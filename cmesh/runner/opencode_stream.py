@@ -170,6 +170,7 @@ class OpencodeReader(JsonLineReader):
             events=events,
             state=state,
             text=cut(scrub("\n".join(self._texts)), FINAL_CHARS),
+            last="\n".join(self._texts)[-FINAL_CHARS:],
             error=reason,
             code=code,
             usage=self.used.usage() if self._reason is None else self._usage(),

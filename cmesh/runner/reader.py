@@ -93,6 +93,8 @@ class Outcome:
         session: the runner's own id of the conversation; empty = none.
         denials: tool calls that the runner refused by itself.
         claims: what its events tell of its work; None = it tells none.
+        last: the text in which an answer by a schema is looked for, not scrubbed.
+        answer: JSON text of the answer that fits the task's schema, once that was checked.
     """
 
     events: tuple[RunnerEvent, ...] = ()
@@ -104,6 +106,8 @@ class Outcome:
     session: str = ""
     denials: tuple[str, ...] = ()
     claims: Claims | None = None
+    last: str = ""
+    answer: str = ""
 
 
 class Reader(ABC):
@@ -223,8 +227,9 @@ class OutputReader(Reader):
         state, reason, code = ended(exit_)
         if state is TaskState.FAILED and error and exit_.verdict == "exited":
             reason = f"{reason}: {error}"
-        text = plain(self._tail)[-FINAL_CHARS:].strip()
-        return Outcome(events=events, state=state, text=text, error=reason, code=code)
+        last = plain(self._tail)
+        text = last[-FINAL_CHARS:].strip()
+        return Outcome(events=events, state=state, text=text, error=reason, code=code, last=last)
 
 
 def ended(exit_: Exit) -> tuple[TaskState, str, str]:

@@ -26,6 +26,7 @@ MIGRATIONS: tuple[str, ...] = (
     "evidence.sql",
     "bases.sql",
     "changes.sql",
+    "answers.sql",
 )
 """Files of SQL in this folder; the first makes version 1."""
 

@@ -76,6 +76,7 @@ def task_record(row: Row) -> TaskRecord:
         artifacts=tuple(json.loads(row["artifacts"] or "[]")),
         base=row["base"] or "",
         changes=Changes(**json.loads(row["changes"])) if row["changes"] else None,
+        answer_schema=row["answer_schema"] or "",
     )
     same = {name: row[name] for name in _SAME}
     return TaskRecord(
@@ -154,6 +155,7 @@ def result_record(row: Row) -> Record:
         patch=_object(row["patch"] or "{}"),
         artifacts=_object(row["artifacts"] or "{}"),
         evidence=_object(row["evidence"] or "{}"),
+        answer=row["answer"] or "",
         extra=_object(row["extra"] or "{}"),
     )
     return ResultRecord(

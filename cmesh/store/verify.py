@@ -31,7 +31,7 @@ _NOT_COVERED = frozenset({"seq", "salt"})
 _TEXTS = {
     "task_row": frozenset({"prompt"}),
     "event_row": frozenset({"text", "data"}),
-    "result_row": frozenset({"text", "error", "evidence"}),
+    "result_row": frozenset({"text", "error", "evidence", "answer"}),
 }
 
 Row = Mapping[str, Any]

@@ -220,7 +220,7 @@ SELECT task_id, direction, state, witness, exit_code, text, error, code, output_
   TRY_CAST(evidence->>'$.acceptance.exit_code' AS INTEGER) AS acceptance_exit,
   TRY_CAST(evidence->>'$.acceptance.runtime_s' AS DOUBLE) AS acceptance_s,
   TRY_CAST(evidence->>'$.tool_calls' AS BIGINT) AS tool_calls,
-  worker_signature, caller_signature, seq
+  TRY_CAST(answer AS JSON) AS answer, worker_signature, caller_signature, seq
 FROM result_row;
 COMMENT ON VIEW results IS 'how tasks ended, and the evidence';
 COMMENT ON COLUMN results.task_id IS 'the task';
@@ -249,6 +249,7 @@ COMMENT ON COLUMN results.stored_at IS 'when this node stored the result';
 COMMENT ON COLUMN results.redacted IS 'secrets taken out of texts and kept output';
 COMMENT ON COLUMN results.basis IS 'JSON the worker signed with it: caller, profile, policy, prompt, audit head';
 COMMENT ON COLUMN results.artifacts IS 'JSON of the files it handed over: path, bytes, sha256, withheld; NULL = it was asked for none';
+COMMENT ON COLUMN results.answer IS 'the answer that fits the JSON Schema it was asked for; NULL = none';
 COMMENT ON COLUMN results.patch IS 'JSON of what a task on a copy changed: sha256, files, base_commit, withheld; NULL = it had none';
 COMMENT ON COLUMN results.evidence IS 'JSON of what the worker found out: acceptance, tool_calls, commands, denials, model; NULL = it never ran, or erased';
 COMMENT ON COLUMN results.accepted IS 'the acceptance command passed; NULL = there was none';

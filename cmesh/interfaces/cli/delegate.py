@@ -13,7 +13,7 @@ from cmesh.daemon.arguments import (
     ReplyArguments,
     TaskArguments,
 )
-from cmesh.errors import AcceptanceFailed, DaemonRestarted, UsageError
+from cmesh.errors import AcceptanceFailed, AnswerInvalid, DaemonRestarted, UsageError
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.exits import DETACHED_EXIT, TASK_EXITS, exit_of
 from cmesh.interfaces.cli.follow import Progress, make_progress, wait_for
@@ -23,6 +23,7 @@ from cmesh.interfaces.cli.options import (
     JsonOption,
     ProfileOption,
     RunnerOption,
+    SchemaOption,
     StartWithinOption,
     TaskArgument,
     TokensOption,
@@ -31,6 +32,7 @@ from cmesh.interfaces.cli.options import (
     WhereOption,
     accept_argv,
     complete_peer,
+    read_schema,
     seconds,
 )
 from cmesh.interfaces.cli.session import call, checked
@@ -103,6 +105,7 @@ def delegate(  # noqa: PLR0913 - typer reads the options from the signature
             metavar="GLOB", help="Files it hands over at its end: 'dist/*.whl'. Repeatable."
         ),
     ] = [],  # noqa: B006 - typer copies it
+    answer_schema: SchemaOption = "",
     timeout: Annotated[
         str, typer.Option(metavar="TIME", help="Longest run time there: 90, 15m, 2h.")
     ] = "15m",
@@ -153,6 +156,7 @@ def delegate(  # noqa: PLR0913 - typer reads the options from the signature
         "untracked": untracked,
         "accept": accept_argv(accept),
         "artifacts": artifact,
+        "answer_schema": read_schema(answer_schema),
         "timeout_s": seconds(timeout),
         "turns": max_turns,
         "tokens": max_tokens,
@@ -183,6 +187,11 @@ def reply(  # noqa: PLR0913 - typer reads the options from the signature
     *,
     task_id: TaskArgument,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the agent is to do now.")],
+    answer_schema: SchemaOption = "",
+    same_schema: Annotated[
+        bool,
+        typer.Option("--same-schema", help="Answer by the JSON Schema of the turn before."),
+    ] = False,
     timeout: Annotated[
         str, typer.Option(metavar="TIME", help="Longest run time, at most the task's; 0 = that.")
     ] = "0",
@@ -209,6 +218,8 @@ def reply(  # noqa: PLR0913 - typer reads the options from the signature
         ReplyArguments,
         task_id=task_id,
         prompt=prompt,
+        answer_schema=read_schema(answer_schema),
+        same_schema=same_schema,
         timeout_s=seconds(timeout),
         if_offline=if_offline,
         start_within_s=seconds(start_within),
@@ -281,11 +292,14 @@ def _until_end(begin: Callable[[], TaskView], progress: Progress, *, as_json: bo
     if as_json:
         output.print_json(view)
     else:
-        output.data(view.summary)
+        answer = view.answer
+        output.print_json(answer) if answer is not None else output.data(view.summary)
         explain_end(view)
         if view.question:
             output.say(f"it asks back: {view.question}")
-        if view.follow_up == POSSIBLE:
+        if view.code == AnswerInvalid.code and view.follow_up == POSSIBLE:
+            output.hint(f"cmesh reply {view.task_id} --same-schema PROMPT")
+        elif view.follow_up == POSSIBLE:
             output.hint(f"cmesh reply {view.task_id} {'ANSWER' if view.question else 'PROMPT'}")
     raise typer.Exit(exit_of(view))
 

@@ -4,10 +4,13 @@ Completions ask a running daemon only, for a short time, and never start one.
 """
 
 import asyncio
+import json
 import re
 import shlex
+import sys
 from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeAlias
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias, cast
 
 import typer
 
@@ -15,6 +18,7 @@ from cmesh.daemon.arguments import TasksArguments
 from cmesh.errors import CmeshError, UsageError
 from cmesh.interfaces.client import ControlClient
 from cmesh.paths import control_socket, state_dir
+from cmesh.protocol.answer import SCHEMA_BYTES
 
 __all__ = [
     "CostOption",
@@ -62,6 +66,35 @@ def accept_argv(text: str) -> list[str]:
         return shlex.split(text)
     except ValueError as error:
         raise UsageError(f"the acceptance command cannot be split: {error}") from error
+
+
+_READ_MOST = 16 * SCHEMA_BYTES
+"""Characters of a schema's file: blanks do not count for its size."""
+
+
+def read_schema(name: str) -> dict[str, Any]:
+    """Return the JSON object in a file, or on standard input for `-`; empty for no name.
+
+    Raises:
+        UsageError: it cannot be read, or is no JSON object.
+    """
+    if not name:
+        return {}
+    try:
+        text = sys.stdin.read(_READ_MOST) if name == "-" else _beginning(name)
+        value: object = json.loads(text)
+    except OSError as error:
+        raise UsageError(f"`{name}` cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"`{name}` is no JSON Schema: {error}") from error
+    if not isinstance(value, dict) or not value:
+        raise UsageError(f"`{name}` is no JSON Schema: it holds no object, or an empty one")
+    return cast("dict[str, Any]", value)
+
+
+def _beginning(name: str) -> str:
+    with Path(name).open(encoding="utf-8") as file:
+        return file.read(_READ_MOST)
 
 
 def complete_peer(incomplete: str) -> list[str]:
@@ -146,6 +179,14 @@ TaskArgument: TypeAlias = Annotated[
         metavar="ID",
         help="Task id, or its unique beginning; also a group, `g-…`.",
         autocompletion=_complete_task,
+    ),
+]
+SchemaOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--answer-schema",
+        metavar="FILE",
+        help="JSON Schema of the one JSON object it must answer with; `-` = standard input.",
     ),
 ]
 ProfileOption: TypeAlias = Annotated[

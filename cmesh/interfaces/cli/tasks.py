@@ -1,5 +1,6 @@
 """The commands about tasks: delegate, reply, wait, show, result, apply, cancel and others."""
 
+import json
 import shlex
 from typing import Annotated
 
@@ -131,7 +132,8 @@ def result(  # noqa: PLR0913 - typer reads the options from the signature
     *,
     task_id: TaskArgument,
     part: Annotated[
-        str, typer.Option(help="summary, output, errors, patch, artifacts or acceptance.")
+        str,
+        typer.Option(help="summary, output, errors, patch, artifacts, acceptance or answer."),
     ] = "summary",
     patch: Annotated[
         str,
@@ -142,6 +144,10 @@ def result(  # noqa: PLR0913 - typer reads the options from the signature
     artifacts: Annotated[
         str, typer.Option(metavar="DIR", help="Save the files it handed over below a folder.")
     ] = "",
+    answer: Annotated[
+        bool,
+        typer.Option("--answer", help="Print the JSON object that fits --answer-schema, whole."),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="With --artifacts: replace files of other content.")
     ] = False,
@@ -167,6 +173,7 @@ def result(  # noqa: PLR0913 - typer reads the options from the signature
     if is_group(task_id):
         show_group(task_id, as_json=as_json)
         return
+    part, everything = ("answer", True) if answer else (part, everything)
     if patch:
         save(task_id, patch, as_json=as_json)
         return
@@ -336,6 +343,7 @@ def _facts(view: TaskView) -> list[tuple[str, str]]:
         ("follows", view.follows or ""),
         ("follow-up", _follow_up(view)),
         ("it asks", view.question),
+        ("answer", "" if view.answer is None else json.dumps(view.answer, ensure_ascii=False)),
         ("summary", view.summary),
         ("events", f"{view.last_event}{more}" if view.last_event else ""),
     ]

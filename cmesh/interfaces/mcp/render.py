@@ -55,6 +55,9 @@ PROMPT_CHARACTERS = 200
 NAMES_CHARACTERS = 600
 TOOLS_SHOWN = 16
 QUESTION_CHARACTERS = 600
+ANSWER_CHARACTERS = 3_000
+ANSWER_INVALID = "answer_invalid"
+REPAIR = "Your answer did not fit the JSON Schema. Answer again: one JSON object that fits it."
 MESSAGE_CHARACTERS = 1_500
 WAIT_S = 20
 POSSIBLE = "possible"
@@ -152,6 +155,7 @@ def task_fields(view: TaskView, mark: Fence, *, brief: bool = False) -> dict[str
         "follow_up": view.follow_up,
         "follow_up_until": when(view.follow_up_until),
         "reply": reply_call(view.task_id) if view.follow_up == POSSIBLE else "",
+        "answer": _answer(view, mark),
         "question": mark.text(defang(view.question), source, QUESTION_CHARACTERS),
         "started_at": when(view.started_at),
         "ended_at": when(view.ended_at),
@@ -163,6 +167,14 @@ def task_fields(view: TaskView, mark: Fence, *, brief: bool = False) -> dict[str
     if view.cancel_requested and view.state not in TERMINAL:
         fields["cancel_requested"] = True
     return _filled(fields)
+
+
+def _answer(view: TaskView, mark: Fence) -> str:
+    """Return the answer as JSON between marks; empty = none, or it is read in pieces."""
+    if view.answer is None:
+        return ""
+    text = json.dumps(view.answer, ensure_ascii=False)
+    return mark.whole(text, view.peer) if json_length(text) <= ANSWER_CHARACTERS else ""
 
 
 def _patch(patch: PatchView | None, mark: Fence, source: str) -> dict[str, object] | None:
@@ -226,12 +238,8 @@ def task_next(view: TaskView, last_event: int) -> str:
         return call_text("list_peers")
     if view.state is TaskState.EXPIRED:
         return call_text("list_tasks", state="open")
-    if view.state in TERMINAL and view.question and view.direction is Direction.OUT:
-        return reply_call(view.task_id)
-    if view.code == AcceptanceFailed.code:
-        return call_text("get_result", task_id=view.task_id, part="acceptance")
     if view.state in TERMINAL:
-        return call_text("get_result", task_id=view.task_id)
+        return _ended_next(view)
     if view.state is TaskState.UNKNOWN:
         # Waiting is not promised to end, and without `new` this very task would be the answer.
         return "tell the user `reason`; to have it done all the same, delegate again with new=true"
@@ -243,6 +251,19 @@ def task_next(view: TaskView, last_event: int) -> str:
         after_event=last_event,
         known_state=state,
     )
+
+
+def _ended_next(view: TaskView) -> str:
+    if view.question and view.direction is Direction.OUT:
+        return reply_call(view.task_id)
+    if view.code == ANSWER_INVALID and view.follow_up == POSSIBLE:
+        # Without the reason: names in it may be the other machine's.
+        return call_text("reply_task", task_id=view.task_id, prompt=REPAIR, same_schema=True)
+    if view.code == AcceptanceFailed.code:
+        return call_text("get_result", task_id=view.task_id, part="acceptance")
+    if view.answer is not None:
+        return call_text("get_result", task_id=view.task_id, part="answer")
+    return call_text("get_result", task_id=view.task_id)
 
 
 def reply_call(task_id: str) -> str:

@@ -57,6 +57,8 @@ class _Head:
         if end < view.total and self.shown:
             return call_text("get_result", task_id=view.task_id, part=view.part, offset=end)
         changed = view.patch is not None and view.patch.files and not view.patch.withheld
+        if view.answered and view.part == "summary":
+            return call_text("get_result", task_id=view.task_id, part="answer")
         other = "summary" if view.part != "summary" else "patch" if changed else "output"
         return call_text("get_result", task_id=view.task_id, part=other)
 

@@ -6,7 +6,8 @@ from cmesh.errors import RemoteProtocolError
 from cmesh.model import NodeId, TaskId, TaskState
 from cmesh.protocol.codec import decode
 from cmesh.protocol.convert import outcome_from
-from cmesh.protocol.messages import Basis, Outcome, Patch, ResultMessage
+from cmesh.protocol.evidence import Evidence
+from cmesh.protocol.messages import Artifacts, Basis, Outcome, Patch, ResultMessage
 from cmesh.protocol.receipts import head_bytes, result_bytes
 from tests.unit.protocol.builders import CALLER, TASK, THEN, WORKER, result
 
@@ -37,7 +38,8 @@ def test_every_part_of_an_end_is_signed() -> None:
     ]
     values = {"state": TaskState.FAILED, "started_at": None, "truncated": True, "exit_code": None}
     values |= {"follow_up": "possible", "redacted": 2, "basis": Basis(caller="me@example.com")}
-    values |= {"patch": Patch(files=1)}
+    values |= {"patch": Patch(files=1), "answer": "{}", "artifacts": Artifacts(), "turns": 3}
+    values |= {"evidence": Evidence()}
     for name in set(Outcome.model_fields) - {"output_inline"}:
         value = values.get(name, getattr(plain, name))
         changed = value if value != getattr(plain, name) else _other(value)

@@ -170,3 +170,28 @@ def test_of_a_json_variable_that_is_left_out_which_has_no_value() -> None:
 def test_the_owner_s_variables_win_over_the_manifest_s() -> None:
     host = replace(HOST, env={"CONFIG": "mine"})
     assert build_launch(SPEC, with_json({}), host).env["CONFIG"] == "mine"
+
+
+SCHEMA = '{"description":"{home}","type":"object"}'
+
+
+def test_each_agent_gets_the_schema_of_its_answer_in_its_way() -> None:
+    spec = replace(SPEC, answer_schema=SCHEMA)
+    claude = build_launch(spec, CLAUDE, HOST)
+    assert claude.argv[claude.argv.index("--json-schema") + 1] == SCHEMA
+    codex = build_launch(spec, CODEX, HOST)
+    file = codex.argv[codex.argv.index("--output-schema") + 1]
+    assert codex.files[file] == SCHEMA
+    assert file.startswith("/tasks/t/home/")
+    assert claude.stdin == codex.stdin == SPEC.prompt.encode()
+    gemini = build_launch(spec, GEMINI, HOST)
+    assert SCHEMA.encode() in gemini.stdin
+    assert gemini.stdin.endswith(SPEC.prompt.encode())
+    assert build_launch(spec, COMMAND, HOST).stdin == SPEC.prompt.encode()
+
+
+def test_without_a_schema_nothing_is_said_of_one() -> None:
+    for manifest in (CLAUDE, CODEX, GEMINI):
+        launch = build_launch(SPEC, manifest, HOST)
+        assert "schema" not in " ".join(launch.argv)
+        assert not any("answer" in name for name in launch.files)
