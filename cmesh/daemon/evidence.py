@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cmesh.daemon.directories import seen_directory
 from cmesh.daemon.parts import Parts
 from cmesh.daemon.verdict import acceptance_words
 from cmesh.errors import AcceptanceFailed
@@ -28,6 +29,8 @@ __all__ = ["MOST_CHARACTERS", "fitted", "with_evidence"]
 TAIL_CHARACTERS = 4_000
 DENIALS_MOST, DENIAL_CHARACTERS = 20, 300
 REASON_CHARACTERS = 500
+NAMES_LEAST = 8
+"""Changed paths that give way only after what was said."""
 
 MOST_CHARACTERS, LEAST_CHARACTERS = 8 * 1024, 3 * 1024
 """Of the whole as JSON: between these, what the patch leaves of an old peer's room."""
@@ -55,6 +58,8 @@ async def with_evidence(
             _acceptance, record.spec.accept, checked, path, redactor
         )
     evidence = _evidence(acceptance, outcome, redactor)
+    before, changed = await seen_directory(parts, record.task_id, result, redactor)
+    evidence = evidence.model_copy(update={"before": before, "changed": changed})
     room = EXTRA_CHARACTERS - OTHER_CHARACTERS - len(json.dumps(dict(result.patch)))
     evidence = fitted(evidence, max(LEAST_CHARACTERS, min(MOST_CHARACTERS, room)))
     result = replace(result, evidence=evidence.model_dump(mode="json"))
@@ -125,6 +130,10 @@ def fitted(evidence: Evidence, limit: int) -> Evidence:
         update: dict[str, object]
         if evidence.commands:
             update = {"commands": evidence.commands[len(evidence.commands) // 2 + 1 :]}
+        elif evidence.changed is not None and len(evidence.changed.names) > NAMES_LEAST:
+            names = evidence.changed.names
+            less = {"names": names[: max(NAMES_LEAST, len(names) // 2)]}
+            update = {"changed": evidence.changed.model_copy(update=less)}
         elif evidence.denials:
             update = {"denials": evidence.denials[: len(evidence.denials) // 2]}
         elif evidence.acceptance is not None and evidence.acceptance.output:
@@ -134,6 +143,8 @@ def fitted(evidence: Evidence, limit: int) -> Evidence:
         elif evidence.acceptance is not None and len(evidence.acceptance.argv) > 1:
             less = {"argv": evidence.acceptance.argv[:1]}
             update = {"acceptance": evidence.acceptance.model_copy(update=less)}
+        elif evidence.changed is not None and evidence.changed.names:
+            update = {"changed": evidence.changed.model_copy(update={"names": ()})}
         else:
             break
         evidence = evidence.model_copy(update=update)

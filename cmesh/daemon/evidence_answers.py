@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["AcceptanceView", "CommandView", "EvidenceView", "View"]
+__all__ = ["AcceptanceView", "BeforeView", "ChangedView", "CommandView", "EvidenceView", "View"]
 
 
 class View(BaseModel):
@@ -37,11 +37,37 @@ class CommandView(View):
     failed: bool | None = None
 
 
+class BeforeView(View):
+    """The repository in the directory before the agent began; remote text.
+
+    `branch` is empty where none was checked out; `dirty` is None where nobody looked.
+    """
+
+    commit: str = ""
+    branch: str = ""
+    dirty: bool | None = None
+    reason: str = ""
+
+
+class ChangedView(View):
+    """What lies otherwise in a directory without a copy than before; remote text.
+
+    `names` has some of `files` paths, after a letter A, D, M or T. Where it is not `complete`,
+    `reason` says what was not looked at.
+    """
+
+    files: int = 0
+    names: list[str] = Field(default_factory=list[str])
+    complete: bool = True
+    reason: str = ""
+
+
 class EvidenceView(View):
     """What its worker found out about a run; remote text.
 
     `tool_calls` to `model` are the agent's own word, which the worker counted; `tool_calls` is
-    None for what is no agent. `commands` has the last of `commands_count`.
+    None for what is no agent. `commands` has the last of `commands_count`. `before` is of a
+    repository; `changed` of a directory that is none, in profile `full`.
     """
 
     acceptance: AcceptanceView | None = None
@@ -50,3 +76,5 @@ class EvidenceView(View):
     commands_count: int = 0
     denials: list[str] = Field(default_factory=list[str])
     model: str = ""
+    before: BeforeView | None = None
+    changed: ChangedView | None = None

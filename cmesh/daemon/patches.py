@@ -20,7 +20,7 @@ from cmesh.runner.copies import PATCH_BYTES, Changed, Made, patch_path, read_cha
 from cmesh.runner.shim_steps import COMPARED
 from cmesh.text import cut, one_line
 
-__all__ = ["FAILED", "TOO_LARGE", "with_patch"]
+__all__ = ["FAILED", "TOO_LARGE", "clean_names", "with_patch"]
 
 TOO_LARGE, FAILED = "patch_too_large", "patch_failed"
 """Why there are no bytes, besides `secret_found`."""
@@ -69,10 +69,10 @@ def _told(
     patch = Patch(
         bytes=changed.bytes if withheld != TOO_LARGE else 0,
         files=changed.files,
-        changed=_names(changed.changed, redactor),
-        flagged=_names(changed.flagged, redactor),
+        changed=clean_names(changed.changed, redactor),
+        flagged=clean_names(changed.flagged, redactor),
         flagged_count=changed.flagged_count,
-        left_out=_names([*made.left_out, *changed.left_out], redactor),
+        left_out=clean_names([*made.left_out, *changed.left_out], redactor),
         left_out_count=made.left_out_count + changed.left_out_count,
         base_commit=made.commit,
         base_tree=made.tree,
@@ -89,7 +89,8 @@ def _told(
     return patch
 
 
-def _names(names: Sequence[str], redactor: Redactor) -> tuple[str, ...]:
+def clean_names(names: Sequence[str], redactor: Redactor) -> tuple[str, ...]:
+    """Return as many names as one list may hold, without secrets, each cut to its length."""
     clean = [
         cut(one_line(redactor.text(name)[0], NAME_CHARACTERS), NAME_CHARACTERS) for name in names
     ]

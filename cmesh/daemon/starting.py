@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from cmesh.daemon import followup
 from cmesh.daemon.admission import Admission, Grant, as_told
+from cmesh.daemon.directories import note_directory
 from cmesh.daemon.draft import Draft
 from cmesh.daemon.happening import Happening, Place
 from cmesh.daemon.parts import Parts
@@ -134,6 +135,7 @@ class Starting:
             supervisor.prepare(self.task_id, launch)
             note_parser(directory, grant.runner.manifest.parser)
             note_terms(directory, grant.limits, _own(grant), await self._cost_before(draft.record))
+            await note_directory(self._parts, self.task_id, grant)
             await supervisor.spawn(self.task_id)
         except (CmeshError, OSError) as error:
             code = error.code if isinstance(error, CmeshError) else _code_of(error)

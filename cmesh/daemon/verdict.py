@@ -47,7 +47,7 @@ def verdict(spec: TaskSpec, result: Result | None) -> str:
     if result.state is TaskState.CANCELLED and result.started_at is None:
         return ""
     evidence = Evidence.model_validate(dict(result.evidence))
-    checks = [_accepted(spec, evidence), *_changed(result)]
+    checks = [_accepted(spec, evidence), *_changed(result, evidence)]
     if result.processes_left:
         checks.append(f"{result.processes_left} processes still live")
     said = ", ".join(check for check in checks if check) or "nothing, as nothing was to be checked"
@@ -87,15 +87,21 @@ def _accepted(spec: TaskSpec, evidence: Evidence) -> str:
     return f"{command} {acceptance_words(evidence.acceptance)}"
 
 
-def _changed(result: Result) -> list[str]:
+def _changed(result: Result, evidence: Evidence) -> list[str]:
     if not result.patch:
-        return []
+        told = evidence.changed
+        if told is None:
+            return []
+        return [_files(told.files) + ("" if told.complete else " of those looked at")]
     patch = Patch.model_validate(dict(result.patch))
     if patch.withheld == "patch_failed":
         return ["what was changed is not known"]
-    if not patch.files:
-        return ["no file was changed"]
-    files = "1 file was changed" if patch.files == 1 else f"{patch.files} files were changed"
     if not patch.flagged_count:
-        return [files]
-    return [files, f"{patch.flagged_count} of them run or instruct by being there"]
+        return [_files(patch.files)]
+    return [_files(patch.files), f"{patch.flagged_count} of them run or instruct by being there"]
+
+
+def _files(count: int) -> str:
+    if not count:
+        return "no file was changed"
+    return "1 file was changed" if count == 1 else f"{count} files were changed"

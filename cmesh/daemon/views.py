@@ -21,13 +21,19 @@ from cmesh.daemon.answers import (
     TaskView,
 )
 from cmesh.daemon.draft import Draft, retry_in_s
-from cmesh.daemon.evidence_answers import AcceptanceView, CommandView, EvidenceView
+from cmesh.daemon.evidence_answers import (
+    AcceptanceView,
+    BeforeView,
+    ChangedView,
+    CommandView,
+    EvidenceView,
+)
 from cmesh.daemon.followup import POSSIBLE, Standing
 from cmesh.daemon.outbound import EVENTS_CUT
 from cmesh.daemon.verdict import verdict
 from cmesh.model import TERMINAL, Direction, Event, Limits, TaskState
 from cmesh.policy.decide import Decision
-from cmesh.protocol.evidence import Acceptance, Evidence
+from cmesh.protocol.evidence import Acceptance, Before, Changed, Evidence
 from cmesh.protocol.facts import WorkerFacts
 from cmesh.protocol.fields import NAME_CHARACTERS
 from cmesh.protocol.machine import Machine
@@ -263,6 +269,26 @@ def evidence_view(task: TaskSnapshot) -> EvidenceView | None:
         commands_count=evidence.commands_count,
         denials=[one_line(one, 400) for one in evidence.denials],
         model=one_line(evidence.model),
+        before=evidence.before and _before(evidence.before),
+        changed=evidence.changed and _changed(evidence.changed),
+    )
+
+
+def _before(told: Before) -> BeforeView:
+    return BeforeView(
+        commit=told.commit,
+        branch=one_line(told.branch, 200),
+        dirty=told.dirty,
+        reason=one_line(told.reason, 500),
+    )
+
+
+def _changed(told: Changed) -> ChangedView:
+    return ChangedView(
+        files=told.files,
+        names=_names(told.names),
+        complete=told.complete,
+        reason=one_line(told.reason, 500),
     )
 
 

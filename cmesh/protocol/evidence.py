@@ -9,9 +9,9 @@ from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from cmesh.protocol.fields import Sentence, Seq, WireMessage
+from cmesh.protocol.fields import Names, ObjectOrNone, Sentence, Seq, WireMessage, is_unset
 
-__all__ = ["EVIDENCE_CHARACTERS", "Acceptance", "AgentCommand", "Evidence"]
+__all__ = ["EVIDENCE_CHARACTERS", "Acceptance", "AgentCommand", "Before", "Changed", "Evidence"]
 
 EVIDENCE_CHARACTERS = 16 * 1024
 """What evidence may be as JSON. A worker of this version sends less, see `cmesh.daemon.evidence`."""
@@ -62,6 +62,36 @@ class AgentCommand(_Part):
     failed: bool | None = None
 
 
+class Before(_Part):
+    """The repository in the task's directory, as it was before the agent began.
+
+    Attributes:
+        commit: empty = its branch has none yet, or `reason` says why it is not known.
+        branch: its short name; empty = none was checked out.
+        dirty: files were not those of the commit; None = nobody looked.
+    """
+
+    commit: ObjectOrNone = ""
+    branch: Annotated[str, Field(max_length=200)] = ""
+    dirty: bool | None = None
+    reason: Sentence = ""
+
+
+class Changed(_Part):
+    """What lies otherwise in the directory of a task without a copy than before it.
+
+    Attributes:
+        files: changed paths.
+        names: some of them, each after a letter and a blank: A, D, M, T as in git's raw format.
+        complete: that is all; else `reason` says what was not looked at.
+    """
+
+    files: Seq = 0
+    names: Names = ()
+    complete: bool = True
+    reason: Sentence = ""
+
+
 class Evidence(_Part):
     """What there is to judge a run by.
 
@@ -73,6 +103,8 @@ class Evidence(_Part):
         commands: some of those that it ran, the last ones; `commands_count` counts all.
         denials: tool calls that it says were refused.
         model: that it says it asks.
+        before: None = the directory is no repository of its own, or an older worker.
+        changed: None = the task had a copy, could not write, or its directory is a repository.
     """
 
     acceptance: Acceptance | None = None
@@ -82,6 +114,8 @@ class Evidence(_Part):
     commands_count: Seq = 0
     denials: Annotated[tuple[Annotated[str, Field(max_length=400)], ...], Field(max_length=50)] = ()
     model: Annotated[str, Field(max_length=200)] = ""
+    before: Annotated[Before | None, Field(exclude_if=is_unset)] = None
+    changed: Annotated[Changed | None, Field(exclude_if=is_unset)] = None
 
     @model_validator(mode="after")
     def _is_small(self) -> Self:

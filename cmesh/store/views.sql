@@ -251,7 +251,7 @@ COMMENT ON COLUMN results.basis IS 'JSON the worker signed with it: caller, prof
 COMMENT ON COLUMN results.artifacts IS 'JSON of the files it handed over: path, bytes, sha256, withheld; NULL = it was asked for none';
 COMMENT ON COLUMN results.answer IS 'the answer that fits the JSON Schema it was asked for; NULL = none';
 COMMENT ON COLUMN results.patch IS 'JSON of what a task on a copy changed: sha256, files, base_commit, withheld; NULL = it had none';
-COMMENT ON COLUMN results.evidence IS 'JSON of what the worker found out: acceptance, tool_calls, commands, denials, model; NULL = it never ran, or erased';
+COMMENT ON COLUMN results.evidence IS 'JSON of what the worker found out: acceptance, tool_calls, commands, denials, model, before (commit, branch, dirty), changed; NULL = it never ran, or erased';
 COMMENT ON COLUMN results.accepted IS 'the acceptance command passed; NULL = there was none';
 COMMENT ON COLUMN results.acceptance_end IS 'how it ended: exited, timed_out, disk_limit, cancelled, spawn_failed, not_run, unknown';
 COMMENT ON COLUMN results.acceptance_exit IS 'of the acceptance command; negative = signal';

@@ -209,6 +209,21 @@ def _evidence(evidence: EvidenceView | None, mark: Fence, source: str) -> dict[s
         "denials": mark.text("\n".join(evidence.denials), source, NAMES_CHARACTERS),
         "model": mark.name(evidence.model, source) if evidence.model else "",
     }
+    if (before := evidence.before) is not None:
+        facts["before"] = _filled(
+            {
+                "commit": before.commit,
+                "branch": mark.name(before.branch, source) if before.branch else "",
+                "dirty": before.dirty,
+                "reason": mark.text(before.reason, source, 300),
+            }
+        )
+    if (changed := evidence.changed) is not None:
+        facts["changed"] = {
+            "files": changed.files,
+            "names": mark.text("\n".join(changed.names), source, NAMES_CHARACTERS),
+            "complete": changed.complete,
+        } | ({} if changed.complete else {"reason": mark.text(changed.reason, source, 300)})
     if (told := evidence.acceptance) is not None:
         facts["acceptance"] = _filled(
             {

@@ -13,7 +13,7 @@ import pytest
 
 from cmesh.daemon.answers import TaskView
 from cmesh.daemon.arguments import CancelArguments, ResultArguments
-from cmesh.daemon.evidence_answers import AcceptanceView
+from cmesh.daemon.evidence_answers import AcceptanceView, BeforeView, ChangedView
 from cmesh.errors import AcceptanceFailed, PolicyDenied, TaskRefused
 from cmesh.model import Profile, TaskState
 from cmesh.node.testnet import Testnet
@@ -214,6 +214,37 @@ async def test_in_a_query_it_sees_the_directory_and_cannot_change_it(
     told = acceptance_of(view)
     assert (told.passed, "Read-only" in told.output) == (False, True), told
     assert git(worker.base / "app", "status", "--porcelain") == ""
+
+
+async def test_what_a_directory_without_a_copy_was_and_what_became_of_it_is_told(
+    pair: tuple[Machine, Machine],
+) -> None:
+    laptop, worker = pair
+    head = git(worker.base / "app", "rev-parse", "HEAD")
+    looked = await ask(laptop, worker, "change", "passes", profile=Profile.QUERY)
+    copied = await ask(laptop, worker, "change", "passes")
+    for view, dirty in ((looked, None), (copied, False)):
+        assert view.evidence is not None
+        assert view.evidence.before == BeforeView(commit=head, branch="main", dirty=dirty)
+        assert view.evidence.changed is None
+
+    place = worker.directory("plain")
+    (place / "code").write_text("one\n")
+    (place / "kept").touch()
+    (place / "code").chmod(0o666)  # the worker is another user
+    view = await laptop.delegate(
+        worker.name, "command:change", place, profile=Profile.FULL, new=True, wait_s=WAIT_S
+    )
+    assert view.evidence is not None, view
+    assert view.evidence.before is None
+    assert view.evidence.changed == ChangedView(files=1, names=["M code"])
+    assert view.verdict == "command says done; checks say 1 file was changed"
+    shown = laptop.cli("show", view.task_id)
+    assert "M code" in shown.stdout
+    assert f"commit {head[:12]}, branch main" in laptop.cli("show", looked.task_id).stdout
+    async with laptop.mcp() as agent:
+        told = (await agent.call("get_task", task_id=view.task_id)).text
+        assert "M code" in told
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The line a person can trust, for every way in which a task and its check may end."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -8,7 +9,7 @@ import pytest
 from cmesh.daemon.evidence import MOST_CHARACTERS, fitted
 from cmesh.daemon.verdict import verdict
 from cmesh.model import Limits, Profile, Result, TaskId, TaskSpec, TaskState
-from cmesh.protocol.evidence import Acceptance, AgentCommand, Evidence
+from cmesh.protocol.evidence import Acceptance, AgentCommand, Before, Changed, Evidence
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SPEC = TaskSpec(
@@ -49,6 +50,16 @@ TABLE = [
         SPEC,
         replace(DONE, patch={"withheld": "patch_failed"}, evidence={"tool_calls": 0}),
         "agent says done and called no tool; checks say what was changed is not known",
+    ),
+    (
+        SPEC,
+        replace(DONE, evidence={"changed": {"files": 2, "names": ["M a", "A ignore this"]}}),
+        "agent says done; checks say 2 files were changed",
+    ),
+    (
+        SPEC,
+        replace(DONE, evidence={"changed": {"files": 0, "complete": False, "reason": "more"}}),
+        "agent says done; checks say no file was changed of those looked at",
     ),
     (
         CHECKED,
@@ -142,3 +153,15 @@ def test_what_does_not_fit_gives_way_and_the_end_of_the_check_stays() -> None:
         kept = [int(one.command.split()[0]) for one in less.commands]
         assert kept == list(range(40))[40 - len(kept) :]  # the last ones
     assert fitted(evidence, 3000).acceptance is not None
+
+
+def test_changed_paths_give_way_and_their_count_stays() -> None:
+    evidence = Evidence.model_construct(
+        before=Before(commit="a" * 40, branch="\u00e4" * 200),
+        changed=Changed(files=5_000, names=tuple(["M " + "\u00e4" * 300] * 200)),
+    )
+    for limit in (MOST_CHARACTERS, 3_000):
+        less = fitted(evidence, limit)
+        assert len(json.dumps(less.model_dump(mode="json"))) <= limit
+        assert less.changed is not None
+        assert (less.before, less.changed.files) == (evidence.before, 5_000)
