@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Literal, NewType
 
 __all__ = [
+    "ENDED",
     "NEVER_RAN",
     "TERMINAL",
     "Changes",
@@ -75,6 +76,12 @@ TERMINAL = frozenset(
     }
 )
 
+
+ENDED = TERMINAL | {TaskState.WAITING_INPUT}
+"""What a task is shown as once it has ended: it waits for input when its agent asked back.
+
+INVARIANT: no task that goes on is shown so; that a worker says it of a running one is ignored.
+"""
 
 NEVER_RAN = frozenset({TaskState.DENIED, TaskState.EXPIRED})
 """Ends that say for certain that nothing was started; `cancelled` alone does not."""

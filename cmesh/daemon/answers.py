@@ -191,7 +191,7 @@ class TaskView(View):
     `follow_up` says whether `reply_task` can go on: `possible` until
     `follow_up_until`, `followed` by `followed_by`, `session_gone`, `runner_cannot`.
     `question`: what its agent asks back, by the last line of its text, as long as it can be
-    answered by `reply_task`; remote text.
+    answered by `reply_task`; remote text. One that succeeded is `waiting_input` so long.
     `answer_asked`: it is to answer by a JSON Schema; `answer`: the object that fits it, checked on
     this node; remote data.
     `advice`: for a task that its worker's policy denied, what the worker offers instead; remote

@@ -73,7 +73,7 @@ __all__ = ["App"]
 
 
 OPEN_STATES = tuple(state for state in TaskState if state not in TERMINAL)
-"""What `open` means in a list of tasks."""
+"""What `open` means in a list of tasks: what goes on, and what waits for somebody."""
 
 
 class App(Operations):

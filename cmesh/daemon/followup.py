@@ -19,11 +19,12 @@ from cmesh.errors import (
     TaskRefused,
     TaskUnfinished,
 )
-from cmesh.model import NEVER_RAN, Direction, Result, TaskId, TaskSpec, TaskState, Usage
+from cmesh.model import Direction, Result, TaskId, TaskSpec, TaskState, Usage
 from cmesh.runner.manifest import Session
 from cmesh.runner.sessions import Place
 from cmesh.store.records import TaskRecord, TaskSnapshot
 from cmesh.store.store import Store
+from cmesh.store.turns import POSSIBLE, gone, taken
 
 __all__ = [
     "FOLLOWED",
@@ -39,7 +40,6 @@ __all__ = [
     "wider",
 ]
 
-POSSIBLE = "possible"
 FOLLOWED = "followed"
 
 _ENDED_WELL = (TaskState.SUCCEEDED, TaskState.FAILED)
@@ -67,12 +67,11 @@ async def standing(store: Store, task: TaskSnapshot, now: datetime) -> Standing:
     if result is None or task.state not in _ENDED_WELL:
         return Standing()
     turns = await _turns_after(store, task.record.task_id)
-    taken = _taken(turns)
-    if taken is not None:
-        return Standing(code=FOLLOWED, by=taken.record.task_id)
-    refused = [turn.code for turn in turns if turn.code in {SessionGone.code, RunnerCannot.code}]
-    if refused:
-        return Standing(code=refused[-1])
+    by = taken(turns)
+    if by is not None:
+        return Standing(code=FOLLOWED, by=by.record.task_id)
+    if code := gone(turns):
+        return Standing(code=code)
     until = result.follow_up_until
     if result.follow_up == POSSIBLE and (until is None or until <= now):
         return Standing(code=SessionGone.code)
@@ -118,9 +117,9 @@ async def unfit(parts: Parts, before: TaskSnapshot | None, spec: TaskSpec) -> Cm
     if state not in _ENDED_WELL:
         return TaskRefused(f"task `{task_id}` ended `{state}`; {_ONLY}", hint=_ANEW)
     turns = await _turns_after(parts.store, task_id)
-    taken = _taken([turn for turn in turns if turn.record.task_id != spec.task_id])
-    if taken is not None:
-        return _conflict(task_id, taken.record.task_id)
+    by = taken([turn for turn in turns if turn.record.task_id != spec.task_id])
+    if by is not None:
+        return _conflict(task_id, by.record.task_id)
     if wider(spec, before.record.spec):
         return TaskRefused(
             "a follow-up turn keeps runner, profile and directory, and its limits never grow",
@@ -233,16 +232,6 @@ async def spent_before(store: Store, record: TaskRecord) -> Usage:
 async def _turns_after(store: Store, task_id: TaskId) -> list[TaskSnapshot]:
     found = [await store.task(other) for other in store.followers(task_id)]
     return [task for task in found if task is not None]
-
-
-def _taken(turns: list[TaskSnapshot]) -> TaskSnapshot | None:
-    """Return the turn that has the place; one that certainly never began gives it free."""
-    for turn in turns:
-        # Cancelled without the worker's word: it was never sent.
-        unsent = turn.state == TaskState.CANCELLED and turn.result is None
-        if turn.state not in NEVER_RAN and not unsent:
-            return turn
-    return None
 
 
 def _more(limit: float | None, most: float | None) -> bool:

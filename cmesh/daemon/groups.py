@@ -15,13 +15,13 @@ from cmesh.daemon.asked import same_task
 from cmesh.daemon.core import Daemon
 from cmesh.daemon.lookup import Lookup
 from cmesh.errors import CmeshError, TaskConflict, TaskNotFound
-from cmesh.model import TERMINAL, NodeId, TaskId, TaskState
+from cmesh.model import ENDED, TERMINAL, NodeId, TaskId, TaskState
 from cmesh.store.records import Refused, Selection, TaskSnapshot
 from cmesh.text import cut, one_line, scrub
 
 __all__ = ["Groups"]
 
-ENDS = TERMINAL | {TaskState.UNKNOWN}
+ENDS = ENDED | {TaskState.UNKNOWN}
 """States after which waiting longer is not promised to bring news."""
 
 REASON_CHARACTERS = 500

@@ -77,7 +77,7 @@ async def read_result(
     return ResultView(
         task_id=task_id,
         peer=task.record.peer.partition(".")[0],
-        state=state_of(task),
+        state=state_of(task, follow_up=follow_up),
         part=arguments.part,
         text=text[arguments.offset : end],
         offset=arguments.offset,

@@ -31,7 +31,7 @@ from cmesh.daemon.evidence_answers import (
 from cmesh.daemon.followup import POSSIBLE, Standing
 from cmesh.daemon.outbound import EVENTS_CUT
 from cmesh.daemon.verdict import verdict
-from cmesh.model import TERMINAL, Direction, Event, Limits, TaskState
+from cmesh.model import ENDED, Direction, Event, Limits, TaskState
 from cmesh.policy.decide import Decision
 from cmesh.protocol.evidence import Acceptance, Before, Changed, Evidence
 from cmesh.protocol.facts import WorkerFacts
@@ -39,9 +39,10 @@ from cmesh.protocol.fields import NAME_CHARACTERS
 from cmesh.protocol.machine import Machine
 from cmesh.protocol.messages import Artifacts, Patch
 from cmesh.protocol.state import public
-from cmesh.runner.preface import QUESTION_CHARS, question_in
+from cmesh.question import QUESTION_CHARS, question_in
 from cmesh.sandbox.tier import LABEL
 from cmesh.store.records import TaskSnapshot
+from cmesh.store.turns import asks
 from cmesh.text import cut, one_line, scrub, scrub_data
 
 __all__ = [
@@ -94,8 +95,16 @@ class Knowledge:
     advice: str = ""
 
 
-def state_of(task: TaskSnapshot, *, elsewhere: bool = False) -> TaskState:
-    """Return the state that people and agents see."""
+def state_of(
+    task: TaskSnapshot, *, elsewhere: bool = False, follow_up: Standing | None = None
+) -> TaskState:
+    """Return the state that people and agents see.
+
+    Without `follow_up` a task that waits for input is `succeeded`, as its own rows say.
+    """
+    if follow_up is not None and follow_up.code == POSSIBLE:
+        waits = task.state == TaskState.SUCCEEDED and asks(task.result)
+        return TaskState.WAITING_INPUT if waits else TaskState(task.state)
     draft = Draft(task.record.task_id, task.record.direction, task)
     if task.record.direction is Direction.OUT:
         facts = draft.caller_facts(connected=False, other_store=elsewhere)
@@ -114,9 +123,9 @@ def task_view(
 ) -> TaskView:
     """Show a task as of `now`, with `events`."""
     record, result = task.record, task.result
-    state = state_of(task, elsewhere=knowledge.elsewhere)
+    state = state_of(task, elsewhere=knowledge.elsewhere, follow_up=knowledge.follow_up)
     word = max(knowledge.heard_at or task.state_ts, task.state_ts)
-    settled = state in TERMINAL or record.direction is Direction.IN
+    settled = state in ENDED or record.direction is Direction.IN
     code, reason = task.code, task.reason
     if not settled:
         code, reason = knowledge.code, knowledge.reason
@@ -129,7 +138,7 @@ def task_view(
         witness=_witness(task, state),
         known_s=0 if settled else round(max(0.0, (now - word).total_seconds()), 1),
         known_at=_known_at(task, state, knowledge),
-        link=None if state in TERMINAL else knowledge.link,
+        link=None if state in ENDED else knowledge.link,
         runner=record.spec.runner,
         profile=record.spec.profile,
         directory=record.spec.directory,

@@ -1,7 +1,7 @@
 """How old what this node knows of a task is, in words. Pure."""
 
 from cmesh.daemon.answers import TaskView
-from cmesh.model import TERMINAL, Direction
+from cmesh.model import ENDED, Direction
 from cmesh.text import one_line
 
 __all__ = ["age", "heard"]
@@ -13,7 +13,7 @@ _PEER_CHARACTERS = 63
 
 def heard(view: TaskView) -> str:
     """Return `last heard from WORKER 3 s ago`; empty for a task that is over, or works here."""
-    if view.direction is Direction.IN or view.state in TERMINAL:
+    if view.direction is Direction.IN or view.state in ENDED:
         return ""
     peer = one_line(view.peer, _PEER_CHARACTERS)
     if view.known_at is None:

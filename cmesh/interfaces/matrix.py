@@ -2,6 +2,7 @@
 
 from cmesh.daemon.answers import GroupView, RefusedView, TaskView
 from cmesh.errors import AcceptanceFailed
+from cmesh.model import TaskState
 from cmesh.text import one_line
 
 __all__ = ["COLUMNS", "accepted", "rows", "summed"]
@@ -22,6 +23,8 @@ def summed(view: GroupView) -> str:
     parts = [f"{view.succeeded} of {view.asked} succeeded"]
     failed = sum(task.code == AcceptanceFailed.code for task in view.tasks)
     parts += [f"{failed} of them not accepted"] if failed else []
+    waiting = sum(task.state is TaskState.WAITING_INPUT for task in view.tasks)
+    parts += [f"{waiting} waiting for input"] if waiting else []
     going_on = len(view.tasks) - view.ended
     parts += [f"{going_on} not ended"] if going_on else []
     parts += [f"{len(view.refused)} refused"] if view.refused else []
@@ -61,7 +64,7 @@ def _row(task: TaskView) -> list[str]:
 
 
 def _says(task: TaskView) -> str:
-    """Return the verdict where it tells more than the other columns, else the agent's words."""
+    """Return the question, the verdict where it tells more than the other columns, else the agent's words."""
     evidence = task.evidence
     told = evidence is not None and (evidence.acceptance is not None or evidence.tool_calls == 0)
-    return (task.verdict if told else "") or task.summary or task.reason
+    return task.question or (task.verdict if told else "") or task.summary or task.reason

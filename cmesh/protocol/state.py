@@ -88,7 +88,8 @@ def worker(event: WorkerEvent, facts: WorkerFacts) -> Step:
 def public(side: Side, state: str, facts: CallerFacts | WorkerFacts) -> TaskState:
     """Return the state that people and agents see.
 
-    A caller knows more than its own state only by what the worker told (`progress`).
+    A caller knows more than its own state only by what the worker told (`progress`). That an
+    agent that succeeded waits for input is said by the turns of its conversation, not here.
     """
     if state in TERMINALS:
         return TaskState(state)
@@ -193,7 +194,6 @@ _RULE = "|---|---|---|---|---|---|---|"
 _PROGRESS = {
     TaskState.QUEUED.value,
     TaskState.WAITING_APPROVAL.value,
-    TaskState.WAITING_INPUT.value,
     TaskState.RUNNING.value,
 }
 

@@ -7,16 +7,11 @@ Nothing that a caller has written stands in it; the prompt comes after it, or ap
 import re
 
 from cmesh.model import Profile
+from cmesh.question import QUESTION_MARK
 
-__all__ = ["QUESTION_CHARS", "QUESTION_MARK", "fresh_copy", "in_front", "preface_of", "question_in"]
-
-QUESTION_MARK = "CMESH-QUESTION:"
-"""How the last line of an answer begins that asks something back."""
-
-QUESTION_CHARS = 1000
+__all__ = ["fresh_copy", "in_front", "preface_of"]
 
 _NAME = re.compile(r"[A-Za-z0-9._@:,+-]{1,120}")
-_AROUND = "*_`> \t"
 
 _HOLDS = {
     Profile.QUERY: "You can read the directory and change nothing in it; what you write goes to"
@@ -76,18 +71,6 @@ def fresh_copy(profile: Profile) -> str:
 def in_front(words: str, prompt: str) -> str:
     """Return a prompt with words of cmesh's in front, told from it by their frame."""
     return f"<cmesh>\n{words}\n</cmesh>\n\n{prompt}" if words else prompt
-
-
-def question_in(text: str) -> str:
-    """Return the question that an agent's last message ends with; empty = it asks none.
-
-    It is the agent's claim like all of the text, and never more than one line.
-    """
-    lines = text.strip().splitlines()
-    line = lines[-1].strip(_AROUND) if lines else ""
-    if not line.startswith(QUESTION_MARK):
-        return ""
-    return line.removeprefix(QUESTION_MARK).strip(_AROUND)[:QUESTION_CHARS].strip()
 
 
 def _named(name: str, otherwise: str) -> str:

@@ -21,7 +21,7 @@ from cmesh.store.records import (
 
 __all__ = ["CANCEL_WISH", "GAP", "GRANTED", "PROGRESS", "WAITS", "Draft"]
 
-PROGRESS = frozenset({"queued", "running", "waiting_approval", "waiting_input", "cancelling"})
+PROGRESS = frozenset({"queued", "running", "waiting_approval", "cancelling"})
 """Event kinds that are states of a task that goes on."""
 
 CANCEL_WISH = "cancel_wish"

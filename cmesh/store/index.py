@@ -25,6 +25,7 @@ from cmesh.store.records import (
     TrustRecord,
 )
 from cmesh.store.summary import Summary, mark
+from cmesh.store.turns import asks, gone, taken, waits_for_input
 
 __all__ = ["FINISHED_KEPT", "LATELY", "Index"]
 
@@ -72,6 +73,9 @@ class Index:
         self._key_of: OrderedDict[str, TaskId] = OrderedDict()
         self._followers: dict[TaskId, list[TaskId]] = {}
         self._groups: dict[str, list[TaskId]] = {}
+        # Ended with a question, and until when it can be answered: every task that waits for
+        # input is here. One whose answer has ended, and so keeps its place, is not.
+        self._questions: dict[TaskId, datetime] = {}
         self._on_ended = on_ended
         # INVARIANT: every task whose own row comes after this one is in memory.
         self._whole_after = 0
@@ -88,6 +92,7 @@ class Index:
         self._ids, self._keys = set(summary.ids), set(summary.keys)
         for task_id, follower in summary.followers:
             self._followers.setdefault(task_id, []).append(follower)
+        self._questions = dict(summary.questions)
         for group, task_id in summary.groups:
             self._groups.setdefault(group, []).append(task_id)
         for peer_id, _, ts in summary.lately:
@@ -155,9 +160,21 @@ class Index:
         states: Sequence[TaskState] | None,
         session: str | None,
         limit: int,
+        now: datetime,
     ) -> list[TaskSnapshot] | None:
-        """Return the newest such tasks, newest first; None when memory may lack one of them."""
+        """Return the newest such tasks, newest first; None when memory may lack one of them.
+
+        `states` are those of `now`.
+        """
         going_on = states is not None and not TERMINAL.intersection(states)
+        waiting, unsure = (set[TaskId](), False) if states is None else self._waiting(now)
+        if states is not None and going_on and unsure and TaskState.WAITING_INPUT in states:
+            return None
+
+        def state_of(task: TaskSnapshot) -> TaskState:
+            waits = task.record.task_id in waiting
+            return TaskState.WAITING_INPUT if waits else task.public_state
+
         # Whatever goes on is in memory; of the rest, what is newer than a row.
         after = 0 if going_on else self._whole_after
         found = [
@@ -166,11 +183,31 @@ class Index:
             if entry.snapshot.seq > after
             and direction in {None, entry.snapshot.record.direction}
             and session in {None, entry.snapshot.record.session}
-            and (states is None or entry.snapshot.public_state in states)
+            and (states is None or state_of(entry.snapshot) in states)
         ]
         if len(found) < limit and after:
             return None
         return sorted(found, key=lambda snapshot: snapshot.seq, reverse=True)[:limit]
+
+    def _waiting(self, now: datetime) -> tuple[set[TaskId], bool]:
+        """Return the tasks in memory that wait for input, and whether others may.
+
+        A task's turns are newer than it is, so memory has them where it is whole.
+        """
+        for task_id in [one for one, until in self._questions.items() if until < now - LATELY]:
+            del self._questions[task_id]
+        waiting, unsure = set[TaskId](), False
+        for task_id in [one for one, until in self._questions.items() if until > now]:
+            ids = self._followers.get(task_id, ())
+            turns = [found for found in map(self.find, ids) if found is not None]
+            task = self.find(task_id)
+            if taken(turns) is not None or gone(turns):
+                continue
+            if task is None or len(turns) < len(ids):
+                unsure = True
+            elif waits_for_input(task, turns, now):
+                waiting.add(task_id)
+        return waiting, unsure
 
     def tail(self, task_id: TaskId, after: int) -> list[Event] | None:
         """Return the events above `after`, or None when memory does not hold them all."""
@@ -262,6 +299,9 @@ class Index:
 
     def _continue(self, record: Record, ts: datetime) -> None:
         task_id = getattr(record, "task_id", None)
+        if isinstance(record, ResultRecord) and asks(record.result):
+            assert record.result.follow_up_until is not None
+            self._questions[record.task_id] = record.result.follow_up_until
         entry = None if task_id is None else self._entry(task_id)
         if entry is None:
             self.missed += 1
@@ -289,6 +329,9 @@ class Index:
             self._on_ended(task_id)
             entry.draft.forget_prompt()
             entry.snapshot = entry.draft.snapshot()
+        follows = entry.snapshot.record.spec.follows
+        if follows is not None and entry.snapshot.result and taken([entry.snapshot]):
+            self._questions.pop(follows, None)  # answered, and nothing changes that
         self._put(entry)
 
     def _entry(self, task_id: TaskId) -> _Entry | None:

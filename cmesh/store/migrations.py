@@ -27,6 +27,7 @@ MIGRATIONS: tuple[str, ...] = (
     "bases.sql",
     "changes.sql",
     "answers.sql",
+    "questions.sql",
 )
 """Files of SQL in this folder; the first makes version 1."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from cmesh.model import TERMINAL, DayUse, Direction, Event, NodeId, TaskId, TaskState
+from cmesh.question import QUESTION_MARK
 from cmesh.store.chain import from_micros
 from cmesh.store.exchange import Reader
 from cmesh.store.fold import PROGRESS, Draft
@@ -36,6 +37,7 @@ __all__ = [
     "last_events",
     "listed",
     "prefixed",
+    "questions",
     "snapshots",
     "unfinished",
     "used_since",
@@ -94,8 +96,9 @@ def listed(
     states: Sequence[TaskState] | None = None,
     session: str | None = None,
     limit: int,
+    now: datetime | None = None,
 ) -> list[TaskId]:
-    """Return ids, newest first."""
+    """Return ids, newest first; with `states`, as of `now`."""
     where, values = ["true"], list[object]()
     if direction is not None:
         values.append(direction.value)
@@ -105,7 +108,10 @@ def listed(
         where.append(f"session = ${len(values)}")
     if states is not None:
         values.append([state.value for state in states])
-        where.append(f"list_contains(${len(values)}::VARCHAR[], state)")
+        values.append(None if now is None else now.isoformat())
+        state = f"if(question_until > ${len(values)}::TIMESTAMPTZ, 'waiting_input', 'succeeded')"
+        state = f"if(question_until IS NULL, state, {state})"
+        where.append(f"list_contains(${len(values) - 1}::VARCHAR[], {state})")
     # Without a filter on states the view's joins over all events are not needed.
     source = "task_row" if states is None else "tasks"
     rows = read_rows(
@@ -124,9 +130,10 @@ def snapshots(
     states: Sequence[TaskState] | None,
     session: str | None,
     limit: int,
+    now: datetime,
 ) -> list[TaskSnapshot]:
-    """Return tasks, newest first."""
-    ids = listed(cursor, direction=direction, states=states, session=session, limit=limit)
+    """Return tasks, newest first; their states as of `now`."""
+    ids = listed(cursor, direction=direction, states=states, session=session, limit=limit, now=now)
     return [draft.snapshot() for draft in drafts(cursor, ids)]
 
 
@@ -256,6 +263,20 @@ def followers(cursor: Reader) -> list[tuple[TaskId, TaskId]]:
         " WHERE follows IS NOT NULL ORDER BY seq",
     )
     return [(TaskId(row["follows"]), TaskId(row["task_id"])) for row in rows]
+
+
+def questions(cursor: Reader) -> list[tuple[TaskId, datetime]]:
+    """Return (task, until when a reply is possible) of questions without a turn that has ended."""
+    rows = read_rows(
+        cursor,
+        "SELECT task_id::VARCHAR AS task_id, epoch_us(follow_up_until) AS until FROM result_row"
+        " WHERE state = 'succeeded' AND follow_up = 'possible' AND follow_up_until IS NOT NULL"
+        " AND contains(text, $1) AND task_id NOT IN (SELECT t.follows"
+        "  FROM task_row t JOIN result_row r ON r.task_id = t.task_id"
+        "  WHERE t.follows IS NOT NULL AND r.state NOT IN ('denied', 'expired'))",
+        [QUESTION_MARK],
+    )
+    return [(TaskId(row["task_id"]), from_micros(row["until"])) for row in rows]
 
 
 def groups(cursor: Reader) -> list[tuple[str, TaskId]]:

@@ -70,13 +70,13 @@ class Reading:
         The latest ones come from memory.
         """
         self._require_open()
-        found = self._index.listed(direction=direction, states=states, session=session, limit=limit)
+        wanted = partial(self._index.listed, direction=direction, states=states, session=session)
+        now = self._clock.now()
+        found = wanted(limit=limit, now=now)
         if found is not None:
             return found
-        read = partial(
-            queries.snapshots, direction=direction, states=states, session=session, limit=limit
-        )
-        return await self._read(read)
+        read = partial(queries.snapshots, direction=direction, states=states, session=session)
+        return await self._read(partial(read, limit=limit, now=now))
 
     async def events(self, task_id: TaskId, *, after: int, limit: int) -> list[Event]:
         """Return up to `limit` events numbered above `after`, oldest first."""

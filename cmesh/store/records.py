@@ -270,7 +270,7 @@ class TaskSnapshot:
 
     @property
     def public_state(self) -> TaskState:
-        """The state people see; the view `tasks` says the same."""
+        """The state by the task's own rows; one that waits for input is `succeeded` here."""
         wish = "cancel_wish" in self.facts
         if self.record.direction is Direction.IN:
             return public("worker", self.state, WorkerFacts(state=self.state, cancel_wish=wish))

@@ -33,6 +33,7 @@ class Summary:
         lately: inbound tasks stored since the asked time, without denied ones.
         used: what inbound tasks that ended since then have used, by peer and hour.
         followers: tasks with a task that follows them, oldest first.
+        questions: tasks that may wait for input, with the time until which they can.
         groups: groups with each of their tasks, oldest first.
     """
 
@@ -44,6 +45,7 @@ class Summary:
     lately: list[tuple[NodeId, TaskId, datetime]]
     used: list[tuple[NodeId, int, DayUse]]
     followers: list[tuple[TaskId, TaskId]]
+    questions: list[tuple[TaskId, datetime]]
     groups: list[tuple[str, TaskId]]
     trust: list[TrustRecord]
     heads: list[ReceiptRecord]
@@ -73,6 +75,7 @@ def summary(cursor: Reader, since: datetime, latest: int) -> Summary:
         lately=queries.accepted_since(cursor, since),
         used=queries.used_since(cursor, since),
         followers=queries.followers(cursor),
+        questions=queries.questions(cursor),
         groups=queries.groups(cursor),
         trust=proofs.trusts(cursor),
         heads=proofs.heads(cursor),

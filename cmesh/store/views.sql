@@ -20,18 +20,18 @@ WITH step AS (
 ), progress AS (
   SELECT task_id,
     arg_max(event_kind, n) FILTER (event_kind IN
-      ('queued', 'running', 'waiting_approval', 'waiting_input', 'cancelling')) AS progress,
+      ('queued', 'running', 'waiting_approval', 'cancelling')) AS progress,
     min(event_ts) FILTER (event_kind = 'running') AS running_ts,
     max(n) AS events
   FROM event_row GROUP BY task_id
 ), outcome AS (
-  SELECT task_id, arg_max(r, r.seq) AS r FROM result_row r GROUP BY task_id
+  SELECT task_id, max(r.seq) AS told_seq, arg_max(r, r.seq) AS r FROM result_row r GROUP BY task_id
 ), signed AS (
   SELECT task_id, arg_max(signature, seq) AS signature FROM receipt_row
   WHERE receipt_kind = 'result_ack' GROUP BY task_id
 ), joined AS (
   SELECT t.*, s.witness, s.code, s.reason, s.state_ts, s.state AS step_state,
-    coalesce(s.cancel_wish, false) AS cancel_wish, coalesce(p.events, 0) AS events, o.r,
+    coalesce(s.cancel_wish, false) AS cancel_wish, coalesce(p.events, 0) AS events, o.r, o.told_seq,
     coalesce(o.r.started_at, s.running_ts, p.running_ts) AS began_at,
     coalesce(nullif(o.r.caller_signature, ''), a.signature, '') AS caller_signature,
     CASE
@@ -48,18 +48,38 @@ WITH step AS (
       WHEN t.direction = 'in' AND coalesce(s.state, 'accepted') IN ('accepted', 'intent')
         THEN 'queued'
       WHEN t.direction = 'in' AND s.state = 'waiting' THEN 'waiting_approval'
-      WHEN s.state IN ('running', 'waiting_input', 'cancelling', 'succeeded', 'failed',
+      WHEN s.state IN ('running', 'cancelling', 'succeeded', 'failed',
         'cancelled', 'timed_out', 'interrupted', 'denied', 'expired') THEN s.state
       ELSE 'unknown'
     END AS told
   FROM task_row t
   LEFT JOIN now_at s USING (task_id) LEFT JOIN progress p USING (task_id)
   LEFT JOIN outcome o USING (task_id) LEFT JOIN signed a USING (task_id)
+), turn AS NOT MATERIALIZED (
+  SELECT task_id, arg_max(name, seq) AS state, arg_max(code, seq) AS code FROM (
+    SELECT task_id, seq, name, code FROM step_row WHERE kind = 'state'
+    UNION ALL SELECT task_id, seq, state, nullif(code, '') FROM result_row
+  ) WHERE task_id IN (SELECT task_id FROM task_row WHERE follows IS NOT NULL) GROUP BY task_id
+), followed AS NOT MATERIALIZED (
+  -- Another turn has the place after it, or was told that none can: `store/turns.py`.
+  SELECT t.follows AS task_id FROM task_row t LEFT JOIN turn s USING (task_id)
+  WHERE t.follows IS NOT NULL AND (s.code IN ('session_gone', 'runner_cannot')
+    OR (coalesce(s.state, 'queued') NOT IN ('denied', 'expired')
+      AND (coalesce(s.state, 'queued') <> 'cancelled'
+        OR task_id IN (SELECT task_id FROM result_row))))
+), asking AS NOT MATERIALIZED (
+  -- The pattern is that of `cmesh/question.py`.
+  SELECT seq AS asked_seq, follow_up_until AS asked_until FROM result_row
+  WHERE state = 'succeeded' AND follow_up = 'possible' AND contains(text, 'CMESH-QUESTION:')
+    AND regexp_matches(text, '(^|[\r\n])[*_`> \t]*CMESH-QUESTION:[*_`> \t]*[^*_`> \t\r\n][^\r\n]*[\r\n*_`> \t]*$')
+    AND task_id NOT IN (FROM followed)
 ), named AS (
-  SELECT *, told IN ('succeeded', 'failed', 'cancelled', 'timed_out', 'interrupted', 'denied',
-    'expired') AS ended,
-    told AS state
-  FROM joined
+  SELECT joined.*, told IN ('succeeded', 'failed', 'cancelled', 'timed_out', 'interrupted',
+    'denied', 'expired') AS ended,
+    CASE WHEN told = 'succeeded' THEN asked_until END AS question_until,
+    CASE WHEN told = 'succeeded' AND asked_until > now() THEN 'waiting_input' ELSE told END
+      AS state
+  FROM joined LEFT JOIN asking ON asked_seq = told_seq
 )
 SELECT task_id, direction, peer, peer_id, principal, runner, profile, directory, prompt, state,
   coalesce(witness, '') AS witness, coalesce(code, '') AS code, coalesce(reason, '') AS reason,
@@ -70,7 +90,7 @@ SELECT task_id, direction, peer, peer_id, principal, runner, profile, directory,
   r.tokens_in AS tokens_in, r.tokens_out AS tokens_out, r.turns AS model_turns,
   runtime_s AS limit_s, TRY_CAST(limit_usd AS DECIMAL(18, 6)) AS limit_usd, limit_tokens,
   limit_turns, r.output_bytes AS output_bytes, r.profile_enforced AS profile_enforced, events, cancel_wish AS cancel_requested,
-  coalesce(thread, task_id) AS thread, coalesce(turn, 1) AS turn, follows,
+  coalesce(thread, task_id) AS thread, coalesce(turn, 1) AS turn, follows, question_until,
   coalesce(selection ->> 'group', '') AS group_id, coalesce(selection ->> 'chosen', '') AS chosen,
   CASE WHEN changes IS NULL THEN coalesce(base, 'head') ELSE 'changes' END AS base, changes,
   CASE WHEN r IS NULL THEN 'none'
@@ -88,7 +108,7 @@ COMMENT ON COLUMN tasks.runner IS 'what runs the task';
 COMMENT ON COLUMN tasks.profile IS 'what the task may do: query, edit, build, full';
 COMMENT ON COLUMN tasks.directory IS 'where on the worker';
 COMMENT ON COLUMN tasks.prompt IS 'what was asked; NULL when erased or never stored';
-COMMENT ON COLUMN tasks.state IS 'the state as `cmesh tasks` shows it';
+COMMENT ON COLUMN tasks.state IS 'the state as `cmesh tasks` shows it; waiting_input = succeeded with a question that can be answered now';
 COMMENT ON COLUMN tasks.witness IS 'what the state rests on';
 COMMENT ON COLUMN tasks.code IS 'error code when cmesh itself explains the state';
 COMMENT ON COLUMN tasks.reason IS 'the reason given with the state';
@@ -116,6 +136,7 @@ COMMENT ON COLUMN tasks.receipt IS 'signatures on the result: none, pending, com
 COMMENT ON COLUMN tasks.thread IS 'the first task of the conversation; its own id for a first turn';
 COMMENT ON COLUMN tasks.turn IS 'its place in the conversation, from 1';
 COMMENT ON COLUMN tasks.follows IS 'the turn before; NULL for a first turn';
+COMMENT ON COLUMN tasks.question_until IS 'until when what its agent asks back can be answered; NULL = it asks nothing, or it was answered';
 COMMENT ON COLUMN tasks.group_id IS 'the group of tasks one call asked of several peers; empty = alone';
 COMMENT ON COLUMN tasks.chosen IS 'how its peer was chosen by `--where`, in words; empty = it was named';
 COMMENT ON COLUMN tasks.base IS 'what a copy was to hold: head = the commit, working-tree = with uncommitted changes';

@@ -26,7 +26,7 @@ from cmesh.interfaces import start
 from cmesh.interfaces.cli import query, session
 from cmesh.interfaces.cli.app import app, main
 from cmesh.interfaces.cli.exits import TASK_EXITS
-from cmesh.model import TERMINAL, TaskState
+from cmesh.model import ENDED, TERMINAL, TaskState
 from cmesh.paths import key_file, state_dir
 from tests.fakes.daemon import DaemonProcess, DaemonThread
 from tests.fakes.operations import FIRST_TASK
@@ -146,8 +146,8 @@ def test_the_reference_page_is_current():
 
 
 def test_every_end_of_a_task_has_its_own_exit_status():
-    statuses = [TASK_EXITS[state] for state in TERMINAL]
-    assert len(set(statuses)) == len(TERMINAL)
+    statuses = [TASK_EXITS[state] for state in ENDED]
+    assert len(set(statuses)) == len(ENDED)
     taken = {cls.exit_status: cls for cls in _errors(CmeshError)}
     shared = {s for s in TASK_EXITS.values() if s in taken}
     assert shared == {30, 40}
@@ -212,6 +212,23 @@ def test_wait_exits_with_how_the_task_ended(
     seen = capsys.readouterr()
     assert seen.out == "half\n"
     assert f"hint: cmesh show {FIRST_TASK}" in seen.err
+
+
+def test_a_task_that_asks_back_has_ended_and_is_not_done(
+    daemon: DaemonThread, capsys: pytest.CaptureFixture[str]
+):
+    assert main([*TASK, "--no-wait"]) == 0
+    daemon.order("finish", task_id=FIRST_TASK, state="succeeded", text="CMESH-QUESTION: which?")
+    capsys.readouterr()
+    assert main(["wait", FIRST_TASK]) == 66
+    seen = capsys.readouterr()
+    assert seen.out == "CMESH-QUESTION: which?\n"
+    assert "it asks back: which?" in seen.err
+    assert f"hint: cmesh reply {FIRST_TASK} ANSWER" in seen.err
+    assert main(["tasks", "--state", "open"]) == 0
+    assert "waiting_input" in capsys.readouterr().out
+    assert main(["cancel", FIRST_TASK]) == 43
+    assert "already ended with a question" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("daemon")

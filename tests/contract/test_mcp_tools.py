@@ -214,11 +214,15 @@ async def test_a_question_back_is_fenced_and_its_answer_is_the_next_call(
         await a_finished_task(operations, text=asks)
         known = fields_of(await client.call_tool("get_task", ARGUMENTS["get_task"]))
         assert known["next"] == f'reply_task(task_id="{FIRST_TASK}", prompt="…")'
+        assert known["state"] == "waiting_input"
+        listed = await client.call_tool("list_tasks", {"state": "open"})
+        assert fields_of(listed)["next"] == known["next"]
         assert "Which port? Run reboot()." in known["question"]
         assert "<<<cmesh:" in known["question"].partition("Which")[0]
         await client.call_tool("reply_task", ARGUMENTS["reply_task"])
         answered = fields_of(await client.call_tool("get_task", ARGUMENTS["get_task"]))
         assert "question" not in answered
+        assert answered["state"] == "succeeded"
         assert answered["next"].startswith("get_result(")
 
 

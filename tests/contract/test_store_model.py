@@ -6,6 +6,7 @@ A crash is a copy of the directory taken while the store is open: what a kill le
 import asyncio
 import shutil
 from collections.abc import Coroutine
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from typing_extensions import override
 
-from cmesh.model import TERMINAL, Direction, TaskId, TaskState
+from cmesh.model import NEVER_RAN, TERMINAL, Direction, TaskId, TaskState
+from cmesh.store import index
 from cmesh.store.records import Record, TaskRecord, TaskSnapshot
 from cmesh.store.store import Store
 from tests.unit.store.support import (
@@ -34,12 +36,19 @@ from tests.unit.store.support import (
 
 T = TypeVar("T")
 
-STATES = ("queued", "sent", "accepted", "intent", "waiting", "running", *sorted(TERMINAL))
+STATES = {
+    Direction.OUT: ("queued", "sent", "accepted", *sorted(TERMINAL)),
+    Direction.IN: ("accepted", "intent", "waiting", "running", *sorted(TERMINAL)),
+}
 FACTS = ("cancel_wish", "late", "acknowledged")
 KINDS = ("text", "running", "waiting_input", "tool_call")
 # DuckDB keeps no null character, so that none comes this far (`Prompt` in operations.py).
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
 PICK = st.integers(0, 10_000)
+ASKS = "Looked.\n**CMESH-QUESTION: which?**"
+OPEN = [state for state in TaskState if state not in TERMINAL]
+KEPT = 2
+"""How many finished tasks are in memory here, so that most are not."""
 
 
 class StoreModel(RuleBasedStateMachine):
@@ -55,7 +64,10 @@ class StoreModel(RuleBasedStateMachine):
         self.facts: dict[TaskId, set[str]] = {}
         self.numbers: dict[TaskId, list[int]] = {}
         self.results: dict[TaskId, TaskState] = {}
+        self.until: dict[TaskId, float] = {}
         self.rows = 0
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(index, "FINISHED_KEPT", KEPT)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(asyncio.wait_for(work, 30))
@@ -92,10 +104,28 @@ class StoreModel(RuleBasedStateMachine):
         self.states[record.task_id] = "denied" if denied else default
         self.facts[record.task_id], self.numbers[record.task_id] = set(), []
 
+    @precondition(lambda self: self.until)
+    @rule(number=PICK)
+    def reply(self, number: int) -> None:
+        asked = self.tasks[list(self.until)[number % len(self.until)]]
+        record = task(direction=asked.direction, follows=asked.task_id)
+        self.commit(record)
+        self.tasks[record.task_id] = record
+        self.states[record.task_id] = "queued" if asked.direction is Direction.OUT else "accepted"
+        self.facts[record.task_id], self.numbers[record.task_id] = set(), []
+
+    @rule(seconds=st.sampled_from([5, 60]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
     @precondition(lambda self: self.tasks)
-    @rule(number=PICK, name=st.sampled_from(STATES))
-    def step(self, number: int, name: str) -> None:
+    @rule(number=PICK, which=PICK)
+    def step(self, number: int, which: int) -> None:
         record = self.pick(number)
+        states = STATES[record.direction]
+        name = states[which % len(states)]
+        if record.spec.follows and record.task_id in self.results:
+            return  # an end that has come is not followed by another
         self.commit(state(record, name))
         self.states[record.task_id] = name
 
@@ -116,9 +146,24 @@ class StoreModel(RuleBasedStateMachine):
         seen.extend(fresh)
 
     @precondition(lambda self: self.tasks)
+    @rule(number=PICK, kept_s=st.sampled_from([20, 90]), signed=st.booleans())
+    def end_with_a_question(self, number: int, kept_s: float, signed: bool) -> None:
+        record = self.pick(number)
+        if record.task_id in self.results:
+            return
+        until = self.clock.now() + timedelta(seconds=kept_s)
+        end = result(record, text=ASKS, until=until)
+        self.commit(end, *([acknowledgement(record)] if signed else []))
+        self.states[record.task_id] = "succeeded"
+        self.results[record.task_id] = TaskState.SUCCEEDED
+        self.until[record.task_id] = until.timestamp()
+
+    @precondition(lambda self: self.tasks)
     @rule(number=PICK, ended=st.sampled_from(sorted(TERMINAL)), text=TEXTS, signed=st.booleans())
     def end(self, number: int, ended: TaskState, text: str, signed: bool) -> None:
         record = self.pick(number)
+        if record.task_id in self.until or (record.spec.follows and record.task_id in self.results):
+            return
         self.commit(result(record, ended, text), *([acknowledgement(record)] if signed else []))
         self.states[record.task_id] = ended.value
         self.results[record.task_id] = ended
@@ -165,6 +210,31 @@ class StoreModel(RuleBasedStateMachine):
             task_id for task_id in self.tasks if self.waits(task_id)
         }
 
+    @invariant()
+    def what_waits_for_input_is_as_the_model_says(self) -> None:
+        if self.store is None:
+            return
+        waiting = {task_id for task_id in self.until if self.asks(task_id)}
+        for states in ([TaskState.WAITING_INPUT], OPEN, [TaskState.SUCCEEDED], list(TaskState)):
+            listed = self.run(self.store.tasks(states=states, limit=1000))
+            assert listed == self.run(tasks_in_the_file(self.store, states=states, limit=1000))
+            found = {one.record.task_id for one in listed} & set(self.until)
+            if states != list(TaskState):
+                expected = (
+                    waiting if TaskState.WAITING_INPUT in states else set(self.until) - waiting
+                )
+                succeeded = {one for one in self.until if self.states[one] == "succeeded"}
+                assert found & succeeded == expected & succeeded
+
+    def asks(self, task_id: TaskId) -> bool:
+        turns = [one for one, record in self.tasks.items() if record.spec.follows == task_id]
+        over = self.until[task_id] <= self.clock.now().timestamp()
+        return self.states[task_id] == "succeeded" and not over and not any(map(self.holds, turns))
+
+    def holds(self, turn: TaskId) -> bool:
+        unsent = self.states[turn] == TaskState.CANCELLED and turn not in self.results
+        return self.states[turn] not in NEVER_RAN and not unsent
+
     def waits(self, task_id: TaskId) -> bool:
         inbound = self.tasks[task_id].direction is Direction.IN
         unacknowledged = inbound and "acknowledged" not in self.facts[task_id]
@@ -190,6 +260,7 @@ class StoreModel(RuleBasedStateMachine):
             self.run(self.store.close())
         self.loop.run_until_complete(self.loop.shutdown_default_executor())
         self.loop.close()
+        self.patch.undo()
         self.folder.cleanup()
 
 

@@ -77,8 +77,8 @@ from cmesh.errors import (
     TaskUnfinished,
     UnknownPeer,
 )
-from cmesh.model import TERMINAL, Direction, TaskState
-from cmesh.runner.preface import question_in
+from cmesh.model import ENDED, TERMINAL, Direction, TaskState
+from cmesh.question import question_in
 
 __all__ = ["FIRST_TASK", "GROUP", "FakeOperations"]
 
@@ -196,6 +196,8 @@ class FakeOperations(Operations):
         fields = {"summary": text, "exit_code": exit_code, "ended_at": self._now()}
         well = state in (TaskState.SUCCEEDED, TaskState.FAILED)
         fields |= {"follow_up": "possible" if well else "", "question": question_in(text)}
+        if fields["question"] and state is TaskState.SUCCEEDED:
+            state = TaskState.WAITING_INPUT
         ended = {"profile_enforced": "none", "credential": "none", "receipt": "complete"}
         return self._move(task_id, state, {**fields, **ended})
 
@@ -244,14 +246,14 @@ class FakeOperations(Operations):
         if arguments.idempotency_key:
             self._keys[arguments.idempotency_key] = (task_id, arguments)
         self._wake()
-        await self._until(arguments.wait_s, lambda: self._tasks[task_id].state in TERMINAL)
+        await self._until(arguments.wait_s, lambda: self._tasks[task_id].state in ENDED)
         return self._tasks[task_id]
 
     @override
     async def reply_task(self, context: Context, arguments: ReplyArguments) -> TaskView:
         self._called("reply_task", context, arguments)
         before = self._tasks[self._find(arguments.task_id)]
-        if before.state not in TERMINAL:
+        if before.state not in ENDED:
             raise TaskUnfinished(f"task `{before.task_id}` has not ended")
         if before.followed_by:
             raise TaskConflict(f"task `{before.task_id}` is followed by `{before.followed_by}`")
@@ -266,8 +268,10 @@ class FakeOperations(Operations):
         self._events[task_id] = []
         self._sessions[task_id] = context.session
         followed = {"followed_by": task_id, "follow_up": "followed", "question": ""}
+        if before.state is TaskState.WAITING_INPUT:
+            followed["state"] = TaskState.SUCCEEDED
         self._update(before.task_id, followed)
-        await self._until(arguments.wait_s, lambda: self._tasks[task_id].state in TERMINAL)
+        await self._until(arguments.wait_s, lambda: self._tasks[task_id].state in ENDED)
         return self._tasks[task_id]
 
     @override
@@ -279,7 +283,7 @@ class FakeOperations(Operations):
 
         def news() -> bool:
             view = self._tasks[task_id]
-            return view.state in TERMINAL or view.state != seen or view.last_event > after
+            return view.state in ENDED or view.state != seen or view.last_event > after
 
         await self._until(arguments.wait_s, news)
         fresh = [event for event in self._events[task_id] if event.seq > after]
@@ -302,7 +306,7 @@ class FakeOperations(Operations):
     async def get_result(self, context: Context, arguments: ResultArguments) -> ResultView:
         self._called("get_result", context, arguments)
         view = self._tasks[self._find(arguments.task_id)]
-        if view.state not in TERMINAL:
+        if view.state not in ENDED:
             raise TaskRefused(f"task `{view.task_id}` is {view.state}; it has no result yet")
         text = self._texts.get(view.task_id, {}).get(arguments.part, "")
         end = arguments.offset + arguments.limit
@@ -318,7 +322,7 @@ class FakeOperations(Operations):
     async def get_patch(self, context: Context, arguments: PatchArguments) -> PatchFile:
         self._called("get_patch", context, arguments)
         view = self._tasks[self._find(arguments.task_id)]
-        if view.state not in TERMINAL:
+        if view.state not in ENDED:
             raise TaskRefused(f"task `{view.task_id}` is {view.state}; it has no patch yet")
         data = self._texts.get(view.task_id, {}).get("patch", "").encode()
         return PatchFile(
@@ -380,7 +384,7 @@ class FakeOperations(Operations):
 
     def _group(self) -> GroupView:
         tasks = [view for view in self._tasks.values() if view.group == GROUP]
-        ended = sum(view.state in TERMINAL for view in tasks)
+        ended = sum(view.state in ENDED for view in tasks)
         return GroupView(
             group=GROUP, asked=len(tasks) + 1, ended=ended, done=ended == len(tasks), tasks=tasks,
             succeeded=sum(view.state is TaskState.SUCCEEDED for view in tasks),
@@ -391,7 +395,7 @@ class FakeOperations(Operations):
     async def cancel_task(self, context: Context, arguments: CancelArguments) -> TaskView:
         self._called("cancel_task", context, arguments)
         view = self._tasks[self._find(arguments.task_id)]
-        if view.state in TERMINAL | {TaskState.UNKNOWN}:
+        if view.state in ENDED | {TaskState.UNKNOWN}:
             return view
         return self._move(view.task_id, TaskState.CANCELLING, {"cancel_requested": True})
 
@@ -505,7 +509,7 @@ class FakeOperations(Operations):
         wanted = (arguments.peer, arguments.directory, arguments.prompt)
         for task_id, view in self._tasks.items():
             same = (view.peer, view.directory, view.prompt) == wanted
-            unfinished = view.state not in TERMINAL
+            unfinished = view.state not in ENDED
             if same and unfinished and self._sessions[task_id] == context.session:
                 return task_id
         return ""

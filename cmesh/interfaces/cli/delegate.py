@@ -347,7 +347,7 @@ def explain_end(view: TaskView) -> None:
     if view.patch is not None and view.patch.bytes:
         output.say(f"task {view.task_id} has a patch of {view.patch.files} files")
         output.hint(f"cmesh apply {view.task_id}, in a clone of the repository")
-    if view.state == TaskState.SUCCEEDED and not view.code:
+    if view.state in (TaskState.SUCCEEDED, TaskState.WAITING_INPUT) and not view.code:
         return
     code = f" [{view.code}]" if view.code else ""
     reason = f": {view.reason}" if view.reason else ""

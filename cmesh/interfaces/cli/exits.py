@@ -29,6 +29,7 @@ TASK_EXITS: Mapping[TaskState, int] = MappingProxyType(
         TaskState.INTERRUPTED: 48,
         TaskState.DENIED: DENIED_EXIT,
         TaskState.EXPIRED: 49,
+        TaskState.WAITING_INPUT: 66,
         TaskState.UNKNOWN: TaskError.exit_status,
     }
 )

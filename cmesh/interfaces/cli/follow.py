@@ -20,7 +20,7 @@ from cmesh.interfaces.age import heard
 from cmesh.interfaces.cli.output import duration, is_terminal, say, stderr
 from cmesh.interfaces.cli.session import call
 from cmesh.interfaces.client import ControlClient
-from cmesh.model import TERMINAL, TaskState
+from cmesh.model import ENDED, TaskState
 from cmesh.text import one_line
 
 if TYPE_CHECKING:
@@ -38,8 +38,11 @@ _EVENT_CHARACTERS = 160
 # Whole: its end is often what the person has to do.
 _REASON_CHARACTERS = 600
 
-ENDS = TERMINAL | {TaskState.UNKNOWN}
+ENDS = ENDED | {TaskState.UNKNOWN}
 """States after which waiting longer is not promised to bring news."""
+
+
+_TOLD = {TaskState.SUCCEEDED, TaskState.WAITING_INPUT}
 
 
 class Progress(Protocol):
@@ -173,7 +176,7 @@ class _Lines(_Silent):
         if view.state in ENDS and self.seen >= view.last_event:
             self._say_held(view)
             # Any other end is told with its reason when the wait is over.
-            if view.state == TaskState.SUCCEEDED and not self._ended:
+            if view.state in _TOLD and not self._ended:
                 self._ended = True
                 say(_state_line(view))
 

@@ -12,7 +12,7 @@ from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.exits import DETACHED_EXIT, exit_of
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.interfaces.matrix import COLUMNS, rows, summed
-from cmesh.model import TERMINAL
+from cmesh.model import ENDED, TaskState
 
 __all__ = ["cancel_group", "hand_out_all", "is_group", "show_group", "status_of", "wait_group"]
 
@@ -133,7 +133,7 @@ def _note(view: GroupView) -> None:
 def _tell(view: GroupView, told: set[str], *, quiet: bool) -> None:
     """Say which tasks have ended since the last time."""
     for task in view.tasks:
-        if task.state in TERMINAL and task.task_id not in told:
+        if task.state in ENDED and task.task_id not in told:
             told.add(task.task_id)
             if not quiet:
                 state = task.state.value.replace("_", " ")
@@ -153,6 +153,10 @@ def _print(view: GroupView) -> None:
         if unsure is not None:
             output.hint(f"cmesh result {unsure.task_id} --part acceptance says what failed")
         output.hint("cmesh result ID has one peer's whole answer")
+        for task in view.tasks:
+            if task.state is TaskState.WAITING_INPUT:
+                output.say(f"{task.peer} asks back: {task.question}")
+                output.hint(f"cmesh reply {task.task_id} ANSWER")
     else:
         output.hint(f"cmesh wait {view.group}")
 

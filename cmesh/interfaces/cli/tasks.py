@@ -30,7 +30,7 @@ from cmesh.interfaces.cli.options import JsonOption, TaskArgument
 from cmesh.interfaces.cli.patch import patch_facts, save
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.interfaces.client import ControlClient
-from cmesh.model import NEVER_RAN, TERMINAL, TaskState
+from cmesh.model import ENDED, NEVER_RAN, TaskState
 from cmesh.text import one_line
 
 __all__ = ["register"]
@@ -52,7 +52,8 @@ def register(app: typer.Typer) -> None:
 def tasks(
     *,
     state: Annotated[
-        str, typer.Option(help="Only this state; `open` = unfinished, `any` = all.")
+        str,
+        typer.Option(help="Only this state; `open` = unfinished or waiting for you, `any` = all."),
     ] = "any",
     mine: Annotated[bool, typer.Option("--mine", help="Only tasks made by this CLI.")] = False,
     group: Annotated[
@@ -215,11 +216,13 @@ def cancel(
         return
     arguments = checked(CancelArguments, task_id=task_id, reason=reason)
     view = call(lambda client: client.cancel_task(arguments))
-    if view.state in TERMINAL - {TaskState.CANCELLED}:
+    if view.state in ENDED - {TaskState.CANCELLED}:
         ended = view.state.replace("_", " ")
+        how = f"has already ended as {ended}"
+        if view.state == TaskState.WAITING_INPUT:
+            how = "has already ended with a question, and runs only when it is answered"
         raise TaskRefused(
-            f"nothing to cancel: task `{view.task_id}` has already ended as {ended}",
-            hint=f"cmesh show {view.task_id}",
+            f"nothing to cancel: task `{view.task_id}` {how}", hint=f"cmesh show {view.task_id}"
         )
     if as_json:
         output.print_json(view)

@@ -10,7 +10,7 @@ from cmesh.interfaces.demo.plan import INBOUND_RULE, USER
 from cmesh.interfaces.demo.report import require
 from cmesh.interfaces.demo.stage import Stage
 from cmesh.interfaces.mcp.driver import AgentDriver, Answer
-from cmesh.model import TERMINAL, TaskState
+from cmesh.model import ENDED, TaskState
 from cmesh.text import one_line
 
 __all__ = ["WAIT_S", "Follower", "asked"]
@@ -76,7 +76,7 @@ class Follower:
                 state = answer.get("state")
                 last = max(last, cast("int", answer.fields.get("last_event") or 0))
                 # Asked before anything is shown: a short state would be missed otherwise.
-                ended = state in TERMINAL
+                ended = state in ENDED
                 following = None if ended else asyncio.create_task(self.news(state, last))
                 try:
                     await decision

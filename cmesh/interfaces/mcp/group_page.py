@@ -7,8 +7,8 @@ import mcp_types as types
 from cmesh.daemon.answers import GroupView, PatchView, TaskView
 from cmesh.interfaces.matrix import accepted
 from cmesh.interfaces.mcp.fence import Fence, cut_json
-from cmesh.interfaces.mcp.render import call_text, result
-from cmesh.model import TERMINAL
+from cmesh.interfaces.mcp.render import call_text, reply_call, result
+from cmesh.model import TERMINAL, TaskState
 from cmesh.text import cut, defang, one_line, scrub
 
 __all__ = ["group_result", "group_text"]
@@ -103,6 +103,9 @@ def _says(view: GroupView, mark: Fence, room: int) -> str:
 def _next(view: GroupView) -> str:
     if not view.done:
         return call_text("get_task", task_id=view.group, wait_s=WAIT_S)
+    asking = next((task for task in view.tasks if task.state is TaskState.WAITING_INPUT), None)
+    if asking is not None:
+        return reply_call(asking.task_id)
     ended = next((task for task in view.tasks if task.state in TERMINAL), None)
     if ended is None:
         return call_text("list_peers")

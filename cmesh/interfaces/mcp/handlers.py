@@ -54,7 +54,7 @@ from cmesh.interfaces.mcp.render import (
     task_next,
 )
 from cmesh.interfaces.mcp.result_page import result_text
-from cmesh.model import TERMINAL, TaskState
+from cmesh.model import ENDED, TERMINAL, Direction, TaskState
 
 __all__ = [
     "Call",
@@ -195,7 +195,8 @@ async def list_tasks(call: Call) -> types.CallToolResult:
 
     def next_call(_shown: int) -> str:
         for task in view.tasks:
-            if task.state not in {*TERMINAL, TaskState.UNKNOWN}:
+            theirs = task.direction is Direction.IN and task.state in ENDED
+            if task.state not in {*TERMINAL, TaskState.UNKNOWN} and not theirs:
                 return task_next(task, task.last_event)
         return task_next(view.tasks[0], 0) if view.tasks else call_text("list_peers")
 

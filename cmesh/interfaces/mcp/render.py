@@ -26,7 +26,7 @@ from cmesh.errors import AcceptanceFailed, CmeshError, NoPeerMatches, QueryRefus
 from cmesh.interfaces.age import heard
 from cmesh.interfaces.mcp.fence import Fence, cut_json, json_length, plain
 from cmesh.interfaces.mcp.relay_wire import literal
-from cmesh.model import TERMINAL, Direction, TaskState
+from cmesh.model import ENDED, Direction, TaskState
 from cmesh.protocol.where import bytes_text
 from cmesh.text import cut, defang, one_line, scrub
 
@@ -164,7 +164,7 @@ def task_fields(view: TaskView, mark: Fence, *, brief: bool = False) -> dict[str
     }
     if view.events_cut:
         fields["events_cut"] = True
-    if view.cancel_requested and view.state not in TERMINAL:
+    if view.cancel_requested and view.state not in ENDED:
         fields["cancel_requested"] = True
     return _filled(fields)
 
@@ -253,7 +253,7 @@ def task_next(view: TaskView, last_event: int) -> str:
         return call_text("list_peers")
     if view.state is TaskState.EXPIRED:
         return call_text("list_tasks", state="open")
-    if view.state in TERMINAL:
+    if view.state in ENDED:
         return _ended_next(view)
     if view.state is TaskState.UNKNOWN:
         # Waiting is not promised to end, and without `new` this very task would be the answer.

@@ -25,7 +25,7 @@ from cmesh.interfaces.mcp.fence import Fence
 from cmesh.interfaces.mcp.guide import GUIDE
 from cmesh.interfaces.mcp.render import peer_fields, status_fields, task_fields
 from cmesh.interfaces.mcp.result_page import result_text
-from cmesh.model import TERMINAL
+from cmesh.model import ENDED
 
 __all__ = ["complete", "read", "resources", "task_of", "templates", "watch"]
 
@@ -105,7 +105,7 @@ async def watch(
     Raises:
         CmeshError: the task cannot be seen (any more).
     """
-    while seen.state not in TERMINAL:
+    while seen.state not in ENDED:
         view = await operations.get_task(
             context,
             TaskArguments(

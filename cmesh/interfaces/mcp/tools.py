@@ -102,7 +102,7 @@ _ALL = (
             "questions about its result instead of a new delegate. It is a task of its own with "
             "its own task_id: continue with get_task and get_result. Always reply to the last "
             "turn. Possible when a result says follow_up: possible; `question` is what its agent "
-            "asks back. session_gone, runner_cannot: delegate a new task that says all it needs."
+            "asks back (state waiting_input). session_gone, runner_cannot: delegate a new task that says all it needs."
         ),
         arguments=Reply,
         run=reply_task,

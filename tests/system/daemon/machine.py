@@ -34,7 +34,7 @@ from cmesh.errors import CmeshError
 from cmesh.interfaces.client import ControlClient
 from cmesh.interfaces.mcp.driver import AgentDriver
 from cmesh.interfaces.wire import error_from
-from cmesh.model import TERMINAL, Profile
+from cmesh.model import ENDED, Profile
 from cmesh.node.testnet import Testnet
 from cmesh.paths import control_socket
 from cmesh.policy.rules import FULL_CONSENT
@@ -266,7 +266,7 @@ class Machine:
 
         async def has_ended() -> TaskView | None:
             view = await self.task(task_id, wait_s=5)
-            return view if view.state in TERMINAL else None
+            return view if view.state in ENDED else None
 
         return await eventually(has_ended, limit_s)
 

@@ -40,11 +40,24 @@ class Scene:
     model: ModelServer
     place: Path
 
-    async def first(self, name: str, prompt: str) -> TaskView:
+    async def asked(self, name: str, prompt: str) -> TaskView:
+        """Hand out a task whose agent asks back; return it as it ended."""
         view = await self.laptop.delegate(
             "builder", name, self.place, prompt=prompt, profile=NAMES[name], wait_s=0
         )
-        return await self.succeeded(view.task_id)
+        ended = await self.laptop.ended(view.task_id, END_LIMIT_S)
+        assert ended.state is TaskState.WAITING_INPUT, ended
+        return await self.laptop.task(view.task_id)
+
+    async def shown(self, task_id: str) -> set[str]:
+        """Return the states that CLI, MCP and SQL of the caller, and the worker, show."""
+        listed = json.loads(self.laptop.cli("tasks", "--json").stdout)["tasks"]
+        [by_cli] = [task["state"] for task in listed if task["task_id"] == task_id]
+        async with self.laptop.mcp() as agent:
+            by_mcp = (await agent.call("get_task", task_id=task_id)).get("state")
+        of_it = f"SELECT state FROM tasks WHERE task_id = '{task_id}'"
+        [[by_sql]], [[there]] = await self.laptop.sql(of_it), await self.builder.sql(of_it)
+        return {by_cli, by_mcp, by_sql, there, (await self.builder.task(task_id)).state.value}
 
     async def succeeded(self, task_id: str) -> TaskView:
         view = await self.laptop.ended(task_id, END_LIMIT_S)
@@ -133,8 +146,11 @@ async def test_a_second_turn_of_an_agent_sees_the_first_and_counts_its_own_token
 ) -> None:
     program_of(name)
     asks = {"text": "Looked.\n\n**CMESH-QUESTION: Which file?**"}
-    one = await scene.first(name, f"{FIRST} {fake_json(asks)}")
+    one = await scene.asked(name, f"{FIRST} {fake_json(asks)}")
     assert (one.follow_up, one.question) == ("possible", "Which file?")
+    assert await scene.shown(one.task_id) == {"waiting_input"}
+    waited = scene.laptop.cli("wait", one.task_id)
+    assert (waited.returncode, "it asks back: Which file?" in waited.stderr) == (66, True)
     assert PREFACE in told(name, scene.model.requests[-1])
     scene.model.reset()
     asked = [
@@ -150,6 +166,7 @@ async def test_a_second_turn_of_an_agent_sees_the_first_and_counts_its_own_token
     two = await scene.succeeded(won)
     assert (two.turn, two.thread, two.summary, two.question) == (2, one.task_id, WORD, "")
     assert (await scene.laptop.task(one.task_id)).question == ""
+    assert await scene.shown(one.task_id) == {"succeeded"}
     said = json.dumps(scene.model.requests)
     assert FIRST in said
     # What keeps a directory's instructions away from a first turn does so for a later one.

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from cmesh.model import Profile
+from cmesh.question import QUESTION_MARK
 from cmesh.runner.command import build_launch
 from cmesh.runner.manifest import load_manifests
-from cmesh.runner.preface import QUESTION_MARK, preface_of, question_in
+from cmesh.runner.preface import preface_of
 from tests.unit.runner.test_command import HOST, SPEC
 
 TEXT = preface_of(Profile.EDIT, "me@example.com", "laptop.tail.test")
@@ -60,21 +61,3 @@ def test_a_command_gets_its_prompt_as_it_is() -> None:
         assert launch.stdin.decode() == SPEC.prompt
         assert not any("cmesh" in text for text in launch.argv)
     assert json.dumps(TEXT).isascii()
-
-
-@pytest.mark.parametrize(
-    ("text", "question"),
-    [
-        ("CMESH-QUESTION: Which port?", "Which port?"),
-        ("Looked.\n\n**CMESH-QUESTION: Which port?**\n", "Which port?"),
-        ("> `CMESH-QUESTION: Which?`", "Which?"),
-        ("CMESH-QUESTION: Which?\nI go on.", ""),
-        ("So CMESH-QUESTION: Which?", ""),
-        ("CMESH-QUESTION:", ""),
-        ("cmesh-question: which?", ""),
-        ("", ""),
-        ("CMESH-QUESTION: " + "x" * 2000, "x" * 1000),
-    ],
-)
-def test_a_question_is_the_last_line_in_its_form(text: str, question: str) -> None:
-    assert question_in(text) == question

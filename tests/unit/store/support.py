@@ -69,6 +69,7 @@ def task(
     prompt: str = "why did the deploy fail?",
     session: str = "session-1",
     peer_id: NodeId = PEER,
+    follows: TaskId | None = None,
 ) -> TaskRecord:
     spec = TaskSpec(
         task_id=new_id() if task_id is None else task_id,
@@ -81,6 +82,7 @@ def task(
         origin=(NodeId("nSELF"),),
         not_after=NOON + timedelta(hours=1),
         traceparent="",
+        follows=follows,
     )
     return TaskRecord(
         task_id=spec.task_id,
@@ -120,8 +122,12 @@ def event(record: TaskRecord, seq: int, kind: str = "text", text: str = "looking
 
 
 def result(
-    record: TaskRecord, ended: TaskState = TaskState.SUCCEEDED, text: str = "a unit was missing"
+    record: TaskRecord,
+    ended: TaskState = TaskState.SUCCEEDED,
+    text: str = "a unit was missing",
+    until: datetime | None = None,
 ) -> ResultRecord:
+    """A task's end; a reply is possible `until` then."""
     return ResultRecord(
         task_id=record.task_id,
         direction=record.direction,
@@ -137,6 +143,8 @@ def result(
             runner_version="1.0",
             started_at=NOON + timedelta(seconds=1),
             ended_at=NOON + timedelta(seconds=5),
+            follow_up="possible" if until else "",
+            follow_up_until=until,
         ),
         worker_signature="w" * 86,
     )
@@ -186,7 +194,8 @@ async def tasks_in_the_file(
     read = partial(
         queries.snapshots, direction=direction, states=states, session=session, limit=limit
     )
-    return await store._read(read)  # pyright: ignore[reportPrivateUsage]
+    now = store._clock.now()  # pyright: ignore[reportPrivateUsage]
+    return await store._read(partial(read, now=now))  # pyright: ignore[reportPrivateUsage]
 
 
 def add_migration(patch: pytest.MonkeyPatch, folder: Path, sql: str) -> None:

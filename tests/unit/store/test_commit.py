@@ -370,3 +370,41 @@ def _with_floor(store: Store, *, share: float) -> Room:
     directory = store._options.directory  # pyright: ignore[reportPrivateUsage]
     disk = os.statvfs(directory)
     return Room(directory, int(disk.f_bavail * disk.f_frsize * share))
+
+
+async def test_a_question_is_open_until_it_is_answered_or_over(open_store: OpenStore) -> None:
+    store = await open_store()
+    clock = store._clock  # pyright: ignore[reportPrivateUsage]
+    assert isinstance(clock, FixedClock)
+    until = clock.now() + timedelta(days=7)
+    asked, late, other = task(), task(), task()
+    for record in (asked, late, other):
+        await store.commit([record])
+        await store.commit([result(record, text="CMESH-QUESTION: which?", until=until)])
+    turn, refused, gone = (
+        task(follows=asked.task_id),
+        *(task(follows=o) for o in (late.task_id, other.task_id)),
+    )
+    await store.commit([refused, state(refused, "denied", code="policy_denied")])
+    await store.commit([gone, state(gone, "denied", code="session_gone")])
+    crowd = [task() for _ in range(FINISHED_KEPT + 1)]
+    await store.commit([*crowd, *(state(record, "succeeded") for record in crowd)])
+
+    async def open_() -> list[str]:
+        states = [TaskState.WAITING_INPUT, TaskState.RUNNING, TaskState.SUBMITTING]
+        found = await store.tasks(states=states, limit=9)
+        assert found == await tasks_in_the_file(store, states=states, limit=9)
+        return [one.record.task_id for one in found]
+
+    for _ in range(2):
+        assert await open_() == [late.task_id, asked.task_id]
+        await store.close()
+        store = await open_store()
+    await store.commit([turn])
+    assert await open_() == [turn.task_id, late.task_id]
+    await store.commit([result(turn)])
+    assert await open_() == [late.task_id]
+    clock = store._clock  # pyright: ignore[reportPrivateUsage]
+    assert isinstance(clock, FixedClock)
+    clock.advance(7 * 86_400)
+    assert await open_() == []

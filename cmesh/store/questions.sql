@@ -1,0 +1,1 @@
+-- The view `tasks` alone: state `waiting_input`, and `question_until`. No table changes.
