@@ -269,11 +269,11 @@ class AcceptanceFailed(TaskError):
 
 
 class SecretFound(TaskRefused):
-    """Raised when a patch is withheld because a secret was found in it."""
+    """Raised when a patch or file is withheld because a secret was found in it."""
 
     code = "secret_found"
     exit_status = 56
-    default_hint = "the worker's owner has it: `cmesh result ID --patch FILE` there"
+    default_hint = "the worker's owner can release it: `cmesh release ID` there"
 
 
 class ChangesRefused(TaskRefused):

@@ -99,7 +99,8 @@ class PatchView(View):
     tracked (`working-tree`); empty = by an older worker, which copied all files as they were.
     `base_commit` and `dirty`: the directory's commit, and whether it was not as that.
     `withheld`: why there are no bytes for the caller: `secret_found`, `patch_too_large`,
-    `patch_failed`; `refused`: why they were not taken here.
+    `patch_failed`; `refused`: why they were not taken here. `released_at`: when the worker's
+    owner released what a secret withheld; on a caller, when its bytes came.
     """
 
     sha256: str = ""
@@ -116,6 +117,7 @@ class PatchView(View):
     withheld: str = ""
     reason: str = ""
     refused: str = ""
+    released_at: datetime | None = None
 
     @property
     def mixed(self) -> bool:
@@ -145,6 +147,43 @@ class PatchFile(View):
     sent: str = ""
 
 
+class FoundView(View):
+    """A place where a secret stands: `kind` of secret, `place` as path:line, its line without it."""
+
+    kind: str
+    place: str
+    text: str = ""
+
+
+class WithheldView(View):
+    """What a secret withholds from a task's caller: its patch, or a file.
+
+    `found` has the first of `found_count` places. `released_at`: when its owner released it.
+    """
+
+    part: Literal["patch", "artifact"]
+    path: str = ""
+    sha256: str
+    bytes: int
+    found: list[FoundView] = Field(default_factory=list[FoundView])
+    found_count: int = 0
+    released_at: datetime | None = None
+
+
+class ReleaseView(View):
+    """What of a task is withheld from its caller, as its worker's owner sees it.
+
+    `told`: whether the caller is linked and has been told of a release just made.
+    """
+
+    task_id: str
+    peer: str
+    node_id: str
+    principal: str
+    withheld: list[WithheldView]
+    told: bool = False
+
+
 class LimitsView(View):
     """Limits of a task; None = none of this kind."""
 
@@ -159,13 +198,14 @@ class ArtifactView(View):
     """A file that a task handed over: another machine's word on a caller.
 
     `withheld`: why there are no bytes: `secret_found`, `artifact_too_large`,
-    `artifact_unreadable`.
+    `artifact_unreadable`; `released_at` as in `PatchView`.
     """
 
     path: str
     bytes: int = 0
     sha256: str = ""
     withheld: str = ""
+    released_at: datetime | None = None
 
 
 class ArtifactPiece(View):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing_extensions import override
 
 from cmesh import __version__
-from cmesh.daemon import overview, runner_files, runner_views
+from cmesh.daemon import overview, releasing, runner_files, runner_views
 from cmesh.daemon.answers import (
     ArtifactPiece,
     CopyView,
@@ -18,6 +18,7 @@ from cmesh.daemon.answers import (
     PatchFile,
     PeersView,
     PeerView,
+    ReleaseView,
     ResultView,
     SqlView,
     StatusView,
@@ -41,6 +42,7 @@ from cmesh.daemon.arguments import (
     NewRunnerArguments,
     NoArguments,
     PatchArguments,
+    ReleaseArguments,
     ReplyArguments,
     ResultArguments,
     RunnerArguments,
@@ -60,6 +62,7 @@ from cmesh.daemon.lookup import Lookup
 from cmesh.daemon.operations import Operations
 from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.daemon.patch_check import check_patch
+from cmesh.daemon.releasing import with_released
 from cmesh.daemon.results_text import read_artifact, read_patch, read_result
 from cmesh.daemon.runner_answers import CheckView, LiveRunView, NewRunnerView, RunnersView
 from cmesh.daemon.trust import taken_back
@@ -204,6 +207,8 @@ class App(Operations):
     async def get_result(self, context: Context, arguments: ResultArguments) -> ResultView:
         task, store = await self._lookup.task(arguments.task_id), self._daemon.store
         self._daemon.twins.told(context.session, [task])
+        if arguments.part == "patch":
+            task = await with_released(self._daemon, self._lookup, task, "patch")
         follow_up = await standing(store, task, self._daemon.settings.clock.now())
         return await read_result(store, task, arguments, follow_up, self._daemon.secrets.redactor())
 
@@ -212,6 +217,7 @@ class App(Operations):
         task = await self._lookup.task(arguments.task_id)
         if task.record.direction is Direction.IN:
             require_no_task(context.pid)  # it may be withheld from whoever asked for it
+        task = await with_released(self._daemon, self._lookup, task, "patch")
         return await read_patch(self._daemon.store, task)
 
     @override
@@ -219,6 +225,7 @@ class App(Operations):
         task = await self._lookup.task(arguments.task_id)
         if task.record.direction is Direction.IN:
             require_no_task(context.pid)
+        task = await with_released(self._daemon, self._lookup, task, "artifact", arguments.path)
         return await read_artifact(self._daemon.store, task, arguments)
 
     @override
@@ -255,6 +262,11 @@ class App(Operations):
         # Its caller is asked whether it still wants it, so it is called if it is away.
         self._daemon.links.want(task.record.peer_id)
         return await self._lookup.view(await self._lookup.task(task.record.task_id))
+
+    @override
+    async def release(self, context: Context, arguments: ReleaseArguments) -> ReleaseView:
+        require_no_task(context.pid, "a task cannot release what is withheld")
+        return await releasing.release(self._daemon, self._lookup, context.pid, arguments)
 
     @override
     async def sql(self, context: Context, arguments: SqlArguments) -> SqlView:

@@ -34,6 +34,7 @@ __all__ = [
     "PeerName",
     "PeerPlace",
     "Prompt",
+    "ReleaseArguments",
     "ReplyArguments",
     "ResultArguments",
     "RunnerArguments",
@@ -307,6 +308,15 @@ class ApproveArguments(Arguments):
     task_id: TaskRef
     approve: bool
     reason: str = Field(default="", max_length=500)
+
+
+class ReleaseArguments(Arguments):
+    """Arguments of `release`: what to release, by the SHA-256 its owner saw; none = only look."""
+
+    task_id: TaskRef
+    sha256: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
+        default_factory=list[str], max_length=65
+    )
 
 
 class TrustArguments(Arguments):

@@ -44,7 +44,7 @@ from cmesh.protocol.where import parse
 from cmesh.runner.artifacts import check_globs
 from cmesh.store.records import Selection, TaskRecord
 
-__all__ = ["Asking"]
+__all__ = ["CONTACT_LIMIT_S", "Asking"]
 
 CONTACT_LIMIT_S = 8.0
 """How long `delegate` waits for the first attempt to reach a worker."""

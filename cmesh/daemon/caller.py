@@ -18,6 +18,7 @@ from cmesh.daemon.hearsay import FORGOTTEN, Hearsay, forgotten
 from cmesh.daemon.outbound import Outbound, Word
 from cmesh.daemon.parts import Parts
 from cmesh.daemon.receipts import Receipts
+from cmesh.daemon.released import Released
 from cmesh.daemon.turns import Turns
 from cmesh.errors import CmeshError, DiskFull, RemoteProtocolError
 from cmesh.link.link import Link
@@ -63,6 +64,7 @@ class Caller:
 
     Attributes:
         hearsay: what workers said that is not stored.
+        released: what was withheld and has been released since.
     """
 
     def __init__(self, parts: Parts, link: Callable[[NodeId], Link | None]) -> None:
@@ -77,6 +79,7 @@ class Caller:
         self.hearsay = Hearsay(parts.clock, lambda task_id: task_id in self._tasks)
         self._outputs = Outputs(parts.store)
         self._turns = Turns()
+        self.released = Released(parts, link)
 
     async def recover(self) -> None:
         """Take up every unfinished task of an earlier life."""
@@ -87,6 +90,7 @@ class Caller:
 
     async def close(self) -> None:
         """Finish what was told."""
+        await self.released.close()
         await self._turns.close()
         self._outputs.close()
         for outbound in list(self._tasks.values()):
@@ -177,6 +181,7 @@ class Caller:
         """A link ended; the next one is asked for the rest of what is half fetched."""
         for task_id in self.of(link.identity.node_id):
             self._outputs.pause(task_id)
+        self.released.disconnected(link)
 
     def take(self, link: Link, message: Message) -> bool:
         """Take a message; False when it is not the caller's."""
@@ -204,6 +209,8 @@ class Caller:
 
     def take_chunk(self, link: Link, chunk: Chunk) -> None:
         """Take a piece of an output that was asked for."""
+        if self.released.take_chunk(link, chunk):
+            return
         if self._worker.get(chunk.task_id) == link.identity.node_id:
             self._turns.add(chunk.task_id, link, partial(self._chunk, link, chunk))
 
@@ -311,6 +318,8 @@ class Caller:
             self._tidy(task_id)
 
     def _failed(self, link: Link, message: Failure) -> None:
+        if self.released.failed(link, message):
+            return
         task_id = TaskId(message.about)
         outbound = self._tasks.get(task_id)
         if outbound is None or self._worker[task_id] != link.identity.node_id:

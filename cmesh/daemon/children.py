@@ -18,6 +18,7 @@ from cmesh.daemon.answers import (
     PatchFile,
     PeersView,
     PeerView,
+    ReleaseView,
     ResultView,
     SqlView,
     StatusView,
@@ -40,6 +41,7 @@ from cmesh.daemon.arguments import (
     NewRunnerArguments,
     NoArguments,
     PatchArguments,
+    ReleaseArguments,
     ReplyArguments,
     ResultArguments,
     RunnerArguments,
@@ -157,6 +159,10 @@ class Children(Operations):
     @override
     async def approve_task(self, context: Context, arguments: ApproveArguments) -> TaskView:
         raise _refused()
+
+    @override
+    async def release(self, context: Context, arguments: ReleaseArguments) -> ReleaseView:
+        raise _refused()  # what a secret withholds is the owner's to give away
 
     @override
     async def sql(self, context: Context, arguments: SqlArguments) -> SqlView:

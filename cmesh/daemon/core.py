@@ -25,6 +25,7 @@ from cmesh.daemon.networks import Networks
 from cmesh.daemon.node_id import read_node_id, write_node_id
 from cmesh.daemon.parts import Parts
 from cmesh.daemon.presence import Presence
+from cmesh.daemon.release import Release
 from cmesh.daemon.rules import Rules
 from cmesh.daemon.secrets import Secrets
 from cmesh.daemon.selftests import SelfTests
@@ -51,7 +52,7 @@ from cmesh.runner.registry import Runners
 from cmesh.runner.sessions import Sessions
 from cmesh.runner.supervise import Supervisor
 from cmesh.runner.verdicts import Verdicts
-from cmesh.store.records import AuditRecord
+from cmesh.store.records import AuditRecord, TaskSnapshot
 from cmesh.store.signatures import NODE_UP
 from cmesh.store.store import Store
 
@@ -119,6 +120,7 @@ class Daemon:
         )
         self.parts = parts = self._parts(tasks_dir)
         self.worker = Worker(parts)
+        self.release = Release(parts)
         self.caller = Caller(parts, self.links.get)
         self._node_id = read_node_id(settings.state_dir)
         self._background = Background()
@@ -272,10 +274,19 @@ class Daemon:
         if isinstance(message, Grants):
             self.machines.take(link.identity.node_id, message.may)
             self.caller.offered(link, message.unacknowledged)
+            self.caller.released.told(link, message.released)
         elif not self.worker.take(link, message) and not self.caller.take(link, message):
             about = message.type
             reason = f"a `{about}` is not served by this version"
             link.post(Failure(code="not_served", reason=reason, about=about))
+
+    def tell_released(self, task: TaskSnapshot) -> bool:
+        """Tell a linked caller that something of its task was released; False = it is away."""
+        link = self.links.get(task.record.peer_id)
+        if link is None:
+            return False
+        link.post_grants(self.may(link.identity), released=(task.record.task_id,))
+        return True
 
     def take_chunk(self, link: Link, chunk: Chunk) -> None:
         """Take a piece of an output, or of what a caller sends."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from cmesh.daemon.heads import signed_head
 from cmesh.daemon.parts import Parts
-from cmesh.errors import LinkError
+from cmesh.daemon.withheld import withheld
+from cmesh.errors import LinkError, SecretFound
 from cmesh.link.link import Link
 from cmesh.link.tailnet import GOING_AWAY
 from cmesh.model import Direction, Result, TaskId
@@ -70,15 +71,23 @@ class Feeds:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def artifact(self, link: Link, message: Artifact) -> None:
-        """Send a kept output, or a patch or file that is not withheld, from an offset, in chunks.
+        """Send a kept output, or a patch or file not withheld or released, from an offset.
 
         Raises:
             LinkError: the link ended.
         """
         task = await self._parts.store.task(TaskId(message.task_id))
         peer_id = link.identity.node_id
-        total = _given(task, message.sha256) if task and task.record.peer_id == peer_id else None
-        if total is None:
+        of_peer = task if task and task.record.peer_id == peer_id else None
+        total = _given(of_peer, message.sha256) if of_peer else None
+        if total is None and of_peer is not None and of_peer.record.direction is Direction.IN:
+            held = next((one for one in withheld(of_peer) if one.sha256 == message.sha256), None)
+            if held is not None and not held.released_at:
+                reason = "a secret was found in it, and this machine's owner has not released it"
+                link.post(Failure(code=SecretFound.code, reason=reason, about=message.task_id))
+                return
+            total = held.bytes if held else None
+        if total is None or self._parts.store.blob_path(message.sha256) is None:
             reason = "no such output of yours is kept here"
             link.post(Failure(code="task_not_found", reason=reason, about=message.task_id))
             return

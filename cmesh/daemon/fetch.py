@@ -22,7 +22,7 @@ from cmesh.runner.artifacts import ARTIFACTS_BYTES
 from cmesh.runner.copies import PATCH_BYTES
 from cmesh.store.store import Store
 
-__all__ = ["Outputs"]
+__all__ = ["Fetch", "Outputs", "Part", "Wanted"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ Part = Literal["output", "patch", "artifact"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
+class Wanted:
     """Something that a result announces and that is stored beside it."""
 
     part: Part
@@ -45,7 +45,7 @@ class Outputs:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._fetches: dict[TaskId, _Fetch] = {}
+        self._fetches: dict[TaskId, Fetch] = {}
         self._refused: dict[TaskId, dict[Part, str]] = {}
 
     def refused(self, task_id: TaskId, part: Part = "output") -> str:
@@ -81,7 +81,7 @@ class Outputs:
             DiskFull: there is no room for it.
         """
         task_id = TaskId(message.task_id)
-        for wanted in _wanted(message.outcome, limit_bytes):
+        for wanted in _announced(message.outcome, limit_bytes):
             if self.refused(task_id, wanted.part):
                 continue
             if self._store.blob_path(wanted.sha256) is not None:
@@ -94,7 +94,9 @@ class Outputs:
                 fetch = self._fetches.get(task_id)
                 if fetch is None or fetch.sha256 != wanted.sha256:
                     self.drop(task_id)
-                    fetch = self._fetches[task_id] = _Fetch(message, wanted, self._store.incoming)
+                    fetch = self._fetches[task_id] = Fetch(
+                        task_id, wanted, self._store.incoming, message
+                    )
                 if not fetch.asked:
                     fetch.asked, fetch.message = True, message
                     ask = Artifact(task_id=task_id, sha256=wanted.sha256, offset=fetch.offset)
@@ -140,10 +142,10 @@ class Outputs:
         logger.warning("%s_refused", part, extra={"data": data})
 
 
-def _wanted(outcome: Outcome, limit_bytes: int) -> Iterator[_Wanted]:
+def _announced(outcome: Outcome, limit_bytes: int) -> Iterator[Wanted]:
     """Yield what an end announces; `limit_bytes` is what was asked for of its output."""
     if outcome.output_sha256:
-        yield _Wanted(
+        yield Wanted(
             part="output",
             sha256=outcome.output_sha256,
             size=outcome.output_kept,
@@ -151,29 +153,40 @@ def _wanted(outcome: Outcome, limit_bytes: int) -> Iterator[_Wanted]:
         )
     patch = outcome.patch
     if patch is not None and patch.sha256 and not patch.withheld:
-        yield _Wanted(part="patch", sha256=patch.sha256, size=patch.bytes, limit_bytes=PATCH_BYTES)
+        yield Wanted(part="patch", sha256=patch.sha256, size=patch.bytes, limit_bytes=PATCH_BYTES)
     room = ARTIFACTS_BYTES
     for one in outcome.artifacts.files if outcome.artifacts else ():
         if one.sha256 and not one.withheld:
-            yield _Wanted(part="artifact", sha256=one.sha256, size=one.bytes, limit_bytes=room)
+            yield Wanted(part="artifact", sha256=one.sha256, size=one.bytes, limit_bytes=room)
             room = max(0, room - one.bytes)
 
 
-class _Fetch:
+class Fetch:
     """One transfer; the result it belongs to waits here until the bytes are stored.
 
     Attributes:
+        message: that result; None = it is stored already, and what it withheld comes now.
         asked: a link that lives was asked for the rest.
     """
 
-    def __init__(self, message: ResultMessage, wanted: _Wanted, directory: Path) -> None:
+    def __init__(
+        self,
+        task_id: TaskId,
+        wanted: Wanted,
+        directory: Path,
+        message: ResultMessage | None = None,
+    ) -> None:
+        """Begin a file in `directory`.
+
+        Raises:
+            RemoteProtocolError: more is announced than is taken.
+            DiskFull: there is no room.
+        """
         self.message = message
         self.part: Part = wanted.part
         self.sha256 = wanted.sha256
         self.asked = False
-        self._assembler = Assembler(
-            TaskId(message.task_id), wanted.sha256, wanted.size, wanted.limit_bytes
-        )
+        self._assembler = Assembler(task_id, wanted.sha256, wanted.size, wanted.limit_bytes)
         try:
             self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed by `close`
                 prefix="incoming-", dir=directory, delete=False

@@ -14,6 +14,7 @@ from cmesh.daemon.answers import (
     PatchFile,
     PeersView,
     PeerView,
+    ReleaseView,
     ResultView,
     SqlView,
     StatusView,
@@ -36,6 +37,7 @@ from cmesh.daemon.arguments import (
     NewRunnerArguments,
     NoArguments,
     PatchArguments,
+    ReleaseArguments,
     ReplyArguments,
     ResultArguments,
     RunnerArguments,
@@ -125,6 +127,13 @@ class Operations(Protocol):
 
     async def approve_task(self, context: Context, arguments: ApproveArguments) -> TaskView:
         """Let a waiting inbound task run, or refuse it."""
+        ...
+
+    async def release(self, context: Context, arguments: ReleaseArguments) -> ReleaseView:
+        """Return what of a task worked on here is withheld, and release what is named of it.
+
+        For this machine's owner alone, never for a task; audited.
+        """
         ...
 
     async def sql(self, context: Context, arguments: SqlArguments) -> SqlView:

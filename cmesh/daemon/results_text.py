@@ -190,7 +190,10 @@ def _acceptance_text(task: TaskSnapshot) -> str:
 async def _patch_text(store: Store, task: TaskSnapshot, redactor: Redactor) -> str:
     view = _there(store, task)
     if view.withheld:  # its owner may have the bytes; what reads a text may be a model
-        raise SecretFound(f"the patch of task `{task.record.task_id}` is withheld: {view.reason}")
+        raise SecretFound(
+            f"the patch of task `{task.record.task_id}` is withheld: {view.reason}",
+            hint=f"at a terminal outside of every task: `cmesh release {task.record.task_id}`",
+        )
     if not view.sha256:
         return ""
     data = await store.read_blob(view.sha256, 0, PATCH_BYTES)
@@ -215,7 +218,7 @@ def _there(store: Store, task: TaskSnapshot) -> PatchView:
     if view.withheld == SecretFound.code:
         raise SecretFound(
             f"the patch of task `{task_id}` is withheld: {view.reason}",
-            hint=f"the worker's owner has it: `cmesh result {task_id} --patch FILE` there",
+            hint=f"the worker's owner can release it: `cmesh release {task_id}` there",
         )
     if view.withheld or view.refused:
         raise TaskRefused(

@@ -214,7 +214,8 @@ def artifact_views(task: TaskSnapshot) -> list[ArtifactView]:
             path=one_line(one.path, NAME_CHARACTERS),
             bytes=one.bytes,
             sha256=one.sha256,
-            withheld=_code(one.withheld),
+            withheld="" if _is_here(task, one.sha256) else _code(one.withheld),
+            released_at=task.released.get(one.sha256),
         )
         for one in (told.files if told else ())
     ]
@@ -243,6 +244,7 @@ def patch_view(task: TaskSnapshot) -> PatchView | None:
     if task.result is None or not task.result.patch:
         return None
     patch = Patch.model_validate(dict(task.result.patch))
+    held = not _is_here(task, patch.sha256)
     return PatchView(
         sha256=patch.sha256,
         bytes=patch.bytes,
@@ -255,8 +257,9 @@ def patch_view(task: TaskSnapshot) -> PatchView | None:
         base_commit=patch.base_commit,
         dirty=patch.dirty,
         base=patch.base or "",
-        withheld=_code(patch.withheld),
-        reason=one_line(patch.reason, 500),
+        withheld=_code(patch.withheld) if held else "",
+        reason=one_line(patch.reason, 500) if held else "",
+        released_at=task.released.get(patch.sha256),
         refused=_NOT_TAKEN if "patch_refused" in task.facts else "",
     )
 
@@ -313,6 +316,11 @@ def _acceptance(told: Acceptance) -> AcceptanceView:
         output_bytes=told.output_bytes,
         truncated=told.truncated,
     )
+
+
+def _is_here(task: TaskSnapshot, sha256: str) -> bool:
+    """Say whether what was withheld is as any other since; on its worker it stays withheld."""
+    return task.record.direction is Direction.OUT and sha256 in task.released
 
 
 def event_view(event: Event) -> EventView:

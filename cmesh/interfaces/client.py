@@ -23,6 +23,7 @@ from cmesh.daemon.answers import (
     PatchFile,
     PeersView,
     PeerView,
+    ReleaseView,
     ResultView,
     SqlView,
     StatusView,
@@ -45,6 +46,7 @@ from cmesh.daemon.arguments import (
     NewRunnerArguments,
     NoArguments,
     PatchArguments,
+    ReleaseArguments,
     ReplyArguments,
     ResultArguments,
     RunnerArguments,
@@ -213,6 +215,10 @@ class ControlClient:
     async def approve_task(self, arguments: ApproveArguments) -> TaskView:
         """Let a waiting inbound task run, or refuse it."""
         return await self.call("approve_task", arguments, TaskView)
+
+    async def release(self, arguments: ReleaseArguments) -> ReleaseView:
+        """Return what of an inbound task is withheld, and release what is named."""
+        return await self.call("release", arguments, ReleaseView)
 
     async def sql(self, arguments: SqlArguments) -> SqlView:
         """Run one SELECT over the audit views."""

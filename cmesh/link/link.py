@@ -161,10 +161,10 @@ class Link:
         if not self._ending:
             self._put(self._session.send(message), None)
 
-    def post_grants(self, may: May) -> None:
-        """Queue what the peer may ask from now on."""
+    def post_grants(self, may: May, released: Sequence[str] = ()) -> None:
+        """Queue what the peer may ask from now on, and tasks of which something was released."""
         if not self._ending:
-            self._put(self._session.grants(may), None)
+            self._put(self._session.grants(may, released=released), None)
 
     async def send(self, frame: Message | bytes) -> None:
         """Send a message or an encoded chunk, and wait until the network has taken it.

@@ -11,6 +11,7 @@ from cmesh.model import Profile
 from cmesh.protocol.fields import (
     Code,
     Hex256,
+    Id,
     Key,
     Minor,
     Name,
@@ -121,11 +122,16 @@ class Grants(WireMessage):
     """What the receiver may ask of the sender, after the handshake and at each change.
 
     The dialling side sends one right after `welcome`, with its unacknowledged results.
+
+    Attributes:
+        released: the receiver's tasks of which the sender's owner has just released what was
+            withheld; a peer that does not know the member asks for none of it.
     """
 
     type: Literal["grants"] = "grants"
     may: May
     unacknowledged: Unacknowledged = ()
+    released: Annotated[tuple[Id, ...], Field(max_length=16, exclude_if=is_unset)] = ()
 
 
 class Receipt(WireMessage):

@@ -144,10 +144,12 @@ class Session:
         self._state = _State.WELCOMED
         return frame
 
-    def grants(self, may: May, unacknowledged: Sequence[str] = ()) -> str:
+    def grants(
+        self, may: May, unacknowledged: Sequence[str] = (), released: Sequence[str] = ()
+    ) -> str:
         """Return the frame that says what the peer may ask; opens the dialler's link.
 
-        Later, on either side, it tells a change.
+        Later, on either side, it tells a change, or what was `released`.
 
         Raises:
             LocalProtocolError: before the peer was introduced, or after the end.
@@ -155,7 +157,8 @@ class Session:
         deciding = self.side == "dialler" and self._state is _State.INTRODUCED
         if not deciding and self._state is not _State.OPEN:
             raise LocalProtocolError("`grants` comes after the introduction")
-        frame = encode(Grants(may=may, unacknowledged=tuple(unacknowledged)))
+        grants = Grants(may=may, unacknowledged=tuple(unacknowledged), released=tuple(released))
+        frame = encode(grants)
         if deciding:
             assert self._offered is not None
             self._open(self._offered.may, self._offered.unacknowledged)

@@ -19,7 +19,7 @@ from cmesh.store.records import (
     TaskSnapshot,
 )
 
-__all__ = ["CANCEL_WISH", "GAP", "GRANTED", "PROGRESS", "WAITS", "Draft"]
+__all__ = ["CANCEL_WISH", "GAP", "GRANTED", "PROGRESS", "RELEASED", "WAITS", "Draft"]
 
 PROGRESS = frozenset({"queued", "running", "waiting_approval", "cancelling"})
 """Event kinds that are states of a task that goes on."""
@@ -32,6 +32,9 @@ GRANTED = "limits"
 
 GAP = "gap"
 """Fact of a caller: events up to its `through_seq` will never come."""
+
+RELEASED = frozenset({"patch_released", "artifact_released"})
+"""Facts: bytes that a secret withheld are the caller's since; their `sha256` says which."""
 
 WAITS = "waiting_approval"
 """Fact of a caller: the worker took the task, and its owner must approve it first."""
@@ -51,6 +54,7 @@ class Draft:
     reason: str = ""
     facts: set[str] = field(default_factory=set[str])
     granted: Limits | None = None
+    released: dict[str, datetime] = field(default_factory=dict[str, datetime])
     wish: tuple[str, str] = ("", "")
     progress: str = ""
     last_event: int = 0
@@ -100,6 +104,7 @@ class Draft:
             state_ts=self.state_ts,
             facts=frozenset(self.facts),
             granted=self.granted,
+            released=dict(self.released),
             wish=self.wish,
             progress=self.progress,
             last_event=self.last_event,
@@ -120,15 +125,17 @@ class Draft:
 
     def _step(self, step: StepRecord, ts: datetime) -> None:
         if step.kind == "fact":
-            self._fact(step)
+            self._fact(step, ts)
             return
         self.state, self.state_ts = step.name, ts
         self.witness, self.code, self.reason = step.witness, step.code, step.reason
         if step.name == "running" and self.ran_here is None:
             self.ran_here = ts
 
-    def _fact(self, step: StepRecord) -> None:
+    def _fact(self, step: StepRecord, ts: datetime) -> None:
         self.facts.add(step.name)
+        if step.name in RELEASED:
+            self.released.setdefault(str(step.data.get("sha256", "")), ts)
         through = step.data.get("through_seq")
         if step.name == GAP and isinstance(through, int):
             self.last_event = max(self.last_event, through)

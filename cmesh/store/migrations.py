@@ -28,6 +28,7 @@ MIGRATIONS: tuple[str, ...] = (
     "changes.sql",
     "answers.sql",
     "questions.sql",
+    "releases.sql",
 )
 """Files of SQL in this folder; the first makes version 1."""
 

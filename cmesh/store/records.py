@@ -225,6 +225,8 @@ class TaskSnapshot:
         state_ts: when that state was committed here.
         facts: names of every fact committed.
         granted: what a worker holds it to, where that is not what it was asked with.
+        released: when what a secret withheld was released, by its SHA-256; on a caller, when
+            it came.
         wish: code and reason of the wish to end it; both empty = none, or its owner's.
         progress: the latest event kind that is a state's name; how a caller knows of `running`.
         last_event: number of the latest event, 0 when there is none.
@@ -244,6 +246,7 @@ class TaskSnapshot:
     state_ts: datetime
     facts: frozenset[str] = frozenset()
     granted: Limits | None = None
+    released: Mapping[str, datetime] = field(default_factory=dict[str, datetime])
     wish: tuple[str, str] = ("", "")
     progress: str = ""
     last_event: int = 0

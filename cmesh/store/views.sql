@@ -166,6 +166,27 @@ COMMENT ON COLUMN steps.reason IS 'the reason given with the state';
 COMMENT ON COLUMN steps.ts IS 'when this node committed it';
 COMMENT ON COLUMN steps.seq IS 'the row in audit';
 
+CREATE OR REPLACE VIEW releases AS
+SELECT s.task_id, t.direction, t.peer, t.peer_id, replace(s.name, '_released', '') AS part,
+  coalesce(s.data ->> 'path', '') AS path, s.data ->> 'sha256' AS sha256,
+  CAST(s.data ->> 'bytes' AS BIGINT) AS bytes, CAST(s.data ->> 'pid' AS BIGINT) AS pid,
+  s.data ->> 'program' AS program, s.ts, s.seq
+FROM step_row s JOIN task_row t USING (task_id)
+WHERE s.kind = 'fact' AND s.name IN ('patch_released', 'artifact_released');
+COMMENT ON VIEW releases IS 'patches and files that a secret withheld and their worker''s owner released';
+COMMENT ON COLUMN releases.task_id IS 'the task';
+COMMENT ON COLUMN releases.direction IS 'out = it came to this node, in = this node''s owner released it';
+COMMENT ON COLUMN releases.peer IS 'the other node, by the name it had then';
+COMMENT ON COLUMN releases.peer_id IS 'the other node, by its stable id';
+COMMENT ON COLUMN releases.part IS 'patch or artifact';
+COMMENT ON COLUMN releases.path IS 'of a file; empty for the patch';
+COMMENT ON COLUMN releases.sha256 IS 'of its bytes, as the signed result says';
+COMMENT ON COLUMN releases.bytes IS 'its length';
+COMMENT ON COLUMN releases.pid IS 'the process that asked for the release; NULL for out';
+COMMENT ON COLUMN releases.program IS 'the name of that process; NULL for out';
+COMMENT ON COLUMN releases.ts IS 'when this node committed it: the release, or that the bytes are here';
+COMMENT ON COLUMN releases.seq IS 'the row in audit';
+
 CREATE OR REPLACE VIEW threads AS
 SELECT thread, direction, any_value(peer) AS peer, count(*) AS turns,
   arg_max(task_id, turn) AS last_task, arg_max(state, turn) AS state, min(created_at) AS created_at,

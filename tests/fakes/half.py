@@ -205,6 +205,7 @@ consent = "{FULL_CONSENT}"
     def on_message(self, link: Link, message: Message) -> None:
         if isinstance(message, Grants):
             self.caller.offered(link, message.unacknowledged)
+            self.caller.released.told(link, message.released)
         elif not self.worker.take(link, message):
             assert self.caller.take(link, message), message
 
@@ -291,6 +292,7 @@ consent = "{FULL_CONSENT}"
         """Wait until every message that came so far has been taken care of."""
         await self.worker._requests._turns.close()
         await self.caller._turns.close()
+        await self.caller.released._turns.close()
 
     async def acknowledged(self, task_id: TaskId) -> TaskSnapshot:
         async with asyncio.timeout(SETTLE_LIMIT_S):

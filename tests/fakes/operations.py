@@ -25,6 +25,7 @@ from cmesh.daemon.answers import (
     PeersView,
     PeerView,
     RefusedView,
+    ReleaseView,
     ResultView,
     SqlView,
     StatusView,
@@ -48,6 +49,7 @@ from cmesh.daemon.arguments import (
     NewRunnerArguments,
     NoArguments,
     PatchArguments,
+    ReleaseArguments,
     ReplyArguments,
     ResultArguments,
     RunnerArguments,
@@ -407,6 +409,12 @@ class FakeOperations(Operations):
             raise TaskRefused(f"task `{view.task_id}` is {view.state}; it waits for nobody")
         state = TaskState.QUEUED if arguments.approve else TaskState.DENIED
         return self._move(view.task_id, state, {"reason": arguments.reason})
+
+    @override
+    async def release(self, context: Context, arguments: ReleaseArguments) -> ReleaseView:
+        self._called("release", context, arguments)
+        view = self._tasks[self._find(arguments.task_id)]
+        raise TaskRefused(f"no secret withholds anything of task `{view.task_id}`")
 
     @override
     async def sql(self, context: Context, arguments: SqlArguments) -> SqlView:

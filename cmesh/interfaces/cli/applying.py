@@ -18,6 +18,7 @@ from cmesh.daemon.arguments import PatchArguments, TaskArguments
 from cmesh.daemon.patch_answers import AppliedView, CheckPatchView, ObjectionView, check_view
 from cmesh.errors import DirtyTree, PatchConflict, RemoteProtocolError, UsageError, by_code
 from cmesh.interfaces.cli import output
+from cmesh.interfaces.cli.patch import say_withheld
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.interfaces.client import ControlClient
 from cmesh.patch.branch import commit
@@ -119,8 +120,7 @@ def _show(view: CheckPatchView, seen: Look, found: PatchFile) -> None:
         output.say(f"look first: {_name(name)}")
     for name in view.collisions:
         output.say(f"some systems take two names for one: {_name(name)}")
-    if found.patch.withheld:
-        output.say(f"withheld from the caller: {found.patch.reason}")
+    say_withheld(found.patch)
     if found.patch.left_out_count:
         output.say(f"{found.patch.left_out_count} names were left out by the worker")
 

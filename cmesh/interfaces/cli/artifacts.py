@@ -11,8 +11,9 @@ import os
 
 from cmesh.daemon.answers import ArtifactView, TaskView
 from cmesh.daemon.arguments import ArtifactArguments, TaskArguments
-from cmesh.errors import RemoteProtocolError, TaskRefused, UsageError
+from cmesh.errors import RemoteProtocolError, SecretFound, TaskRefused, UsageError
 from cmesh.interfaces.cli import output
+from cmesh.interfaces.cli.patch import released
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.interfaces.client import ControlClient
 from cmesh.text import is_plain_path, one_line
@@ -49,7 +50,7 @@ def save_artifacts(task_id: str, directory: str, *, force: bool, as_json: bool) 
 
 async def _save_all(client: ControlClient, view: TaskView, root: int, *, force: bool) -> None:
     for one in view.artifacts:
-        if one.withheld:
+        if one.withheld and not await _is_released(client, view.task_id, one):
             output.say(f"{one_line(one.path, 200)}: withheld by the worker [{one.withheld}]")
             continue
         if not is_plain_path(one.path):
@@ -60,6 +61,18 @@ async def _save_all(client: ControlClient, view: TaskView, root: int, *, force: 
             why = f"cannot write `{one_line(one.path, 200)}`: {error.strerror}"
             raise UsageError(why, hint="name another folder") from error
         output.say(f"{one.path}: {said}")
+
+
+async def _is_released(client: ControlClient, task_id: str, one: ArtifactView) -> bool:
+    """Have the worker asked for what a secret withholds; True when it has come."""
+    if one.withheld != SecretFound.code:
+        return False
+    try:
+        await client.get_artifact(ArtifactArguments(task_id=task_id, path=one.path))
+    except SecretFound as error:
+        output.hint(error.hint)
+        return False
+    return True
 
 
 async def _save(
@@ -125,10 +138,14 @@ def _digest(name: str, place: int) -> str | None:
     return hasher.hexdigest()
 
 
+def _standing(one: ArtifactView) -> str:
+    known = one.withheld or f"sha256 {one.sha256}"
+    return f"{known}, released {released(one.released_at)}" if one.released_at else known
+
+
 def artifact_facts(view: TaskView) -> list[tuple[str, str]]:
     """Return what is known of a task's files; nothing when it was asked for none."""
     facts = [
-        ("artifact", f"{one.path}, {one.bytes} bytes, " + (one.withheld or f"sha256 {one.sha256}"))
-        for one in view.artifacts
+        ("artifact", f"{one.path}, {one.bytes} bytes, {_standing(one)}") for one in view.artifacts
     ]
     return [*facts, ("no artifacts", view.artifacts_reason)]

@@ -2,6 +2,7 @@
 
 import base64
 import sys
+from datetime import datetime
 
 from cmesh.daemon.answers import PatchView
 from cmesh.daemon.arguments import PatchArguments
@@ -10,7 +11,7 @@ from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.text import one_line
 
-__all__ = ["patch_facts", "save"]
+__all__ = ["patch_facts", "released", "save", "say_withheld"]
 
 
 def save(task_id: str, path: str, *, as_json: bool) -> None:
@@ -40,9 +41,21 @@ def save(task_id: str, path: str, *, as_json: bool) -> None:
     output.say(f"{len(data)} bytes, {view.files} files, on {_base(view)}")
     for name in view.flagged:
         output.say(f"look first: {name}")
-    if view.withheld:
-        output.say(f"withheld from the caller: {view.reason}")
+    say_withheld(view)
     output.hint(f"cmesh apply {found.task_id}, in a clone of the repository")
+
+
+def say_withheld(view: PatchView) -> None:
+    """Say that a secret withholds a patch from its caller, or did."""
+    if view.released_at:
+        output.say(f"look for secrets: {released(view.released_at)}")
+    elif view.withheld:
+        output.say(f"withheld from the caller: {view.reason}")
+
+
+def released(at: datetime | None) -> str:
+    """Return since when something is the caller's that a secret withheld; empty = nothing was."""
+    return f"by the worker's owner, known since {output.moment(at)}" if at else ""
 
 
 def _base(patch: PatchView) -> str:
@@ -65,5 +78,6 @@ def patch_facts(view: PatchView | None) -> list[tuple[str, str]]:
         ("look first", ", ".join(view.flagged)),
         ("left out", f"{view.left_out_count}: {', '.join(view.left_out)}" if view.left_out else ""),
         ("withheld", missing),
+        ("released", released(view.released_at)),
         ("not taken", view.refused),
     ]

@@ -28,6 +28,7 @@ from cmesh.interfaces.cli.exits import TASK_EXITS
 from cmesh.interfaces.cli.group import cancel_group, is_group, show_group
 from cmesh.interfaces.cli.options import JsonOption, TaskArgument
 from cmesh.interfaces.cli.patch import patch_facts, save
+from cmesh.interfaces.cli.release import release
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.interfaces.client import ControlClient
 from cmesh.model import ENDED, NEVER_RAN, TaskState
@@ -45,7 +46,8 @@ _NO_FOLLOW_UP = {
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    for command in (delegate, reply, wait, tasks, show, result, apply, cancel, approve, deny):
+    own = (delegate, reply, wait, tasks, show, result, apply, cancel, approve, deny, release)
+    for command in own:
         app.command()(command)
 
 
@@ -168,8 +170,9 @@ def result(  # noqa: PLR0913 - typer reads the options from the signature
     A task that was never started has none: it ends with that state's status, as `wait` does.
 
     The patch of a task that worked on a copy (profiles edit, build): `cmesh apply ID` shows it,
-    checks it and applies it. Where it may hold a secret only the worker has it. Files asked for by
-    `--artifact` come with the result; `--artifacts DIR` writes them, and goes on where it stopped.
+    checks it and applies it. One that may hold a secret comes once the worker's owner releases it.
+    Files asked for by `--artifact` come with the result; `--artifacts DIR` writes them, and goes
+    on where it stopped.
     """
     if is_group(task_id):
         show_group(task_id, as_json=as_json)

@@ -189,6 +189,7 @@ def _patch(patch: PatchView | None, mark: Fence, source: str) -> dict[str, objec
         "base": patch.base,
         "dirty": patch.dirty,
         "withheld": patch.withheld,
+        "released_at": when(patch.released_at) if patch.released_at else None,
         "changed": mark.text("\n".join(patch.changed), source, NAMES_CHARACTERS),
         "flagged": mark.text("\n".join(patch.flagged), source, NAMES_CHARACTERS),
         "left_out": patch.left_out_count or None,

@@ -73,6 +73,11 @@ def patch_lines(patch: PatchView | None) -> list[str]:
         lines.append(f"flagged: {patch.flagged_count} changed files run or instruct by being there")
     if patch.withheld or patch.refused:
         lines.append(f"withheld: {patch.withheld or 'not taken here'}")
+    if patch.released_at:
+        lines.append(
+            f"released: a secret was found in it; the worker's owner has released it, known since"
+            f" {when(patch.released_at)}"
+        )
     return lines
 
 

@@ -1,0 +1,1 @@
+-- Version 15: the view `releases` came; no table changes with this version.
