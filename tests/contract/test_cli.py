@@ -122,8 +122,8 @@ def commands() -> list[tuple[str, Any]]:
 def test_the_commands_of_this_release_are_all_there():
     names = {path.split()[0] for path, _command in commands()}
     wanted = (
-        "demo up down status login peers delegate reply wait tasks show logs result apply cancel approve deny sql "
-        "audit policy runners schema mcp version"
+        "demo up down status login peers delegate reply wait tasks show logs result apply cancel approve "
+        "deny release sql audit policy runners schema mcp version"
     )
     assert names == set(wanted.split())
 
