@@ -140,6 +140,7 @@ COMMENT ON COLUMN tasks.question_until IS 'until when what its agent asks back c
 COMMENT ON COLUMN tasks.group_id IS 'the group of tasks one call asked of several peers; empty = alone';
 COMMENT ON COLUMN tasks.chosen IS 'how its peer was chosen by `--where`, in words; empty = it was named';
 COMMENT ON COLUMN tasks.base IS 'what a copy was to hold: head = the commit, working-tree = with uncommitted changes';
+COMMENT ON COLUMN tasks.changes IS 'SHA-256 of the uncommitted changes that the caller sent along; NULL = none were sent';
 COMMENT ON COLUMN tasks.idempotency_key IS 'the caller''s key; empty for in';
 COMMENT ON COLUMN tasks.prompt_bytes IS 'length of the prompt in UTF-8';
 COMMENT ON COLUMN tasks.payload_hash IS 'SHA-256 over all that was asked';

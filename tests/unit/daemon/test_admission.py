@@ -108,10 +108,12 @@ async def test_a_task_for_an_agent_that_is_being_checked_may_be_asked_for_again(
     assert refused.retry_after_s == CHECK_RETRY_S
 
 
-async def test_a_model_that_no_task_can_reach_is_told_before_anything_starts(
+async def test_an_address_of_a_model_that_cannot_be_used_is_told_before_anything_starts(
     tmp_path: Path,
 ) -> None:
-    refused = await asked(tmp_path, "claude", OWN_NETWORK, base_url="http://model.example.com")
+    refused = await asked(
+        tmp_path, "claude", OWN_NETWORK, base_url="http://me:pw@model.example.com"
+    )
     assert (refused.effect, refused.code) == ("deny", "runner_unavailable")
-    assert "exact address" in refused.record.reason  # the owner is told; the peer is not
-    assert "exact address" not in refused.reason
+    assert "user or password" in refused.record.reason  # the owner is told; the peer is not
+    assert "user or password" not in refused.reason

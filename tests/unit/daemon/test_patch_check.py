@@ -59,10 +59,10 @@ async def test_a_link_that_comes_after_the_directory_was_judged_leads_nowhere(
     (other / "x").write_text("x")
     commit(other)
 
-    def late(aside: Path, data: bytes, base: str, place: str) -> Look:
+    def late(aside: Path, data: bytes, base: str, place: str, *, sent: bytes | None = None) -> Look:
         (project / "sub").rmdir()
         (project / "sub").symlink_to(other)
-        return look(aside, data, base, place)
+        return look(aside, data, base, place, sent=sent)
 
     monkeypatch.setattr(patch_check, "look", late)
     with pytest.raises(UsageError, match="meanwhile"):

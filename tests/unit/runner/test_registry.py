@@ -37,7 +37,7 @@ def claude(tmp_path: Path) -> Path:
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
     path = tmp_path / "key"
-    path.write_text("sk-1\n")
+    path.write_text("sk-owner\n")
     path.chmod(0o600)
     return path
 
@@ -108,7 +108,7 @@ def test_codex_is_told_its_models_address_as_the_task_sees_it(
     launch = runner.launch(task, tmp_path, tmp_path / "home")
     assert f'model_providers.cmesh.base_url="{seen}"' in launch.argv
     assert launch.argv[launch.argv.index("--model") + 1] == "m"
-    assert launch.env["CODEX_API_KEY"] == ("sk-1" if profile is Profile.FULL else "")
+    assert launch.env["CODEX_API_KEY"] == ("sk-owner" if profile is Profile.FULL else "")
     assert launch.env["CODEX_HOME"] == launch.env["HOME"]
     assert not runner.reports_cost
     assert isinstance(runner.reader(), CodexReader)
@@ -128,7 +128,7 @@ def test_gemini_gets_key_and_address_in_its_environment(
     config = RunnerConfig(program=str(claude), key_file=key, base_url=url, model="m")
     runner = Runners({"gemini": config}, {}, programs=Programs("/usr/bin:/bin")).resolve("gemini")
     launch = runner.launch(spec("gemini"), tmp_path, tmp_path / "home")
-    assert launch.env["GEMINI_API_KEY"] == "sk-1"
+    assert launch.env["GEMINI_API_KEY"] == "sk-owner"
     assert launch.env["GOOGLE_GEMINI_BASE_URL"] == url
     assert launch.argv[launch.argv.index("--model") + 1] == "m"
     assert (runner.credential(Profile.FULL), runner.reports_cost) == ("exposed", False)
@@ -152,7 +152,7 @@ def test_opencode_is_told_model_and_address_in_its_configuration_and_no_key(
         "models": {"m": {}},
     }
     assert told["model"] == "anthropic/m"
-    assert not any("sk-1" in text for text in (*launch.argv, *launch.env.values()))
+    assert not any("sk-owner" in text for text in (*launch.argv, *launch.env.values()))
     assert isinstance(runner.reader(), OpencodeReader)
     bare = Runners(
         {"opencode": replace(config, base_url="", model="")},
@@ -161,7 +161,7 @@ def test_opencode_is_told_model_and_address_in_its_configuration_and_no_key(
     )
     task = replace(task, profile=Profile.FULL)
     launch = bare.resolve("opencode").launch(task, tmp_path, tmp_path / "home")
-    assert launch.env["ANTHROPIC_API_KEY"] == "sk-1"
+    assert launch.env["ANTHROPIC_API_KEY"] == "sk-owner"
     told = json.loads(launch.env["OPENCODE_CONFIG_CONTENT"])
     assert told["provider"] == {"anthropic": {"options": {}, "models": {}}}
     assert "model" not in told
@@ -202,7 +202,7 @@ def test_in_a_sandbox_each_agent_is_given_its_own_credential_and_the_gateway(
     env = {**launch.env, **variables(network, credential)}
     assert env[credential.variable] == network.gate.token
     assert f"http://127.0.0.1:{RELAY_PORT}" in str((env, launch.argv))
-    assert not any("sk-1" in text for text in (*launch.argv, *env.values()))
+    assert not any("sk-owner" in text for text in (*launch.argv, *env.values()))
     # Else it could reach the model with a key that a prompt gave to it.
     assert network.hosts == frozenset()
     assert network.gate.host in runner.manifest.network.hosts
