@@ -21,7 +21,7 @@ import typer.main
 
 from cmesh import __version__
 from cmesh.daemon.answers import SqlView
-from cmesh.errors import CmeshError, DiskFull
+from cmesh.errors import CmeshError, DiskFull, UsageError
 from cmesh.interfaces import start
 from cmesh.interfaces.cli import query, session
 from cmesh.interfaces.cli.app import app, main
@@ -199,6 +199,28 @@ def test_logs_print_what_a_task_did_and_follow_it_to_its_end(process: DaemonProc
     assert (status, out, err) == (0, "", "")
     last = Cli("logs", FIRST_TASK, "--after", "2").end()[1]
     assert last.rstrip().endswith("retry  overloaded (try 1 of 4)")
+
+
+def test_a_task_without_events_is_told_as_such(
+    daemon: DaemonThread, capsys: pytest.CaptureFixture[str]
+):
+    assert main([*TASK, "--no-wait"]) == 0
+    daemon.order("finish", task_id=FIRST_TASK, state="cancelled", text="")
+    capsys.readouterr()
+    assert main(["logs", FIRST_TASK]) == 0
+    seen = capsys.readouterr()
+    assert seen.out == ""
+    assert f"no events: task {FIRST_TASK} is cancelled" in seen.err
+    assert f"hint: cmesh show {FIRST_TASK}" in seen.err
+
+
+def test_a_patch_on_standard_output_is_no_json(
+    daemon: DaemonThread, capsys: pytest.CaptureFixture[str]
+):
+    assert main([*TASK, "--no-wait"]) == 0
+    status = main(["result", FIRST_TASK, "--patch", "-", "--json"])
+    assert status == UsageError.exit_status
+    assert "leave out --json" in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("state", sorted(TERMINAL - {TaskState.SUCCEEDED, TaskState.DENIED}))

@@ -61,8 +61,6 @@ def apply_patch(task_id: str, wish: Wish) -> None:
         CmeshError: why it is not applied, or is not here.
     """
     task, found = call(lambda client: _fetch(client, task_id))
-    if not (wish.check or wish.yes) and (wish.as_json or not _can_ask()):
-        raise UsageError("there is nobody to ask", hint="say --yes, or --check to only look")
     data = base64.b64decode(found.data)
     if not data:
         output.say("the task changed nothing: there is no patch to apply")
@@ -84,6 +82,8 @@ def apply_patch(task_id: str, wish: Wish) -> None:
             _end_check(view, data, as_json=wish.as_json)
             return
         _require(view)
+        if not wish.yes and (wish.as_json or not _can_ask()):
+            raise UsageError("there is nobody to ask", hint="say --yes, or --check to only look")
         if not wish.yes:
             _ask(data, wish.branch or view.root)
         done = _do(view, seen, task, wish.branch)

@@ -337,6 +337,19 @@ def _explain_obstacle(view: TaskView) -> None:
         output.hint(f"cmesh show {view.task_id}")
 
 
+def _explain_artifacts(view: TaskView) -> None:
+    """Say what came of the files that were asked for, if any were."""
+    if given := sum(not one.withheld for one in view.artifacts):
+        output.say(f"task {view.task_id} handed over {_files(given)}")
+        output.hint(f"cmesh result {view.task_id} --artifacts DIR")
+    if view.artifacts_reason:
+        output.say(f"of the files that were asked for: {view.artifacts_reason}")
+
+
+def _files(count: int) -> str:
+    return f"{count} file" if count == 1 else f"{count} files"
+
+
 def explain_end(view: TaskView) -> None:
     """Say on stderr how a task ended, when that is not what was hoped for, and what helps."""
     if view.verdict:
@@ -345,8 +358,9 @@ def explain_end(view: TaskView) -> None:
         output.say("this is the head and tail of a longer result")
         output.hint(f"cmesh result {view.task_id} --all")
     if view.patch is not None and view.patch.bytes:
-        output.say(f"task {view.task_id} has a patch of {view.patch.files} files")
+        output.say(f"task {view.task_id} has a patch of {_files(view.patch.files)}")
         output.hint(f"cmesh apply {view.task_id}, in a clone of the repository")
+    _explain_artifacts(view)
     if view.state in (TaskState.SUCCEEDED, TaskState.WAITING_INPUT) and not view.code:
         return
     code = f" [{view.code}]" if view.code else ""

@@ -57,15 +57,23 @@ def logs(
             seen = reading.seen
             output.say("the daemon restarted; asking again")
         else:
+            if reading.view is not None and not seen and not reading.seen and not as_json:
+                _explain_silence(reading.view)
             return
     raise DaemonRestarted(f"the daemon went away {RECONNECTS} times meanwhile")
 
 
 class _Reading:
-    """Pages through a task's events; `seen` is the number of the newest one shown."""
+    """Pages through a task's events.
+
+    Attributes:
+        seen: the number of the newest one shown.
+        view: the task at the last page; None = there was none yet.
+    """
 
     def __init__(self, task_id: str, seen: int, show: Callable[[EventView], None]) -> None:
         self.seen = seen
+        self.view: TaskView | None = None
         self._task_id = task_id
         self._show = show
 
@@ -95,10 +103,18 @@ class _Reading:
                 known_state=state,
             )
         )
+        self.view = view
         for event in view.events:
             self._show(event)
             self.seen = event.seq
         return view
+
+
+def _explain_silence(view: TaskView) -> None:
+    """Say on stderr why nothing was printed."""
+    code = f" [{view.code}]" if view.code else ""
+    output.say(f"no events: task {view.task_id} is {view.state.replace('_', ' ')}{code}")
+    output.hint(f"cmesh show {view.task_id}")
 
 
 def _as_line(event: EventView) -> None:

@@ -16,6 +16,8 @@ __all__ = ["patch_facts", "released", "save", "say_withheld"]
 
 def save(task_id: str, path: str, *, as_json: bool) -> None:
     """Write the bytes of a task's patch to a file that is not there yet."""
+    if path == "-" and as_json:
+        raise UsageError("`--patch -` prints the patch itself", hint="leave out --json")
     arguments = checked(PatchArguments, task_id=task_id)
     found = call(lambda client: client.get_patch(arguments))
     data = base64.b64decode(found.data)

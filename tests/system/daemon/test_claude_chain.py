@@ -102,4 +102,4 @@ env = {{ CLAUDE_CODE_MAX_RETRIES = "1" }}
     codes = await middle.sql(
         f"SELECT DISTINCT code FROM connections WHERE task_id = '{view.task_id}' ORDER BY code"
     )
-    assert codes == [["mcp"], ["model"]]
+    assert codes == [["gateway"], ["mcp"]]
