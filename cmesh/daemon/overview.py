@@ -70,7 +70,10 @@ async def status(daemon: Daemon) -> StatusView:
     found = daemon.sandboxes.found
     profiles = sorted({profile.value for rule in allow for profile in rule.bases})
     unfinished = await daemon.store.unfinished()
-    outbound = [task for task in unfinished if task.record.direction is Direction.OUT]
+    # One that has ended may still owe its worker a receipt; that is no work handed out.
+    outbound = [
+        task for task in unfinished if task.record.direction is Direction.OUT and not task.terminal
+    ]
     down = {one.name: one.reason for one in daemon.runners.seen if not one.available}
     return StatusView(
         version=__version__,

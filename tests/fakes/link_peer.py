@@ -23,7 +23,7 @@ from cmesh.node.listener import Connection
 from cmesh.node.node import Node
 from cmesh.protocol.codec import Chunk, decode, decode_chunk, encode
 from cmesh.protocol.handshake import Local, Side
-from cmesh.protocol.link_messages import May, Receipt
+from cmesh.protocol.link_messages import Grants, May, Receipt
 from cmesh.protocol.messages import (
     MINOR,
     MINOR_MINIMUM,
@@ -69,7 +69,7 @@ class Channel:
         await self.wire.send(frame)
 
     async def receive(self) -> Message | Chunk:
-        """Return the next message but audit heads, which may come at any time.
+        """Return the next message but audit heads and grants, which may come at any time.
 
         Raises:
             LinkError: the link has ended.
@@ -78,7 +78,7 @@ class Channel:
             frame = await self.wire.receive(FRAME_LIMIT_S)
             self.frames.append(frame)
             message = decode_chunk(frame) if isinstance(frame, bytes) else decode(frame)
-            if not isinstance(message, Receipt):
+            if not isinstance(message, Receipt | Grants):
                 return message
 
     async def ended(self) -> str:

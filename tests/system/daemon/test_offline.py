@@ -31,9 +31,10 @@ async def two(make_machine: MakeMachine, ground: Path, names: str) -> Pair:
     worker = await make_machine(worker_name, text + rule)
     worker.directory("app")
     await asyncio.gather(caller.up(), worker.up())
-    await caller.delegate(worker_name, "command:ledger", place, prompt="first")
+    first = await caller.delegate(worker_name, "command:ledger", place, prompt="first")
     await worker.trust(caller)
     await eventually(lambda: starts_of(worker, 1))
+    await caller.ended(first.task_id)  # else it is unfinished for as long as the worker is off
     return caller, worker
 
 
