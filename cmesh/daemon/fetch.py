@@ -3,21 +3,19 @@
 What does not come as it was announced is not taken; the end it belongs to still is.
 """
 
-import contextlib
 import logging
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cmesh.daemon.arriving import Arriving
 from cmesh.errors import DiskFull, RemoteProtocolError
 from cmesh.link.link import Link
 from cmesh.model import TaskId
 from cmesh.protocol.codec import Chunk
 from cmesh.protocol.convert import inline_output
 from cmesh.protocol.messages import Artifact, Outcome, ResultMessage
-from cmesh.protocol.transfer import Assembler
 from cmesh.runner.artifacts import ARTIFACTS_BYTES
 from cmesh.runner.copies import PATCH_BYTES
 from cmesh.store.store import Store
@@ -161,13 +159,14 @@ def _announced(outcome: Outcome, limit_bytes: int) -> Iterator[Wanted]:
             room = max(0, room - one.bytes)
 
 
-class Fetch:
+class Fetch(Arriving):
     """One transfer; the result it belongs to waits here until the bytes are stored.
 
     Attributes:
         message: that result; None = it is stored already, and what it withheld comes now.
-        asked: a link that lives was asked for the rest.
     """
+
+    what = "an output"
 
     def __init__(
         self,
@@ -176,60 +175,8 @@ class Fetch:
         directory: Path,
         message: ResultMessage | None = None,
     ) -> None:
-        """Begin a file in `directory`.
-
-        Raises:
-            RemoteProtocolError: more is announced than is taken.
-            DiskFull: there is no room.
-        """
+        """Begin a file in `directory`; raises as any transfer does."""
+        super().__init__(task_id, wanted.sha256, wanted.size, wanted.limit_bytes, directory)
         self.message = message
         self.part: Part = wanted.part
         self.sha256 = wanted.sha256
-        self.asked = False
-        self._assembler = Assembler(task_id, wanted.sha256, wanted.size, wanted.limit_bytes)
-        try:
-            self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed by `close`
-                prefix="incoming-", dir=directory, delete=False
-            )
-        except OSError as error:
-            raise _no_room(error) from error
-
-    @property
-    def offset(self) -> int:
-        """Return how much of it is here."""
-        return self._assembler.offset
-
-    def add(self, chunk: Chunk) -> bool:
-        """Take a chunk; True when the output is whole.
-
-        Raises:
-            RemoteProtocolError: the bytes are not those announced.
-            DiskFull: there is no room.
-        """
-        try:
-            self._file.write(self._assembler.add(chunk))
-        except OSError as error:
-            raise _no_room(error) from error
-        return self._assembler.done
-
-    def close_whole(self) -> Path:
-        """Return the file with all bytes in it.
-
-        Raises:
-            DiskFull: there is no room for the last of them.
-        """
-        try:
-            self._file.close()
-        except OSError as error:
-            raise _no_room(error) from error
-        return Path(self._file.name)
-
-    def close(self) -> None:
-        """Remove what is left on disk."""
-        with contextlib.suppress(OSError):  # what was still buffered is not wanted
-            self._file.close()
-        Path(self._file.name).unlink(missing_ok=True)
-
-
-def _no_room(error: OSError) -> DiskFull:
-    return DiskFull(f"no room for an output: {error.strerror}")

@@ -4,16 +4,16 @@ A task starts only when its bytes are a blob here. What a lost link has brought 
 next one is asked for the rest; a restart of the daemon asks for all.
 """
 
-import contextlib
-import tempfile
 from pathlib import Path
 
+from typing_extensions import override
+
+from cmesh.daemon.arriving import Arriving
 from cmesh.daemon.parts import Parts
 from cmesh.errors import DiskFull, RemoteProtocolError
 from cmesh.model import NodeId, TaskId
 from cmesh.protocol.codec import Chunk
 from cmesh.protocol.messages import CHANGES_BYTES, Artifact
-from cmesh.protocol.transfer import Assembler
 from cmesh.store.records import TaskRecord
 
 __all__ = ["Incoming"]
@@ -82,55 +82,27 @@ class Incoming:
             transfer.close()
 
 
-class _Transfer:
+class _Transfer(Arriving):
     """One transfer.
 
     Attributes:
-        asked: the peer was asked on the link that there is.
         over: nothing more of it is taken.
     """
+
+    what = "a caller's changes"
 
     def __init__(self, record: TaskRecord, directory: Path) -> None:
         changes = record.spec.changes
         assert changes is not None
+        super().__init__(record.task_id, changes.sha256, changes.bytes, CHANGES_BYTES, directory)
         self.peer_id = record.peer_id
-        self.asked = self.over = False
-        self._assembler = Assembler(record.task_id, changes.sha256, changes.bytes, CHANGES_BYTES)
-        try:
-            self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed by `close`
-                prefix="incoming-", dir=directory, delete=False
-            )
-        except OSError as error:
-            raise _no_room(error) from error
+        self.over = False
 
-    @property
-    def offset(self) -> int:
-        return self._assembler.offset
-
+    @override
     def add(self, chunk: Chunk) -> bool:
         try:
-            self._file.write(self._assembler.add(chunk))
-        except RemoteProtocolError:
+            self.over = super().add(chunk)
+        except (RemoteProtocolError, DiskFull):
             self.over = True
             raise
-        except OSError as error:
-            self.over = True
-            raise _no_room(error) from error
-        self.over = self._assembler.done
         return self.over
-
-    def close_whole(self) -> Path:
-        try:
-            self._file.close()
-        except OSError as error:
-            raise _no_room(error) from error
-        return Path(self._file.name)
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):  # what was still buffered is not wanted
-            self._file.close()
-        Path(self._file.name).unlink(missing_ok=True)
-
-
-def _no_room(error: OSError) -> DiskFull:
-    return DiskFull(f"no room for a caller's changes: {error.strerror}")
