@@ -82,9 +82,10 @@ def apply_patch(task_id: str, wish: Wish) -> None:
             _end_check(view, data, as_json=wish.as_json)
             return
         _require(view)
-        if not wish.yes and (wish.as_json or not _can_ask()):
-            raise UsageError("there is nobody to ask", hint="say --yes, or --check to only look")
         if not wish.yes:
+            if wish.as_json or not _can_ask():
+                hint = "say --yes, or --check to only look"
+                raise UsageError("there is nobody to ask", hint=hint)
             _ask(data, wish.branch or view.root)
         done = _do(view, seen, task, wish.branch)
     if wish.as_json:
