@@ -73,9 +73,13 @@ def _followed(client: LineClient, stage: Stage, count: int) -> tuple[list[float]
         now = time.time()
         for event in view["events"]:
             seen = event["seq"]
-            if event["kind"] == "output":
-                printed = int(event["text"]) / 1e9
-                read.append(datetime.fromisoformat(event["ts"]).timestamp() - printed)
+            if event["kind"] != "output":
+                continue
+            had = datetime.fromisoformat(event["ts"]).timestamp()
+            # Lines that were read at one time are one event; each has its own time.
+            for line in event["text"].splitlines():
+                printed = int(line) / 1e9
+                read.append(had - printed)
                 whole.append(now - printed)
         state = view["state"]
         if state in {"succeeded", "failed"} and seen >= view["last_event"]:

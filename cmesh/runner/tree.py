@@ -18,7 +18,7 @@ if TYPE_CHECKING or __package__:
     from typing import Any
 
     from cmesh.runner.tree_copy import FILE, LINK, PROGRAM, copy_files
-    from cmesh.runner.tree_git import COPY_BYTES, Git, Trouble, joined, objects, split
+    from cmesh.runner.tree_git import COPY_BYTES, NAMES_BYTES, Git, Trouble, joined, objects, split
     from cmesh.runner.tree_names import REPOSITORY, Names, complete, fits, is_within
     from cmesh.runner.tree_restore import differing, pointed, restore
     from cmesh.runner.tree_source import borrow, init, read_head, take, tracked, write
@@ -27,7 +27,7 @@ else:
     # Last, so that the modules of the standard library stay what they are.
     sys.path.append(os.path.dirname(__file__))
     from tree_copy import FILE, LINK, PROGRAM, copy_files
-    from tree_git import COPY_BYTES, Git, Trouble, joined, objects, split
+    from tree_git import COPY_BYTES, NAMES_BYTES, Git, Trouble, joined, objects, split
     from tree_names import REPOSITORY, Names, complete, fits, is_within
     from tree_restore import differing, pointed, restore
     from tree_source import borrow, init, read_head, take, tracked, write
@@ -163,13 +163,19 @@ class Tree:
         self._paths = {oid: paths[name] for name, oid in ids.items()}
         self.entries |= {name: (self.entries[name][0], oid) for name, oid in ids.items()}
 
-    def store(self, git: Git) -> str:
-        """Put all contents into `git` that it does not have; return the tree's object."""
-        wanted = dict.fromkeys(oid for _mode, oid in self.entries.values() if oid in self._paths)
-        asked = "".join(f"{oid}\n" for oid in wanted).encode()
-        answers = git.run("cat-file", "--batch-check", data=asked).decode().splitlines()
-        missing = [line.split()[0] for line in answers if line.endswith(" missing")]
+    def keep_contents(self, git: Git, stored: "Container[str]" = ()) -> None:
+        """Put all contents into `git` that it does not have; it has those of `stored`."""
+        wanted = {
+            oid for _mode, oid in self.entries.values() if oid in self._paths and oid not in stored
+        }
+        asked = "".join(f"{oid}\n" for oid in sorted(wanted)).encode()
+        # What is not asked about an object, its length say, git need not open it for.
+        said = git.run("cat-file", "--batch-check=%(objectname)", data=asked) if wanted else b""
+        missing = [line.split()[0] for line in said.decode().splitlines() if " " in line]
         objects(git, (self._paths[oid] for oid in missing), write=True)
+
+    def store(self, git: Git) -> str:
+        """Name all of it in the index of `git`; return the tree's object."""
         lines = [f"{mode} {oid} 0\t{name}" for name, (mode, oid) in self.entries.items()]
         git.run("read-tree", "--empty")
         git.run("update-index", "-z", "--index-info", data=joined(lines))
@@ -229,9 +235,12 @@ def make(order: "Mapping[str, Any]") -> "dict[str, object]":
     else:
         dirty = dirty or (bool(head) and copied.entries != known)
     complete(source, copy, parts, order["wanted"])
-    now = copied.store(git)
+    copied.keep_contents(git)
+    # The index says what is committed already, and most copies are of nothing else.
+    plain = committed and not sent and not parts and copied.entries == known
+    now = git.object(f"{head}^{{tree}}") if plain else copied.store(git)
     if own:
-        _check_out(Git(order, own), head, branch)
+        _check_out(Git(order, own), head, branch, f"{base}/index" if plain else "")
     return {
         "commit": head,
         "tree": now,
@@ -290,7 +299,10 @@ def compare(order: "Mapping[str, Any]") -> "dict[str, object]":
     tree.trim(known, order["bytes"], order["file_bytes"])
     tree.hash(git, order["tmp"])
     tree.trim_changed(known, order["file_bytes"])
-    new = tree.store(Git(order, base, f"{base}/index.now"))
+    new = old
+    if tree.entries != known:
+        tree.keep_contents(git, {oid for _mode, oid in known.values()})
+        new = tree.store(Git(order, base, f"{base}/index.now"))
     raw = git.run("diff-tree", "-r", "-z", "--raw", "--no-renames", "--full-index", old, new)
     fields = raw.decode("utf-8", "replace").split("\0")[:-1]
     changed = list(zip(fields[::2], fields[1::2], strict=True))
@@ -330,7 +342,8 @@ def carry(order: "Mapping[str, Any]") -> "dict[str, object]":
     tree.trim(known, order["bytes"], order["file_bytes"])
     tree.hash(git, order["tmp"])
     tree.trim_changed(known, order["file_bytes"])
-    old = git.run("rev-parse", f"{order['commit']}^{{tree}}").decode().strip()
+    old = git.object(f"{order['commit']}^{{tree}}")
+    tree.keep_contents(git)
     new = tree.store(Git(order, base, f"{base}/index.now"))
     raw = git.run("diff-tree", "-r", "-z", "--raw", "--no-renames", "--full-index", old, new)
     fields = os.fsdecode(raw).split("\0")[:-1]
@@ -351,14 +364,17 @@ def _told(names: "Iterable[str]") -> list[str]:
     return _listed(sorted({*names}))
 
 
-def _check_out(git: Git, head: str, branch: str) -> None:
-    """Make a commit the current one without touching a file."""
+def _check_out(git: Git, head: str, branch: str, index: str) -> None:
+    """Make a commit the current one without touching a file; `index` names what it has, if not empty."""
     if branch:
         git.run("symbolic-ref", "HEAD", branch)
     if head:
         # Without a branch HEAD itself names the commit.
         git.run("update-ref", *(() if branch else ("--no-deref",)), "HEAD", head)
-        git.run("read-tree", head)
+        if index:
+            take(index, f"{git.directory}/index", NAMES_BYTES)
+        else:
+            git.run("read-tree", head)
     git.run("config", "--file", f"{git.directory}/config", "core.bare", "false")
 
 

@@ -9,7 +9,6 @@ import errno
 import os
 import stat
 import subprocess
-import tempfile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,6 +78,10 @@ class Git:
             raise Trouble(f"`git {argv[0]}`: {said[-1][:300]}")
         return done.stdout
 
+    def object(self, name: str) -> str:
+        """Return the object that git knows by a name."""
+        return self.run("rev-parse", "--verify", name).decode().strip()
+
     def start(self, *argv: str, tree: str) -> "subprocess.Popen[bytes]":
         """Start a command that is asked and answers by pipes.
 
@@ -96,6 +99,8 @@ class Git:
         Raises:
             Trouble: one is not there, or has more than `CONTENT_BYTES`.
         """
+        import tempfile  # half of what a step loads, and most read no object
+
         wanted = [*oids]
         left = len(wanted)
         with tempfile.TemporaryFile(dir=self._env["HOME"]) as asked:

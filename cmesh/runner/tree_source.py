@@ -23,10 +23,18 @@ REF_BYTES = 4096
 
 
 def init(order: "Mapping[str, Any]", path: str, kind: str) -> None:
-    """Make a git directory with nothing in it."""
+    """Make a git directory with nothing in it; git makes one of a kind, which is copied then."""
     os.makedirs(path, 0o700, exist_ok=True)
-    Git(order, path).run("init", "--quiet", "--template=", f"--object-format={kind}")
-    os.makedirs(f"{path}/info", 0o700, exist_ok=True)
+    plain = f"{order['tmp']}/plain-{kind}"
+    if not os.path.isdir(plain):
+        os.mkdir(plain, 0o700)
+        Git(order, plain).run("init", "--quiet", "--template=", f"--object-format={kind}")
+        os.makedirs(f"{plain}/info", 0o700, exist_ok=True)
+    for folder, _folders, files in os.walk(plain):
+        there = os.path.join(path, os.path.relpath(folder, plain))
+        os.makedirs(there, 0o700, exist_ok=True)
+        for name in files:
+            take(os.path.join(folder, name), os.path.join(there, name), COPY_BYTES)
 
 
 def borrow(order: "Mapping[str, Any]", theirs: str, path: str) -> None:

@@ -426,3 +426,23 @@ def test_patterns_of_any_length_cost_neither_memory_nor_minutes(
     for number in range(1_000):
         (source / f"a{number}").touch()
     assert "patterns that are too long" in run(order, "make", capsys)["error"]
+
+
+@pytest.mark.parametrize("start", ["head", "working-tree"])
+def test_a_copy_of_a_commit_is_that_commit_s_tree_and_keeps_what_the_source_lacks(
+    order: Order, capsys: pytest.CaptureFixture[str], start: str
+) -> None:
+    source, copy = Path(order["source"]), Path(order["copy"])
+    repository(order)
+    oid = git(source, "rev-parse", "HEAD:note")
+    (source / ".git" / "objects" / oid[:2] / oid[2:]).unlink()  # as in a partial clone
+    order["from"] = start
+    made = run(order, "make", capsys)
+    assert made["tree"] == git(source, "rev-parse", "HEAD^{tree}")
+    assert git(copy, "status", "--porcelain") == ""
+    unchanged = run(order, "compare", capsys)
+    assert (unchanged["tree"], unchanged["files"], unchanged["bytes"]) == (made["tree"], 0, 0)
+    Path(order["patch"]).unlink()
+    (copy / "note").write_text("two\n")
+    assert run(order, "compare", capsys)["changed"] == ["M note"]
+    assert "-one\n+two" in Path(order["patch"]).read_text()
