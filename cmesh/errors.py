@@ -16,6 +16,7 @@
     │   ├── ControlUnreachable 28├── PolicyDenied 30         │   └── AuditBroken 76
     │   └── NoPeerMatches 29     │   └── PeerUntrusted 31
     ├── DaemonError 80: DaemonNotRunning 81, DaemonRestarted 82, DaemonTimeout 83
+    ├── DoctorWarning 90, DoctorProblem 91
     └── DemoFailed 1
 
 The code is on the wire, in MCP results, in `--json` and in audit rows; its
@@ -39,6 +40,8 @@ __all__ = [
     "DemoFailed",
     "DirtyTree",
     "DiskFull",
+    "DoctorProblem",
+    "DoctorWarning",
     "IdentityUnknown",
     "KeyExpired",
     "LinkError",
@@ -544,6 +547,22 @@ class ReplaceFailed(DaemonError):
 
     code = "replace_failed"
     exit_status = 85
+
+
+class DoctorWarning(CmeshError):
+    """Raised when `cmesh doctor` found something to mend, and nothing that does not work."""
+
+    code = "doctor_warning"
+    exit_status = 90
+    default_hint = "`cmesh doctor` has the next step beside each finding"
+
+
+class DoctorProblem(CmeshError):
+    """Raised when `cmesh doctor` found something that does not work, or lets others in."""
+
+    code = "doctor_problem"
+    exit_status = 91
+    default_hint = "`cmesh doctor` has the next step beside each finding"
 
 
 class DemoFailed(CmeshError):

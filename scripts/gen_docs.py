@@ -36,7 +36,7 @@ EXITS_HEAD = """\
 
 `delegate`, `reply` and `wait` exit with how the task ended, also with `--json`, whose document is
 then the task; so does `result` of a task that was denied or has expired. `policy explain` exits with 30 when the answer is deny, `cancel` with 43 when the
-task has already ended otherwise, `up` with 28 when the control server does not answer. `demo` exits with 1 when what
+task has already ended otherwise, `up` with 28 when the control server does not answer, `doctor` with 90 or 91 when there is something to mend. `demo` exits with 1 when what
 it shows did not happen.
 
 | status | task |

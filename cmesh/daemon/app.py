@@ -54,6 +54,8 @@ from cmesh.daemon.arguments import (
 )
 from cmesh.daemon.asking import Asking
 from cmesh.daemon.core import Daemon
+from cmesh.daemon.diagnosis import diagnose
+from cmesh.daemon.diagnosis_answers import DiagnosisView
 from cmesh.daemon.fanning import FanOut
 from cmesh.daemon.followup import standing
 from cmesh.daemon.groups import Groups
@@ -304,6 +306,10 @@ class App(Operations):
     async def test_runner(self, context: Context, arguments: LiveRunArguments) -> LiveRunView:
         require_no_task(context.pid, "a task cannot test a runner")
         return await self._live_tests.run(context, arguments)
+
+    @override
+    async def diagnose(self, context: Context, arguments: NoArguments) -> DiagnosisView:
+        return await diagnose(self._daemon)
 
     @override
     async def login(self, context: Context, arguments: NoArguments) -> StatusView:

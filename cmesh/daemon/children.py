@@ -54,6 +54,7 @@ from cmesh.daemon.arguments import (
 from cmesh.daemon.asking import Asking
 from cmesh.daemon.chains import CHILDREN_MOST, Parent, children_of, parent, session_of
 from cmesh.daemon.core import Daemon
+from cmesh.daemon.diagnosis_answers import DiagnosisView
 from cmesh.daemon.lookup import Lookup
 from cmesh.daemon.operations import Operations
 from cmesh.daemon.patch_answers import CheckPatchView
@@ -186,6 +187,10 @@ class Children(Operations):
 
     @override
     async def test_runner(self, context: Context, arguments: LiveRunArguments) -> LiveRunView:
+        raise _refused()
+
+    @override
+    async def diagnose(self, context: Context, arguments: NoArguments) -> DiagnosisView:
         raise _refused()
 
     @override

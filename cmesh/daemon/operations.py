@@ -47,6 +47,7 @@ from cmesh.daemon.arguments import (
     TrustArguments,
     UntrustArguments,
 )
+from cmesh.daemon.diagnosis_answers import DiagnosisView
 from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.daemon.runner_answers import CheckView, LiveRunView, NewRunnerView, RunnersView
 
@@ -158,6 +159,10 @@ class Operations(Protocol):
 
     async def test_runner(self, context: Context, arguments: LiveRunArguments) -> LiveRunView:
         """Ask a runner's own model for one word; costs money, and takes up to 75 seconds."""
+        ...
+
+    async def diagnose(self, context: Context, arguments: NoArguments) -> DiagnosisView:
+        """Return the node's own warnings, and how each near peer is reached; takes some seconds."""
         ...
 
     async def login(self, context: Context, arguments: NoArguments) -> StatusView:

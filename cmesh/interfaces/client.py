@@ -56,6 +56,7 @@ from cmesh.daemon.arguments import (
     TrustArguments,
     UntrustArguments,
 )
+from cmesh.daemon.diagnosis_answers import DiagnosisView
 from cmesh.daemon.runner_answers import CheckView, LiveRunView, NewRunnerView, RunnersView
 from cmesh.errors import (
     CmeshError,
@@ -243,6 +244,10 @@ class ControlClient:
     async def test_runner(self, arguments: LiveRunArguments) -> LiveRunView:
         """Ask a runner's own model for one word; costs money."""
         return await self.call("test_runner", arguments, LiveRunView)
+
+    async def diagnose(self) -> DiagnosisView:
+        """Return the node's own warnings, and how each near peer is reached."""
+        return await self.call("diagnose", NoArguments(), DiagnosisView)
 
     async def login(self) -> StatusView:
         """Start a login."""

@@ -82,6 +82,7 @@ OPERATIONS: Mapping[str, type[Arguments]] = MappingProxyType(
         "check_runner": RunnerArguments,
         "new_runner": NewRunnerArguments,
         "test_runner": LiveRunArguments,
+        "diagnose": NoArguments,
         "login": NoArguments,
         "down": NoArguments,
         "copy_store": NoArguments,

@@ -227,6 +227,11 @@ class Runners:
         self.manifests = manifests or Manifests()
         self._by_name = self.manifests.by_name
 
+    @property
+    def search_path(self) -> str:
+        """Return where programs are looked for. May block like `resolve`."""
+        return self._programs.search_path
+
     def names(self) -> tuple[str, ...]:
         """Return every known name, available or not."""
         commands = (f"{_PREFIX}{name}" for name in sorted(self._commands))

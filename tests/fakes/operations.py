@@ -60,6 +60,7 @@ from cmesh.daemon.arguments import (
     UntrustArguments,
 )
 from cmesh.daemon.asking import DERIVED_KEY
+from cmesh.daemon.diagnosis_answers import DiagnosisView, PathView
 from cmesh.daemon.operations import Operations
 from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.daemon.runner_answers import (
@@ -469,6 +470,12 @@ class FakeOperations(Operations):
         return LiveRunView(
             name="claude", ok=True, profile=profile, text="ready", seconds=2.5, tokens_in=7
         )
+
+    @override
+    async def diagnose(self, context: Context, arguments: NoArguments) -> DiagnosisView:
+        self._called("diagnose", context, arguments)
+        path = PathView(node_id="nWORKER", direct=True, ping_ms=1.5)
+        return DiagnosisView(search_path="/usr/bin", paths=[path])
 
     @override
     async def login(self, context: Context, arguments: NoArguments) -> StatusView:

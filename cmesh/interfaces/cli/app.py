@@ -14,7 +14,18 @@ import typer
 
 from cmesh import __version__
 from cmesh.errors import CmeshError, UsageError
-from cmesh.interfaces.cli import audit, daemon, events, output, peers, policy, query, runners, tasks
+from cmesh.interfaces.cli import (
+    audit,
+    daemon,
+    doctor,
+    events,
+    output,
+    peers,
+    policy,
+    query,
+    runners,
+    tasks,
+)
 from cmesh.interfaces.cli.exits import DETACHED_EXIT
 from cmesh.interfaces.cli.options import JsonOption
 from cmesh.paths import state_dir
@@ -99,6 +110,7 @@ query.register(app)
 audit.register(app)
 policy.register(app)
 runners.register(app)
+doctor.register(app)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -27,7 +27,7 @@ from cmesh.interfaces.cli.session import call
 from cmesh.interfaces.client import ControlClient
 from cmesh.interfaces.machine import machine_lines
 from cmesh.interfaces.start import clear_down, mark_down, start_daemon, wait_gone
-from cmesh.interfaces.wire import CONTROL_VERSION
+from cmesh.interfaces.versions import versions
 from cmesh.paths import config_dir, config_file, ensure_private_dir, state_dir
 
 __all__ = ["register"]
@@ -168,19 +168,10 @@ def login(
 
 def version(*, as_json: JsonOption = False) -> None:
     """Print the versions of cmesh, Tailscale and the protocols."""
-    from cmesh.node import ffi
-    from cmesh.protocol.messages import MINOR, SUBPROTOCOL
-
-    versions = {
-        "cmesh": __version__,
-        "tailscale": ffi.version(),
-        "link": f"{SUBPROTOCOL}.{MINOR}",
-        "control": str(CONTROL_VERSION),
-    }
     if as_json:
-        output.print_json(versions)
+        output.print_json(versions())
         return
-    output.pairs(list(versions.items()))
+    output.pairs(list(versions().items()))
 
 
 async def _stop(client: ControlClient) -> StatusView:
