@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from cmesh.daemon.admission import Admission
+from cmesh.daemon.earlier import refusal_of
 from cmesh.daemon.parts import Parts
 from cmesh.errors import (
     CmeshError,
@@ -130,8 +131,10 @@ async def unfit(parts: Parts, before: TaskSnapshot | None, spec: TaskSpec) -> Cm
         return _cannot(spec)
     if not await asyncio.to_thread(parts.sessions.kept, before.record.first, session):
         return SessionGone(f"the conversation of task `{task_id}` is not kept any more")
-    await asyncio.to_thread(parts.sessions.keep, before.record.first, parts.clock.now())
-    return None
+    refused = refusal_of(parts.store, before)
+    if refused is None:
+        await asyncio.to_thread(parts.sessions.keep, before.record.first, parts.clock.now())
+    return refused
 
 
 def refusal(admission: Admission, error: CmeshError) -> Admission:

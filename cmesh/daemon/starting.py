@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import logging
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,6 +10,7 @@ from cmesh.daemon import followup
 from cmesh.daemon.admission import Admission, Grant, as_told
 from cmesh.daemon.directories import note_directory
 from cmesh.daemon.draft import Draft
+from cmesh.daemon.earlier import earlier_of, lay_down
 from cmesh.daemon.happening import Happening, Place
 from cmesh.daemon.parts import Parts
 from cmesh.errors import (
@@ -26,7 +26,7 @@ from cmesh.model import Profile, TaskId
 from cmesh.protocol.happenings import GotCancel
 from cmesh.runner.acceptance import Command
 from cmesh.runner.confine import Relay
-from cmesh.runner.copies import Copy, changes_path
+from cmesh.runner.copies import Copy, Start
 from cmesh.runner.launch import Launch
 from cmesh.runner.meter import note_terms
 from cmesh.runner.preface import preface_of
@@ -110,12 +110,13 @@ class Starting:
             grant.runner.check_directory(spec.directory)
             sandboxes = self._parts.sandboxes
             sandboxes.require_parts(grant.directory, grant.judged, grant.profile)
+            earlier, patch = await earlier_of(self._parts.store, spec)
             copy = sandboxes.copy(
                 directory,
                 grant.directory,
                 grant.judged,
                 grant.profile,
-                base=spec.changes or spec.base or "head",
+                start=Start(base=spec.base or "head", changes=spec.changes, earlier=earlier),
                 binds=grant.bind_ignored,
             )
             spec = replace(spec, directory=copy.place if copy else spec.directory)
@@ -127,11 +128,8 @@ class Starting:
             if spec.accept:
                 accept = self._parts.runners().acceptance(spec.accept, grant.directory)
             launch = self._confine(launch, grant, copy, accept)
-            if copy is not None and spec.changes is not None:
-                sent = self._parts.store.blob_path(spec.changes.sha256)
-                if sent is None:
-                    raise RunnerError("the changes that its caller sent are not here any more")
-                await asyncio.to_thread(shutil.copyfile, sent, changes_path(directory))
+            if copy is not None:
+                await asyncio.to_thread(lay_down, self._parts.store, copy, patch)
             supervisor.prepare(self.task_id, launch)
             note_parser(directory, grant.runner.manifest.parser)
             note_terms(directory, grant.limits, _own(grant), await self._cost_before(draft.record))

@@ -15,10 +15,10 @@ from pathlib import Path
 from cmesh.beneath import Judged, open_judged, open_part
 from cmesh.config import SandboxConfig
 from cmesh.errors import PathRefused, SandboxUnavailable
-from cmesh.model import Changes, Profile
+from cmesh.model import Profile
 from cmesh.policy.profiles import BUILT_IN, NamedProfile, ProfileLimits
 from cmesh.runner.acceptance import Command, record
-from cmesh.runner.copies import Base, Copy, find_git
+from cmesh.runner.copies import Copy, Start, find_git
 from cmesh.runner.launch import Disk, Launch
 from cmesh.runner.programs import Needs
 from cmesh.sandbox.plan import plan, require_fit
@@ -161,12 +161,12 @@ class Sandboxes:
         judged: Judged,
         own: NamedProfile,
         *,
-        base: Base | Changes = "head",
+        start: Start | None = None,
         binds: Sequence[str] = (),
     ) -> Copy | None:
         """Return the copy that a task works on, in its directory `task`; None = it has none.
 
-        `binds` are what a rule lists of folders that git ignores. Blocks on the disk.
+        Without `start` it begins with the source's commit. `binds` are what a rule lists of folders that git ignores. Blocks on the disk.
 
         Raises:
             SandboxUnavailable: it is not known yet what can hold a task here, or that cannot show
@@ -183,8 +183,7 @@ class Sandboxes:
             found=self._known(),
             hidden=self._real_hidden(),
             parts=parts_of(own),
-            base="changes" if isinstance(base, Changes) else base,
-            changes=base if isinstance(base, Changes) else None,
+            start=start or Start(),
             binds=self._binds(source, judged, own, binds),
         )
 

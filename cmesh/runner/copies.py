@@ -31,8 +31,11 @@ __all__ = [
     "Base",
     "Changed",
     "Copy",
+    "Earlier",
     "Made",
+    "Start",
     "changes_path",
+    "earlier_path",
     "find_git",
     "patch_path",
     "read_changed",
@@ -106,6 +109,50 @@ class Changed:
     left_out_count: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """What the turn before has made, where a follow-up turn goes on.
+
+    Attributes:
+        commit, tree: what its copy was made of, as its result names them.
+        patched: it has changed something; the patch is to be there by `earlier_path`.
+    """
+
+    commit: str
+    tree: str
+    patched: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """What a copy holds when its task begins.
+
+    Attributes:
+        base: what of the source, where that is a repository with a commit.
+        changes: of the caller, in the place of `base`; to be there by `changes_path`.
+        earlier: where it goes on; None = it is a first turn.
+    """
+
+    base: Base = "head"
+    changes: Changes | None = None
+    earlier: Earlier | None = None
+
+    def order(self, task: Path) -> Mapping[str, object]:
+        """Return what the program is told of it, for the task in a directory."""
+        changes, before = self.changes, self.earlier
+        earlier = before and {
+            "commit": before.commit,
+            "tree": before.tree,
+            "patch": str(earlier_path(task)) if before.patched else "",
+        }
+        return {
+            "from": "changes" if changes else self.base,
+            "changes": str(changes_path(task)) if changes else "",
+            "commit": changes.commit if changes else "",
+            "earlier": earlier,
+        }
+
+
 _MADE: TypeAdapter[Made] = TypeAdapter(Made)
 _CHANGED: TypeAdapter[Changed] = TypeAdapter(Changed)
 
@@ -121,8 +168,7 @@ class Copy:
         found: what holds the task.
         hidden: directories that no task may see.
         parts: what is copied, and has to be there in the end.
-        base: what of the source, where that is a repository with a commit.
-        changes: what its caller sent, to be there by `changes_path` before it starts.
+        start: what it holds when its task begins.
         binds: folders of the source that git ignores and that are shown beside the copy; those
             that are there.
     """
@@ -133,8 +179,7 @@ class Copy:
     found: Enforcement
     hidden: Sequence[str]
     parts: Parts
-    base: Base = "head"
-    changes: Changes | None = None
+    start: Start = Start()
     binds: Sequence[str] = ()
 
     @property
@@ -231,9 +276,7 @@ class Copy:
             "file_bytes": FILE_BYTES,
             "parts": self.parts.read,
             "wanted": (*self.parts.read, *self.parts.write),
-            "from": "changes" if self.changes else self.base,
-            "changes": str(changes_path(self.task)) if self.changes else "",
-            "commit": self.changes.commit if self.changes else "",
+            **self.start.order(self.task),
             "binds": tuple(self.binds),
         }
         argv = [interpreter().program, "-I", "-S", tree.__file__, json.dumps(order)]
@@ -274,6 +317,11 @@ def patch_path(task: Path) -> Path:
 def changes_path(task: Path) -> Path:
     """Return where what the caller of a task has sent is put."""
     return task / "git" / "changes"
+
+
+def earlier_path(task: Path) -> Path:
+    """Return where the patch of the turn before a task is put."""
+    return task / "git" / "earlier"
 
 
 def read_made(task: Path) -> Made | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING or __package__:
     from cmesh.runner.tree_copy import FILE, LINK, PROGRAM, copy_files
     from cmesh.runner.tree_git import COPY_BYTES, NAMES_BYTES, Git, Trouble, joined, objects, split
     from cmesh.runner.tree_names import REPOSITORY, Names, complete, fits, is_within
-    from cmesh.runner.tree_restore import differing, pointed, restore
+    from cmesh.runner.tree_restore import differing, go_on, pointed, restore
     from cmesh.runner.tree_source import borrow, init, read_head, take, tracked, write
 else:
     # A script under `-I`, in a sandbox that shows this directory and not the package's others.
@@ -29,7 +29,7 @@ else:
     from tree_copy import FILE, LINK, PROGRAM, copy_files
     from tree_git import COPY_BYTES, NAMES_BYTES, Git, Trouble, joined, objects, split
     from tree_names import REPOSITORY, Names, complete, fits, is_within
-    from tree_restore import differing, pointed, restore
+    from tree_restore import differing, go_on, pointed, restore
     from tree_source import borrow, init, read_head, take, tracked, write
 
 __all__ = ["FILE", "LINK", "PROGRAM", "is_telling", "main"]
@@ -192,13 +192,16 @@ def make(order: "Mapping[str, Any]") -> "dict[str, object]":
     Where it is a git repository, the copy is one too: with a git directory of its own, the same
     commit checked out, and the source's objects read where the order says. It holds that commit,
     with the changes of what is tracked where the order says so. Without one it holds all files.
+    A follow-up turn has the same again, and in it what the turn before has changed.
     """
     source, copy, base = order["source"], order["copy"], order["base"]
     theirs = os.path.join(source, ".git")
     head, branch, kind = read_head(order, theirs) if order["objects"] else ("", "", "sha1")
-    sent = order.get("changes", "")
+    sent, earlier = order.get("changes", ""), order.get("earlier")
     if sent:
         head, branch = _sent_on(order, head), ""
+    elif earlier and head and head != earlier["commit"] != "":
+        head, branch = earlier["commit"], ""
     git = Git(order, base, f"{base}/index")
     init(order, base, kind)
     # A history would show what the parts of a directory leave out.
@@ -208,7 +211,7 @@ def make(order: "Mapping[str, Any]") -> "dict[str, object]":
             init(order, path, kind)
         borrow(order, theirs, path)
     if head:
-        _read(git, head, sent)
+        _read(git, head, sent, "the caller's changes are" if sent else "the turn before was")
     known = {name: entry for name, entry in _known(git).items() if is_within(name, parts)}
     tree = Tree(source)
     found = Names(git, source, f"{order['tmp']}/copied", known, parts).find()
@@ -239,6 +242,8 @@ def make(order: "Mapping[str, Any]") -> "dict[str, object]":
     # The index says what is committed already, and most copies are of nothing else.
     plain = committed and not sent and not parts and copied.entries == known
     now = git.object(f"{head}^{{tree}}") if plain else copied.store(git)
+    if earlier:
+        _go_on(order, now, order["bytes"] - size)
     if own:
         _check_out(Git(order, own), head, branch, f"{base}/index" if plain else "")
     return {
@@ -263,13 +268,26 @@ def _sent_on(order: "Mapping[str, Any]", head: str) -> str:
     return str(order["commit"])
 
 
-def _read(git: Git, commit: str, sent: str) -> None:
+def _go_on(order: "Mapping[str, Any]", now: str, most: int) -> None:
+    """Give a copy what the turn before has changed; what it was made of stays what is compared."""
+    earlier = order["earlier"]
+    if now != earlier["tree"]:
+        raise Trouble(
+            "the directory is not what the turn before began with, so its changes do not fit:"
+            " delegate a new task"
+        )
+    if earlier["patch"]:
+        git = Git(order, order["base"], f"{order['base']}/index.earlier")
+        go_on(git, now, earlier["patch"], order["copy"], most)
+
+
+def _read(git: Git, commit: str, sent: str, whose: str) -> None:
     """Name in the index what a commit has, with the changes of a file that was sent, if any."""
     try:
         git.run("cat-file", "-e", f"{commit}^{{commit}}")
     except Trouble:
         raise Trouble(
-            f"the commit {commit[:12]} that the caller's changes are made on is not in its"
+            f"the commit {commit[:12]} that {whose} made on is not in its"
             " repository: push it, and fetch it there"
         ) from None
     git.run("read-tree", commit)

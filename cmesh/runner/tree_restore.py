@@ -16,7 +16,7 @@ else:
     from tree_git import Git, Trouble
     from tree_names import REPOSITORY
 
-__all__ = ["differing", "pointed", "restore"]
+__all__ = ["differing", "go_on", "pointed", "restore"]
 
 POINTER_BYTES = 1024
 _POINTER = re.compile(
@@ -61,6 +61,42 @@ def restore(
                 with open(_new(place, mode), "wb") as file:
                     file.write(data)
     return kept
+
+
+def go_on(git: Git, base: str, patch: str, target: str, most: int) -> None:
+    """Give a copy of the tree `base` what a patch makes of it: that of the turn before.
+
+    `git` has an index of its own, for this alone. The copy differs from `base` by the patch then.
+
+    Raises:
+        Trouble: the patch does not fit, or its files have more than `most` bytes.
+    """
+    git.run("read-tree", base)
+    git.run("apply", "--cached", "--whitespace=nowarn", "-p1", patch)
+    new = git.run("write-tree", "--missing-ok").decode().strip()
+    raw = git.run("diff-tree", "-r", "-z", "--raw", "--no-renames", "--full-index", base, new)
+    fields = os.fsdecode(raw).split("\0")[:-1]
+    wanted: dict[str, tuple[str, str]] = {}
+    # All that goes away goes first: a file may come where a folder was, or a folder at a link.
+    for words, name in zip(fields[::2], fields[1::2], strict=True):
+        before, mode, _oid, oid, letter = words.removeprefix(":").split()
+        if REPOSITORY in {before, mode}:
+            raise Trouble("the patch of the turn before changes another repository")
+        if letter != "A":
+            _remove(target, name)
+        if letter != "D":
+            wanted[name] = (mode, oid)
+    restore(git, wanted, {}, target, most)
+
+
+def _remove(target: str, name: str) -> None:
+    """Remove a file of a copy, and the folders above it that it leaves empty."""
+    os.unlink(os.path.join(target, name))
+    while name := os.path.dirname(name):
+        try:
+            os.rmdir(os.path.join(target, name))
+        except OSError:  # something is in it
+            return
 
 
 def _new(place: str, mode: str) -> int:

@@ -10,7 +10,7 @@ from cmesh.beneath import Judged, identity, open_root
 from cmesh.model import Profile, TaskId
 from cmesh.policy.profiles import BUILT_IN, NamedProfile
 from cmesh.runner.confine import Sandboxes
-from cmesh.runner.copies import patch_path
+from cmesh.runner.copies import Start, earlier_path, patch_path
 from cmesh.runner.evidence import Exit
 from cmesh.runner.launch import Launch
 from cmesh.runner.programs import Needs
@@ -46,6 +46,9 @@ def judge(place: Path) -> Judged:
         os.close(fd)
 
 
+_STARTS = ("base", "changes", "earlier")
+
+
 class Copied:
     """One task that has ended.
 
@@ -75,7 +78,10 @@ def launch_of(
     directory = worker.supervisor.directory(task_id)
     sandboxes = Sandboxes([worker.supervisor.tasks_dir])
     sandboxes.found = found
-    copy = sandboxes.copy(directory, str(place), judge(place), own, **cast("Any", more))
+    start = Start(**{name: cast("Any", more.pop(name)) for name in _STARTS if name in more})
+    copy = sandboxes.copy(
+        directory, str(place), judge(place), own, start=start, **cast("Any", more)
+    )
     assert copy is not None
     launch = Launch(
         argv=("/bin/sh", "-c", script),
@@ -96,14 +102,17 @@ async def edit(
     *,
     own: NamedProfile = BUILT_IN[Profile.EDIT],
     between: Callable[[], object] | None = None,
+    patch: bytes = b"",
     **more: object,
 ) -> Copied:
     """Let a script work on a copy of a directory, to its end; `between` planning and start.
 
-    `more` is of the copy: `base`, `binds`.
+    `more` is of the copy: `base`, `binds`, `earlier`; `patch` is that of the turn before.
     """
     task_id = new_id()
     launch = launch_of(worker, task_id, place, found, script, own, **more)
+    if patch:
+        earlier_path(worker.supervisor.directory(task_id)).write_bytes(patch)
     worker.supervisor.prepare(task_id, launch)
     if between is not None:
         between()
