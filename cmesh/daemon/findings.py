@@ -7,13 +7,13 @@ from typing import Literal
 
 from cmesh.daemon import followup, results
 from cmesh.daemon.admission import Grant
-from cmesh.daemon.answering import answered
 from cmesh.daemon.artifacts import with_artifacts
 from cmesh.daemon.draft import Draft
 from cmesh.daemon.evidence import with_evidence
 from cmesh.daemon.parts import Parts
 from cmesh.daemon.patches import with_patch
 from cmesh.daemon.refusals import RESTORED_CODE
+from cmesh.daemon.repairing import judged, tell_shim
 from cmesh.daemon.results import RanWith
 from cmesh.daemon.spool import Spool, copy_clean
 from cmesh.errors import DiskFull
@@ -46,6 +46,7 @@ class Findings:
         self.task_id = task_id
         self._parts = parts
         self._spool: Spool | None = None
+        self._judged = self._told = False
 
     @property
     def reported(self) -> "Reported | None":
@@ -83,15 +84,22 @@ class Findings:
     def forget(self) -> None:
         """Read the output from its start again: what was read is not stored."""
         self._spool = None
+        self._judged = self._told = False
 
     async def take(self, draft: Draft, look: Look) -> bool:
         """Put the next events of the output into `draft`; True when all of it is in."""
         spool = await self._open_spool(draft)
-        whole = spool.take(draft, look, self._parts.clock.now())
         schema = draft.record.spec.answer_schema if draft.record else ""
-        if schema and spool.outcome is not None and not spool.outcome.answer:
-            redactor = self._parts.redactor()
-            spool.outcome = await asyncio.to_thread(answered, spool.outcome, schema, redactor)
+        if not schema:
+            return spool.take(draft, look, self._parts.clock.now())
+        turn = look.exit.turn if look.exit else self._parts.supervisor.turn(self.task_id)
+        whole = spool.take(draft, look, self._parts.clock.now(), turn)
+        if spool.outcome is not None and not self._judged:
+            spool.outcome = await asyncio.to_thread(judged, spool, schema, self._parts)
+            self._judged = True
+        elif spool.first is not None and look.exit is None and not self._told:
+            await tell_shim(self._parts, draft, spool, schema)
+            self._told = True
         return whole
 
     async def write(
@@ -213,6 +221,7 @@ class Findings:
                 or self._parts.runners().reader(draft.record.spec.runner),
                 self._parts.redactor(),
                 seen_end=stored.spool_end if stored else 0,
+                session=self._parts.runners().session(draft.record.spec.runner),
             )
         return self._spool
 

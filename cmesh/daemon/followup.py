@@ -34,6 +34,7 @@ __all__ = [
     "place",
     "refusal",
     "require_possible",
+    "session_of",
     "settle",
     "spent_before",
     "standing",
@@ -197,6 +198,20 @@ async def settle(parts: Parts, record: TaskRecord, result: Result, named: str) -
         return replace(result, follow_up=SessionGone.code)
     until = await asyncio.to_thread(parts.sessions.keep, record.first, parts.clock.now())
     return replace(result, follow_up=POSSIBLE, follow_up_until=until)
+
+
+async def session_of(parts: Parts, record: TaskRecord, named: str) -> str:
+    """Return the id by which a task's agent goes on in its conversation; empty = it cannot.
+
+    `named` is the id that the agent gave it, by its own word.
+    """
+    session = _session(parts, record.spec)
+    if session is None:
+        return ""
+    await asyncio.to_thread(parts.sessions.note, record.first, session, named)
+    if not await asyncio.to_thread(parts.sessions.kept, record.first, session):
+        return ""
+    return parts.sessions.place(record.first, session).session_id
 
 
 def _session(parts: Parts, spec: TaskSpec) -> Session | None:

@@ -184,7 +184,9 @@ class Starting:
         relay = None
         if way is not None:
             relay = Relay(port=way.port, socket=way.socket)
-            launch = replace(launch, argv=(*launch.argv, *way.argv), env={**launch.env, **way.env})
+            again = (*launch.again, *way.argv) if launch.again else ()
+            argv, env = (*launch.argv, *way.argv), {**launch.env, **way.env}
+            launch = replace(launch, argv=argv, again=again, env=env)
         if not confined:
             return replace(launch, port=way.port if way else 0)
         needs, config = grant.runner.needs(), self._parts.rules.config()

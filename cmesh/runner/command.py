@@ -6,7 +6,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import JsonValue
 
@@ -16,8 +16,9 @@ from cmesh.runner.launch import Launch
 from cmesh.runner.manifest import Manifest
 from cmesh.runner.preface import fresh_copy, in_front
 from cmesh.runner.sessions import Place
+from cmesh.runner.shim_repair import SESSION_MARK
 
-__all__ = ["DEFAULT_LANG", "Host", "build_launch", "start_argv"]
+__all__ = ["ANSWER_BY", "DEFAULT_LANG", "Host", "build_launch", "start_argv"]
 
 DEFAULT_LANG = "C.UTF-8"
 
@@ -25,7 +26,7 @@ SCHEMA_FILE = ".cmesh-answer.json"
 """In the agent's home. The agent may change it: what its answer is held to is the task's own."""
 
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
-_ANSWER_BY = (
+ANSWER_BY = (
     "End with an answer to what follows that is one JSON object, and nothing after it. It must fit"
     " this JSON Schema:"
 )
@@ -90,6 +91,7 @@ def build_launch(spec: TaskSpec, manifest: Manifest, host: Host) -> Launch:
         raise UsageError("the task holds a NUL character")
     return Launch(
         argv=argv,
+        again=_again(spec, manifest, host, values),
         cwd=spec.directory,
         env=env,
         stdin=_prompt(spec, manifest, host).encode("utf-8", "replace"),
@@ -127,12 +129,23 @@ def start_argv(
     return (host.program, *host.arguments, *(_fill(part, values) for part in parts))
 
 
+def _again(
+    spec: TaskSpec, manifest: Manifest, host: Host, values: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Return the arguments with which it goes on in its session, where it may have to."""
+    if not spec.answer_schema or manifest.session is None or host.session is None:
+        return ()
+    if manifest.session.id == "read":  # only its first turn will say which
+        values = {**values, "session_id": SESSION_MARK}
+    return start_argv(replace(spec, follows=spec.task_id), manifest, host, values)
+
+
 def _prompt(spec: TaskSpec, manifest: Manifest, host: Host) -> str:
     """Return what comes on standard input: the prompt, after what cmesh says itself."""
     prompt = spec.prompt
     # A command has no model that could read it.
     if spec.answer_schema and manifest.program and not manifest.options.answer_schema:
-        prompt = f"{_ANSWER_BY}\n{spec.answer_schema}\n\n{prompt}"
+        prompt = f"{ANSWER_BY}\n{spec.answer_schema}\n\n{prompt}"
     if not host.preface or not manifest.takes_preface:
         return prompt
     first = spec.follows is None

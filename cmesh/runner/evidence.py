@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass as parsed
 from cmesh.runner.launch import Containment
 from cmesh.runner.processes import read_small
 
-__all__ = ["Checked", "Exit", "Look", "read_exit"]
+__all__ = ["Checked", "Exit", "Look", "Turn", "read_exit", "read_turn"]
 
 
 @parsed(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,22 @@ class Checked:
     output_bytes: int = 0
     output_kept: int = 0
     output_lost: str = ""
+
+
+@parsed(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """The end of a first turn after which the agent may have to set its answer right.
+
+    Attributes:
+        exit_code: always of one that ended by itself.
+        stdout_kept: the spool's length at that time, as `stderr_kept`: the next turn goes on there.
+        again: `ran` once the next turn ran; else why it did not; empty = nobody knows yet.
+    """
+
+    exit_code: int | None = 0
+    stdout_kept: int
+    stderr_kept: int
+    again: str = ""
 
 
 @parsed(frozen=True, slots=True, kw_only=True)
@@ -59,6 +75,7 @@ class Exit:
         compared: `yes`: its copy was compared with what it was made of; otherwise why not;
             empty = it has none.
         acceptance: of the acceptance command; None = there was none.
+        turn: the first turn's end, where a repair turn was possible; None = it was not.
     """
 
     verdict: Literal[
@@ -91,6 +108,7 @@ class Exit:
     enforcement: str = ""
     compared: str = ""
     acceptance: Checked | None = None
+    turn: Turn | None = None
 
     @property
     def started(self) -> datetime | None:
@@ -161,6 +179,7 @@ _COUNTED = {
     "best_effort": " by descent and marker (best effort)",
 }
 _EXIT: TypeAdapter[Exit] = TypeAdapter(Exit)
+_TURN: TypeAdapter[Turn] = TypeAdapter(Turn)
 
 
 def _moment(seconds: float) -> datetime | None:
@@ -175,3 +194,11 @@ def read_exit(path: str) -> Exit | None:
         return None
     except ValidationError:
         return Exit(verdict="damaged")
+
+
+def read_turn(path: str) -> Turn | None:
+    """Read what a shim says of a first turn's end; None when there is nothing that makes sense."""
+    try:
+        return _TURN.validate_json(read_small(path))
+    except (FileNotFoundError, ValidationError):
+        return None

@@ -46,6 +46,8 @@ class Launch:
         before: another launch record with a `sandbox` and `limit_s`, which must succeed first.
         after: one that is run once nothing of the task lives.
         accept: the launch record of the acceptance command, with `disk` as here; run at the very end.
+        again: arguments of a repair turn after it, the session's id perhaps as `SESSION_MARK`;
+            empty = it has none.
         disk: what it may take of the disk; None = all there is.
         idle_s: seconds without a byte on its standard output after which it is ended; None = never.
         env: the whole environment; may hold a credential, so it is never logged.
@@ -75,5 +77,6 @@ class Launch:
     before: Mapping[str, object] | None = None
     after: Mapping[str, object] | None = None
     accept: Mapping[str, object] | None = None
+    again: tuple[str, ...] = ()
     disk: Disk | None = None
     idle_s: int | None = None

@@ -114,6 +114,26 @@ class Meter:
         self.terms = terms
         self.spent: Spent | None = None
         self._warned: set[str] = set()
+        self._turns = self._tokens = 0
+        self._cost_usd = 0.0
+
+    def go_on(self, used: Used, *, adds_up_cost: bool, adds_up_tokens: bool) -> None:
+        """Count what a turn has used beside what the next one will say, unless that says both."""
+        self._turns += used.turns
+        self._tokens += 0 if adds_up_tokens else used.tokens_in + used.tokens_out
+        self._cost_usd += 0.0 if adds_up_cost else used.cost_usd or 0.0
+
+    def reached(self, used: Used) -> Spent | None:
+        """Return a limit of which nothing is left for another turn; None = there is of each."""
+        counts = self._counts(used)
+        return next(
+            (
+                Spent(limit=name, used=count, most=most)
+                for name, (count, most) in counts.items()
+                if most is not None and count >= most
+            ),
+            None,
+        )
 
     def look(self, used: Used, kept: int, *, goes_on: bool, full: bool) -> list[Spent]:
         """Return what is to be warned of now, each limit once; may set `spent`.
@@ -123,12 +143,7 @@ class Meter:
         output is full is stopped, because nothing more of it can be counted.
         """
         terms = self.terms
-        counts: Mapping[str, tuple[float, float | None]] = {
-            "turns": (used.turns, terms.turns),
-            "tokens": (used.tokens_in + used.tokens_out, terms.tokens),
-            "cost_usd": (max(0.0, (used.cost_usd or 0.0) - terms.cost_before), terms.cost_usd),
-            "output_bytes": (kept, terms.output_bytes),
-        }
+        counts = {**self._counts(used), "output_bytes": (kept, terms.output_bytes)}
         found: list[Spent] = []
         for name, (count, most) in counts.items():
             if most is None or count < WARN_AT * most:
@@ -142,6 +157,15 @@ class Meter:
             if stops and over and self.spent is None:
                 self.spent = spent
         return found
+
+    def _counts(self, used: Used) -> Mapping[str, tuple[float, float | None]]:
+        """Return how much of each limit is used, and the limit."""
+        terms, cost_usd = self.terms, self._cost_usd + (used.cost_usd or 0.0)
+        return {
+            "turns": (self._turns + used.turns, terms.turns),
+            "tokens": (self._tokens + used.tokens_in + used.tokens_out, terms.tokens),
+            "cost_usd": (max(0.0, cost_usd - terms.cost_before), terms.cost_usd),
+        }
 
 
 def note_terms(directory: Path, limits: Limits, own: frozenset[str], cost_before: float) -> None:

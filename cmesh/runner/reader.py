@@ -8,6 +8,7 @@ the stored one are skipped.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Self, TypeVar
 
 from typing_extensions import override
 
@@ -25,6 +26,7 @@ __all__ = [
     "Reader",
     "RunnerEvent",
     "ended",
+    "joined",
     "plain",
 ]
 
@@ -59,6 +61,9 @@ _CODES = {
     "idle_limit": "idle_limit",
     "budget_spent": "budget_spent",
 }
+
+
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +158,23 @@ class Reader(ABC):
         claims = self._claims if self.tells_calls else None
         return replace(self._outcome(exit_, events, error), claims=claims)
 
+    def next_turn(self, *, adds_up_cost: bool, adds_up_tokens: bool) -> Self:
+        """Return a reader of the turn that goes on where this one was finished.
+
+        What adds up is, as the runner says it, of the whole conversation.
+        """
+        reader = type(self)()
+        reader.begin_at(self._offset, self._claims, (self._events, self._late))
+        if self.meter is not None:
+            reader.meter = self.meter
+            self.meter.go_on(self.used, adds_up_cost=adds_up_cost, adds_up_tokens=adds_up_tokens)
+        return reader
+
+    def begin_at(self, offset: int, claims: Claims, told: tuple[int, int]) -> None:
+        """Count on from an earlier turn's end: bytes, claims, and events told and beyond the limit."""
+        self._offset, self._claims = offset, claims
+        self._events, self._late = told
+
     @abstractmethod
     def _piece(self, data: bytes, start: int) -> int:
         """Return the size of the first complete piece from `start`; 0 = there is none yet."""
@@ -230,6 +252,33 @@ class OutputReader(Reader):
         last = plain(self._tail)
         text = last[-FINAL_CHARS:].strip()
         return Outcome(events=events, state=state, text=text, error=reason, code=code, last=last)
+
+
+def joined(first: Outcome, second: Outcome, *, cost: bool, tokens: bool) -> Outcome:
+    """Return the outcome of two turns of one run; `first` ended well.
+
+    `cost` and `tokens`: what the runner says of them is of the whole conversation.
+    """
+    before, after = first.usage, second.usage
+    usage = Usage(
+        cost_usd=_sum(before.cost_usd, after.cost_usd, adds_up=cost),
+        tokens_in=_sum(before.tokens_in, after.tokens_in, adds_up=tokens),
+        tokens_out=_sum(before.tokens_out, after.tokens_out, adds_up=tokens),
+        turns=_sum(before.turns, after.turns, adds_up=False),
+    )
+    return replace(
+        second,
+        usage=usage,
+        text=second.text or first.text,
+        session=second.session or first.session,
+        denials=(*first.denials, *second.denials),
+    )
+
+
+def _sum(before: _Number | None, after: _Number | None, *, adds_up: bool) -> _Number | None:
+    if before is None or after is None:
+        return before if after is None else after
+    return max(before, after) if adds_up else before + after
 
 
 def ended(exit_: Exit) -> tuple[TaskState, str, str]:

@@ -13,7 +13,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-__all__ = ["SPENT", "TaskFiles", "lock_session", "read_file", "write_quietly"]
+__all__ = [
+    "AGAIN",
+    "AGAIN_STDIN",
+    "SPENT",
+    "TURN",
+    "TaskFiles",
+    "lock_session",
+    "read_file",
+    "write_quietly",
+]
 
 FIONREAD = 0x541B  # asm-generic/ioctls.h: bytes waiting in a pipe
 RESULT_ROOM_BYTES = 4096
@@ -24,6 +33,12 @@ LAUNCH_KEYS = {"argv", "cwd", "env", "grace_s", "runtime_s", "output_bytes", "er
 
 SPENT = "spent"
 """The file in which the worker says which limit a task has spent."""
+
+TURN = "turn"
+"""The file in which a shim says that the first turn has ended, and waits for the worker's word."""
+
+AGAIN, AGAIN_STDIN = "again", "again.stdin"
+"""The files of that word: whether there is a repair turn, and what its agent reads."""
 
 
 class TaskFiles:
@@ -84,7 +99,7 @@ class TaskFiles:
         _remove(f"{self.directory}/launch.json")
 
     def record(self, name: str, record: "Mapping[str, object]") -> None:
-        """Write which process the agent is, or the check; raises `OSError` when the disk refuses."""
+        """Write what the worker is to see at once; raises `OSError` when the disk refuses."""
         fd = os.open(f"{self.directory}/.{name}", os.O_WRONLY | os.O_CREAT, 0o600)
         os.write(fd, json.dumps(record).encode())
         os.close(fd)
@@ -103,6 +118,14 @@ class TaskFiles:
             return str(json.loads(read_file(f"{self.directory}/{SPENT}"))["why"])
         except FileNotFoundError:
             return None
+
+    def again(self) -> "tuple[str, str] | None":
+        """Return the session in which the agent is to go on, or empty and why not; None = no word."""
+        try:
+            word = json.loads(read_file(f"{self.directory}/{AGAIN}"))
+        except FileNotFoundError:
+            return None
+        return str(word["session"]), str(word["why"])
 
     def write_result(self, fields: "Mapping[str, object]") -> None:
         """Write the result into the room kept for it, durable before it has its name.

@@ -139,7 +139,7 @@ class Namespace:
         Raises:
             OSError: the kernel, or a rule of this machine, does not allow it.
         """
-        self._rest = b""
+        self._rest, self._closed = b"", False
         theirs, self._orders = os.pipe()
         self.report, ours = os.pipe()
         middle = os.fork()
@@ -198,6 +198,9 @@ class Namespace:
 
     def close(self) -> None:
         """Close this side; the first process ends by it, and with it the namespace."""
+        if self._closed:
+            return  # its numbers may be others' by now
+        self._closed = True
         os.close(self._orders)
         os.close(self.report)
 

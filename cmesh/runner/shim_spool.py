@@ -38,6 +38,12 @@ class Spool:
         self.limit = limit
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
 
+    def renew(self) -> None:
+        """Make another pipe in the place of one that has ended; the file goes on."""
+        os.close(self.source)
+        self.source, self.sink = os.pipe()
+        os.set_blocking(self.source, False)
+
     def keep_tail(self, limit: int) -> "Spool":
         """Keep the last `limit` bytes, in memory; return a spool that writes into the same pipe."""
         self.limit, other = limit, Spool()

@@ -22,6 +22,7 @@ from cmesh.runner.shim_launch import (
     start_agent,
 )
 from cmesh.runner.shim_processes import Process, process_of
+from cmesh.runner.shim_repair import Repair
 from cmesh.runner.shim_run import Run
 from cmesh.runner.shim_signals import listen_for_signals
 from cmesh.runner.shim_spool import CHUNK_BYTES, Spool
@@ -52,6 +53,8 @@ class Shim(Run):
         self.compared = ""
         self.accept: dict[str, Any] | None = None
         self.accepted: dict[str, object] = {}
+        self.again: dict[str, Any] | None = None
+        self.turn: dict[str, object] = {}
         self.boot_id = boot_id
         self.start_time = process_of(os.getpid())[1]
 
@@ -104,6 +107,8 @@ class Shim(Run):
         self._watch()
         left = self._end_tree()
         self._drain()
+        if self.again and self.agent[0] and (self.verdict, self.status, left) == ("exited", 0, 0):
+            left = self._repair(self.again)
         ran_s = time.monotonic() - self.ran_from
         if self.after and self.agent[0] and self.verdict != "cancelled":
             left = self._compare(left)
@@ -113,6 +118,22 @@ class Shim(Run):
         if self.session >= 0 and not left:
             os.close(self.session)
         self._write_result(left)
+
+    def _repair(self, record: "dict[str, Any]") -> int:
+        """Let the agent set its answer right, once; return how many processes live.
+
+        INVARIANT: a first turn that went well stays so, unless the second one ran and did not.
+        """
+        self._leave_namespace()
+        turn = Repair(self, record, self.directory, self.deadline, self._record_check)
+        left = turn.run()
+        self.turn, self.leftovers = turn.fields(), self.leftovers + turn.leftovers
+        self.namespace = turn.namespace or self.namespace
+        if turn.verdict != "spawn_failed":
+            self.verdict, self.error, self.end_reason = turn.verdict, turn.error, turn.end_reason
+        if turn.agent[0]:
+            self.status = turn.status
+        return left
 
     def _compare(self, left: int) -> int:
         """Let the copy be compared; return how many processes live. A cancel still counts."""
@@ -227,6 +248,8 @@ class Shim(Run):
         self.files.remove_launch()
         before, self.after = launch.pop("before", None), launch.pop("after", None)
         self.accept, self.runtime_s = launch.pop("accept", None), launch["runtime_s"]
+        if launch.get("again"):
+            self.again = launch
         if before and not make_copy(before, self.directory, self.signals, self._wants_end):
             return
         if disk := launch.get("disk"):
@@ -280,6 +303,7 @@ class Shim(Run):
             "enforcement": self.enforcement if self.agent[0] else NO_SANDBOX,
             "compared": self.compared,
             "acceptance": self.accepted or None,
+            "turn": self.turn or None,
             "end_reason": self.end_reason,
             "processes_left": left,
             "leftovers_ended": self.leftovers,

@@ -21,10 +21,10 @@ from cmesh.model import TaskId
 from cmesh.paths import ensure_private_dir, sync
 from cmesh.runner import processes
 from cmesh.runner.acceptance import PLACES
-from cmesh.runner.evidence import Look, read_exit
+from cmesh.runner.evidence import Look, Turn, read_exit, read_turn
 from cmesh.runner.launch import Containment, Launch
 from cmesh.runner.sessions import Place
-from cmesh.runner.shim_files import SPENT
+from cmesh.runner.shim_files import AGAIN, AGAIN_STDIN, SPENT, TURN
 from cmesh.runner.shim_processes import MARKER, Process, signal_process
 from cmesh.runner.task_files import delete_tree, replace, size, write_synced
 from cmesh.runner.warm import WarmShim
@@ -137,6 +137,7 @@ class Supervisor:
             "disk": launch.disk and asdict(launch.disk),
             "before": launch.before and {**launch.before, "env": {MARKER: task_id}},
             "after": launch.after and {**launch.after, "env": {MARKER: task_id}},
+            "again": launch.again,
             "accept": launch.accept and self._acceptance(task_id, launch, launch.accept),
         }
         replace(directory / "stdin", launch.stdin)
@@ -260,6 +261,26 @@ class Supervisor:
         if not directory.is_dir():
             return
         replace(directory / SPENT, json.dumps({"why": why}).encode())
+        self._wake_shim(directory)
+
+    def turn(self, task_id: TaskId) -> Turn | None:
+        """Return the end of a first turn after which the shim asks for a word; None = none."""
+        return read_turn(f"{self.tasks_dir}/{task_id}/{TURN}")
+
+    def told_again(self, task_id: TaskId) -> bool:
+        """Say whether the shim was told if there is a repair turn."""
+        return (self.directory(task_id) / AGAIN).exists()
+
+    def tell_again(self, task_id: TaskId, session: str, prompt: str = "", *, why: str = "") -> None:
+        """Tell the shim how the agent goes on, in its session `session`; empty = not, and `why`.
+
+        Not durable: without its shim a task does not go on. Raises `OSError` for a full disk.
+        """
+        directory = self.directory(task_id)
+        if not directory.is_dir():
+            return
+        replace(directory / AGAIN_STDIN, prompt.encode("utf-8", "replace"))
+        replace(directory / AGAIN, json.dumps({"session": session, "why": why}).encode())
         self._wake_shim(directory)
 
     def _wake_shim(self, directory: Path) -> None:

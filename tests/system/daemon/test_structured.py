@@ -16,6 +16,7 @@ from cmesh.errors import AnswerInvalid, TaskRefused, UsageError
 from cmesh.model import Profile, TaskState
 from cmesh.node.testnet import Testnet
 from cmesh.sandbox.tier import Enforcement
+from tests.fakes.live_model import LiveModel
 from tests.fakes.model_server import Json, ModelServer, fake_json
 from tests.system.daemon.conftest import OUTBOUND
 from tests.system.daemon.machine import Machine, here, worker_user
@@ -111,6 +112,13 @@ paths = ["{place}"]
 """
 
 
+def wrong_then(name: str, *later: Json) -> list[Json]:
+    """Return turns of which the first run has a wrong answer, and the repair turn the later ones."""
+    # Claude Code refuses by itself what breaks the schema, but not what is too long for a result.
+    wrong = {"count": 1, "names": ["x" * 17_000]} if name == "claude" else WRONG
+    return [*says(name, wrong), *later]
+
+
 def says(name: str, answer: Json) -> list[Json]:
     """Return the turns in which a model gives an answer, as its agent wants it."""
     if name == "claude":  # by a tool that it makes of the schema
@@ -147,6 +155,7 @@ async def test_one_that_does_not_fit_fails_the_task_and_a_reply_sets_it_right(
     if name == "codex":
         assert view.code == AnswerInvalid.code
         assert "`$.count` breaks `type`" in view.reason
+        assert "asked once more" in view.reason
     printed = await asyncio.to_thread(scene.laptop.cli, "result", view.task_id, "--answer")
     assert printed.returncode == AnswerInvalid.exit_status
     assert "--same-schema" in printed.stderr
@@ -215,3 +224,63 @@ async def test_the_output_of_a_command_holds_one_and_a_bad_schema_is_refused_at_
     ended = await scene.laptop.ended(plain.task_id)
     with pytest.raises(TaskRefused, match="asked for no answer"):
         await scene.laptop.call("get_result", ResultArguments(task_id=ended.task_id, part="answer"))
+
+
+@pytest.mark.parametrize("name", ["claude", "codex"])
+async def test_an_agent_sets_its_answer_right_in_a_turn_of_the_same_task(
+    scene: Scene, name: str
+) -> None:
+    program_of(name)
+    begun = len(scene.model.requests)
+    view = await scene.asked(name, *wrong_then(name, *says(name, RIGHT)))
+    assert (view.state, view.answer, view.code) == (TaskState.SUCCEEDED, RIGHT, ""), view
+    shown = await scene.laptop.task(view.task_id)
+    [told] = [event for event in shown.events if "repair_turn" in event.data]
+    assert told.kind == "warning"
+    assert "asked once more" in told.text
+    # The agent was told why, in the session that holds what it was asked at first.
+    last = json.dumps(scene.model.requests[-1])
+    assert "Your answer was not taken" in last
+    assert "how many are there?" in last
+    # Both turns are counted: an answer of the model each, at least.
+    assert (shown.model_turns or 0) >= 2
+    assert len(scene.model.requests) - begun >= 2
+    # A follow-up goes on after both turns, and what they used is not counted again.
+    reply = await scene.laptop.reply(view.task_id, f"why? {fake_json({'text': 'I counted'})}")
+    second = await scene.laptop.ended(reply.task_id, END_LIMIT_S)
+    assert second.state is TaskState.SUCCEEDED, second
+    assert second.model_turns == 1
+
+
+async def test_a_repair_turn_keeps_to_the_limits_of_its_task(scene: Scene) -> None:
+    program_of("codex")
+    view = await scene.asked("codex", *says("codex", WRONG), *says("codex", RIGHT), turns=1)
+    assert (view.state, view.code) == (TaskState.FAILED, AnswerInvalid.code), view
+    assert "not asked again: 1 of 1 turns used" in view.reason
+
+
+async def test_a_daemon_that_dies_while_an_answer_is_set_right_asks_only_once(
+    scene: Scene,
+) -> None:
+    program_of("codex")
+    live = scene.model.live["slow"] = LiveModel()
+    view = await scene.laptop.delegate(
+        "builder",
+        "codex",
+        scene.place,
+        prompt="how many? <<fake:slow>>",
+        profile=Profile.QUERY,
+        wait_s=0,
+        answer_schema=SCHEMA,
+    )
+    live.say(says("codex", WRONG)[0])
+    await asyncio.to_thread(live.heard, 1, END_LIMIT_S)
+    scene.builder.kill()
+    await scene.builder.start()
+    await scene.builder.up()
+    live.say(says("codex", RIGHT)[0])
+    ended = await scene.laptop.ended(view.task_id, END_LIMIT_S)
+    assert (ended.state, ended.answer) == (TaskState.SUCCEEDED, RIGHT), ended
+    assert ended.model_turns == 2
+    shown = await scene.laptop.task(view.task_id)
+    assert len([event for event in shown.events if "repair_turn" in event.data]) == 1

@@ -95,6 +95,7 @@ class Worker:
         port: int = 0,
         starts_in: str = "",
         files: Mapping[str, str] | None = None,
+        again: tuple[str, ...] = (),
     ) -> TaskId:
         task_id = new_id()
         home = self.supervisor.directory(task_id) / "home"
@@ -107,6 +108,7 @@ class Worker:
             output_bytes=output_bytes,
             idle_s=idle_s,
             containment=self.containment,
+            again=again,
             session=session,
             judged=judged,
             port=port,

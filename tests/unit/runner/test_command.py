@@ -12,6 +12,7 @@ from cmesh.model import Limits, Profile, TaskId, TaskSpec
 from cmesh.runner.command import Host, build_launch
 from cmesh.runner.manifest import Manifest, load_manifests
 from cmesh.runner.sessions import Sessions
+from cmesh.runner.shim_repair import SESSION_MARK
 
 TASK = TaskId("0198c0de-1111-7aaa-8bbb-0123456789ab")
 SPEC = TaskSpec(
@@ -195,3 +196,21 @@ def test_without_a_schema_nothing_is_said_of_one() -> None:
         launch = build_launch(SPEC, manifest, HOST)
         assert "schema" not in " ".join(launch.argv)
         assert not any("answer" in name for name in launch.files)
+
+
+def test_a_repair_turn_starts_as_a_later_turn_of_the_same_conversation_does(tmp_path: Path) -> None:
+    spec = replace(SPEC, answer_schema=SCHEMA)
+    assert CLAUDE.session is not None
+    assert CODEX.session is not None
+    host = replace(HOST, session=Sessions(tmp_path).place(TASK, CLAUDE.session))
+    again = build_launch(spec, CLAUDE, host).again
+    later = build_launch(replace(spec, follows=TASK), CLAUDE, host)
+    assert again == later.argv
+    # Only codex's first turn will say which conversation it is.
+    host = replace(HOST, session=Sessions(tmp_path).place(TASK, CODEX.session))
+    again = build_launch(spec, CODEX, host).again
+    assert again[again.index("resume") + 1] == SESSION_MARK
+    # Who was asked for no answer, or keeps no conversation, has none.
+    assert build_launch(SPEC, CLAUDE, host).again == ()
+    assert build_launch(spec, CLAUDE, HOST).again == ()
+    assert build_launch(spec, COMMAND, HOST).again == ()
