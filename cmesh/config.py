@@ -36,6 +36,7 @@ __all__ = [
     "environment",
     "load_config",
     "on_testnet",
+    "read_config",
     "starter_config",
     "under_service_manager",
 ]
@@ -217,6 +218,16 @@ def load_config(path: Path) -> Config:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ConfigFileError(path, f"cannot be read: {reason}") from None
+    return _config(path, _parse(path, data), data, configured=True)
+
+
+def read_config(path: Path, text: str) -> Config:
+    """Return what a text would mean as the configuration at `path`, without looking at the file.
+
+    Raises:
+        ConfigFileError: it cannot be used.
+    """
+    data = text.encode()
     return _config(path, _parse(path, data), data, configured=True)
 
 

@@ -17,7 +17,7 @@
     │   └── NoPeerMatches 29     │   └── PeerUntrusted 31
     ├── DaemonError 80: DaemonNotRunning 81, DaemonRestarted 82, DaemonTimeout 83
     ├── DoctorWarning 90, DoctorProblem 91
-    └── DemoFailed 1
+    └── DemoFailed 1             (below ConfigError also SetupBusy 12, PlanGone 13)
 
 The code is on the wire, in MCP results, in `--json` and in audit rows; its
 meaning never changes. Nothing here does I/O.
@@ -56,6 +56,7 @@ __all__ = [
     "PathRefused",
     "PeerUnreachable",
     "PeerUntrusted",
+    "PlanGone",
     "PolicyDenied",
     "QueryRefused",
     "QueueFull",
@@ -69,6 +70,7 @@ __all__ = [
     "SchemaTooNew",
     "SecretFound",
     "SessionGone",
+    "SetupBusy",
     "StoreBusy",
     "StoreDamaged",
     "StoreError",
@@ -133,6 +135,22 @@ class UnsafePermissions(ConfigError):
     code = "unsafe_permissions"
     exit_status = 11
     default_hint = "make the file yours and writable by you alone (chmod go-w)"
+
+
+class SetupBusy(ConfigError):
+    """Raised when another wizard has a change that waits for its person."""
+
+    code = "setup_busy"
+    exit_status = 12
+    default_hint = "run `cmesh confirm` in a terminal of your own: answer it there, yes or no"
+
+
+class PlanGone(ConfigError):
+    """Raised when the change of a confirmation waits no more, or is not the one that was shown."""
+
+    code = "plan_gone"
+    exit_status = 13
+    default_hint = "make the step again: `setup_step`, or `cmesh setup`"
 
 
 class NodeError(CmeshError):

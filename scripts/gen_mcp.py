@@ -25,6 +25,7 @@ from cmesh.interfaces.mcp.tools import TOOLS, listed  # noqa: E402
 
 HANDSHAKE = ROOT / "cmesh" / "interfaces" / "mcp" / "handshake.json"
 TABLE = ROOT / "docs" / "mcp-tools.md"
+ONBOARDING = ROOT / "docs" / "mcp-onboarding-tools.md"
 BEGIN, END = "<!-- tools: made by scripts/gen_mcp.py -->\n", "<!-- end of tools -->\n"
 LISTS = ("tools/list", "resources/list", "resources/templates/list", "prompts/list")
 LIMIT_S = 30.0
@@ -55,12 +56,16 @@ def main() -> int:
 
 def files() -> dict[Path, str]:
     """Return each generated file's text."""
-    before, rest = TABLE.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END)[1]
     return {
         HANDSHAKE: json.dumps(asyncio.run(_handshake()), indent=1) + "\n",
-        TABLE: before + BEGIN + "\n" + _tools_table() + END + after,
+        TABLE: _page(TABLE, ""),
+        ONBOARDING: _page(ONBOARDING, "setup_"),
     }
+
+
+def _page(page: Path, prefix: str) -> str:
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    return before + BEGIN + "\n" + _tools_table(prefix) + END + rest.split(END)[1]
 
 
 async def _handshake() -> dict[str, object]:
@@ -108,9 +113,9 @@ async def _ask(requests: list[tuple[str, dict[str, Any]]]) -> dict[str, dict[str
     return answers
 
 
-def _tools_table() -> str:
+def _tools_table(prefix: str) -> str:
     lines: list[str] = []
-    for shown in listed():
+    for shown in (tool for tool in listed() if tool.name.startswith(prefix)):
         tool = TOOLS[shown.name]
         kinds = {
             "read only": tool.read_only,

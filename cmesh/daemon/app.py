@@ -67,8 +67,16 @@ from cmesh.daemon.patch_check import check_patch
 from cmesh.daemon.releasing import with_released
 from cmesh.daemon.results_text import read_artifact, read_patch, read_result
 from cmesh.daemon.runner_answers import CheckView, LiveRunView, NewRunnerView, RunnersView
+from cmesh.daemon.setup_answers import SetupChangeView, SetupPendingView, SetupView
+from cmesh.daemon.setup_arguments import (
+    SetupCheckArguments,
+    SetupConfirmArguments,
+    SetupStepArguments,
+    SetupUndoArguments,
+)
 from cmesh.daemon.trust import taken_back
 from cmesh.daemon.views import event_view, state_of
+from cmesh.daemon.wizard import Wizard
 from cmesh.errors import ConfigError, LocalProtocolError, TaskRefused
 from cmesh.keys import fingerprint
 from cmesh.model import TERMINAL, Direction, TaskState
@@ -82,7 +90,11 @@ OPEN_STATES = tuple(state for state in TaskState if state not in TERMINAL)
 
 
 class App(Operations):
-    """One daemon's operations."""
+    """One daemon's operations.
+
+    Attributes:
+        wizard: sets this machine up; told of each agent that speaks MCP.
+    """
 
     def __init__(
         self,
@@ -105,6 +117,7 @@ class App(Operations):
         self._groups = Groups(daemon, self._lookup)
         self._fan_out = FanOut(daemon, self._asking, self._groups)
         self._live_tests = LiveTests(daemon)
+        self.wizard = Wizard(daemon, self._take_back, hand_over)
 
     @override
     async def status(self, context: Context, arguments: NoArguments) -> StatusView:
@@ -126,8 +139,11 @@ class App(Operations):
 
     @override
     async def untrust_peer(self, context: Context, arguments: UntrustArguments) -> UntrustView:
+        return await self._take_back(arguments.peer)
+
+    async def _take_back(self, peer: str) -> UntrustView:
         daemon = self._daemon
-        pin = await daemon.trust.take_back(arguments.peer)
+        pin = await daemon.trust.take_back(peer)
         name = pin.peer.partition(".")[0]
         why = taken_back(name)
         daemon.machines.forget(pin.peer_id)
@@ -139,6 +155,28 @@ class App(Operations):
             fingerprint=fingerprint(pin.key),
             ended=list(ended),
         )
+
+    @override
+    async def setup_check(self, context: Context, arguments: SetupCheckArguments) -> SetupView:
+        return await self.wizard.check(context, arguments)
+
+    @override
+    async def setup_step(self, context: Context, arguments: SetupStepArguments) -> SetupChangeView:
+        return await self.wizard.step(context, arguments)
+
+    @override
+    async def setup_undo(self, context: Context, arguments: SetupUndoArguments) -> SetupChangeView:
+        return await self.wizard.undo(context, arguments)
+
+    @override
+    async def setup_pending(self, context: Context, arguments: NoArguments) -> SetupPendingView:
+        return await self.wizard.pending()
+
+    @override
+    async def setup_confirm(
+        self, context: Context, arguments: SetupConfirmArguments
+    ) -> SetupChangeView:
+        return await self.wizard.confirm(context, arguments)
 
     @override
     async def delegate(self, context: Context, arguments: DelegateArguments) -> TaskView:

@@ -59,6 +59,13 @@ from cmesh.daemon.lookup import Lookup
 from cmesh.daemon.operations import Operations
 from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.daemon.runner_answers import CheckView, LiveRunView, NewRunnerView, RunnersView
+from cmesh.daemon.setup_answers import SetupChangeView, SetupPendingView, SetupView
+from cmesh.daemon.setup_arguments import (
+    SetupCheckArguments,
+    SetupConfirmArguments,
+    SetupStepArguments,
+    SetupUndoArguments,
+)
 from cmesh.errors import QueueFull, TaskNotFound, TaskRefused, UsageError
 from cmesh.model import Direction, Profile, TaskId
 from cmesh.policy.chain import at_most
@@ -83,6 +90,28 @@ class Children(Operations):
         view = await self._whole.list_peers(self._context(asker), arguments)
         peers = [_narrowed(peer, asker) for peer in view.peers if peer.node_id not in asker.chain]
         return PeersView(peers=[peer for peer in peers if peer.trust == "trusted"])
+
+    @override
+    async def setup_check(self, context: Context, arguments: SetupCheckArguments) -> SetupView:
+        raise _refused()
+
+    @override
+    async def setup_step(self, context: Context, arguments: SetupStepArguments) -> SetupChangeView:
+        raise _refused()
+
+    @override
+    async def setup_undo(self, context: Context, arguments: SetupUndoArguments) -> SetupChangeView:
+        raise _refused()
+
+    @override
+    async def setup_pending(self, context: Context, arguments: NoArguments) -> SetupPendingView:
+        raise _refused()
+
+    @override
+    async def setup_confirm(
+        self, context: Context, arguments: SetupConfirmArguments
+    ) -> SetupChangeView:
+        raise _refused()
 
     @override
     async def delegate(self, context: Context, arguments: DelegateArguments) -> TaskView:

@@ -50,6 +50,13 @@ from cmesh.daemon.arguments import (
 from cmesh.daemon.diagnosis_answers import DiagnosisView
 from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.daemon.runner_answers import CheckView, LiveRunView, NewRunnerView, RunnersView
+from cmesh.daemon.setup_answers import SetupChangeView, SetupPendingView, SetupView
+from cmesh.daemon.setup_arguments import (
+    SetupCheckArguments,
+    SetupConfirmArguments,
+    SetupStepArguments,
+    SetupUndoArguments,
+)
 
 __all__ = [
     "Operations",
@@ -76,6 +83,28 @@ class Operations(Protocol):
 
     async def untrust_peer(self, context: Context, arguments: UntrustArguments) -> UntrustView:
         """Take a trusted key back: audited, its link dropped, its tasks treated as revoked."""
+        ...
+
+    async def setup_check(self, context: Context, arguments: SetupCheckArguments) -> SetupView:
+        """Return what this machine is, which steps of the wizard are done, and the next call."""
+        ...
+
+    async def setup_step(self, context: Context, arguments: SetupStepArguments) -> SetupChangeView:
+        """Plan a step; nothing is changed before a person confirms it. Never for a task."""
+        ...
+
+    async def setup_undo(self, context: Context, arguments: SetupUndoArguments) -> SetupChangeView:
+        """Take an applied step back; what would widen anything waits for a person."""
+        ...
+
+    async def setup_pending(self, context: Context, arguments: NoArguments) -> SetupPendingView:
+        """Return the change that waits for a person, whole, for the terminal that shows it."""
+        ...
+
+    async def setup_confirm(
+        self, context: Context, arguments: SetupConfirmArguments
+    ) -> SetupChangeView:
+        """Apply or drop the change that was shown, by a person at a terminal; audited."""
         ...
 
     async def delegate(self, context: Context, arguments: DelegateArguments) -> TaskView:

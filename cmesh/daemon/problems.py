@@ -41,7 +41,7 @@ async def problems(daemon: Daemon) -> list[Problem]:
     listed = [Problem(code=e.code, what=e.message, next=e.hint) for e in found]
     if not daemon.configured:
         what = f"there is no configuration at `{daemon.settings.config_file}`"
-        listed.append(Problem(code=NOT_CONFIGURED, what=what, next="run `cmesh up`"))
+        listed.append(Problem(code=NOT_CONFIGURED, what=what, next="run `cmesh setup`"))
     listed += _expiring(daemon)
     listed += _broken_manifests(daemon)
     naming = [rule for rule in config.policy.inbound if rule.runners]

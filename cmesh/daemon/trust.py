@@ -56,6 +56,10 @@ class Trust:
         known = shown.key if shown else getattr(self._pins.get(node_id), "key", "")
         return fingerprint(known) if known else ""
 
+    def shown(self) -> tuple[tuple[NodeId, str], ...]:
+        """Return who has shown a key that waits for a look, and which."""
+        return tuple(sorted((node_id, one.key) for node_id, one in self._shown.items()))
+
     async def check(self, identity: Identity, key: str, *, first_contact: bool) -> None:
         """Compare a proved key with the pin.
 

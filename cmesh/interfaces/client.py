@@ -58,6 +58,13 @@ from cmesh.daemon.arguments import (
 )
 from cmesh.daemon.diagnosis_answers import DiagnosisView
 from cmesh.daemon.runner_answers import CheckView, LiveRunView, NewRunnerView, RunnersView
+from cmesh.daemon.setup_answers import SetupChangeView, SetupPendingView, SetupView
+from cmesh.daemon.setup_arguments import (
+    SetupCheckArguments,
+    SetupConfirmArguments,
+    SetupStepArguments,
+    SetupUndoArguments,
+)
 from cmesh.errors import (
     CmeshError,
     DaemonError,
@@ -168,6 +175,26 @@ class ControlClient:
     async def untrust_peer(self, arguments: UntrustArguments) -> UntrustView:
         """Take a trusted key back."""
         return await self.call("untrust_peer", arguments, UntrustView)
+
+    async def setup_check(self, arguments: SetupCheckArguments) -> SetupView:
+        """Look at this machine as the wizard does."""
+        return await self.call("setup_check", arguments, SetupView)
+
+    async def setup_step(self, arguments: SetupStepArguments) -> SetupChangeView:
+        """Plan a step of the wizard."""
+        return await self.call("setup_step", arguments, SetupChangeView)
+
+    async def setup_undo(self, arguments: SetupUndoArguments) -> SetupChangeView:
+        """Take a step of the wizard back."""
+        return await self.call("setup_undo", arguments, SetupChangeView)
+
+    async def setup_pending(self) -> SetupPendingView:
+        """Return the change that waits for a person."""
+        return await self.call("setup_pending", NoArguments(), SetupPendingView)
+
+    async def setup_confirm(self, arguments: SetupConfirmArguments) -> SetupChangeView:
+        """Apply or drop the change that was shown."""
+        return await self.call("setup_confirm", arguments, SetupChangeView)
 
     async def delegate(self, arguments: DelegateArguments) -> TaskView:
         """Hand a task to a peer."""

@@ -26,8 +26,8 @@ OWED_BYTES = 2 * ANSWER_BYTES
 """Answers of one connection that wait to be read; beyond it the connection is closed."""
 
 
-_ENDING = ("down", "hand_over")
-"""Calls that stop the daemon: they are answered all the same."""
+_ENDING = ("down", "hand_over", "setup_confirm")
+"""Calls that stop the daemon, or may: they are answered all the same."""
 
 
 _logger = logging.getLogger(__name__)

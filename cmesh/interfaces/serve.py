@@ -115,7 +115,8 @@ class _Server:
             # The SDK is half of a daemon's memory, and no agent may ever connect. The relay
             # has answered the handshake and `tools/list` already, so nobody waits for it.
             server = await asyncio.to_thread(import_module, standby.MCP)
-            await server.serve_mcp(reader, writer, context, app)
+            with app.wizard.speaking(context.pid):
+                await server.serve_mcp(reader, writer, context, app)
 
         async def endpoint(door: Door) -> Endpoint:
             http = await asyncio.to_thread(import_module, TASK_MCP)

@@ -35,6 +35,12 @@ from cmesh.daemon.arguments import (
     TrustArguments,
     UntrustArguments,
 )
+from cmesh.daemon.setup_arguments import (
+    SetupCheckArguments,
+    SetupConfirmArguments,
+    SetupStepArguments,
+    SetupUndoArguments,
+)
 from cmesh.errors import CmeshError, by_code
 from cmesh.text import one_line
 
@@ -62,6 +68,11 @@ OPERATIONS: Mapping[str, type[Arguments]] = MappingProxyType(
         "list_peers": NoArguments,
         "trust_peer": TrustArguments,
         "untrust_peer": UntrustArguments,
+        "setup_check": SetupCheckArguments,
+        "setup_step": SetupStepArguments,
+        "setup_undo": SetupUndoArguments,
+        "setup_pending": NoArguments,
+        "setup_confirm": SetupConfirmArguments,
         "delegate": DelegateArguments,
         "fan_out": FanOutArguments,
         "get_group": GroupArguments,

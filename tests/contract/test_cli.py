@@ -122,7 +122,7 @@ def commands() -> list[tuple[str, Any]]:
 def test_the_commands_of_this_release_are_all_there():
     names = {path.split()[0] for path, _command in commands()}
     wanted = (
-        "demo up down status login peers delegate reply wait tasks show logs result apply cancel approve "
+        "demo setup confirm up down status login peers delegate reply wait tasks show logs result apply cancel approve "
         "deny release sql audit policy runners doctor schema mcp version"
     )
     assert names == set(wanted.split())

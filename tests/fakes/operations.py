@@ -72,6 +72,20 @@ from cmesh.daemon.runner_answers import (
     RunnerView,
     SelfTestView,
 )
+from cmesh.daemon.setup_answers import (
+    NextView,
+    PlanView,
+    SetupChangeView,
+    SetupPendingView,
+    SetupStepView,
+    SetupView,
+)
+from cmesh.daemon.setup_arguments import (
+    SetupCheckArguments,
+    SetupConfirmArguments,
+    SetupStepArguments,
+    SetupUndoArguments,
+)
 from cmesh.errors import (
     PeerUnreachable,
     TaskConflict,
@@ -231,6 +245,46 @@ class FakeOperations(Operations):
         return UntrustView(
             name=peer.name, node_id=peer.node_id, fingerprint=peer.fingerprint, ended=[]
         )
+
+    @override
+    async def setup_check(self, context: Context, arguments: SetupCheckArguments) -> SetupView:
+        self._called("setup_check", context, arguments)
+        return SetupView(
+            os="linux", arch="x86_64", host="laptop", phase="setup", config_file="/c/config.toml",
+            steps=[SetupStepView(name="machine", done=False, what="no configuration yet")],
+            next=NextView(tool="setup_step", arguments={"step": "machine", "keep_text": "30d"}),
+        )  # fmt: skip
+
+    @override
+    async def setup_step(self, context: Context, arguments: SetupStepArguments) -> SetupChangeView:
+        self._called("setup_step", context, arguments)
+        plan = PlanView(
+            plan_id="s-00000001", step=arguments.step, title="set this machine up",
+            state="waiting", file="/c/config.toml", diff="+[node]\n", effects=["starts a node"],
+            widens=["[node] is another one"], expires_at=EPOCH,
+        )  # fmt: skip
+        waits = NextView(tool="setup_check", arguments={"wait_s": 20}, user="run `cmesh confirm`")
+        return SetupChangeView(plan=plan, next=waits)
+
+    @override
+    async def setup_undo(self, context: Context, arguments: SetupUndoArguments) -> SetupChangeView:
+        self._called("setup_undo", context, arguments)
+        plan = PlanView(step="peer", title="take back: ask `worker`", state="applied")
+        return SetupChangeView(plan=plan, next=NextView(tool="setup_check"))
+
+    @override
+    async def setup_pending(self, context: Context, arguments: NoArguments) -> SetupPendingView:
+        self._called("setup_pending", context, arguments)
+        return SetupPendingView()
+
+    @override
+    async def setup_confirm(
+        self, context: Context, arguments: SetupConfirmArguments
+    ) -> SetupChangeView:
+        self._called("setup_confirm", context, arguments)
+        state = "applied" if arguments.accept else "declined"
+        plan = PlanView(step="machine", title="set this machine up", state=state)
+        return SetupChangeView(plan=plan, next=NextView(tool="setup_check"))
 
     @override
     async def delegate(self, context: Context, arguments: DelegateArguments) -> TaskView:

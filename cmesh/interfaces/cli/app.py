@@ -16,6 +16,7 @@ from cmesh import __version__
 from cmesh.errors import CmeshError, UsageError
 from cmesh.interfaces.cli import (
     audit,
+    confirm,
     daemon,
     doctor,
     events,
@@ -24,6 +25,7 @@ from cmesh.interfaces.cli import (
     policy,
     query,
     runners,
+    setup,
     tasks,
 )
 from cmesh.interfaces.cli.exits import DETACHED_EXIT
@@ -102,6 +104,8 @@ def mcp() -> None:
     raise typer.Exit(relay())
 
 
+setup.register(app)
+confirm.register(app)
 daemon.register(app)
 peers.register(app)
 tasks.register(app)

@@ -24,6 +24,7 @@ from cmesh.daemon.arguments import (
     TaskRef,
     TasksArguments,
 )
+from cmesh.daemon.setup_arguments import SetupCheckArguments
 
 __all__ = [
     "Cancel",
@@ -34,6 +35,7 @@ __all__ = [
     "ListTasks",
     "Query",
     "Reply",
+    "SetupCheck",
     "is_group",
     "portable_schema",
 ]
@@ -176,6 +178,10 @@ class Query(Arguments):
         default_factory=list[str], max_length=100, description="values for `?`, in order, as text"
     )
     limit: int = Field(default=50, ge=1, le=SQL_ROWS, description="rows at most")
+
+
+class SetupCheck(SetupCheckArguments):
+    """Arguments of the tool `setup_check`."""
 
 
 def is_group(reference: str) -> bool:

@@ -260,7 +260,7 @@ def _status_next(view: StatusView) -> str:
     if view.phase == "login":
         return "ask the user to run `cmesh login` in a terminal"
     if view.phase == "setup":
-        return "ask the user to configure cmesh (docs: `cmesh --help`), then `cmesh up`"
+        return call_text("setup_check")
     if view.phase in ("down", "failed") and view.problems:
         return view.problems[0].next
     return call_text("cmesh_status" if view.phase == "starting" else "list_peers")

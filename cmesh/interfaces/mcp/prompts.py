@@ -95,7 +95,45 @@ def _why_denied(given: Mapping[str, str]) -> str:
     )
 
 
+def _setup(_given: Mapping[str, str]) -> str:
+    return (
+        "Help me setup cmesh on this machine.\n"
+        "Call setup_check, tell me in a few lines what you found, then follow `next` until its "
+        "steps are done. Ask me only what `user` says to ask, and propose the narrowest answer. "
+        "Before each setup_step tell me what it is for. When a change waits, show me its diff and "
+        "effects, and tell me to run `cmesh confirm` in a terminal of my own; never run it "
+        "yourself, and change no file of cmesh's. Then call setup_check with wait_s."
+    )
+
+
+def _continue(_given: Mapping[str, str]) -> str:
+    return (
+        "Continue helping me configure cmesh for this new node: another machine of mine is set up "
+        "already, or is being set up now.\n"
+        "Call setup_check here. When this machine is not on the tailnet yet, do the steps up to "
+        "`login` first, with the same account. Then setup_check shows the other machine among "
+        "`peers`: `trust: waiting` means that it has called here. Ask me whether this machine "
+        "works for it (in which directory), asks it, or both, and plan that one step. I compare "
+        "the key's fingerprint with the one that `cmesh status` shows there, and confirm by `cmesh "
+        "confirm` in a terminal of my own; never run it yourself. Follow `next` to the end."
+    )
+
+
 _ALL = (
+    _Prompt(
+        name="setup_cmesh",
+        title="help me setup cmesh",
+        description="Set this machine up: look, plan each step, let the user confirm it.",
+        arguments={},
+        text=_setup,
+    ),
+    _Prompt(
+        name="continue_setup",
+        title="continue helping me configure cmesh for this new node",
+        description="Go on with the second machine: meet the first one, and allow one thing.",
+        arguments={},
+        text=_continue,
+    ),
     _Prompt(
         name="delegate_well",
         title="Delegate a task well",

@@ -11,6 +11,7 @@ from types import MappingProxyType
 import mcp_types as types
 
 from cmesh.daemon.arguments import Arguments, NoArguments
+from cmesh.daemon.setup_arguments import SetupStepArguments, SetupUndoArguments
 from cmesh.interfaces.mcp.arguments import (
     Cancel,
     CheckPatch,
@@ -20,6 +21,7 @@ from cmesh.interfaces.mcp.arguments import (
     ListTasks,
     Query,
     Reply,
+    SetupCheck,
     portable_schema,
 )
 from cmesh.interfaces.mcp.handlers import (
@@ -35,6 +37,7 @@ from cmesh.interfaces.mcp.handlers import (
     reply_task,
     status,
 )
+from cmesh.interfaces.mcp.setup_page import setup_check, setup_step, setup_undo
 
 __all__ = ["TASK_TOOLS", "TOOLS", "Tool", "listed"]
 
@@ -206,6 +209,48 @@ _ALL = (
         arguments=NoArguments,
         run=status,
         read_only=True,
+        idempotent=True,
+    ),
+    Tool(
+        name="setup_check",
+        title="Look at cmesh's setup",
+        description=(
+            'For "help me setup cmesh" and "continue helping me configure cmesh for this new '
+            'node": call it first and after every step. Says what this machine is (agents, '
+            "runners, a Tailscale that is there, other machines), which `steps` are done, whether "
+            "a change waits for the user, and in `next` the call to make; `user` is what to tell, "
+            "or to ask the user. wait_s waits for the user or the other machine."
+        ),
+        arguments=SetupCheck,
+        run=setup_check,
+        read_only=True,
+        idempotent=True,
+    ),
+    Tool(
+        name="setup_step",
+        title="Plan a step of cmesh's setup",
+        description=(
+            "Plans one step and returns its exact change of config.toml (`diff`) and every side "
+            "effect. Changes nothing: show both to the user, who confirms in a terminal of their "
+            "own by `cmesh confirm`. You cannot confirm, and must not try: no tool, shell or file "
+            "of yours is a way around it. Then call setup_check. Take the narrowest values that do "
+            "what the user wants; a changed plan needs a new confirmation."
+        ),
+        arguments=SetupStepArguments,
+        run=setup_step,
+        idempotent=True,
+    ),
+    Tool(
+        name="setup_undo",
+        title="Take back a step of cmesh's setup",
+        description=(
+            "Takes back the newest applied step, or the newest of a kind: exactly what it brought, "
+            "not what the user wrote since. At once when that allows nothing new; otherwise it "
+            "waits for the user as a step does."
+        ),
+        arguments=SetupUndoArguments,
+        run=setup_undo,
+        destructive=True,
         idempotent=True,
     ),
 )

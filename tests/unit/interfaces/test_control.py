@@ -173,6 +173,8 @@ async def test_every_operation_can_be_called_by_its_name(
         "check_runner": {"name": "claude"},
         "new_runner": {"name": "mine"},
         "test_runner": {"name": "claude"},
+        "setup_step": {"step": "machine"},
+        "setup_confirm": {"plan_id": "s-00000000", "sha256": "0" * 64, "accept": True},
     }
     async with Raw(server.path) as client:
         await client.hello()

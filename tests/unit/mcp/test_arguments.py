@@ -6,6 +6,7 @@ import pytest
 from pydantic import Field
 
 from cmesh.daemon import arguments as operations
+from cmesh.daemon import setup_arguments as setup
 from cmesh.daemon.arguments import Arguments
 from cmesh.interfaces.mcp.arguments import portable_schema
 from cmesh.interfaces.mcp.tools import TOOLS
@@ -22,6 +23,9 @@ OPERATION_ARGUMENTS = {
     "cancel_task": operations.CancelArguments,
     "query": operations.SqlArguments,
     "cmesh_status": operations.NoArguments,
+    "setup_check": setup.SetupCheckArguments,
+    "setup_step": setup.SetupStepArguments,
+    "setup_undo": setup.SetupUndoArguments,
 }
 
 

@@ -1,0 +1,322 @@
+"""The wizard of a machine: looks, plans, waits for a person, applies, takes back.
+
+One change waits at a time. It is applied only by a confirmation that a person gives at a terminal
+(`cmesh confirm`), bound to the digest of what was shown, once, within a time. What widens nothing
+is taken back without one.
+"""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Generator
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from cmesh.config import Config, read_config
+from cmesh.daemon.approval import require_no_task
+from cmesh.daemon.arguments import Context
+from cmesh.daemon.core import Daemon
+from cmesh.daemon.setup_answers import (
+    PlanView,
+    SetupChangeView,
+    SetupPendingView,
+    SetupView,
+)
+from cmesh.daemon.setup_arguments import (
+    SetupCheckArguments,
+    SetupConfirmArguments,
+    SetupStepArguments,
+    SetupUndoArguments,
+)
+from cmesh.daemon.setup_facts import Look
+from cmesh.daemon.setup_views import next_view, pending_view, plan_view, setup_view
+from cmesh.errors import CmeshError, ConfigError, PlanGone, SetupBusy, UsageError
+from cmesh.model import NodeId
+from cmesh.paths import require_private_dir
+from cmesh.runner.shim_processes import stat_of
+from cmesh.setup.person import require_person
+from cmesh.setup.plan import Plan, Wish, plan_of
+from cmesh.setup.records import Applied, Pending, Records, digest, read_text, write_whole
+from cmesh.setup.steps import next_of
+from cmesh.setup.undo import reverse_of
+from cmesh.setup.widening import widenings
+from cmesh.store.records import AuditRecord
+
+__all__ = ["Wizard"]
+
+LOOK_S = 0.5
+"""How often what is waited for is looked at."""
+
+CLI_SESSION = "cli"
+TakeBack = Callable[[str], Awaitable[object]]
+
+
+class Wizard:
+    """One daemon's wizard; `take_back` takes a peer's trusted key back, `again` restarts."""
+
+    def __init__(self, daemon: Daemon, take_back: TakeBack, again: Callable[[], None]) -> None:
+        self._daemon = daemon
+        self._take_back = take_back
+        self._again = again
+        self._records = Records(daemon.settings.state_dir)
+        self._look = Look(daemon, self._records)
+        self._lock = asyncio.Lock()
+        self._answered = asyncio.Event()
+        self._agents: Counter[int] = Counter()
+
+    @contextlib.contextmanager
+    def speaking(self, relay: int) -> Generator[None]:
+        """Know who speaks MCP through the relay of this pid: its parent, an agent."""
+        stat = stat_of(relay) if relay else None
+        agent = stat[1] if stat is not None and stat[1] > 1 else 0
+        self._agents[agent] += 1
+        try:
+            yield
+        finally:
+            self._agents[agent] -= 1
+
+    async def check(self, context: Context, arguments: SetupCheckArguments) -> SetupView:
+        """Look; wait first for something to change."""
+        if arguments.wait_s:
+            await self._changed(arguments.wait_s)
+        await self._settle()
+        facts = await self._look.facts(context, meet=True)
+        return setup_view(facts, self._pending())
+
+    async def step(self, context: Context, arguments: SetupStepArguments) -> SetupChangeView:
+        """Plan a step and let it wait for its person."""
+        require_no_task(context.pid, "a task sets nothing up")
+        wish = Wish.model_validate(arguments.model_dump(exclude={"dry_run"}))
+        async with self._lock:
+            await self._settle()
+            facts = await self._look.facts(context, meet=wish.step == "peer")
+            await asyncio.to_thread(_require_directories, wish)
+            plan = self._judged(plan_of(facts, wish))
+            if arguments.dry_run:
+                return await self._shown(context, plan_view(plan, "dry_run"))
+            if plan.empty:
+                if plan.kept or plan.step == "agents":  # an answer, though nothing changes by it
+                    await self._apply(self._new(plan, context), context)
+                return await self._shown(context, plan_view(plan, "nothing"))
+            pending = self._wait_for_person(plan, context)
+            return await self._shown(context, pending_view(pending))
+
+    async def undo(self, context: Context, arguments: SetupUndoArguments) -> SetupChangeView:
+        """Take a change back; at once when that widens nothing, else it waits for its person."""
+        require_no_task(context.pid, "a task sets nothing up")
+        async with self._lock:
+            await self._settle()
+            applied = await asyncio.to_thread(self._records.applied)
+            current = await self._text()
+            plan = self._judged(reverse_of(applied, arguments.step, current))
+            if plan.widens:
+                return await self._shown(
+                    context, pending_view(self._wait_for_person(plan, context))
+                )
+            pending = self._new(plan, context)
+            notes = await self._apply(pending, context)
+            return await self._shown(context, plan_view(plan, "applied", notes=notes))
+
+    async def pending(self) -> SetupPendingView:
+        """Return the change that waits, for the terminal that shows it."""
+        found = self._pending()
+        if found is None:
+            return SetupPendingView()
+        return SetupPendingView(
+            plan=pending_view(found), sha256=found.plan.sha256, asked_by=found.agent
+        )
+
+    async def confirm(self, context: Context, arguments: SetupConfirmArguments) -> SetupChangeView:
+        """Take a person's word on the change that waits.
+
+        Raises:
+            TaskRefused: no person can be speaking through the asking process.
+            PlanGone: the change waits no more, is not the one that was shown, or does not fit.
+        """
+        require_no_task(context.pid, "a task confirms nothing")
+        if arguments.accept:
+            agents = [pid for pid, count in self._agents.items() if pid and count > 0]
+            require_person(context.pid, agents)
+        async with self._lock:
+            pending = self._pending()
+            if pending is None or pending.plan_id != arguments.plan_id:
+                raise PlanGone("that change waits no more: it was answered, replaced or expired")
+            if pending.plan.sha256 != arguments.sha256:
+                raise PlanGone("the change is not the one that was shown")
+            if not arguments.accept:
+                self._records.keep_pending(None)
+                await self._audit("setup_declined", pending, context)
+                view = plan_view(pending.plan, "declined", plan_id=pending.plan_id)
+                return await self._shown(context, view)
+            notes = await self._apply(pending, context)
+            view = plan_view(pending.plan, "applied", plan_id=pending.plan_id, notes=notes)
+            return await self._shown(context, view)
+
+    async def _changed(self, wait_s: float) -> None:
+        """Return when something has changed that the wizard waits for, or the time is over."""
+        before = (self._pending(), self._look.moment())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                while (self._pending(), self._look.moment()) == before:
+                    self._answered.clear()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(LOOK_S):  # the rest announces nothing
+                            await self._answered.wait()
+
+    def _wait_for_person(self, plan: Plan, context: Context) -> Pending:
+        """Let a change wait; one of the same asker is replaced.
+
+        Raises:
+            SetupBusy: another wizard's waits.
+        """
+        other = self._pending()
+        if other is not None and _owner(other.session, other.pid) != _owner(
+            context.session, context.pid
+        ):
+            lives = other.pid and stat_of(other.pid) is not None
+            if lives:
+                who = other.agent or f"process {other.pid}"
+                raise SetupBusy(f"a change that {who} asked for waits for its person")
+        pending = self._new(plan, context)
+        self._records.keep_pending(pending)
+        return pending
+
+    def _judged(self, plan: Plan) -> Plan:
+        """Return the plan with what it widens, once its text is known to be usable.
+
+        Raises:
+            ConfigFileError: the file would not be usable.
+        """
+        before, after = self._meaning(plan.before), self._meaning(plan.after)
+        widens = widenings(before, after)
+        if plan.trust is not None:
+            widens += (f"the key of `{plan.trust.name}` is trusted",)
+        return plan.model_copy(update={"widens": widens})
+
+    def _meaning(self, text: str | None) -> Config:
+        return read_config(self._daemon.settings.config_file, text or "")
+
+    async def _apply(self, pending: Pending, context: Context) -> list[str]:
+        """Do what a plan says; what it did not come to is in the notes.
+
+        INVARIANT: the file is as the plan has seen it, or nothing is done.
+        """
+        plan = pending.plan
+        self._records.keep_pending(None)  # single use, whatever comes of it
+        self._answered.set()
+        if digest(await self._text()) != digest(plan.before):
+            raise PlanGone(f"`{plan.file}` has changed since the change was planned")
+        applied = Applied(plan_id=pending.plan_id, plan=plan, at=self._now())
+        await asyncio.to_thread(self._records.keep, applied)
+        if plan.trust is not None:
+            node_id = NodeId(plan.trust.node_id)
+            await self._daemon.trust.pin(node_id, by="owner", expected=plan.trust.fingerprint)
+        if plan.before != plan.after:
+            await asyncio.to_thread(self._write, Path(plan.file), plan.after)
+        self._daemon.rules.config()  # it counts from now on
+        notes = await self._beside(plan)
+        await asyncio.to_thread(self._finish, applied)
+        await self._audit("setup_applied", pending, context)
+        return notes
+
+    async def _beside(self, plan: Plan) -> list[str]:
+        """Do what a plan does beside the file."""
+        notes: list[str] = []
+        if plan.untrust is not None:
+            try:
+                await self._take_back(plan.untrust.node_id)
+            except CmeshError as error:  # taken back already
+                notes.append(error.message)
+        if plan.trust is not None:
+            self._daemon.links.want(NodeId(plan.trust.node_id), unasked=True)
+        if plan.after is None and plan.before is not None:
+            notes.append("the daemon starts again, without a node")
+            self._again()
+        return notes
+
+    def _write(self, path: Path, text: str | None) -> None:
+        try:
+            if text is None:
+                path.unlink(missing_ok=True)
+                return
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            require_private_dir(path.parent)
+            write_whole(path, text)
+        except OSError as error:
+            raise ConfigError(f"`{path}` cannot be written: {error.strerror}") from error
+
+    def _finish(self, applied: Applied) -> None:
+        self._records.keep(applied.model_copy(update={"done": True}))
+        if applied.plan.undoes:
+            for old in self._records.applied():
+                if old.plan_id == applied.plan.undoes:
+                    self._records.keep(old.model_copy(update={"undone": True}))
+
+    async def _settle(self) -> None:
+        """Say of a change in the midst of which a daemon ended whether it came to be."""
+        current = await self._text()
+        for one in await asyncio.to_thread(self._records.applied):
+            if one.done or one.undone:
+                continue
+            if current == one.plan.after and not (one.plan.agents or one.plan.unagents):
+                await asyncio.to_thread(self._finish, one)
+            else:
+                undone = one.model_copy(update={"done": True, "undone": True})
+                await asyncio.to_thread(self._records.keep, undone)
+
+    async def _shown(self, context: Context, view: PlanView) -> SetupChangeView:
+        facts = await self._look.facts(context)
+        waits = self._pending() is not None
+        return SetupChangeView(plan=view, next=next_view(next_of(facts, pending=waits)))
+
+    async def _text(self) -> str | None:
+        file = self._daemon.settings.config_file
+        try:
+            return await asyncio.to_thread(read_text, file)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"`{file}` cannot be read: {error}") from error
+
+    def _pending(self) -> Pending | None:
+        return self._records.pending(self._now())
+
+    def _now(self) -> datetime:
+        return self._daemon.settings.clock.now()
+
+    def _new(self, plan: Plan, context: Context) -> Pending:
+        return Pending.of(
+            plan, self._now(), session=context.session, agent=context.agent, pid=context.pid
+        )
+
+    async def _audit(
+        self, kind: Literal["setup_applied", "setup_declined"], pending: Pending, context: Context
+    ) -> None:
+        plan = pending.plan
+        data: dict[str, object] = {
+            "plan_id": pending.plan_id,
+            "plan_sha256": plan.sha256,
+            "step": plan.step,
+            "undoes": plan.undoes,
+            "widens": list(plan.widens),
+            "config_before": digest(plan.before),
+            "config_after": digest(plan.after),
+            "asked_by": {"agent": pending.agent, "session": pending.session, "pid": pending.pid},
+            "by": {"agent": context.agent, "session": context.session, "pid": context.pid},
+        }
+        await self._daemon.store.commit([AuditRecord(kind=kind, data=data)])
+
+
+def _owner(session: str, pid: int) -> str:
+    return f"{session}:{pid}" if session == CLI_SESSION else session
+
+
+def _require_directories(wish: Wish) -> None:
+    """Refuse a rule about a directory that is not here.
+
+    Raises:
+        UsageError: it is none.
+    """
+    for key in ("directory", "repository"):
+        text = getattr(wish, key)
+        if text and not Path(text).expanduser().is_dir():
+            raise UsageError(f"`{key}` names `{text}`, which is no directory here")

@@ -1,0 +1,113 @@
+"""`cmesh confirm`: a person's word on a change that an agent, or a wizard, has planned.
+
+At a terminal only, and not below an agent or a task. The daemon looks at this process as well.
+"""
+
+import sys
+
+import typer
+
+from cmesh.daemon.setup_answers import SetupChangeView, SetupPendingView
+from cmesh.daemon.setup_arguments import SetupConfirmArguments
+from cmesh.errors import PlanGone, TaskRefused, UsageError
+from cmesh.interfaces.cli import output
+from cmesh.interfaces.cli.options import JsonOption
+from cmesh.interfaces.cli.session import call, checked
+from cmesh.text import reveal
+
+__all__ = ["answer", "ask", "register", "require_terminal", "show"]
+
+DECLINED_EXIT = 1
+_YES = ("y", "yes")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command()(confirm)
+
+
+def confirm(*, as_json: JsonOption = False) -> None:
+    """Look at the change that waits for you, and apply it or drop it.
+
+    `cmesh setup`, or an agent that you asked to set cmesh up, has planned it. It shows the exact
+    change of `config.toml` and every side effect, and asks. It needs a terminal of your own: an
+    agent or a task cannot run it. Ends with status 1 when you say no.
+    """
+    require_terminal()
+    pending = call(lambda client: client.setup_pending(), start=False)
+    if pending.plan is None:
+        raise PlanGone("no change waits for you")
+    show(pending)
+    accept = ask("apply it?")
+    view = answer(pending, accept=accept)
+    if as_json:
+        output.print_json(view)
+    else:
+        _told(view)
+    if not accept:
+        raise typer.Exit(DECLINED_EXIT)
+
+
+def require_terminal() -> None:
+    """Refuse early what the daemon would refuse.
+
+    Raises:
+        TaskRefused: nobody can be at a terminal.
+    """
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise TaskRefused(
+            "nobody is at a terminal to confirm this",
+            hint="open a terminal of your own, outside of every agent, and run `cmesh confirm`",
+        )
+
+
+def show(pending: SetupPendingView) -> None:
+    """Show the change whole, on the terminal: no pager hides a part, no control character moves it."""
+    plan = pending.plan
+    if plan is None:
+        return
+    who = f", planned by {pending.asked_by}" if pending.asked_by else ""
+    lines = [f"{plan.title}{who}", ""]
+    if plan.diff:
+        lines += [plan.diff.rstrip("\n"), ""]
+    lines += [f"* {effect}" for effect in plan.effects]
+    lines += [f"! {text}" for text in plan.widens]
+    sys.stdout.write(reveal("\n".join(lines)) + "\n\n")
+    sys.stdout.flush()
+
+
+def ask(question: str) -> bool:
+    """Return whether the person at the terminal says yes; anything else is no. Blocks.
+
+    Raises:
+        UsageError: the terminal is gone.
+    """
+    sys.stdout.write(f"{question} [y/N] ")
+    sys.stdout.flush()
+    line = sys.stdin.readline()
+    if not line:
+        raise UsageError("nobody answered", hint="nothing was changed; run it again")
+    return line.strip().lower() in _YES
+
+
+def answer(pending: SetupPendingView, *, accept: bool) -> SetupChangeView:
+    """Give the word to the daemon, for exactly what was shown. Blocks.
+
+    Raises:
+        TaskRefused, PlanGone: it is not taken.
+    """
+    arguments = checked(
+        SetupConfirmArguments,
+        plan_id=pending.plan.plan_id if pending.plan else "",
+        sha256=pending.sha256,
+        accept=accept,
+    )
+    return call(lambda client: client.setup_confirm(arguments), start=False)
+
+
+def _told(view: SetupChangeView) -> None:
+    output.data("applied" if view.plan.state == "applied" else "dropped; nothing was changed")
+    for note in view.plan.notes:
+        output.say(note)
+    if view.plan.state == "applied" and view.next.user:
+        output.say(f"next: {view.next.user}")

@@ -1,0 +1,194 @@
+"""Which steps there are, which are done, and the one literal call that comes next. Pure.
+
+Nothing is remembered between steps but what they have changed: whoever comes later, in another
+session or after a crash, goes on from what is there.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from cmesh.setup.facts import Facts, PeerFact
+
+__all__ = ["CONTINUE", "Next", "Step", "next_of", "steps_of"]
+
+WAIT_S = 20
+CONTINUE = "continue helping me configure cmesh for this new node"
+_CONFIRM = (
+    "the user runs `cmesh confirm` in a terminal of their own, outside of every agent, reads the"
+    " change and answers there; you cannot do it for them"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step: whether it is done, and on what that rests."""
+
+    name: str
+    done: bool
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Next:
+    """What comes next.
+
+    Attributes:
+        tool, arguments: the call. user: what a person does meanwhile; empty = nothing.
+    """
+
+    tool: str
+    arguments: Mapping[str, object] = field(default_factory=dict[str, object])
+    user: str = ""
+
+
+def steps_of(facts: Facts) -> list[Step]:
+    """Return every step, in order."""
+    configured = facts.config is not None
+    agents = [agent.name for agent in facts.agents if agent.state == "ours"]
+    allowed = [peer for peer in facts.peers if peer.asks or peer.works]
+    met = [peer for peer in allowed if peer.trust == "trusted"]
+    return [
+        Step(
+            name="machine",
+            done=configured and _kept_is_said(facts),
+            what=f"{facts.config_file}" if configured else "no configuration yet",
+        ),
+        Step(name="login", done=facts.phase == "up", what=_login(facts)),
+        Step(
+            name="agents",
+            done=not _unregistered(facts),
+            what=f"registered with {', '.join(agents) or 'no agent'}",
+        ),
+        Step(name="peer", done=bool(met), what=_peers(facts, allowed)),
+        Step(
+            name="verify",
+            done=any(peer.linked and (peer.may_ask or peer.works) for peer in met),
+            what="a link, and leave on both sides",
+        ),
+    ]
+
+
+def next_of(facts: Facts, *, pending: bool) -> Next:
+    """Return the next call; `pending`: a change waits for its person."""
+    if pending:
+        return Next(tool="setup_check", arguments={"wait_s": WAIT_S}, user=_CONFIRM)
+    if facts.problem:
+        return Next(
+            tool="setup_check",
+            user=f"the user mends {facts.config_file}: {facts.problem}",
+        )
+    if facts.config is None or not _kept_is_said(facts):
+        return _machine(facts)
+    if facts.phase != "up":
+        return _rise(facts)
+    missing = _unregistered(facts)
+    if missing:
+        return Next(tool="setup_step", arguments={"step": "agents", "agents": missing})
+    return _peer(facts)
+
+
+def _machine(facts: Facts) -> Next:
+    arguments: dict[str, object] = {"step": "machine", "keep_text": "30d"}
+    if facts.config is None:
+        arguments["name"] = facts.host.partition(".")[0]
+        system = facts.tailscale
+        if system is not None and system.control_url:
+            arguments["control_url"] = system.control_url
+    ask = "ask the user once how long prompts and outputs are kept: `30d`, or `forever`"
+    return Next(tool="setup_step", arguments=arguments, user=ask)
+
+
+def _rise(facts: Facts) -> Next:
+    look = {"wait_s": WAIT_S}
+    if facts.login_url:
+        user = f"the user opens {_page(facts.login_url)} and logs this machine in"
+        return Next(tool="setup_check", arguments=look, user=user)
+    if facts.phase in ("down", "failed"):
+        user = "the user runs `cmesh login` in a terminal, which says what is wrong"
+        return Next(tool="setup_check", arguments=look, user=user)
+    return Next(tool="setup_check", arguments=look)
+
+
+def _peer(facts: Facts) -> Next:
+    met = [peer for peer in facts.peers if (peer.asks or peer.works) and peer.trust == "trusted"]
+    for peer in met:
+        if peer.linked and peer.may_ask and peer.asks:
+            return _question(peer)
+    candidates = sorted(
+        (peer for peer in facts.peers if peer.is_cmesh and not peer.shared and peer not in met),
+        key=lambda peer: (peer.trust != "waiting", not peer.online, peer.name),
+    )
+    if not met and candidates:
+        return _introduce(facts, candidates[0])
+    if not met:
+        tailnet = f" of the tailnet `{facts.tailnet}`" if facts.tailnet else ""
+        user = (
+            "the user installs cmesh on the other machine, opens an agent there and says:"
+            f' "{CONTINUE}"; it logs in to an account{tailnet}'
+        )
+        return Next(tool="setup_check", arguments={"wait_s": WAIT_S}, user=user)
+    peer = met[0]
+    if peer.linked and peer.works:
+        return Next(tool="list_peers", user=f"`{peer.name}` may ask this machine now; ask there")
+    user = f'on `{peer.name}` the user says to its agent: "{CONTINUE}"'
+    return Next(tool="setup_check", arguments={"wait_s": WAIT_S}, user=user)
+
+
+def _introduce(facts: Facts, peer: PeerFact) -> Next:
+    """Return the step that lets two machines work together.
+
+    A key is shown to whoever is called: one that has not shown it yet has not looked itself.
+    """
+    if not peer.fingerprint:
+        user = f'on `{peer.name}` the user says to its agent: "{CONTINUE}"; then it shows its key'
+        return Next(tool="setup_check", arguments={"wait_s": WAIT_S}, user=user)
+    arguments: dict[str, object] = {"step": "peer", "peer": peer.name, "allow": "ask"}
+    if peer.may_ask or not facts.workable:
+        return Next(tool="setup_step", arguments=arguments)
+    user = (
+        f"ask the user: shall this machine ask `{peer.name}` (ask), work for it (work, and in which"
+        " directory), or both"
+    )
+    return Next(tool="setup_step", arguments=arguments, user=user)
+
+
+def _question(peer: PeerFact) -> Next:
+    arguments: dict[str, object] = {
+        "peer": peer.name,
+        "prompt": "What is in this directory? One sentence.",
+        "directory": peer.paths[0] if peer.paths else "…",
+        "runner": peer.runners[0] if peer.runners else "…",
+        "profile": "query",
+    }
+    return Next(tool="delegate", arguments=arguments)
+
+
+def _kept_is_said(facts: Facts) -> bool:
+    return facts.keep_text is not None or facts.kept_asked
+
+
+def _unregistered(facts: Facts) -> list[str]:
+    if facts.agents_asked:
+        return []
+    return [agent.name for agent in facts.agents if agent.state in ("missing", "outdated")]
+
+
+def _login(facts: Facts) -> str:
+    if facts.phase == "up":
+        return f"`{facts.node}` is on the tailnet" + (f" `{facts.tailnet}`" * bool(facts.tailnet))
+    return {"setup": "comes after `machine`", "login": "waits for a person"}.get(
+        facts.phase, facts.phase
+    )
+
+
+def _page(url: str) -> str:
+    # The control server chose it; anything but a web page has no place before a model.
+    return url if urlsplit(url).scheme in ("http", "https") else "(the login URL is no web page)"
+
+
+def _peers(facts: Facts, allowed: Sequence[PeerFact]) -> str:
+    if allowed:
+        return "; ".join(f"`{peer.name}`: key {peer.trust}" for peer in allowed)
+    seen = sum(peer.is_cmesh is True for peer in facts.peers)
+    return f"no rule yet; {seen} of {len(facts.peers)} peers seen to run cmesh"

@@ -1,0 +1,80 @@
+"""What comes next follows from what is there, whoever asks and after whatever happened."""
+
+from typing import Any
+
+import pytest
+
+from cmesh.setup.facts import AgentFact, SystemTailscale
+from cmesh.setup.steps import next_of, steps_of
+from tests.unit.setup.facts import UP, facts, peer
+
+MET = peer(trust="trusted", asks=True, linked=True)
+CASES: list[tuple[dict[str, Any], str, dict[str, Any], str]] = [
+    ({}, "setup_step", {"step": "machine", "name": "laptop"}, "how long"),
+    (
+        {"tailscale": SystemTailscale(control_url="https://hs.example.com")},
+        "setup_step",
+        {"control_url": "https://hs.example.com"},
+        "",
+    ),
+    (UP | {"keep_text": None}, "setup_step", {"step": "machine", "keep_text": "30d"}, "how long"),
+    (UP | {"phase": "starting"}, "setup_check", {"wait_s": 20}, ""),
+    (UP | {"phase": "login", "login_url": "https://l/1"}, "setup_check", {}, "https://l/1"),
+    (UP | {"phase": "login", "login_url": "file:///etc"}, "setup_check", {}, "no web page"),
+    (UP | {"phase": "failed"}, "setup_check", {}, "cmesh login"),
+    (UP | {"problem": "line 3: expected"}, "setup_check", {}, "line 3"),
+    (
+        UP | {"agents": (AgentFact(name="claude"),)},
+        "setup_step",
+        {"step": "agents", "agents": ["claude"]},
+        "",
+    ),
+    (UP, "setup_check", {"wait_s": 20}, "continue helping me configure cmesh for this new node"),
+    (UP | {"peers": (peer(is_cmesh=None),)}, "setup_check", {}, "continue helping"),
+    (UP | {"peers": (peer(),)}, "setup_step", {"step": "peer", "peer": "builder"}, "both"),
+    (UP | {"peers": (peer(),), "runners": ()}, "setup_step", {"allow": "ask"}, ""),
+    (UP | {"peers": (peer(fingerprint="", trust="unknown"),)}, "setup_check", {}, "on `builder`"),
+    (UP | {"peers": (peer(asks=True),)}, "setup_step", {"step": "peer"}, ""),
+    (UP | {"peers": (MET,)}, "setup_check", {}, "on `builder` the user says"),
+    (
+        UP | {"peers": (peer(trust="trusted", works=True, linked=True),)},
+        "list_peers",
+        {},
+        "may ask",
+    ),
+]
+
+
+@pytest.mark.parametrize(("more", "tool", "arguments", "user"), CASES)
+def test_the_next_call(more: dict[str, Any], tool: str, arguments: dict[str, Any], user: str):
+    step = next_of(facts(**more), pending=False)
+    assert step.tool == tool
+    assert arguments.items() <= dict(step.arguments).items()
+    assert user in step.user
+
+
+def test_a_change_that_waits_comes_before_everything():
+    step = next_of(facts(), pending=True)
+    assert (step.tool, step.arguments) == ("setup_check", {"wait_s": 20})
+    assert "`cmesh confirm`" in step.user
+
+
+def test_the_end_is_a_first_question():
+    known = peer(
+        trust="trusted", asks=True, linked=True, may_ask=("query",), paths=("/srv",), runners=("x",)
+    )
+    step = next_of(facts(**UP, peers=(known,)), pending=False)
+    assert step.tool == "delegate"
+    assert step.arguments["directory"] == "/srv"
+    assert all(one.done for one in steps_of(facts(**UP, peers=(known,))))
+
+
+def test_an_answered_question_is_not_asked_again():
+    done = {one.name: one.done for one in steps_of(facts(**UP | {"keep_text": None}))}
+    assert not done["machine"]
+    asked = steps_of(facts(**UP | {"keep_text": None}, kept_asked=True))
+    assert asked[0].done
+    agents = (AgentFact(name="claude"),)
+    assert (
+        next_of(facts(**UP, agents=agents, agents_asked=True), pending=False).tool != "setup_step"
+    )
