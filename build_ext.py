@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent
 NATIVE = ROOT / "native"
 BUILD = ROOT / "build" / "native"
 ARCHIVE = BUILD / "libtailscale.a"
+STAMP = BUILD / "stamp"
 MODULE = ROOT / "cmesh" / "_native.abi3.so"
 TESTNET = Path("cmesh") / "node" / "bin" / "cmesh-testnet"
 GO_MINIMUM = (1, 26, 6)
@@ -81,12 +82,17 @@ def build_testnet(target: Path) -> None:
     target.chmod(0o755)
 
 
+def is_current() -> bool:
+    """Return whether the tree has what its inputs make, for this machine."""
+    if "GOARCH" in os.environ or "GOOS" in os.environ:
+        return False
+    outputs = (MODULE, ROOT / TESTNET, STAMP)
+    return all(p.exists() for p in outputs) and STAMP.read_text("utf-8") == _digest_of_inputs()
+
+
 def build_inplace() -> None:
     """Put the module and the program into the source tree, unless they are up to date."""
-    stamp = BUILD / "stamp"
-    inputs = _digest_of_inputs()
-    outputs = (MODULE, ROOT / TESTNET)
-    if all(p.exists() for p in outputs) and stamp.exists() and stamp.read_text("utf-8") == inputs:
+    if is_current():
         print("build_ext: up to date")
         return
     build_archive()
@@ -97,7 +103,7 @@ def build_inplace() -> None:
     fresh = MODULE.with_suffix(".new")
     shutil.copy2(built, fresh)
     fresh.replace(MODULE)
-    stamp.write_text(inputs, "utf-8")
+    STAMP.write_text(_digest_of_inputs(), "utf-8")
     print(f"build_ext: wrote {MODULE.relative_to(ROOT)} and {TESTNET}")
 
 

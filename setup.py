@@ -1,5 +1,6 @@
 """Hooks the native build into setuptools; everything declarative is in pyproject.toml."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,9 +17,15 @@ class BuildNative(build_ext):
 
     # typing.override is newer than 3.11, and a build environment has nothing else.
     def run(self) -> None:  # pyright: ignore[reportImplicitOverride]
-        """Build in order: archive, program, module."""
-        native.build_archive()
+        """Build in order: archive, program, module; take what the tree has when it is current."""
         base = Path() if self.inplace else Path(self.build_lib)
+        if native.is_current() and not self.inplace:
+            for made in (native.MODULE, native.ROOT / native.TESTNET):
+                target = base / made.relative_to(native.ROOT)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(made, target)
+            return
+        native.build_archive()
         native.build_testnet(base / native.TESTNET)
         super().run()
 

@@ -18,9 +18,11 @@ __all__ = [
     "config_file",
     "control_socket",
     "daemon_environment",
+    "data_dir",
     "ensure_private_dir",
     "git_environment",
     "key_file",
+    "program_link",
     "require_private_dir",
     "require_private_file",
     "state_dir",
@@ -68,6 +70,17 @@ def config_file() -> Path:
 def state_dir() -> Path:
     """Return the directory of the store, the node's state and the task directories."""
     return _directory(STATE_DIR_VARIABLE, "XDG_STATE_HOME", ".local/state")
+
+
+def data_dir() -> Path:
+    """Return where the installer keeps environments and its record: the XDG default."""
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "cmesh"
+
+
+def program_link() -> Path:
+    """Return the path of `cmesh` that outlives upgrades: the installer's link, if it is there."""
+    return Path.home() / ".local" / "bin" / "cmesh"
 
 
 def control_socket(state: Path) -> Path:

@@ -67,10 +67,10 @@ class Part:
 
 def document() -> str:
     """Return what the file should hold."""
-    parts = [*_installed(), *sorted(_modules(), key=lambda part: part.name)]
-    rows = [f"| {p.name} | {p.version} | {p.licence} | {p.used_in} |" for p in parts]
+    found = parts()
+    rows = [f"| {p.name} | {p.version} | {p.licence} | {p.used_in} |" for p in found]
     by_text: dict[str, list[str]] = {}
-    for part in parts:
+    for part in found:
         for text in part.texts:
             by_text.setdefault(text, []).append(part.name)
     blocks = [
@@ -78,6 +78,11 @@ def document() -> str:
         for text, names in by_text.items()
     ]
     return HEADER + "\n".join(rows) + "\n\n" + "\n".join(blocks)
+
+
+def parts() -> list[Part]:
+    """Return everything that is linked in, in the order of the file."""
+    return [*_installed(), *sorted(_modules(), key=lambda part: part.name)]
 
 
 def _modules() -> Iterator[Part]:

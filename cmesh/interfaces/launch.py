@@ -42,12 +42,26 @@ _KINDS = ("detached", "service", "foreground")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """What started a daemon; `interpreter` is absolute."""
+    """What started a daemon; `interpreter` is absolute.
+
+    Attributes:
+        program: the path by which a service manager called it, often a link that moves with
+            upgrades; empty for one that was called by its interpreter.
+    """
 
     interpreter: str
     version: str
     kind: Kind
     pid: int
+    program: str = ""
+
+    def starts(self, interpreter: str) -> bool:
+        """Return whether who started this daemon would now start an interpreter's installation."""
+        if self.interpreter == interpreter:
+            return True
+        return (
+            bool(self.program) and Path(self.program).resolve().parent == Path(interpreter).parent
+        )
 
 
 def daemon_argv(interpreter: str, *more: str) -> list[str]:
@@ -57,7 +71,15 @@ def daemon_argv(interpreter: str, *more: str) -> list[str]:
 
 def record_launch(state: Path, kind: Kind) -> None:
     """Write down this process as the daemon of `state`, whose store it has open."""
-    launch = Launch(interpreter=sys.executable, version=__version__, kind=kind, pid=os.getpid())
+    # `-m` puts the module's own file there.
+    program = sys.argv[0] if Path(sys.argv[0]).is_absolute() and kind == "service" else ""
+    launch = Launch(
+        interpreter=sys.executable,
+        version=__version__,
+        kind=kind,
+        pid=os.getpid(),
+        program="" if program.endswith(".py") else program,
+    )
     _write(_file(state), json.dumps(asdict(launch)))
 
 
@@ -109,7 +131,10 @@ def _launch(raw: object) -> Launch:
         raise ValueError("no interpreter")
     if not isinstance(version, str) or kind not in _KINDS or type(pid) is not int or pid <= 1:
         raise ValueError("no launch")
-    return Launch(interpreter=interpreter, version=version, kind=kind, pid=pid)
+    program = fields.get("program", "")
+    if not isinstance(program, str) or (program and not Path(program).is_absolute()):
+        raise ValueError("no program")
+    return Launch(interpreter=interpreter, version=version, kind=kind, pid=pid, program=program)
 
 
 def _file(state: Path) -> Path:

@@ -118,7 +118,7 @@ def _replace(state: Path, config: Path, say: Say, clock: Clock) -> Replaced:
         started = start.start_daemon(state, config, clock=clock)
         return Replaced(before="", version=started.version, pid=started.pid)
     launch = read_launch(state)
-    if launch.kind == "service" and launch.interpreter != sys.executable:
+    if launch.kind == "service" and not launch.starts(sys.executable):
         raise DaemonError(
             f"the service manager starts the daemon with `{launch.interpreter}`",
             hint="change the unit's ExecStart and restart the unit, or use that installation",

@@ -43,6 +43,8 @@ def test_a_daemon_writes_down_its_interpreter_version_and_kind(state: Path) -> N
         {"pid": 1},
         {"pid": True},
         {"version": None},
+        {"program": "cmesh"},
+        {"program": ["/bin/cmesh"]},
     ],
 )
 def test_what_no_daemon_writes_is_not_believed(state: Path, change: dict[str, object]) -> None:
@@ -51,6 +53,23 @@ def test_what_no_daemon_writes_is_not_believed(state: Path, change: dict[str, ob
     put(state, GOOD | change)
     with pytest.raises(DaemonError, match="does not say how"):
         launch.read_launch(state)
+
+
+def test_a_link_that_moved_starts_what_it_leads_to_now(state: Path) -> None:
+    for name in ("old", "new"):
+        (state / name / "bin").mkdir(parents=True)
+        (state / name / "bin" / "cmesh").touch()
+    link = state / "cmesh"
+    link.symlink_to(state / "old" / "bin" / "cmesh")
+    old, new = (str(state / name / "bin" / "python") for name in ("old", "new"))
+    put(state, GOOD | {"interpreter": old, "program": str(link)})
+    found = launch.read_launch(state)
+    assert (found.starts(old), found.starts(new)) == (True, False)
+    link.unlink()
+    link.symlink_to(state / "new" / "bin" / "cmesh")
+    assert found.starts(new)
+    put(state, GOOD | {"interpreter": old})
+    assert not launch.read_launch(state).starts(new), "a unit that names an interpreter"
 
 
 def test_a_file_others_can_write_is_not_believed(state: Path) -> None:

