@@ -14,7 +14,8 @@
     │   ├── KeyExpired 26        │   ├── RootRefused 53      │   ├── DiskFull 74
     │   ├── WrongMachine 27      │   └── PathRefused 52      │   ├── QueryRefused 75
     │   ├── ControlUnreachable 28├── PolicyDenied 30         │   └── AuditBroken 76
-    │   └── NoPeerMatches 29     │   └── PeerUntrusted 31
+    │   └── NoPeerMatches 29     │   ├── PeerUntrusted 31, PairingRefused 32
+    │                            │   └── PairingEnded 33, PairingBusy 34
     ├── DaemonError 80: DaemonNotRunning 81, DaemonRestarted 82, DaemonTimeout 83
     ├── DoctorWarning 90, DoctorProblem 91
     └── DemoFailed 1             (below ConfigError also SetupBusy 12, PlanGone 13)
@@ -50,6 +51,9 @@ __all__ = [
     "NodeClosed",
     "NodeError",
     "NotCmesh",
+    "PairingBusy",
+    "PairingEnded",
+    "PairingRefused",
     "PatchApplied",
     "PatchConflict",
     "PatchRefused",
@@ -246,9 +250,31 @@ class PeerUntrusted(PolicyDenied):
 
     code = "peer_untrusted"
     exit_status = 31
-    default_hint = (
-        "on the other machine its owner compares `cmesh peers`, then trusts this node there"
-    )
+    default_hint = "run `cmesh pair` on both machines; or `cmesh peers trust NAME` on the other one"
+
+
+class PairingRefused(PolicyDenied):
+    """Raised when a machine is refused for a while, because too many codes were wrong."""
+
+    code = "pairing_refused"
+    exit_status = 32
+    default_hint = "wait, then run `cmesh pair PEER` on both machines"
+
+
+class PairingEnded(PolicyDenied):
+    """Raised when a pairing is over without a confirmation; nothing was trusted or allowed."""
+
+    code = "pairing_ended"
+    exit_status = 33
+    default_hint = "run `cmesh pair PEER` on both machines again"
+
+
+class PairingBusy(PolicyDenied):
+    """Raised when another pairing of this machine is under way."""
+
+    code = "pairing_busy"
+    exit_status = 34
+    default_hint = "finish it, or end it with Ctrl-C, then repeat"
 
 
 class TaskError(CmeshError):

@@ -100,7 +100,7 @@ def _names(option: Any) -> str:
 def _default(option: Any) -> str:
     if option.required:
         return "required"
-    if option.is_flag and option.secondary_opts:
+    if option.is_flag and option.secondary_opts and option.default is not None:
         return f"`{(option.opts if option.default else option.secondary_opts)[0]}`"
     return "" if option.is_flag or option.default in ("", None) else f"`{option.default}`"
 

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter  # noqa: E402
 
 from cmesh.configfile import config_schema  # noqa: E402
 from cmesh.protocol.messages import Message  # noqa: E402
+from cmesh.protocol.pair_messages import PairMessage  # noqa: E402
 from cmesh.runner.manifest import manifest_schema  # noqa: E402
 
 DIRECTORY = ROOT / "schemas"
@@ -30,6 +31,13 @@ def link_schema() -> dict[str, object]:
     adapter: TypeAdapter[object] = TypeAdapter(Message)
     schema: dict[str, object] = adapter.json_schema()
     return schema | {"title": "cmesh.v1 message"}
+
+
+def pair_schema() -> dict[str, object]:
+    """Return the schema of one frame of a pairing, `cmesh.pair.v1`."""
+    adapter: TypeAdapter[object] = TypeAdapter(PairMessage)
+    schema: dict[str, object] = adapter.json_schema()
+    return schema | {"title": "cmesh.pair.v1 message"}
 
 
 def closed(schema: dict[str, object]) -> dict[str, object]:
@@ -49,6 +57,7 @@ def _closed(value: object) -> object:
 SCHEMAS: dict[str, Callable[[], dict[str, object]]] = {
     "config": lambda: closed(config_schema()),
     "link": link_schema,
+    "pair": pair_schema,
     "runner": lambda: closed(manifest_schema()),
 }
 

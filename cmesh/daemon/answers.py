@@ -406,7 +406,10 @@ class MachineView(View):
 class PeerView(View):
     """A node of the tailnet, and what is known of cmesh on it.
 
-    `machine`: what it has told of itself, also before it went away; None = nothing.
+    `machine`: what it has told of itself, also before it went away; None = nothing. `trusted_by`:
+    who has said that its pinned key is the right one: `delegate` = nobody, it was pinned when it
+    was first asked for something; `owner` = this machine's owner, by its fingerprint; `pair` =
+    persons at both machines, by a code.
     """
 
     name: str
@@ -419,6 +422,7 @@ class PeerView(View):
     shared: bool = False
     link: Literal["connected", "connecting", "down", "none"] = "none"
     trust: Literal["trusted", "waiting", "changed", "unknown"] = "unknown"
+    trusted_by: str = ""
     fingerprint: str = ""
     version: str = ""
     may_ask: list[str] = Field(

@@ -62,6 +62,14 @@ from cmesh.daemon.groups import Groups
 from cmesh.daemon.live_tests import LiveTests
 from cmesh.daemon.lookup import Lookup
 from cmesh.daemon.operations import Operations
+from cmesh.daemon.pair_calls import (
+    PairArguments,
+    PairRulesArguments,
+    PairRulesView,
+    PairView,
+    UnpairArguments,
+)
+from cmesh.daemon.pair_rules import PairRules
 from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.daemon.patch_check import check_patch
 from cmesh.daemon.releasing import with_released
@@ -74,7 +82,7 @@ from cmesh.daemon.setup_arguments import (
     SetupStepArguments,
     SetupUndoArguments,
 )
-from cmesh.daemon.trust import taken_back
+from cmesh.daemon.trust import BY_OWNER, taken_back
 from cmesh.daemon.views import event_view, state_of
 from cmesh.daemon.wizard import Wizard
 from cmesh.errors import ConfigError, LocalProtocolError, TaskRefused
@@ -118,6 +126,7 @@ class App(Operations):
         self._fan_out = FanOut(daemon, self._asking, self._groups)
         self._live_tests = LiveTests(daemon)
         self.wizard = Wizard(daemon, self._take_back, hand_over)
+        self._pair_rules = PairRules(daemon)
 
     @override
     async def status(self, context: Context, arguments: NoArguments) -> StatusView:
@@ -133,7 +142,7 @@ class App(Operations):
         await self._daemon.presence.rising()
         peer = await self._daemon.presence.peer(arguments.peer)
         node_id = peer.identity.node_id
-        await self._daemon.trust.pin(node_id, by="owner", expected=arguments.fingerprint)
+        await self._daemon.trust.pin(node_id, by=BY_OWNER, expected=arguments.fingerprint)
         self._daemon.links.want(node_id, unasked=True)
         return overview.peer_view(self._daemon, peer)
 
@@ -177,6 +186,21 @@ class App(Operations):
         self, context: Context, arguments: SetupConfirmArguments
     ) -> SetupChangeView:
         return await self.wizard.confirm(context, arguments)
+
+    @override
+    async def pair(self, context: Context, arguments: PairArguments) -> PairView:
+        require_no_task(context.pid, "a task cannot pair machines")
+        return await self._daemon.pairings.step(context.pid, arguments)
+
+    @override
+    async def pair_rules(self, context: Context, arguments: PairRulesArguments) -> PairRulesView:
+        require_no_task(context.pid, "a task cannot write rules")
+        return await self._pair_rules.add(context.pid, arguments)
+
+    @override
+    async def unpair(self, context: Context, arguments: UnpairArguments) -> PairRulesView:
+        require_no_task(context.pid, "a task cannot change rules")
+        return await self._pair_rules.remove(context.pid, arguments)
 
     @override
     async def delegate(self, context: Context, arguments: DelegateArguments) -> TaskView:

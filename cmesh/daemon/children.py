@@ -57,6 +57,13 @@ from cmesh.daemon.core import Daemon
 from cmesh.daemon.diagnosis_answers import DiagnosisView
 from cmesh.daemon.lookup import Lookup
 from cmesh.daemon.operations import Operations
+from cmesh.daemon.pair_calls import (
+    PairArguments,
+    PairRulesArguments,
+    PairRulesView,
+    PairView,
+    UnpairArguments,
+)
 from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.daemon.runner_answers import CheckView, LiveRunView, NewRunnerView, RunnersView
 from cmesh.daemon.setup_answers import SetupChangeView, SetupPendingView, SetupView
@@ -168,6 +175,18 @@ class Children(Operations):
 
     @override
     async def untrust_peer(self, context: Context, arguments: UntrustArguments) -> UntrustView:
+        raise _refused()
+
+    @override
+    async def pair(self, context: Context, arguments: PairArguments) -> PairView:
+        raise _refused()
+
+    @override
+    async def pair_rules(self, context: Context, arguments: PairRulesArguments) -> PairRulesView:
+        raise _refused()
+
+    @override
+    async def unpair(self, context: Context, arguments: UnpairArguments) -> PairRulesView:
         raise _refused()
 
     @override

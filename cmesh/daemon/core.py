@@ -23,6 +23,7 @@ from cmesh.daemon.links import Links
 from cmesh.daemon.machines import Machines
 from cmesh.daemon.networks import Networks
 from cmesh.daemon.node_id import read_node_id, write_node_id
+from cmesh.daemon.pairings import Pairings
 from cmesh.daemon.parts import Parts
 from cmesh.daemon.presence import Presence
 from cmesh.daemon.release import Release
@@ -39,7 +40,7 @@ from cmesh.daemon.worker import Worker
 from cmesh.errors import LinkError, StoreError
 from cmesh.keys import SigningKey
 from cmesh.link.link import Link
-from cmesh.link.tailnet import RESTART
+from cmesh.link.tailnet import RESTART, Wire
 from cmesh.model import Identity, NodeId, TaskId
 from cmesh.paths import ensure_private_dir
 from cmesh.policy.decide import may
@@ -118,6 +119,14 @@ class Daemon:
             seen=self.heads.seen,
             clock=settings.clock,
         )
+        self.pairings = Pairings(
+            presence=self.presence,
+            links=self.links,
+            trust=self.trust,
+            key=self.key,
+            store=store,
+            clock=settings.clock,
+        )
         self.parts = parts = self._parts(tasks_dir)
         self.worker = Worker(parts)
         self.release = Release(parts)
@@ -194,6 +203,7 @@ class Daemon:
             stack.push_async_callback(self.store.close)
             stack.push_async_callback(guarded, self._audit(_stopped(kind)))
             stack.push_async_callback(self.presence.close)
+            stack.push_async_callback(self.pairings.close)
             stack.push_async_callback(self.supervisor.close)
             stack.push_async_callback(self.self_tests.close)
             stack.push_async_callback(self.machines.close)
@@ -226,6 +236,10 @@ class Daemon:
         await self.trust.check(identity, introduced.key, first_contact=asked)
         await self.sandboxes.find()  # what may be asked depends on it
         return self.may(identity), await self.worker.unacknowledged(identity.node_id)
+
+    async def pair(self, wire: Wire, identity: Identity) -> None:
+        """Run a connection of a node that pairs with this one, or would."""
+        await self.pairings.accept(wire, identity)
 
     def may(self, identity: Identity) -> May:
         """Say what a peer may ask here."""

@@ -88,7 +88,7 @@ class Links:
         if self._server is not None:
             await self._server.close(GOING_AWAY)
         listener = await node.listen(PORT)
-        self._server = LinkServer(listener, self._admit, self._accepted)
+        self._server = LinkServer(listener, self._admit, self._accepted, self._side.pair)
         await self._server.start()
 
     async def close(self, *, restarting: bool = False) -> None:
@@ -239,7 +239,20 @@ class Links:
             await self._pause(peer_id, min(pause, contact.pause_most_s))
             pause = min(pause * 2, BACKOFF_MOST_S)
 
+    async def dial_to_pair(self, peer_id: NodeId) -> tuple[Wire, Identity]:
+        """Open a connection that is about a pairing; the caller closes it.
+
+        Raises:
+            NodeError: the peer cannot be reached.
+            LinkError: it runs no cmesh, or one that cannot pair.
+        """
+        return await self._reach(peer_id, pairing=True)
+
     async def _dial_once(self, peer_id: NodeId) -> Link:
+        wire, identity = await self._reach(peer_id)
+        return Link(wire, self._session("dialler", identity), identity)
+
+    async def _reach(self, peer_id: NodeId, *, pairing: bool = False) -> tuple[Wire, Identity]:
         peer = await self._presence.peer(peer_id)
         if not peer.identity.addresses:
             raise PeerUnreachable(f"`{peer.identity.name}` has no tailnet address")
@@ -249,8 +262,9 @@ class Links:
         if identity.expired:
             raise KeyExpired(f"the node key of `{identity.name}` has expired")
         name = identity.name.partition(".")[0]
-        wire = await dial(self._presence.node, address, name=name, limit_s=DIAL_LIMIT_S)
-        return Link(wire, self._session("dialler", identity), identity)
+        node = self._presence.node
+        wire = await dial(node, address, name=name, limit_s=DIAL_LIMIT_S, pairing=pairing)
+        return wire, identity
 
     async def _pause(self, peer_id: NodeId, seconds: float) -> None:
         nudge = self._nudges[peer_id]

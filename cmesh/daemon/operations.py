@@ -48,6 +48,13 @@ from cmesh.daemon.arguments import (
     UntrustArguments,
 )
 from cmesh.daemon.diagnosis_answers import DiagnosisView
+from cmesh.daemon.pair_calls import (
+    PairArguments,
+    PairRulesArguments,
+    PairRulesView,
+    PairView,
+    UnpairArguments,
+)
 from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.daemon.runner_answers import CheckView, LiveRunView, NewRunnerView, RunnersView
 from cmesh.daemon.setup_answers import SetupChangeView, SetupPendingView, SetupView
@@ -105,6 +112,21 @@ class Operations(Protocol):
         self, context: Context, arguments: SetupConfirmArguments
     ) -> SetupChangeView:
         """Apply or drop the change that was shown, by a person at a terminal; audited."""
+        ...
+
+    async def pair(self, context: Context, arguments: PairArguments) -> PairView:
+        """Take one step of a pairing; for a person at a terminal, never for a task.
+
+        The answer may hold a code: no MCP tool leads here.
+        """
+        ...
+
+    async def pair_rules(self, context: Context, arguments: PairRulesArguments) -> PairRulesView:
+        """Show the narrow rules that a paired peer would get, and write them; audited."""
+        ...
+
+    async def unpair(self, context: Context, arguments: UnpairArguments) -> PairRulesView:
+        """Take out the rules that pairings with a peer have written, and nothing else; audited."""
         ...
 
     async def delegate(self, context: Context, arguments: DelegateArguments) -> TaskView:

@@ -161,6 +161,7 @@ def peer_view(daemon: Daemon, peer: Peer) -> PeerView:
         shared=identity.shared,
         link=link_state(daemon, identity.node_id),
         trust=daemon.trust.standing(identity.node_id),
+        trusted_by=daemon.trust.confirmed_by(identity.node_id),
         fingerprint=daemon.trust.fingerprint(identity.node_id),
         version=contact.software,
         may_ask=[profile.value for profile in contact.may.profiles],

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from cmesh.link.link import Link
+from cmesh.link.tailnet import Wire
 from cmesh.model import Identity, NodeId
 from cmesh.protocol.codec import Chunk
 from cmesh.protocol.link_messages import May
@@ -18,6 +19,10 @@ class Side(Protocol):
 
     async def greet(self, identity: Identity, introduced: Introduced) -> tuple[May, Sequence[str]]:
         """Decide on a proven key; raises a `CmeshError` to refuse."""
+        ...
+
+    async def pair(self, wire: Wire, identity: Identity) -> None:
+        """Run a connection that is about a pairing to its end; it is no link."""
         ...
 
     def owes(self, peer_id: NodeId) -> bool:

@@ -15,7 +15,12 @@ from cmesh.nearest import did_you_mean
 from cmesh.store.records import AuditRecord, TrustRecord
 from cmesh.store.store import Store
 
-__all__ = ["Standing", "Trust", "taken_back"]
+__all__ = ["BY_CODE", "BY_OWNER", "BY_USE", "Standing", "Trust", "taken_back"]
+
+BY_USE, BY_OWNER, BY_CODE = "delegate", "owner", "pair"
+"""Who has said that a key is the right one: nobody, since it was pinned when this machine first
+asked for something; its owner, after a look at the fingerprint; a person at both machines, by a
+code that could only be right for both keys."""
 
 Standing = Literal["trusted", "waiting", "changed", "unknown"]
 
@@ -82,7 +87,7 @@ class Trust:
         new = pin is None and identity.node_id not in self._taken_back
         # INVARIANT: what the owner took back only the owner gives again, whoever asks for what.
         if new and first_contact and not identity.ephemeral:
-            await self.pin(identity.node_id, by="delegate")
+            await self.pin(identity.node_id, by=BY_USE)
             return
         if not repeated:  # it knocks until it is let in; one row tells of it
             await self._store.commit([self._contact(identity, key)])
@@ -94,7 +99,8 @@ class Trust:
         )
         raise PeerUntrusted(
             f"`{name}` {what}; its fingerprint is `{fingerprint(key)}`",
-            hint=f"compare it with `cmesh status` there, then `cmesh peers trust {name}` here",
+            hint=f"run `cmesh pair {name}` here and `cmesh pair` there; or compare it with"
+            f" `cmesh status` there, then `cmesh peers trust {name}`",
         )
 
     def _contact(self, identity: Identity, key: str) -> AuditRecord:
@@ -134,6 +140,27 @@ class Trust:
         self._shown.pop(node_id, None)
         self._taken_back.pop(node_id, None)
 
+    async def confirm(self, identity: Identity, key: str) -> None:
+        """Pin a key that persons at both machines have confirmed by a code; harmless when it is.
+
+        Raises:
+            StoreError: nothing was stored.
+        """
+        pin = self._pins.get(identity.node_id)
+        if pin is None or (pin.key, pin.by) != (key, BY_CODE):
+            pin = TrustRecord(
+                peer_id=identity.node_id, peer=identity.name, key=key, trusted=True, by=BY_CODE
+            )
+            await self._store.commit([pin])
+        self._pins[identity.node_id] = pin
+        self._shown.pop(identity.node_id, None)
+        self._taken_back.pop(identity.node_id, None)
+
+    def confirmed_by(self, node_id: NodeId) -> str:
+        """Return who has confirmed the pinned key, as `BY_USE` and the others; empty = no pin."""
+        pin = self._pins.get(node_id)
+        return "" if pin is None else pin.by
+
     async def take_back(self, name: str) -> TrustRecord:
         """Forget the pinned key of a peer, by label, full name or node id; return the pin.
 
@@ -145,7 +172,7 @@ class Trust:
         if len(exact) != 1:
             raise self._not_one(name, exact)
         pin = exact[0]
-        await self._store.commit([replace(pin, trusted=False, by="owner")])
+        await self._store.commit([replace(pin, trusted=False, by=BY_OWNER)])
         self._pins.pop(pin.peer_id, None)
         self._shown.pop(pin.peer_id, None)
         self._taken_back[pin.peer_id] = pin.key

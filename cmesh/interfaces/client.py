@@ -57,6 +57,13 @@ from cmesh.daemon.arguments import (
     UntrustArguments,
 )
 from cmesh.daemon.diagnosis_answers import DiagnosisView
+from cmesh.daemon.pair_calls import (
+    PairArguments,
+    PairRulesArguments,
+    PairRulesView,
+    PairView,
+    UnpairArguments,
+)
 from cmesh.daemon.runner_answers import CheckView, LiveRunView, NewRunnerView, RunnersView
 from cmesh.daemon.setup_answers import SetupChangeView, SetupPendingView, SetupView
 from cmesh.daemon.setup_arguments import (
@@ -195,6 +202,18 @@ class ControlClient:
     async def setup_confirm(self, arguments: SetupConfirmArguments) -> SetupChangeView:
         """Apply or drop the change that was shown."""
         return await self.call("setup_confirm", arguments, SetupChangeView)
+
+    async def pair(self, arguments: PairArguments) -> PairView:
+        """Take one step of a pairing."""
+        return await self.call("pair", arguments, PairView)
+
+    async def pair_rules(self, arguments: PairRulesArguments) -> PairRulesView:
+        """Show or write the rules of a paired peer."""
+        return await self.call("pair_rules", arguments, PairRulesView)
+
+    async def unpair(self, arguments: UnpairArguments) -> PairRulesView:
+        """Show or take out the rules that pairings with a peer have written."""
+        return await self.call("unpair", arguments, PairRulesView)
 
     async def delegate(self, arguments: DelegateArguments) -> TaskView:
         """Hand a task to a peer."""

@@ -35,6 +35,7 @@ from cmesh.daemon.arguments import (
     TrustArguments,
     UntrustArguments,
 )
+from cmesh.daemon.pair_calls import PairArguments, PairRulesArguments, UnpairArguments
 from cmesh.daemon.setup_arguments import (
     SetupCheckArguments,
     SetupConfirmArguments,
@@ -73,6 +74,9 @@ OPERATIONS: Mapping[str, type[Arguments]] = MappingProxyType(
         "setup_undo": SetupUndoArguments,
         "setup_pending": NoArguments,
         "setup_confirm": SetupConfirmArguments,
+        "pair": PairArguments,
+        "pair_rules": PairRulesArguments,
+        "unpair": UnpairArguments,
         "delegate": DelegateArguments,
         "fan_out": FanOutArguments,
         "get_group": GroupArguments,

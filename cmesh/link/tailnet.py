@@ -28,12 +28,14 @@ from cmesh.errors import (
     PeerUnreachable,
     QueueFull,
     RemoteProtocolError,
+    VersionMismatch,
 )
 from cmesh.model import Identity, NodeId
 from cmesh.node.ffi import Refused
 from cmesh.node.listener import Connection, Listener
 from cmesh.node.node import Node
 from cmesh.protocol.messages import FRAME_BYTES, SUBPROTOCOL
+from cmesh.protocol.pair_messages import PAIR_SUBPROTOCOL
 
 __all__ = ["GOING_AWAY", "PORT", "REFUSED", "RESTART", "LinkServer", "Wire", "dial"]
 
@@ -124,11 +126,16 @@ Handle = Callable[[Wire, Identity], Awaitable[None]]
 
 
 class LinkServer:
-    """Accepts links on a listener of the node."""
+    """Accepts links on a listener of the node, and connections of nodes that pair with it."""
 
-    def __init__(self, listener: Listener, admit: Admit, handle: Handle) -> None:
+    def __init__(
+        self, listener: Listener, admit: Admit, handle: Handle, pair: Handle | None = None
+    ) -> None:
+        """Make it; `handle` runs links, `pair` connections that are about a pairing."""
         self._admit = admit
-        self._handle = handle
+        # In this order: who offers both wants to pair, and asks at the same time what is here.
+        handlers = {PAIR_SUBPROTOCOL: pair, SUBPROTOCOL: handle}
+        self._handlers = {name: one for name, one in handlers.items() if one is not None}
         self._held: Counter[NodeId] = Counter()
         self._accepting = _Accepting(listener, self._accept)
         self._server = Server(self._create_server, self._run)
@@ -164,7 +171,7 @@ class LinkServer:
         protocol = ServerProtocol(
             origins=[None],
             max_size=FRAME_BYTES,
-            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            subprotocols=[Subprotocol(name) for name in self._handlers],
             extensions=None,
         )
         websocket = ServerConnection(
@@ -189,14 +196,15 @@ class LinkServer:
         try:
             async with asyncio.timeout(UPGRADE_LIMIT_S):
                 await websocket.handshake()
-            if websocket.protocol.state is not OPEN or websocket.subprotocol != SUBPROTOCOL:
+            handle = self._handlers.get(websocket.subprotocol or "")
+            if websocket.protocol.state is not OPEN or handle is None:
                 websocket.transport.abort()
                 return
             self._server.all_connections.add(websocket)
             websocket.start_keepalive()
             wire = Wire(websocket)
             try:
-                await self._handle(wire, identity)
+                await handle(wire, identity)
             finally:
                 await wire.close()
                 self._server.all_connections.discard(websocket)
@@ -255,21 +263,31 @@ class _Accepting:
 
 
 async def dial(
-    node: Node, address: str, *, name: str = "", port: int = PORT, limit_s: float
+    node: Node,
+    address: str,
+    *,
+    name: str = "",
+    port: int = PORT,
+    limit_s: float,
+    pairing: bool = False,
 ) -> Wire:
     """Open a websocket to a peer's cmesh, called `name` in errors. The caller closes it.
+
+    With `pairing` it carries the messages of `cmesh.protocol.pair_messages`, and no link's.
 
     Raises:
         UnknownPeer, KeyExpired, PeerUnreachable: as `Node.dial`.
         NotCmesh: the peer answers, but not as cmesh.
+        VersionMismatch: it is to pair, and its cmesh is of a version that cannot.
     """
     peer = name or address
+    offered = (PAIR_SUBPROTOCOL, SUBPROTOCOL) if pairing else (SUBPROTOCOL,)
     sock = await _connect(node, address, peer, port, limit_s)
     try:
         websocket = await connect(
             f"ws://{_host(address)}/",
             sock=sock,
-            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            subprotocols=[Subprotocol(one) for one in offered],
             compression=None,
             max_size=FRAME_BYTES,
             proxy=None,
@@ -287,10 +305,15 @@ async def dial(
             f"`{peer}` closed the connection before cmesh could speak",
             hint="it may not allow this node: on that machine look at `cmesh peers`",
         ) from error
-    if websocket.subprotocol != SUBPROTOCOL:
-        Wire(websocket).abort()  # whatever it is, its goodbye is not worth a wait
-        raise NotCmesh(f"`{peer}` does not speak `{SUBPROTOCOL}`")
-    return Wire(websocket)
+    if websocket.subprotocol == offered[0]:
+        return Wire(websocket)
+    Wire(websocket).abort()  # whatever it is, its goodbye is not worth a wait
+    if websocket.subprotocol == SUBPROTOCOL:
+        raise VersionMismatch(
+            f"`{peer}` runs a cmesh that cannot pair",
+            hint=f"upgrade cmesh there; or compare keys by hand, then `cmesh peers trust {peer}`",
+        )
+    raise NotCmesh(f"`{peer}` does not speak `{SUBPROTOCOL}`")
 
 
 async def _connect(node: Node, address: str, peer: str, port: int, limit_s: float) -> socket.socket:

@@ -122,7 +122,7 @@ def commands() -> list[tuple[str, Any]]:
 def test_the_commands_of_this_release_are_all_there():
     names = {path.split()[0] for path, _command in commands()}
     wanted = (
-        "demo setup confirm up down status login peers delegate reply wait tasks show logs result apply cancel approve "
+        "demo setup confirm up down status login peers pair delegate reply wait tasks show logs result apply cancel approve "
         "deny release sql audit policy runners doctor schema mcp version"
     )
     assert names == set(wanted.split())
@@ -667,7 +667,7 @@ def test_no_text_in_a_csv_is_a_formula(capsys: pytest.CaptureFixture[str]):
         types=["VARCHAR", "BIGINT"],
         rows=[["@SUM(1)", -5], ["+1\x07", 7], ["plain", None]],
     )
-    query._print_rows(view, "csv")  # pyright: ignore[reportPrivateUsage]
+    query.print_rows(view, "csv")
     parsed = list(csv.reader(io.StringIO(capsys.readouterr().out)))
     assert parsed == [
         ["'=cmd|' /C calc'!A0", "n[2J"],

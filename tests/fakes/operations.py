@@ -62,6 +62,14 @@ from cmesh.daemon.arguments import (
 from cmesh.daemon.asking import DERIVED_KEY
 from cmesh.daemon.diagnosis_answers import DiagnosisView, PathView
 from cmesh.daemon.operations import Operations
+from cmesh.daemon.pair_calls import (
+    PairArguments,
+    PairRulesArguments,
+    PairRulesView,
+    PairRuleView,
+    PairView,
+    UnpairArguments,
+)
 from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.daemon.runner_answers import (
     CheckItem,
@@ -285,6 +293,25 @@ class FakeOperations(Operations):
         state = "applied" if arguments.accept else "declined"
         plan = PlanView(step="machine", title="set this machine up", state=state)
         return SetupChangeView(plan=plan, next=NextView(tool="setup_check"))
+
+    @override
+    async def pair(self, context: Context, arguments: PairArguments) -> PairView:
+        self._called("pair", context, arguments)
+        peer = self._peer(arguments.peer)
+        return PairView(peer=peer.name, node_id=peer.node_id, phase="showing", code="012345")
+
+    @override
+    async def pair_rules(self, context: Context, arguments: PairRulesArguments) -> PairRulesView:
+        self._called("pair_rules", context, arguments)
+        peer = self._peer(arguments.peer)
+        rules = [PairRuleView(direction="outbound", name=f"pair: ask {peer.name}")]
+        return PairRulesView(peer=peer.name, node_id=peer.node_id, file="/config", rules=rules)
+
+    @override
+    async def unpair(self, context: Context, arguments: UnpairArguments) -> PairRulesView:
+        self._called("unpair", context, arguments)
+        peer = self._peer(arguments.peer)
+        return PairRulesView(peer=peer.name, node_id=peer.node_id, file="/config")
 
     @override
     async def delegate(self, context: Context, arguments: DelegateArguments) -> TaskView:

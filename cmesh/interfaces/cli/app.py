@@ -30,6 +30,7 @@ from cmesh.interfaces.cli import (
 )
 from cmesh.interfaces.cli.exits import DETACHED_EXIT
 from cmesh.interfaces.cli.options import JsonOption
+from cmesh.interfaces.cli.pair import pair
 from cmesh.paths import state_dir
 
 __all__ = ["app", "main"]
@@ -108,6 +109,7 @@ setup.register(app)
 confirm.register(app)
 daemon.register(app)
 peers.register(app)
+app.command()(pair)
 tasks.register(app)
 events.register(app)
 query.register(app)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
+    "ask",
     "data",
     "duration",
     "hint",
@@ -32,6 +33,7 @@ __all__ = [
     "print_error",
     "print_json",
     "say",
+    "somebody",
     "stderr",
     "table",
 ]
@@ -93,6 +95,27 @@ def say(text: str) -> None:
 def hint(text: str) -> None:
     """Tell the person the next step."""
     _labelled("hint", "cyan", text)
+
+
+def somebody() -> bool:
+    """Return whether a person is at the terminal, to be shown something and asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def ask(question: str) -> str:
+    """Ask the person at the terminal; return the line that was typed.
+
+    Raises:
+        KeyboardInterrupt: the terminal was closed.
+    """
+    # Not typer.prompt: it writes to stdout, which belongs to the data.
+    sys.stdout.flush()
+    sys.stderr.write(scrub(question))
+    sys.stderr.flush()
+    line = sys.stdin.readline()
+    if not line:
+        raise KeyboardInterrupt
+    return line.strip()
 
 
 def print_error(error: CmeshError, *, as_json: bool) -> None:

@@ -22,6 +22,13 @@ UNHEARD = "not heard of yet"
 """For what a peer says as soon as a link is open, and has not said in this life of the daemon."""
 
 
+_SAID_BY = {
+    "delegate": "on first use: nobody has compared its key, `cmesh pair` does",
+    "owner": "its fingerprint compared by you",
+    "pair": "confirmed on both machines by a code",
+}
+
+
 class _Peers(TyperGroup):
     """The group; one word that is none of its commands is a peer to show."""
 
@@ -164,7 +171,7 @@ def _facts(peer: PeerView) -> list[tuple[str, str]]:
         ("online", _online(peer)),
         ("link", peer.link),
         ("heard", f"{output.duration(contact)} ago" if contact is not None else ""),
-        ("trust", peer.trust),
+        ("trust", _trust(peer)),
         ("fingerprint", peer.fingerprint),
         ("version", peer.version),
         ("operations", ", ".join(peer.operations)),
@@ -174,6 +181,11 @@ def _facts(peer: PeerView) -> list[tuple[str, str]]:
         ("machine", "\n".join(machine_lines(peer.machine)) if peer.machine else ""),
         ("told", _told(peer)),
     ]
+
+
+def _trust(peer: PeerView) -> str:
+    said = _SAID_BY.get(peer.trusted_by, "") if peer.trust == "trusted" else ""
+    return f"{peer.trust}, {said}" if said else peer.trust
 
 
 def _told(peer: PeerView) -> str:

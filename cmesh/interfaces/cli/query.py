@@ -15,7 +15,7 @@ from cmesh.interfaces.cli.options import JsonOption
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.text import one_line, scrub
 
-__all__ = ["register"]
+__all__ = ["print_rows", "register"]
 
 # Catalogue functions answer in the confined query process too; they read no file.
 _SCHEMA = """
@@ -50,7 +50,7 @@ def sql(
     if as_json:
         output.print_json(view)
         return
-    _print_rows(view, form)
+    print_rows(view, form)
     if view.truncated:
         output.hint(f"only the first {len(view.rows)} rows; raise --limit for more")
 
@@ -65,10 +65,11 @@ def schema(*, as_json: JsonOption = False) -> None:
             columns.setdefault(str(name), {})[str(column)] = str(kind)
         output.print_json({"views": columns})
         return
-    _print_rows(view, "table")
+    print_rows(view)
 
 
-def _print_rows(view: SqlView, form: str) -> None:
+def print_rows(view: SqlView, form: str = "table") -> None:
+    """Print the answer to a query."""
     if form == "json":
         output.print_json([dict(zip(view.columns, row, strict=True)) for row in view.rows])
     elif form == "csv":

@@ -39,6 +39,9 @@ class Idle:
     async def greet(self, identity: Identity, introduced: Introduced) -> tuple[May, list[TaskId]]:
         return May(), []
 
+    async def pair(self, wire: Wire, identity: Identity) -> None:
+        pass
+
     def owes(self, peer_id: NodeId) -> bool:
         return False
 

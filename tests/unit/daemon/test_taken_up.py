@@ -12,6 +12,7 @@ from cmesh.clock import SystemClock
 from cmesh.daemon.app import App
 from cmesh.daemon.arguments import Context, LiveRunArguments, NewRunnerArguments
 from cmesh.daemon.core import Daemon
+from cmesh.daemon.pair_calls import PairArguments, PairRulesArguments, UnpairArguments
 from cmesh.daemon.settings import Settings
 from cmesh.errors import CmeshError, TaskRefused
 from cmesh.runner.own_manifests import write_own
@@ -115,6 +116,12 @@ async def test_a_task_can_neither_write_a_manifest_nor_spend_on_a_runner(
         await app.new_runner(context, NewRunnerArguments(name="mine"))
     with pytest.raises(TaskRefused, match="cannot test"):
         await app.test_runner(context, LiveRunArguments(name="claude"))
+    with pytest.raises(TaskRefused, match="cannot pair"):
+        await app.pair(context, PairArguments(peer="box"))
+    with pytest.raises(TaskRefused, match="cannot write rules"):
+        await app.pair_rules(context, PairRulesArguments(peer="box", ask=True, write=True))
+    with pytest.raises(TaskRefused, match="cannot change rules"):
+        await app.unpair(context, UnpairArguments(peer="box", write=True))
     assert not daemon.settings.config_file.parent.exists()
 
 

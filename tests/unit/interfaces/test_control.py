@@ -155,6 +155,9 @@ async def test_every_operation_can_be_called_by_its_name(
     needed: dict[str, dict[str, object]] = {
         "trust_peer": {"peer": "worker"},
         "untrust_peer": {"peer": "worker"},
+        "pair": {"peer": "worker"},
+        "pair_rules": {"peer": "worker"},
+        "unpair": {"peer": "worker"},
         "delegate": TASK,
         "fan_out": {"peers": ["worker"], "prompt": "each of you", "directory": "/srv"},
         "get_group": {"group": GROUP},

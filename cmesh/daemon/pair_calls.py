@@ -1,0 +1,103 @@
+"""What the operations of a pairing take and answer; what they do is `pairings` and `pair_rules`.
+
+A code stands in an answer of the control socket alone: no MCP tool leads there.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cmesh.daemon.answers import View
+from cmesh.daemon.arguments import WAIT_S, Arguments, PeerName, RunnerName
+from cmesh.daemon.pair_attempt import Phase
+
+__all__ = [
+    "PairArguments",
+    "PairRuleView",
+    "PairRulesArguments",
+    "PairRulesView",
+    "PairView",
+    "UnpairArguments",
+]
+
+
+class PairArguments(Arguments):
+    """Arguments of `pair`.
+
+    `peer` empty = who has asked for it last. `step`: `begin` starts a pairing or takes up the one
+    that is under way; `look` waits up to `wait_s` until it is not `known_phase` any more; `code`
+    tries a typed code; `stop` ends it.
+    """
+
+    peer: Annotated[str, Field(max_length=253)] = ""
+    step: Literal["begin", "look", "code", "stop"] = "begin"
+    code: Annotated[str, Field(max_length=64)] = ""
+    known_phase: Phase | None = None
+    wait_s: Annotated[float, Field(ge=0, le=WAIT_S)] = 0
+
+
+class PairView(View):
+    """A pairing as it stands here.
+
+    `phase`: `looking` = the other machine is being asked; `showing` = `code` is to be typed there;
+    `typing` = its code is to be typed here; `confirmed` = a person has confirmed both keys;
+    `ended`, and why in `reason`. `note`: why the other machine cannot be asked at the
+    moment.
+    """
+
+    peer: str
+    node_id: str
+    user: str = ""
+    phase: Phase
+    code: str = ""
+    tries_left: int = 0
+    expires_s: float = 0.0
+    fingerprint: str = Field(default="", description="of the peer's key, once it is confirmed")
+    own_fingerprint: str = ""
+    reason: str = ""
+    note: str = ""
+
+
+class PairRulesArguments(Arguments):
+    """Arguments of `pair_rules`: what a paired peer may ask here, and whether it may be asked.
+
+    `directory`: the one that the peer may ask about; empty = it may ask for nothing. `runners`:
+    who may work for it; empty = every one that can here. `ask`: this machine may ask the peer.
+    `write` false only shows the rules.
+    """
+
+    peer: PeerName
+    directory: Annotated[str, Field(max_length=4096)] = ""
+    runners: Annotated[list[RunnerName], Field(max_length=32)] = Field(default_factory=list[str])
+    ask: bool = False
+    write: bool = False
+
+
+class PairRuleView(View):
+    """One rule of a pairing.
+
+    `state`: `new`; `written`; `there` = `allowed_by`, a rule in force, says it already; `removed`;
+    `gone` = it was not there any more; `changed` since it was written, so that it is left as it is.
+    """
+
+    direction: Literal["inbound", "outbound"]
+    name: str
+    text: str = ""
+    state: Literal["new", "written", "there", "removed", "gone", "changed"] = "new"
+    allowed_by: str = ""
+
+
+class PairRulesView(View):
+    """The rules of a pairing, in `file`."""
+
+    peer: str
+    node_id: str
+    file: str
+    rules: list[PairRuleView] = Field(default_factory=list[PairRuleView])
+
+
+class UnpairArguments(Arguments):
+    """Arguments of `unpair`: takes out the rules that a pairing has written, and nothing else."""
+
+    peer: PeerName
+    write: bool = False

@@ -1,0 +1,441 @@
+"""Pairings of nodes over wires in memory: two owners, wrong codes, breaks, and who stands between."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from typing_extensions import override
+
+from cmesh.daemon import pairings as pairings_module
+from cmesh.daemon.links import Links
+from cmesh.daemon.pair_attempt import ATTEMPT_S, LOCKED_S
+from cmesh.daemon.pair_calls import PairArguments, PairView
+from cmesh.daemon.pairings import Pairings
+from cmesh.daemon.presence import Presence
+from cmesh.daemon.trust import BY_CODE, BY_USE, Trust
+from cmesh.errors import (
+    LinkError,
+    PairingBusy,
+    PairingEnded,
+    PairingRefused,
+    PeerUnreachable,
+    UnknownPeer,
+    UsageError,
+    VersionMismatch,
+    WrongMachine,
+)
+from cmesh.keys import SigningKey
+from cmesh.link.tailnet import Wire
+from cmesh.model import Identity, NodeId
+from cmesh.node.whois import Peer
+from cmesh.store.records import AuditRecord, Record, TrustRecord
+from cmesh.store.store import Store
+from tests.fakes.half import StillClock
+from tests.fakes.wire import MemoryWire, wire_pair
+
+pytestmark = pytest.mark.anyio
+
+GONE, LIVING = 2**22 + 7, 1
+"""Numbers of processes: beyond the largest there is, and one that is always there."""
+
+
+class Rows:
+    """A store that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.rows: list[Record] = []
+
+    async def commit(self, records: Sequence[Record]) -> int:
+        self.rows.extend(records)
+        return len(self.rows)
+
+    async def trust(self) -> list[TrustRecord]:
+        return [row for row in self.rows if isinstance(row, TrustRecord)]
+
+    def said(self) -> list[str]:
+        return [str(row.data["what"]) for row in self.rows if isinstance(row, AuditRecord)]
+
+
+class Breaking(MemoryWire):
+    """Breaks before its frame number `after`."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self._left = after
+
+    @override
+    async def send(self, frame: str | bytes) -> None:
+        if not self._left:
+            self.lose()
+            raise LinkError("the link broke")
+        self._left -= 1
+        await super().send(frame)
+
+
+class Town:
+    """All nodes, and how they reach each other.
+
+    Attributes:
+        breaks: for the next connections, which side's frame is lost: (dialler's, acceptor's).
+        away: nodes that cannot be reached.
+        old: nodes whose cmesh cannot pair.
+    """
+
+    def __init__(self) -> None:
+        self.clock = StillClock()
+        self.places: dict[NodeId, Place] = {}
+        self.names: dict[str, NodeId] = {}
+        self.away: set[NodeId] = set()
+        self.old: set[NodeId] = set()
+        self.breaks: list[tuple[int, int]] = []
+        self.serving: set[asyncio.Task[None]] = set()
+        self.broke: list[Exception] = []
+
+    def place(self, name: str, key: bytes = b"") -> "Place":
+        return Place(self, name, key)
+
+    def wires(self) -> tuple[MemoryWire, MemoryWire]:
+        if not self.breaks:
+            return wire_pair()
+        mine, theirs = (Breaking(after) for after in self.breaks.pop(0))
+        mine.join(theirs)
+        return mine, theirs
+
+    async def serve(self, place: "Place", wire: MemoryWire, caller: NodeId) -> None:
+        identity = self.places[caller].identity
+        try:
+            await place.accept(cast("Wire", wire), identity)
+        except (LinkError, UnknownPeer) as error:
+            self.broke.append(error)
+        finally:
+            await wire.close()
+
+    async def close(self) -> None:
+        for place in self.places.values():
+            await place.pairings.close()
+        for task in self.serving:
+            task.cancel()
+        await asyncio.gather(*self.serving, return_exceptions=True)
+
+
+class Place:
+    """One node: the real pairings over what they need of the rest."""
+
+    def __init__(self, town: Town, name: str, key: bytes = b"") -> None:
+        self.town, self.name = town, name
+        self.id = NodeId(f"n{name.upper()}")
+        self.key = SigningKey(key or (name[0] * 32).encode())
+        self.identity = Identity(node_id=self.id, name=f"{name}.test", user="me@example.com")
+        self.store = Rows()
+        self.trust = Trust(cast("Store", self.store))
+        self.wanted: list[NodeId] = []
+        self.begin()
+        town.places[self.id] = self
+        town.names[name] = self.id
+
+    def begin(self) -> None:
+        """Begin a life of its daemon."""
+        presence = SimpleNamespace(
+            node_id=self.id, rising=self.rising, peer=self.peer, identify=self.identify
+        )
+        self.pairings = Pairings(
+            presence=cast("Presence", presence),
+            links=cast("Links", SimpleNamespace(dial_to_pair=self.dial, want=self.want)),
+            trust=self.trust,
+            key=self.key,
+            store=cast("Store", self.store),
+            clock=self.town.clock,
+        )
+
+    async def accept(self, wire: Wire, identity: Identity) -> None:
+        await self.pairings.accept(wire, identity)
+
+    async def rising(self) -> None:
+        pass
+
+    async def peer(self, name: str) -> Peer:
+        node_id = self.town.names.get(name, NodeId(name))
+        if node_id not in self.town.places:
+            raise UnknownPeer(f"nobody is named `{name}`")
+        identity = self.town.places[node_id].identity
+        return cast("Peer", SimpleNamespace(identity=identity))
+
+    async def identify(self, node_id: NodeId) -> Identity:
+        return self.town.places[node_id].identity
+
+    def want(self, node_id: NodeId, *, unasked: bool) -> None:
+        assert unasked
+        self.wanted.append(node_id)
+
+    async def dial(self, node_id: NodeId) -> tuple[Wire, Identity]:
+        town = self.town
+        if node_id in town.away or self.id in town.away:
+            raise PeerUnreachable(f"`{node_id}` does not answer")
+        if node_id in town.old:
+            raise VersionMismatch(f"`{node_id}` runs a cmesh that cannot pair")
+        mine, theirs = town.wires()
+        task = asyncio.create_task(town.serve(town.places[node_id], theirs, self.id))
+        town.serving.add(task)
+        task.add_done_callback(town.serving.discard)
+        return cast("Wire", mine), town.places[node_id].identity
+
+    async def step(
+        self, peer: str, step: str = "begin", pid: int = LIVING, **more: Any
+    ) -> PairView:
+        arguments = PairArguments.model_validate({"peer": peer, "step": step, **more})
+        return await self.pairings.step(pid, arguments)
+
+    async def code(self, peer: str, code: str, pid: int = LIVING) -> PairView:
+        return await self.step(peer, "code", pid, code=code)
+
+
+@pytest.fixture
+async def town() -> AsyncIterator[Town]:
+    made = Town()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def box(town: Town) -> Place:
+    return town.place("box")
+
+
+@pytest.fixture
+def mac(town: Town) -> Place:
+    return town.place("mac")
+
+
+def wrong(code: str) -> str:
+    return f"{(int(code) + 1) % 1_000_000:06}"
+
+
+async def shown(box: Place, mac: Place) -> str:
+    """Let box show a code that mac is asked for."""
+    view = await box.step("mac")
+    assert view.phase == "showing"
+    assert (await mac.step("box")).phase == "typing"
+    return view.code
+
+
+async def test_a_code_typed_on_the_other_machine_confirms_both_keys(box: Place, mac: Place) -> None:
+    code = await shown(box, mac)
+    assert (await mac.code("box", f"{code[:3]} {code[3:]}")).phase == "confirmed"
+    view = await box.step("mac", "look", known_phase="showing", wait_s=5)
+    assert (view.phase, view.code) == ("confirmed", "")
+    for one, other in ((box, mac), (mac, box)):
+        [pin] = await one.store.trust()
+        assert (pin.peer_id, pin.key, pin.by) == (other.id, other.key.public, BY_CODE)
+        assert one.trust.standing(other.id) == "trusted"
+        assert one.wanted == [other.id]
+        assert one.store.said() == ["confirmed"]
+
+
+async def test_it_tells_a_confirmed_key_from_one_of_first_use(box: Place, mac: Place) -> None:
+    await box.trust.check(mac.identity, mac.key.public, first_contact=True)
+    assert box.trust.confirmed_by(mac.id) == BY_USE
+    await mac.code("box", await shown(box, mac))
+    assert box.trust.confirmed_by(mac.id) == BY_CODE
+    again = Trust(cast("Store", box.store))
+    await again.load()
+    assert again.confirmed_by(mac.id) == BY_CODE
+
+
+async def test_three_wrong_codes_end_it_and_both_refuse_for_ten_minutes(
+    town: Town, box: Place, mac: Place
+) -> None:
+    code = await shown(box, mac)
+    for left in (2, 1):
+        view = await mac.code("box", wrong(code))
+        assert (view.phase, view.tries_left) == ("typing", left)
+    assert (await mac.code("box", wrong(code))).phase == "ended"
+    view = await box.step("mac", "look")
+    assert (view.phase, view.reason) == ("ended", "too many codes were wrong")
+    assert await box.store.trust() == await mac.store.trust() == []
+    for one, other in ((box, "mac"), (mac, "box")):
+        assert one.store.said() == ["wrong_code"] * 3 + ["refused"]
+        with pytest.raises(PairingRefused) as caught:
+            await one.step(other)
+        assert caught.value.retry_after_s == LOCKED_S + 1
+    with pytest.raises(PairingEnded):
+        await mac.step("nobody", "code", code=code)
+    assert (await mac.code("box", code)).phase == "ended"
+
+
+async def test_after_the_time_it_can_be_tried_anew_with_another_code(
+    town: Town, box: Place, mac: Place
+) -> None:
+    code = await shown(box, mac)
+    for _ in range(3):
+        await mac.code("box", wrong(code))
+    town.clock.passed_s += LOCKED_S
+    assert (await mac.code("box", await shown(box, mac))).phase == "confirmed"
+
+
+async def test_a_code_of_another_form_counts_for_nothing(box: Place, mac: Place) -> None:
+    code = await shown(box, mac)
+    for text in ("", "12345", "1234567", "abcdef", "\uff11" * 6):
+        with pytest.raises(UsageError):
+            await mac.code("box", text)
+    assert (await mac.code("box", code)).tries_left == 3
+
+
+async def test_nobody_confirms_within_ten_minutes(town: Town, box: Place, mac: Place) -> None:
+    code = await shown(box, mac)
+    town.clock.passed_s += ATTEMPT_S
+    assert (await box.step("mac", "look", known_phase="showing", wait_s=5)).phase == "ended"
+    assert (await mac.code("box", code)).reason == "nobody confirmed it in time"
+    assert await box.store.trust() == []
+
+
+async def test_both_at_the_same_time_one_shows_and_one_types(box: Place, mac: Place) -> None:
+    views = await asyncio.gather(box.step("mac"), mac.step("box"))
+    phases = {view.phase: view for view in views}
+    assert set(phases) == {"showing", "typing"}
+    types, peer = (mac, "box") if phases["typing"] is views[1] else (box, "mac")
+    assert (await types.code(peer, phases["showing"].code)).phase == "confirmed"
+
+
+async def test_two_that_could_not_reach_each_other_do_not_both_show_for_ever(
+    town: Town, box: Place, mac: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pairings_module, "ASK_AGAIN_S", 0.0)
+    town.away.add(box.id)
+    views = [await box.step("mac"), await mac.step("box")]
+    assert [view.phase for view in views] == ["showing", "showing"]
+    assert all("does not answer" in view.note for view in views)
+    town.away.clear()
+    view = await mac.step("box", "look", known_phase="showing", wait_s=5)
+    assert view.phase == "typing"
+    code = (await box.step("mac", "look")).code
+    assert (await mac.code("box", code)).phase == "confirmed"
+
+
+async def test_one_pairing_at_a_time_and_the_other_process_is_told(
+    town: Town, box: Place, mac: Place
+) -> None:
+    town.place("third")
+    first = await box.step("mac", pid=LIVING)
+    for peer in ("mac", "third"):
+        with pytest.raises(PairingBusy, match="`mac` is under way, by process 1"):
+            await box.step(peer, pid=GONE)
+    for step in ("look", "stop", "code"):
+        with pytest.raises(PairingBusy):
+            await box.step("mac", step, pid=GONE, code="000000")
+    assert (await box.step("mac", "look", pid=LIVING)).code == first.code
+
+
+async def test_a_command_that_died_is_followed_by_the_next_one(
+    town: Town, box: Place, mac: Place
+) -> None:
+    town.place("third")
+    first = await box.step("mac", pid=GONE)
+    assert (await box.step("mac", pid=LIVING)).code == first.code
+    await box.step("mac", "stop")
+    await box.step("mac", pid=GONE)
+    assert (await box.step("third", pid=LIVING)).phase == "showing"
+    # And the one that was left is told there: nothing is shown for it any more.
+    assert (await mac.step("box")).phase == "showing"
+
+
+async def test_what_is_ended_on_one_side_is_over_on_the_other(box: Place, mac: Place) -> None:
+    code = await shown(box, mac)
+    assert (await box.step("mac", "stop")).reason == "it was ended on this machine"
+    assert "no pairing with this one" in (await mac.code("box", code)).reason
+    assert await mac.store.trust() == []
+
+
+@pytest.mark.parametrize("after", range(4))
+@pytest.mark.parametrize("side", ["types", "shows"])
+async def test_a_connection_that_breaks_at_any_frame_costs_nothing(
+    town: Town, box: Place, mac: Place, monkeypatch: pytest.MonkeyPatch, side: str, after: int
+) -> None:
+    monkeypatch.setattr(pairings_module, "BROKEN_PAUSE_S", 0.0)
+    code = await shown(box, mac)
+    town.breaks.append((after, 99) if side == "types" else (99, after))
+    view = await mac.code("box", code)
+    assert (view.phase, view.tries_left) == ("confirmed", 3)
+    assert (await box.step("mac", "look")).phase == "confirmed"
+    assert [pin.by for pin in await box.store.trust()] == [BY_CODE]
+
+
+@pytest.mark.parametrize("who", ["box", "mac"])
+async def test_a_daemon_that_restarts_in_between_begins_anew(
+    box: Place, mac: Place, who: str
+) -> None:
+    code = await shown(box, mac)
+    (box if who == "box" else mac).begin()
+    if who == "box":
+        assert (await mac.code("box", code)).phase == "ended"
+        code = await shown(box, mac)
+    else:
+        with pytest.raises(PairingEnded):
+            await mac.code("box", code)
+        assert (await mac.step("box")).phase == "typing"
+    assert (await mac.code("box", code)).phase == "confirmed"
+
+
+async def test_after_the_pin_a_restart_on_either_side_is_mended_by_the_command(
+    box: Place, mac: Place
+) -> None:
+    code = await shown(box, mac)
+    await mac.code("box", code)
+    assert (await box.step("mac")).phase == "confirmed"
+    mac.begin()  # it had not stored its part, say
+    view = await mac.step("box")
+    assert view.phase == "showing"
+    assert (await box.step("mac")).phase == "typing"
+    assert (await box.code("mac", view.code)).phase == "confirmed"
+    assert (await mac.step("box")).phase == "confirmed"
+
+
+async def test_a_trust_that_was_taken_back_is_not_given_by_an_old_confirmation(
+    box: Place, mac: Place
+) -> None:
+    await mac.code("box", await shown(box, mac))
+    await box.trust.take_back("mac")
+    assert (await box.step("mac")).phase == "showing"
+
+
+async def test_who_asks_unasked_learns_nothing_and_is_remembered(
+    town: Town, box: Place, mac: Place
+) -> None:
+    third = town.place("third")
+    with pytest.raises(UsageError, match="no machine has asked"):
+        await box.step("")
+    await box.step("mac")
+    assert (await third.step("box")).phase == "showing"
+    assert (await third.step("box", "look")).code
+    await box.step("mac", "stop")
+    view = await box.step("")
+    assert (view.peer, view.phase) == ("third", "typing")
+
+
+async def test_an_older_cmesh_is_named_and_leaves_nothing(
+    town: Town, box: Place, mac: Place
+) -> None:
+    town.old.add(mac.id)
+    with pytest.raises(VersionMismatch, match="cannot pair"):
+        await box.step("mac")
+    assert (await box.step("mac", "look")).phase == "ended"
+
+
+async def test_a_name_that_means_another_node_now_is_refused(
+    town: Town, box: Place, mac: Place
+) -> None:
+    await mac.code("box", await shown(box, mac))
+    other = town.place("mac2")
+    other.identity = Identity(node_id=other.id, name=mac.identity.name)
+    town.names["mac"] = other.id
+    with pytest.raises(WrongMachine):
+        await box.step("mac")
+
+
+async def test_many_tries_at_once_are_three_and_no_more(town: Town, box: Place, mac: Place) -> None:
+    code = await shown(box, mac)
+    await asyncio.gather(*(mac.code("box", wrong(code)) for _ in range(8)))
+    assert (await box.step("mac", "look")).phase == "ended"
+    assert box.store.said() == ["wrong_code"] * 3 + ["refused"]
+    assert (await mac.code("box", code)).phase == "ended"

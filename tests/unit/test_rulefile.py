@@ -1,0 +1,104 @@
+"""Rules go into a person's configuration and come out again, and nothing else of it changes."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from cmesh.config import load_config
+from cmesh.errors import ConfigError
+from cmesh.rulefile import rewrite, rule_text, with_rules, without_rule
+
+IN = rule_text(
+    "inbound",
+    "why it is here",
+    {
+        "name": 'it may "ask"',
+        "peers": ["node:nBOX"],
+        "operations": ["task"],
+        "profiles": ["query"],
+        "runners": ["command:x"],
+        "paths": ["/srv/app"],
+        "limits": {"runtime": "15m", "concurrent": 2},
+    },
+)
+OUT = rule_text("outbound", "ask", {"name": "ask", "peers": ["node:nBOX"], "profiles": ["query"]})
+FILES = {
+    "empty": "",
+    "no newline at the end": "# mine\n[node]\nhostname = 'a'",
+    "comments and rules": '[node] # here\nhostname = "a"\n\n# theirs\n[[outbound.allow]]\n'
+    'name = "mine"\npeers = ["*"]\nprofiles = ["edit"]\n\n\n# the end\n',
+    "windows": "[node]\r\nhostname = 'a'\r\n",
+}
+
+
+@pytest.mark.parametrize("text", FILES.values(), ids=FILES)
+def test_rules_go_in_and_come_out_to_the_letter(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(text.encode())
+    path.chmod(0o600)
+    before = load_config(path).policy
+    rewrite(path, lambda old: with_rules(old, [IN, OUT]))
+    after = load_config(path).policy
+    assert {rule.name for rule in after.inbound} == {'it may "ask"'}
+    assert {rule.name for rule in after.outbound} == {
+        "ask",
+        *(rule.name for rule in before.outbound),
+    }
+    now = path.read_bytes().decode()
+    assert now.startswith(text)
+    assert ("\r\n" in text) == ("\n" not in now.replace("\r\n", ""))
+    for rule in (IN, OUT):
+        rest = without_rule(now, rule)
+        assert rest is not None
+        now = rest
+    assert now in (text, f"{text}\n")
+
+
+def test_a_rule_that_was_changed_or_stands_there_twice_is_not_taken_out() -> None:
+    text = with_rules("", [IN])
+    assert without_rule(text.replace("15m", "20m"), IN) is None
+    assert without_rule(text + IN, IN) is None
+    assert without_rule("", IN) is None
+
+
+def test_a_form_that_cannot_be_added_to_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="form"):
+        with_rules('outbound = { allow = [{ name = "a", peers = ["*"] }] }\n', [OUT])
+
+
+def test_what_could_not_be_used_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(OUT)
+    path.chmod(0o600)
+    with pytest.raises(ConfigError, match="could not be used"):
+        rewrite(path, lambda text: with_rules(text, [OUT]))  # a name that is taken
+    assert path.read_text() == OUT
+    assert os.listdir(tmp_path) == ["config.toml"]  # noqa: PTH208
+
+
+def test_a_file_keeps_its_mode_and_others_may_not_have_written_it(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("")
+    path.chmod(0o640)
+    rewrite(path, lambda text: with_rules(text, [OUT]))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    path.chmod(0o666)
+    with pytest.raises(ConfigError, match=r"mode|others"):
+        rewrite(path, lambda text: text + "# more\n")
+
+
+def test_what_somebody_else_wrote_meanwhile_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("# one\n")
+    path.chmod(0o600)
+    meanwhile = ["# two\n"]
+
+    def change(text: str) -> str:
+        if meanwhile:
+            path.write_text(meanwhile.pop())
+        return with_rules(text, [OUT])
+
+    rewrite(path, change)
+    assert path.read_text() == f"# two\n\n{OUT}"
