@@ -15,7 +15,7 @@ def main() -> int:
     """Run the command of `sys.argv`; return its exit status."""
     arguments = sys.argv[1:]
     first = arguments[0] if arguments else ""
-    if first == "mcp" and "--help" not in arguments:
+    if arguments == ["mcp"]:
         from cmesh.interfaces.mcp.relay import main as relay
 
         return relay()

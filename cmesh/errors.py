@@ -3,8 +3,10 @@
     CmeshError 1
     ├── UsageError 2             ├── TaskError 40            ├── LinkError 60
     ├── ConfigError 10           │   ├── TaskNotFound 41     │   ├── LocalProtocolError 61
-    │   └── UnsafePermissions 11 │   ├── TaskConflict 42     │   ├── RemoteProtocolError 62
-    ├── NodeError 20             │   ├── TaskRefused 43      │   ├── VersionMismatch 63
+    │   ├── UnsafePermissions 11,│   ├── TaskConflict 42     │   ├── RemoteProtocolError 62
+    │   └── SettingsChanged 14,  │   ├── TaskRefused 43      │   ├── VersionMismatch 63
+    │       EntryTaken 15        │   │                       │   │
+    ├── NodeError 20             │   │                       │   │
     │   ├── LoginRequired 21     │   │   └── SecretFound 56, │   └── NotCmesh 64
     │   │                        │   │       PatchRefused 57, PatchConflict 58, PatchApplied 59
     │   ├── PeerUnreachable 22   │   └── QueueFull 44        ├── StoreError 70
@@ -43,6 +45,7 @@ __all__ = [
     "DiskFull",
     "DoctorProblem",
     "DoctorWarning",
+    "EntryTaken",
     "IdentityUnknown",
     "KeyExpired",
     "LinkError",
@@ -74,6 +77,7 @@ __all__ = [
     "SchemaTooNew",
     "SecretFound",
     "SessionGone",
+    "SettingsChanged",
     "SetupBusy",
     "StoreBusy",
     "StoreDamaged",
@@ -155,6 +159,22 @@ class PlanGone(ConfigError):
     code = "plan_gone"
     exit_status = 13
     default_hint = "make the step again: `setup_step`, or `cmesh setup`"
+
+
+class SettingsChanged(ConfigError):
+    """Raised when another program wrote a settings file while cmesh was about to change it."""
+
+    code = "settings_changed"
+    exit_status = 14
+    default_hint = "repeat it; if that does not help, close the agent first"
+
+
+class EntryTaken(ConfigError):
+    """Raised when another MCP server has cmesh's name in an agent's settings; it stays."""
+
+    code = "entry_taken"
+    exit_status = 15
+    default_hint = "rename or remove that entry, then repeat"
 
 
 class NodeError(CmeshError):

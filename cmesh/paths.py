@@ -7,6 +7,7 @@ socket's path before anything else is loaded.
 import hashlib
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from cmesh.errors import UnsafePermissions
@@ -22,6 +23,7 @@ __all__ = [
     "ensure_private_dir",
     "git_environment",
     "key_file",
+    "named_variables",
     "program_link",
     "require_private_dir",
     "require_private_file",
@@ -108,6 +110,11 @@ def git_environment() -> dict[str, str]:
     A hook or an alias that cmesh is run from may have set that, for another one.
     """
     return {name: value for name, value in os.environ.items() if name not in _GIT_PLACES}
+
+
+def named_variables(names: Iterable[str]) -> dict[str, str]:
+    """Return those of the named variables that are set, and not to nothing."""
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
 def daemon_environment(state: Path, config: Path) -> dict[str, str]:

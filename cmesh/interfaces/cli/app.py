@@ -15,6 +15,7 @@ import typer
 from cmesh import __version__
 from cmesh.errors import CmeshError, UsageError
 from cmesh.interfaces.cli import (
+    agents,
     audit,
     confirm,
     daemon,
@@ -97,14 +98,6 @@ def demo(
     raise typer.Exit(run_demo(options))
 
 
-@app.command()
-def mcp() -> None:
-    """Serve MCP on stdin and stdout; agents start this, people do not."""
-    from cmesh.interfaces.mcp.relay import main as relay
-
-    raise typer.Exit(relay())
-
-
 setup.register(app)
 confirm.register(app)
 daemon.register(app)
@@ -117,6 +110,7 @@ audit.register(app)
 policy.register(app)
 runners.register(app)
 doctor.register(app)
+agents.register(app)
 
 
 def main(arguments: Sequence[str]) -> int:

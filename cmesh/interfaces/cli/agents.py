@@ -1,0 +1,234 @@
+"""`cmesh mcp`: the relay that agents start, and the commands that put it into their settings.
+
+Without a command it is the relay; `cmesh.__main__` sends that on before this file is loaded.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, TypeAlias
+
+import typer
+
+from cmesh.errors import CmeshError, UsageError
+from cmesh.interfaces.cli import output
+from cmesh.interfaces.cli.options import JsonOption
+from cmesh.nearest import did_you_mean
+from cmesh.setup.agents import Change, Seen, apply, plan_add, plan_remove, survey
+from cmesh.setup.clients import CLIENTS, Client, client_named
+from cmesh.setup.surroundings import Surroundings, surroundings
+
+__all__ = ["register"]
+
+_group = typer.Typer(
+    help="Serve MCP to an agent, or register cmesh with the agents of this machine.",
+    invoke_without_command=True,
+)
+
+_COLUMNS = ("AGENT", "HERE", "CMESH", "SETTINGS", "DETAIL")
+
+_SAID = {
+    "absent": "not registered",
+    "current": "registered",
+    "outdated": "update needed",
+    "foreign": "name taken",
+    "unreadable": "unreadable",
+}
+_DONE = {"add": "added to", "update": "brought up to date in", "remove": "removed from"}
+_WOULD = {
+    "add": "would add to",
+    "update": "would bring up to date in",
+    "remove": "would remove from",
+}
+
+Plan: TypeAlias = Callable[[Surroundings, Client], Change]
+
+
+def _complete(incomplete: str) -> list[str]:
+    return [one.name for one in CLIENTS if one.name.startswith(incomplete)]
+
+
+_NAMES = ", ".join(one.name for one in CLIENTS)
+
+AgentsArgument: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[AGENT]...", help=f"{_NAMES}.", autocompletion=_complete),
+]
+DryRunOption: TypeAlias = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would change, change nothing.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command group to the program."""
+    app.add_typer(_group, name="mcp")
+
+
+@_group.callback()
+def serve(context: typer.Context) -> None:
+    """Serve MCP on stdin and stdout; agents start this, people do not."""
+    if context.invoked_subcommand is not None:
+        return
+    from cmesh.interfaces.mcp.relay import main as relay
+
+    raise typer.Exit(relay())
+
+
+@_group.command()
+def add(
+    *,
+    agents: AgentsArgument = None,
+    everywhere: Annotated[
+        bool, typer.Option("--all", help="Every agent that is on this machine.")
+    ] = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Register cmesh with agents, so that they have its tools in every session.
+
+    Changes one entry of the agent's own settings of this user and nothing else in it; a backup is
+    kept. An entry of an older cmesh is brought up to date, one of somebody else stays.
+    """
+    here = surroundings()
+    chosen = _chosen(here, agents or [], everywhere=everywhere)
+    _do(here, chosen, plan_add, dry_run=dry_run, as_json=as_json)
+
+
+@_group.command()
+def remove(
+    *,
+    agents: AgentsArgument = None,
+    everywhere: Annotated[
+        bool, typer.Option("--all", help="Every agent that has an entry of cmesh.")
+    ] = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take cmesh out of agents' settings again; nothing else in them changes."""
+    here = surroundings()
+    if everywhere and not agents:
+        chosen = [one.client for one in survey(here) if one.standing in {"current", "outdated"}]
+    else:
+        chosen = _chosen(here, agents or [], everywhere=everywhere)
+    _do(here, chosen, plan_remove, dry_run=dry_run, as_json=as_json)
+
+
+@_group.command("list")
+def list_(*, as_json: JsonOption = False) -> None:
+    """List the agents that cmesh knows: which are here, and what stands in their settings."""
+    seen = survey(surroundings())
+    if as_json:
+        output.print_json({"agents": [_seen_json(one) for one in seen]})
+        return
+    rows = [
+        (
+            one.client.name,
+            "yes" if one.here else "no",
+            _SAID[one.standing],
+            str(one.path),
+            one.detail,
+        )
+        for one in seen
+    ]
+    output.table(_COLUMNS, rows)
+    wanting = [
+        one.client.name for one in seen if one.here and one.standing in {"absent", "outdated"}
+    ]
+    if wanting:
+        output.hint(f"cmesh mcp add {' '.join(wanting)}")
+
+
+def _chosen(here: Surroundings, names: Sequence[str], *, everywhere: bool) -> list[Client]:
+    """Return the agents that were named, or all that are here.
+
+    Raises:
+        UsageError: none was named, a name is not known, or both were asked for.
+    """
+    if everywhere and names:
+        raise UsageError("name agents, or say `--all`")
+    if not everywhere and not names:
+        found = [one.client.name for one in survey(here) if one.here]
+        raise UsageError(
+            "name the agents, or say `--all`",
+            hint=f"here: {', '.join(found)}" if found else f"cmesh knows {_NAMES}",
+        )
+    if everywhere:
+        return [one.client for one in survey(here) if one.here]
+    chosen: list[Client] = []
+    for name in dict.fromkeys(names):
+        client = client_named(name)
+        if client is None:
+            known = [one.name for one in CLIENTS]
+            raise UsageError(f"no agent `{name}`{did_you_mean(name, known)}", hint=_NAMES)
+        chosen.append(client)
+    return chosen
+
+
+def _do(
+    here: Surroundings, clients: Sequence[Client], plan: Plan, *, dry_run: bool, as_json: bool
+) -> None:
+    """Plan and do it for each agent; one that fails stops no other.
+
+    Raises:
+        CmeshError: the first failure, after all have been tried.
+    """
+    answers: list[dict[str, object]] = []
+    failures: list[CmeshError] = []
+    for client in clients:
+        try:
+            change = plan(here, client)
+            if not dry_run:
+                apply(here, change)
+        except CmeshError as error:
+            failures.append(error)
+            answers.append(_failed_json(client, error))
+            if not as_json and error is not failures[0]:
+                output.print_error(error, as_json=False)
+            continue
+        answers.append(_done_json(change, dry_run=dry_run))
+        if not as_json:
+            _say(change, dry_run=dry_run)
+    if as_json:
+        output.print_json({"dry_run": dry_run, "agents": answers})
+    elif not clients:
+        output.say("nothing to do: no agent is here" if plan is plan_add else "nothing to remove")
+    if failures and as_json:
+        raise typer.Exit(failures[0].exit_status)
+    if failures:
+        raise failures[0]
+
+
+def _say(change: Change, *, dry_run: bool) -> None:
+    client, path = change.client, change.before.path
+    if change.action == "none":
+        output.say(f"{client.title}: nothing to change in {path}")
+    elif dry_run:
+        output.say(f"{client.title}: {_WOULD[change.action]} {path}")
+        output.data(change.diff)
+    else:
+        output.say(f"{client.title}: {_DONE[change.action]} {path}; {client.restart}")
+
+
+def _seen_json(one: Seen) -> dict[str, object]:
+    return {
+        "agent": one.client.name,
+        "title": one.client.title,
+        "here": one.here,
+        "program": one.program,
+        "settings": str(one.path),
+        "registration": one.standing,
+        "detail": one.detail,
+    }
+
+
+def _done_json(change: Change, *, dry_run: bool) -> dict[str, object]:
+    return {
+        "agent": change.client.name,
+        "settings": str(change.before.path),
+        "action": change.action,
+        "done": not dry_run and change.action != "none",
+        "diff": change.diff,
+    }
+
+
+def _failed_json(client: Client, error: CmeshError) -> dict[str, object]:
+    told = {"code": error.code, "message": error.message, "hint": error.hint}
+    return {"agent": client.name, "action": "none", "done": False, "error": told}
