@@ -505,6 +505,13 @@ class VersionMismatch(LinkError):
     default_hint = "upgrade cmesh on the older machine (`cmesh version` on both)"
 
 
+class PeerOutdated(VersionMismatch):
+    """Raised when a task asks for what an older worker does not take."""
+
+    code = "peer_outdated"
+    default_hint = "upgrade cmesh on that machine, or ask for it without"
+
+
 class NotCmesh(LinkError):
     """Raised when a tailnet peer answers, but not as cmesh."""
 

@@ -26,6 +26,7 @@ from cmesh.errors import (
     CmeshError,
     KeyExpired,
     NotCmesh,
+    PeerOutdated,
     PeerUnreachable,
     PeerUntrusted,
     PolicyDenied,
@@ -34,12 +35,13 @@ from cmesh.errors import (
     UsageError,
     VersionMismatch,
 )
-from cmesh.model import Direction, Limits, TaskId, TaskSpec
+from cmesh.model import Direction, Limits, NodeId, TaskId, TaskSpec
 from cmesh.node.whois import Peer
 from cmesh.policy.chain import narrowed
 from cmesh.policy.decide import OutboundRequest, decide_outbound
 from cmesh.protocol.answer import schema_text
 from cmesh.protocol.facts import QUEUED
+from cmesh.protocol.features import outdated
 from cmesh.protocol.where import parse
 from cmesh.runner.artifacts import check_globs
 from cmesh.store.records import Selection, TaskRecord
@@ -166,7 +168,9 @@ class Asking:
         def allowed(peer: Peer) -> str:
             request = self._outbound_request(context, spec, peer)
             decision = decide_outbound(request, self._daemon.rules.policy())
-            return "" if decision.effect == "allow" else "this machine's policy does not allow it"
+            if decision.effect != "allow":
+                return "this machine's policy does not allow it"
+            return self._outdated(peer.identity.node_id, peer.identity.name, spec)
 
         found = await candidates(self._daemon, terms, spec, allowed)
         return found, ", ".join(f"`{term.text}`" for term in terms)
@@ -235,6 +239,11 @@ class Asking:
         daemon.twins.asked(record)
         if daemon.links.get(record.peer_id) is None:
             await daemon.links.attempt(record.peer_id, CONTACT_LIMIT_S)
+            if why := self._outdated(record.peer_id, record.peer, record.spec):
+                task = await daemon.store.task(record.task_id)
+                if task is not None and not task.terminal:
+                    await daemon.caller.cancel(task, why, PeerOutdated.code)
+                raise PeerOutdated(why)
             await self._give_up_if_away(record, queue=queue)
 
     async def _worker_named(self, name: str) -> Peer:
@@ -292,10 +301,13 @@ class Asking:
 
         Raises:
             PolicyDenied: no rule allows it.
+            PeerOutdated: the worker is known not to take what it asks for.
             ConfigError: no rule is in force, because the file cannot be used.
             TaskConflict: its idempotency key was used meanwhile.
         """
         daemon, policy = self._daemon, self._daemon.rules.policy()
+        if why := self._outdated(record.peer_id, record.peer, record.spec):
+            raise PeerOutdated(why)
         request = self._outbound_request(context, record.spec, peer)
         if parent is not None:
             request = replace(request, held=parent.held)
@@ -317,6 +329,11 @@ class Asking:
             # A comment, so that the lines before it and it can be pasted as they are.
             raise PolicyDenied(decision.reason, hint=f"{change}\n# {there}" if there else change)
         await daemon.caller.delegate(record, audit)
+
+    def _outdated(self, peer_id: NodeId, name: str, spec: TaskSpec) -> str:
+        """Say what of a task the worker does not take, as the open link tells; empty = nothing."""
+        link = self._daemon.links.get(peer_id)
+        return "" if link is None else outdated(spec, name.partition(".")[0], link.opened)
 
     async def _hand_on(
         self, context: Context, arguments: DelegateArguments, peer: Peer, turn: Turn

@@ -12,14 +12,23 @@ from typing import Literal
 from cmesh.daemon.actor import Actor
 from cmesh.daemon.draft import Draft
 from cmesh.daemon.parts import Parts
-from cmesh.errors import AnswerInvalid, CmeshError, LinkError, RemoteProtocolError
+from cmesh.errors import AnswerInvalid, CmeshError, LinkError, PeerOutdated, RemoteProtocolError
 from cmesh.keys import verify
 from cmesh.link.link import Link
 from cmesh.model import Direction, Event, TaskId
 from cmesh.protocol import state as table
 from cmesh.protocol.convert import result_from, submit
-from cmesh.protocol.facts import OPEN, QUEUED
-from cmesh.protocol.happenings import CallerEvent, Connected, GotAccepted, GotGap, GotResult, LinkUp
+from cmesh.protocol.facts import OPEN, QUEUED, SENT
+from cmesh.protocol.features import outdated
+from cmesh.protocol.happenings import (
+    CallerEvent,
+    Connected,
+    GotAccepted,
+    GotGap,
+    GotResult,
+    LinkUp,
+    UserCancels,
+)
 from cmesh.protocol.messages import Cancel, Message, ResultAck, ResultMessage, Subscribe, Wanted
 from cmesh.protocol.receipts import result_bytes
 from cmesh.protocol.state import Send, Step
@@ -139,7 +148,10 @@ class Outbound:
         budget = replace(self._budget)
         sends: list[tuple[Send, Word]] = []
         refused: dict[int, CmeshError] = {}
-        for place, word in enumerate(batch):
+        words = (
+            (place, one) for place, told in enumerate(batch) for one in self._possible(told, draft)
+        )
+        for place, word in words:
             if isinstance(word.happened, Connected):
                 self.stalled = False
             if self.stalled and word.link is not None:
@@ -166,6 +178,23 @@ class Outbound:
         for send, word in sends:
             self._send(send, word, draft, waited=waited)
         return refused
+
+    def _possible(self, word: Word, draft: Draft) -> tuple[Word, ...]:
+        """Return what happens; a link to a worker that does not know what it asks for ends it.
+
+        INVARIANT: it is never sent there. Such a worker refuses the link and not the task, so
+        each new link would send it again.
+        """
+        record, wishes = draft.record, {"cancel_wish", "expiry_wish"}
+        asked = isinstance(word.happened, LinkUp | Connected) and not wishes & draft.facts
+        link = self._link(record) if record and asked and draft.state in {QUEUED, SENT} else None
+        if record is None or link is None:
+            return (word,)
+        same_store = draft.sent_to() in {"", link.opened.incarnation}
+        why = outdated(record.spec, record.peer.partition(".")[0], link.opened)
+        if not why or not same_store:
+            return (word,)
+        return Word(happened=UserCancels(), code=PeerOutdated.code, reason=why), word
 
     def _not_stored(self, batch: list[Word]) -> None:
         if any(word.link for word in batch):

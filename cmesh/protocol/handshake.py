@@ -8,6 +8,7 @@ from typing import Literal
 
 from cmesh.errors import VersionMismatch
 from cmesh.model import NodeId
+from cmesh.protocol.features import TAKES
 from cmesh.protocol.link_messages import Seen
 from cmesh.protocol.messages import MINOR, MINOR_MINIMUM, SUBPROTOCOL
 from cmesh.protocol.receipts import canonical
@@ -25,6 +26,7 @@ class Local:
         incarnation: of the store; new after a restore.
         key: the public cmesh key, 43 characters of base64url.
         seen: the peer's newest audit head that this node holds.
+        takes: fields of a task that came later, and that it knows.
     """
 
     node_id: NodeId
@@ -32,6 +34,7 @@ class Local:
     software: str
     key: str
     seen: Seen | None = None
+    takes: tuple[str, ...] = TAKES
     minor: int = MINOR
     minor_minimum: int = MINOR_MINIMUM
 

@@ -41,6 +41,11 @@ __all__ = [
 ]
 
 
+Takes = Annotated[
+    tuple[Annotated[str, Field(max_length=40)], ...], Field(max_length=64, exclude_if=is_unset)
+]
+
+
 class May(WireMessage):
     """What the receiver of this may ask of the sender: the union of the sender's rules.
 
@@ -85,7 +90,11 @@ class Seen(WireMessage):
 
 
 class Hello(WireMessage):
-    """The dialling side proves its key: signature over `session.hello_bytes`."""
+    """The dialling side proves its key: signature over `session.hello_bytes`.
+
+    Attributes:
+        takes: fields of a task that came later and that the sender knows; none = an older one.
+    """
 
     type: Literal["hello"] = "hello"
     minor: Minor
@@ -97,6 +106,7 @@ class Hello(WireMessage):
     nonce: Nonce
     signature: Signature
     seen: Annotated[Seen | None, Field(exclude_if=is_unset)] = None
+    takes: Takes = ()
 
 
 class Welcome(WireMessage):
@@ -105,6 +115,7 @@ class Welcome(WireMessage):
     Attributes:
         minor: the version both speak from now on.
         unacknowledged: tasks whose result the receiver has not acknowledged yet.
+        takes: as in `hello`.
     """
 
     type: Literal["welcome"] = "welcome"
@@ -116,6 +127,7 @@ class Welcome(WireMessage):
     may: May
     unacknowledged: Unacknowledged = ()
     seen: Annotated[Seen | None, Field(exclude_if=is_unset)] = None
+    takes: Takes = ()
 
 
 class Grants(WireMessage):

@@ -139,6 +139,7 @@ class Session:
                 may=may,
                 unacknowledged=tuple(unacknowledged),
                 seen=self._local.seen,
+                takes=self._local.takes,
             )
         )
         self._state = _State.WELCOMED
@@ -232,6 +233,7 @@ class Session:
             nonce=self._nonce,
             signature=self._signature(self._transcript),
             seen=self._local.seen,
+            takes=self._local.takes,
         )
         self._out.append(encode(hello))
         self._state = _State.GREETED
@@ -272,6 +274,7 @@ class Session:
             minor=minor,
             software=one_line(proof.software, 64),
             seen=proof.seen,
+            takes=frozenset(proof.takes),
         )
         self._state = _State.INTRODUCED
         return [self._introduced]
@@ -283,6 +286,7 @@ class Session:
             incarnation=self._introduced.incarnation,
             minor=self._introduced.minor,
             software=self._introduced.software,
+            takes=self._introduced.takes,
             may=may,
             unacknowledged=unacknowledged,
         )

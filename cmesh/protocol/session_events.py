@@ -15,6 +15,7 @@ class Introduced:
 
     Attributes:
         seen: the newest audit head of this node that the peer holds; not checked here.
+        takes: fields of a task that came later, and that the peer knows.
     """
 
     key: str
@@ -22,6 +23,7 @@ class Introduced:
     minor: int
     software: str
     seen: Seen | None = None
+    takes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,7 @@ class Opened:
     Attributes:
         may: what this node may ask of the peer.
         unacknowledged: ended tasks whose result the peer has no receipt for.
+        takes: as `Introduced`.
     """
 
     key: str
@@ -39,6 +42,7 @@ class Opened:
     software: str
     may: May
     unacknowledged: tuple[str, ...]
+    takes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from cmesh.link.tailnet import Wire
 from cmesh.model import Direction, Identity, Limits, NodeId, Profile, TaskId, TaskSpec
 from cmesh.policy.rules import FULL_CONSENT
 from cmesh.protocol.codec import Chunk
+from cmesh.protocol.features import TAKES
 from cmesh.protocol.handshake import Local, Side
 from cmesh.protocol.link_messages import Grants, May
 from cmesh.protocol.messages import Message
@@ -77,6 +78,7 @@ class Half:
         whois_error: what whois answers instead.
         enforcement: what its sandbox has; found out once in a life.
         mute: answers of the worker are lost.
+        takes: what of a task that came later it says it takes; an older version says less.
     """
 
     def __init__(self, name: str, base: Path, clock: StillClock, *, rules: str = "") -> None:
@@ -95,6 +97,7 @@ class Half:
         self.wire: MemoryWire | None = None
         self.enforcement = Enforcement()
         self.mute = False
+        self.takes = TAKES
         self.wanted: list[NodeId] = []
         self.wakes: list[tuple[TaskId, str]] = []
         self.ended: list[TaskId] = []
@@ -218,6 +221,7 @@ consent = "{FULL_CONSENT}"
             incarnation=self.store.incarnation,
             software="cmesh/test",
             key=self.key.public,
+            takes=self.takes,
         )
         nonce = f"{self.name[0]}" * 24
         return Session(side, local, peer.node_id, nonce=nonce, sign=self.key.sign, verify=verify)

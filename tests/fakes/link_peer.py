@@ -22,6 +22,7 @@ from cmesh.model import Identity, NodeId, TaskId
 from cmesh.node.listener import Connection
 from cmesh.node.node import Node
 from cmesh.protocol.codec import Chunk, decode, decode_chunk, encode
+from cmesh.protocol.features import TAKES
 from cmesh.protocol.handshake import Local, Side
 from cmesh.protocol.link_messages import Grants, May, Receipt
 from cmesh.protocol.messages import (
@@ -98,6 +99,7 @@ class LinkPeer:
     """The fake; an async context manager that accepts links with `script`.
 
     Attributes:
+        takes: what of a task that came later it says that it takes.
         minors: newest and oldest minor version it claims to speak.
         sign: makes its handshake signature; replace it to prove nothing.
         sign_result: makes the signatures of its results.
@@ -112,6 +114,7 @@ class LinkPeer:
         self.key = SigningKey(os.urandom(32))
         self.incarnation = secrets.token_hex(8)
         self.minors: tuple[int, int] = (MINOR, MINOR_MINIMUM)
+        self.takes: tuple[str, ...] = TAKES
         self.sign: Callable[[bytes], str] = self.key.sign
         self.sign_result: Callable[[bytes], str] = self.key.sign
         self.sent: list[str] = []
@@ -156,6 +159,7 @@ class LinkPeer:
             incarnation=self.incarnation,
             software="fake/1",
             key=self.key.public,
+            takes=self.takes,
             minor=self.minors[0],
             minor_minimum=self.minors[1],
         )

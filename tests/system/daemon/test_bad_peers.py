@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from cmesh.daemon.arguments import NoArguments, ResultArguments, TrustArguments
-from cmesh.errors import LinkError, TaskRefused
+from cmesh.errors import LinkError, PeerOutdated, TaskRefused
 from cmesh.keys import SigningKey
 from cmesh.model import Limits, Profile, TaskId, TaskSpec, TaskState
 from cmesh.node.node import Node, NodeOptions
@@ -305,6 +305,43 @@ async def test_an_output_that_is_not_as_announced_is_not_taken_and_the_task_ends
     assert resident(laptop) - memory < GROWTH_BYTES
     assert peer.links <= 3
     assert "Traceback" not in laptop.log_text()
+
+
+async def test_an_older_worker_is_not_asked_for_what_it_does_not_know(
+    pair: Pair, make_peer: MakePeer
+) -> None:
+    laptop, heard = pair[0], list[str]()
+
+    async def worker(_peer: LinkPeer, channel: Channel) -> None:
+        while True:
+            heard.append((await channel.receive()).type)
+
+    peer = await make_peer("older", worker)
+    peer.takes = ("turns",)
+
+    async def known() -> bool | None:
+        return any(p["name"] == "older" and p["online"] for p in await peers(laptop)) or None
+
+    await eventually(known)
+    asked = (
+        "delegate",
+        "older",
+        "-C",
+        "/srv",
+        "--runner",
+        "command:true",
+        "--max-tokens",
+        "9",
+        "x",
+    )
+    # At first there is no link; then there is one, and nothing of the task is kept either.
+    for _ in range(2):
+        done = await asyncio.to_thread(laptop.cli, *asked)
+        assert done.returncode == PeerOutdated.exit_status, done.stderr
+        assert "`older` runs fake/1, which does not take a limit of tokens" in done.stderr
+        assert "hint: upgrade cmesh on that machine" in done.stderr
+    assert peer.links == 1
+    assert "submit" not in heard
 
 
 async def test_a_result_that_the_worker_did_not_sign_ends_nothing(

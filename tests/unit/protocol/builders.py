@@ -52,9 +52,14 @@ def result(**change: object) -> Result:
 
 
 def local(node: NodeId, key: SigningKey, **change: Any) -> Local:
-    return Local(
-        node_id=node, incarnation=f"store-{node}", software="cmesh 0.1.0", key=key.public, **change
-    )
+    fields: dict[str, Any] = {
+        "node_id": node,
+        "incarnation": f"store-{node}",
+        "software": "cmesh 0.1.0",
+        "key": key.public,
+        "takes": (),  # as it was recorded: an older version
+    }
+    return Local(**(fields | change))
 
 
 def dialler(peer: NodeId = WORKER, me: Local | None = None) -> Session:
