@@ -79,12 +79,22 @@ class WillRunView(View):
     """What a task that waits for this machine's owner would start; `obstacle` says why it cannot.
 
     `narrowed`: what a profile of the owner takes away from its base, a fact each.
+    `changes`: what of the caller's uncommitted changes comes into the copy; empty = none.
+    `bind_ignored`: folders that are shown beside the copy. `accept`: the acceptance command that
+    runs after it. `artifacts`: globs of files that it hands over. `preface`: what it is told by
+    cmesh beside the prompt, `{preface}` in `argv`; `answer`: how it is held to a JSON Schema.
     """
 
     argv: list[str] = Field(default_factory=list[str])
     directory: str = ""
     profile: str = ""
     narrowed: list[str] = Field(default_factory=list[str])
+    changes: str = ""
+    bind_ignored: list[str] = Field(default_factory=list[str])
+    accept: list[str] = Field(default_factory=list[str])
+    artifacts: list[str] = Field(default_factory=list[str])
+    preface: str = ""
+    answer: str = ""
     runtime_s: int = 0
     obstacle: str = ""
 

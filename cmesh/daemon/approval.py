@@ -12,11 +12,18 @@ from cmesh.daemon.admission import Grant
 from cmesh.daemon.answers import WillRunView
 from cmesh.daemon.parts import Parts
 from cmesh.errors import CmeshError, TaskRefused
+from cmesh.model import Changes, Profile
 from cmesh.policy.explain import narrowing
+from cmesh.runner.manifest import Manifest
 from cmesh.runner.shim_processes import MARKER, stat_of
 from cmesh.store.records import TaskRecord
 
 __all__ = ["require_no_task", "will_run"]
+
+_PREFACE = "{preface}"
+"""Stands in the arguments for what an agent is told: its words are cmesh's own."""
+
+_FILE_OF_PATCH = b"diff --git "
 
 ANCESTORS_LIMIT = 64
 """Parents that are looked at; a shell stands far nearer to its terminal."""
@@ -30,7 +37,10 @@ def will_run(parts: Parts, record: TaskRecord, grant: Grant) -> WillRunView:
         parts.sandboxes.require_parts(grant.directory, grant.judged, grant.profile)
         place = followup.place(parts, record)
         grant.runner.check_directory(spec.directory)
-        launch = grant.runner.launch(spec, own, own / "home", place)
+        launch = grant.runner.launch(spec, own, own / "home", place, _PREFACE)
+        if spec.accept:  # its program must be here
+            parts.runners().acceptance(spec.accept, grant.directory)
+        changes = _changes(parts, spec.changes) if spec.changes else ""
     except CmeshError as error:
         return WillRunView(obstacle=error.message)
     except OSError as error:
@@ -40,8 +50,38 @@ def will_run(parts: Parts, record: TaskRecord, grant: Grant) -> WillRunView:
         directory=launch.cwd,
         profile=grant.profile.name,
         narrowed=narrowing(grant.profile),
+        changes=changes,
+        bind_ignored=list(grant.bind_ignored),
+        accept=list(spec.accept),
+        artifacts=list(spec.artifacts),
+        preface=_preface(grant.runner.manifest, spec.profile),
+        answer=_answer(grant.runner.manifest) if spec.answer_schema else "",
         runtime_s=launch.runtime_s,
     )
+
+
+def _changes(parts: Parts, changes: Changes) -> str:
+    """Say what of a caller's changes comes into the copy: how much, of how many files."""
+    said = f"{changes.bytes:,} bytes on commit {changes.commit[:12]}"
+    path = parts.store.blob_path(changes.sha256)
+    if path is None:
+        return f"{said}; they are not here yet"
+    with path.open("rb") as file:
+        files = sum(line.startswith(_FILE_OF_PATCH) for line in file)
+    return f"{said}, {files} file{'' if files == 1 else 's'}"
+
+
+def _preface(manifest: Manifest, profile: Profile) -> str:
+    if not manifest.takes_preface:
+        return ""
+    way = "in front of the prompt" if manifest.preface_in_prompt else "as its system text"
+    return f"cmesh's words for profile {profile.value}, {way}"
+
+
+def _answer(manifest: Manifest) -> str:
+    if manifest.options.answer_schema:
+        return f"a JSON Schema, by {manifest.options.answer_schema[0]}"
+    return "a JSON Schema, in front of the prompt" if manifest.program else "a JSON Schema"
 
 
 def require_no_task(pid: int, why: str = "a task cannot approve a task") -> None:

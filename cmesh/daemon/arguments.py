@@ -215,8 +215,8 @@ class CancelGroupArguments(Arguments):
 class ReplyArguments(Arguments):
     """Arguments of `reply_task`: another turn of a task that succeeded or failed.
 
-    Runner, profile and directory are those of the task, and so are the limits; `timeout_s`
-    can only be less (0 = as the task's).
+    Runner, profile and directory are those of the task, and so are the limits; `timeout_s`,
+    `turns`, `tokens` and `cost_usd` can only be less (0 = as the task's).
     """
 
     task_id: TaskRef
@@ -229,6 +229,11 @@ class ReplyArguments(Arguments):
         description="answer by the JSON Schema of the turn before, as after answer_invalid",
     )
     timeout_s: int = Field(default=0, ge=0, le=14_400)
+    turns: int = Field(default=0, ge=0, le=1_000_000, description="a lower limit than the task's")
+    tokens: int = Field(default=0, ge=0, le=10**12, description="likewise")
+    cost_usd: float = Field(
+        default=0, ge=0, le=1_000_000, allow_inf_nan=False, description="likewise"
+    )
     wait_s: float = Field(default=0, ge=0, le=WAIT_S)
     idempotency_key: str = Field(default="", max_length=200)
     if_offline: Literal["fail", "queue"] = Field(

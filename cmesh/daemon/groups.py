@@ -15,14 +15,17 @@ from cmesh.daemon.asked import same_task
 from cmesh.daemon.core import Daemon
 from cmesh.daemon.lookup import Lookup
 from cmesh.errors import CmeshError, TaskConflict, TaskNotFound
-from cmesh.model import ENDED, TERMINAL, NodeId, TaskId, TaskState
-from cmesh.store.records import Refused, Selection, TaskSnapshot
+from cmesh.model import ENDED, TERMINAL, Direction, NodeId, TaskId, TaskState
+from cmesh.store.records import Refused, Selection, StepRecord, TaskSnapshot
 from cmesh.text import cut, one_line, scrub
 
 __all__ = ["Groups"]
 
 ENDS = ENDED | {TaskState.UNKNOWN}
 """States after which waiting longer is not promised to bring news."""
+
+GROUP_CANCELLED = "group_cancelled"
+"""Fact of one task of a group: nobody else is asked any more."""
 
 REASON_CHARACTERS = 500
 
@@ -71,8 +74,13 @@ class Groups:
         return group, selection, tasks
 
     async def settled(self, selection: Selection) -> set[NodeId]:
-        """Return the peers of a group about which nothing is left to do: asked, or refused."""
+        """Return the peers of a group about which nothing is left to do: asked, or refused.
+
+        INVARIANT: of a group that was cancelled that is all, also who was not asked before a crash.
+        """
         _group, _selection, tasks = await self.tasks(selection.group)
+        if _is_cancelled(tasks):
+            return set(selection.peers)
         asked = {task.record.peer_id for task in tasks}
         return asked | {refused.node_id for refused in selection.refused}
 
@@ -126,7 +134,7 @@ class Groups:
             done=self._ended(tasks) == len(tasks),
             chosen=cut(scrub(selection.chosen), 4_000),
             tasks=[_marked(view, selection) for view in views],
-            refused=[_refused(one) for one in selection.refused],
+            refused=[_refused(one) for one in (*selection.refused, *_never(selection, tasks))],
         )
 
     async def listed(self, context: Context, arguments: TasksArguments) -> TasksView:
@@ -146,13 +154,17 @@ class Groups:
         return TasksView(tasks=shown[: arguments.limit], more=len(shown) > arguments.limit)
 
     async def cancel(self, context: Context, reference: str, reason: str) -> GroupView:
-        """Ask for the end of each task of a group that has not ended.
+        """Ask for the end of each task of a group that has not ended, and ask no more peers.
 
         Raises:
             TaskNotFound: none is named so, or several are.
             CmeshError: for one of them it could not be stored; the others were asked.
         """
-        group, _selection, tasks = await self.tasks(reference)
+        group, selection, tasks = await self.tasks(reference)
+        # First: a call that is repeated from now on must find it.
+        if not _is_cancelled(tasks):
+            own = next(task for task in tasks if task.record.task_id not in selection.also)
+            await self._daemon.store.commit([_cancelled(own)])
         failed: CmeshError | None = None
         for task in tasks:
             if task.terminal:
@@ -187,6 +199,29 @@ class Groups:
                         for change in changes:
                             change.cancel()
         return [await self._lookup.task(task_id) for task_id in ids]
+
+
+def _cancelled(task: TaskSnapshot) -> StepRecord:
+    return StepRecord(
+        task_id=task.record.task_id, direction=Direction.OUT, kind="fact", name=GROUP_CANCELLED
+    )
+
+
+def _is_cancelled(tasks: Sequence[TaskSnapshot]) -> bool:
+    return any(GROUP_CANCELLED in task.facts for task in tasks)
+
+
+def _never(selection: Selection, tasks: Sequence[TaskSnapshot]) -> list[Refused]:
+    """Return the peers of a cancelled group that had not been asked, and never will be."""
+    if not _is_cancelled(tasks):
+        return []
+    told = {task.record.peer_id for task in tasks} | {one.node_id for one in selection.refused}
+    why = "the group was cancelled before it was asked"
+    return [
+        Refused(peer=peer_id, node_id=peer_id, code="cancelled", reason=why)
+        for peer_id in selection.peers
+        if peer_id not in told
+    ]
 
 
 def _marked(view: TaskView, selection: Selection) -> TaskView:

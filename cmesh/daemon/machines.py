@@ -54,13 +54,24 @@ _FILE: TypeAdapter[dict[str, _Kept]] = TypeAdapter(dict[str, _Kept])
 
 
 class Machines:
-    """The machines of peers. Event loop only."""
+    """The machines of peers. Event loop only.
+
+    Attributes:
+        trouble: why what was kept is not all used, for people; empty = it is.
+    """
 
     def __init__(self, path: Path, clock: Clock) -> None:
-        """Read what was kept; a file that cannot be read is none. Blocks on the disk."""
+        """Read what was kept; a file that cannot be is put aside. Blocks on the disk."""
+        self.trouble = ""
         self._path = path
         self._clock = clock
-        self._heard = {NodeId(name): kept for name, kept in _read(path).items()}
+        found: Mapping[str, _Kept]
+        try:
+            found = _read(path)
+        except (OSError, ValueError) as error:
+            found = dict[str, _Kept]()
+            self.trouble = _put_aside(path, str(error) if isinstance(error, _TooLarge) else "")
+        self._heard = {NodeId(name): kept for name, kept in found.items()}
         self._written: Mapping[NodeId, _Kept] = dict(self._heard)
         self._to_write = asyncio.Event()
         self._waiting: dict[NodeId, list[asyncio.Event]] = {}
@@ -130,21 +141,53 @@ class Machines:
         self._written = heard
 
 
+class _TooLarge(ValueError):
+    """Raised when there is more than this node takes."""
+
+
 def _read(path: Path) -> Mapping[str, _Kept]:
+    """Return what a file holds, none when there is no file; raises ValueError when it is not ours."""
     try:
         with path.open("rb") as file:
             data = file.read(FILE_BYTES + 1)
-        return _FILE.validate_json(data) if len(data) <= FILE_BYTES else {}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
-        logger.warning("machines_not_read", extra={"data": {"why": type(error).__name__}})
-        return {}
+    if len(data) > FILE_BYTES:
+        raise _TooLarge(f"it has more than {FILE_BYTES} bytes")
+    return _FILE.validate_json(data)
+
+
+def _put_aside(path: Path, why: str) -> str:
+    """Keep a file that is not used from being written over; say where it is, and log it."""
+    aside = path.with_suffix(".unread")
+    why = why or "it cannot be read as one of this version's"
+    try:
+        path.replace(aside)
+        kept = f"it is `{aside}` now"
+    except OSError as error:
+        kept = f"it could not be put aside: {error.strerror}"
+    said = f"what peers told of their machines, `{path}`, is not used: {why}; {kept}"
+    logger.warning("machines_not_read", extra={"data": {"why": why, "kept": kept}})
+    return said
+
+
+def _fitting(heard: Mapping[NodeId, _Kept]) -> bytes:
+    """Return the file's content; the oldest words give way where there are too many bytes."""
+    newest = sorted(heard, key=lambda name: heard[name].at, reverse=True)
+    left, parts = FILE_BYTES - 2, list[bytes]()
+    for name in newest:
+        part = _FILE.dump_json({str(name): heard[name]})[1:-1]
+        if (left := left - len(part) - 1) < 0:
+            data = {"kept": len(parts), "left_out": len(newest) - len(parts)}
+            logger.warning("machines_left_out", extra={"data": data})
+            break
+        parts.append(part)
+    return b"{" + b",".join(parts) + b"}"
 
 
 def _write(path: Path, heard: Mapping[NodeId, _Kept]) -> None:
     incoming = path.with_suffix(".new")
-    data = _FILE.dump_json({str(name): kept for name, kept in heard.items()})
+    data = _fitting(heard)
     handle = os.open(incoming, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(data)

@@ -23,6 +23,7 @@ __all__ = ["problems"]
 MISSING_PATH = "missing_path"
 NOT_CONFIGURED = "not_configured"
 KEY_EXPIRES = "key_expires_soon"
+MACHINES_UNREAD = "machines_not_read"
 KEY_WARNING = timedelta(days=14)
 """So long before a node key expires the owner is told."""
 
@@ -42,6 +43,9 @@ async def problems(daemon: Daemon) -> list[Problem]:
     if not daemon.configured:
         what = f"there is no configuration at `{daemon.settings.config_file}`"
         listed.append(Problem(code=NOT_CONFIGURED, what=what, next="run `cmesh setup`"))
+    if daemon.machines.trouble:
+        what, then = daemon.machines.trouble, "nothing: each peer tells again with its next link"
+        listed.append(Problem(code=MACHINES_UNREAD, what=what, next=then))
     listed += _expiring(daemon)
     listed += _broken_manifests(daemon)
     naming = [rule for rule in config.policy.inbound if rule.runners]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import datetime
+from typing import TypeVar
 
 import uuid_utils
 
@@ -14,6 +15,8 @@ from cmesh.store.records import TaskRecord, TaskSnapshot
 from cmesh.store.store import Store
 
 __all__ = ["next_spec", "same", "twin"]
+
+_Number = TypeVar("_Number", int, float)
 
 
 def same(record: TaskRecord, arguments: ReplyArguments, before: TaskSnapshot) -> bool:
@@ -35,17 +38,31 @@ async def twin(
 
 
 def next_spec(before: TaskSpec, arguments: ReplyArguments, not_after: datetime) -> TaskSpec:
-    """Return the turn after `before`: the same but for the prompt, and with no more time."""
-    most_s = before.limits.runtime_s
+    """Return the turn after `before`: the same but for the prompt, and with no more of anything."""
+    most = before.limits
+    limits = replace(
+        most,
+        runtime_s=min(most.runtime_s, arguments.timeout_s or most.runtime_s),
+        turns=_least(most.turns, arguments.turns),
+        tokens=_least(most.tokens, arguments.tokens),
+        cost_usd=_least(most.cost_usd, arguments.cost_usd),
+    )
     return replace(
         before,
         task_id=TaskId(str(uuid_utils.uuid7())),
         prompt=arguments.prompt,
-        limits=replace(before.limits, runtime_s=min(most_s, arguments.timeout_s or most_s)),
+        limits=limits,
         not_after=not_after,
         follows=before.task_id,
         answer_schema=_schema(before, arguments),
     )
+
+
+def _least(most: _Number | None, asked: _Number) -> _Number | None:
+    """Return a limit that was lowered; `asked` 0 = as it was."""
+    if not asked:
+        return most
+    return asked if most is None else min(most, asked)
 
 
 def _schema(before: TaskSpec, arguments: ReplyArguments) -> str:

@@ -195,6 +195,9 @@ def reply(  # noqa: PLR0913 - typer reads the options from the signature
     timeout: Annotated[
         str, typer.Option(metavar="TIME", help="Longest run time, at most the task's; 0 = that.")
     ] = "0",
+    max_turns: TurnsOption = 0,
+    max_tokens: TokensOption = 0,
+    max_cost: CostOption = 0,
     wait: WaitOption = True,
     if_offline: Annotated[
         str,
@@ -211,7 +214,8 @@ def reply(  # noqa: PLR0913 - typer reads the options from the signature
 ) -> None:
     """Go on with the conversation of a task that succeeded or failed.
 
-    The turn is a task of its own, on the same worker, runner, profile and directory.
+    The turn is a task of its own, on the same worker, runner, profile and directory, with the same
+    limits or lower ones.
     Waits for its end and prints the result. Ctrl-C stops the waiting, never the task.
     """
     arguments = checked(
@@ -221,6 +225,9 @@ def reply(  # noqa: PLR0913 - typer reads the options from the signature
         answer_schema=read_schema(answer_schema),
         same_schema=same_schema,
         timeout_s=seconds(timeout),
+        turns=max_turns,
+        tokens=max_tokens,
+        cost_usd=max_cost,
         if_offline=if_offline,
         start_within_s=seconds(start_within),
         idempotency_key=key or _own_key(),

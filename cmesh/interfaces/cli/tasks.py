@@ -271,6 +271,12 @@ def _will_run(view: WillRunView | None) -> list[tuple[str, str]]:
         ("in", view.directory),
         ("under", view.profile),
         ("narrowed", "; ".join(view.narrowed)),
+        ("with changes", view.changes),
+        ("beside it", ", ".join(view.bind_ignored)),
+        ("is told", view.preface),
+        ("answers by", view.answer),
+        ("then runs", shlex.join(view.accept)),
+        ("hands over", ", ".join(view.artifacts)),
         ("for", output.duration(view.runtime_s) if view.runtime_s else ""),
         ("cannot run", view.obstacle),
     ]

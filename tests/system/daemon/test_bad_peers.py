@@ -22,7 +22,7 @@ from cmesh.keys import SigningKey
 from cmesh.model import Limits, Profile, TaskId, TaskSpec, TaskState
 from cmesh.node.node import Node, NodeOptions
 from cmesh.node.testnet import Testnet
-from cmesh.protocol.codec import encode_chunk
+from cmesh.protocol.codec import Chunk, encode_chunk
 from cmesh.protocol.convert import submit
 from cmesh.protocol.messages import Accepted, Artifact, Denied, Outcome, ResultMessage, Subscribe
 from tests.fakes.link_peer import Channel, LinkPeer, Script, serve_worker
@@ -314,7 +314,8 @@ async def test_an_older_worker_is_not_asked_for_what_it_does_not_know(
 
     async def worker(_peer: LinkPeer, channel: Channel) -> None:
         while True:
-            heard.append((await channel.receive()).type)
+            message = await channel.receive()
+            heard.append("chunk" if isinstance(message, Chunk) else message.type)
 
     peer = await make_peer("older", worker)
     peer.takes = ("turns",)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cmesh.daemon.machines import PEERS_MOST, Machines
+from cmesh.daemon.machines import FILE_BYTES, PEERS_MOST, Machines
 from cmesh.model import NodeId
 from cmesh.protocol.link_messages import May
 from cmesh.protocol.machine import Machine
@@ -54,6 +54,37 @@ async def test_a_file_that_is_none_of_ours_is_no_word(tmp_path: Path) -> None:
     for text in ("", "[]", '{"nBOX": {"machine": {"os": "li nux"}, "at": "now"}}'):
         place.write_text(text, "utf-8")
         assert Machines(place, StillClock()).of(PEER) is None
+
+
+async def test_a_file_that_is_not_used_is_kept_and_told(tmp_path: Path) -> None:
+    place, aside = tmp_path / "machines.json", tmp_path / "machines.unread"
+    for text, why in (("x" * (FILE_BYTES + 1), "more than"), ("[]", "cannot be read")):
+        place.write_text(text, "utf-8")
+        machines = Machines(place, StillClock())
+        assert why in machines.trouble
+        assert str(aside) in machines.trouble
+        machines.take(PEER, may(Machine(os="linux")))
+        await machines.close()
+        assert aside.read_text("utf-8") == text
+        assert Machines(place, StillClock()).trouble == ""
+
+
+async def test_what_is_written_can_be_read_and_the_newest_words_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("cmesh.daemon.machines.FILE_BYTES", 3_000)
+    clock = StillClock()
+    machines = Machines(tmp_path / "machines.json", clock)
+    for number in range(100):
+        clock.passed_s += 1
+        machines.take(NodeId(f"n{number}"), may(Machine(os="linux")))
+    await machines.close()
+    assert (tmp_path / "machines.json").stat().st_size <= 3_000
+    later = Machines(tmp_path / "machines.json", clock)
+    assert later.trouble == ""
+    assert later.of(NodeId("n99")) is not None
+    assert later.of(NodeId("n0")) is None
+    assert "machines_left_out" in caplog.text
 
 
 async def test_no_more_peers_are_kept_than_there_is_room_for(tmp_path: Path) -> None:
