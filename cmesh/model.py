@@ -185,11 +185,14 @@ class Changes:
         commit: full id of what they are made on.
         sha256: of the patch, in hex.
         bytes: its length; 0 = nothing differs from the commit.
+        bundle: a worker that lacks the commit may ask for it. Not hashed: with it or without, the
+            same is to be done.
     """
 
     commit: str
     sha256: str
     bytes: int
+    bundle: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +243,7 @@ class TaskSpec:
         }
         if self.changes is not None:
             values["changes"] = _shallow(self.changes)
+            del values["changes"]["bundle"]
         for later in ("follows", "artifacts", "base", "changes", "answer_schema"):
             if not values[later]:
                 del values[later]

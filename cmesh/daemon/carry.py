@@ -5,7 +5,6 @@ runs nothing that a repository has configured. What would not arrive exactly is 
 """
 
 import asyncio
-import json
 import os
 import re
 import subprocess
@@ -25,9 +24,8 @@ from cmesh.patch.repository import Repository
 from cmesh.patch.trial import PATHS_MOST
 from cmesh.protocol.messages import CHANGES_BYTES
 from cmesh.redact import Redactor, Stream
-from cmesh.runner import tree
 from cmesh.runner.copies import COPY_FILES, COPY_MOST_BYTES, FILE_BYTES, find_git
-from cmesh.sandbox.plan import interpreter
+from cmesh.runner.orders import run_order
 from cmesh.store.store import Store
 from cmesh.text import one_line
 
@@ -123,7 +121,8 @@ async def _carry(store: Store, redactor: Redactor, project: str, *, untracked: b
 
     root, commit, data = await asyncio.to_thread(made)
     sha256 = await store.blob(data)
-    return Carried(root=root, changes=Changes(commit=commit, sha256=sha256, bytes=len(data)))
+    changes = Changes(commit=commit, sha256=sha256, bytes=len(data), bundle=True)
+    return Carried(root=root, changes=changes)
 
 
 def _look(repository: Repository, aside: Path, *, untracked: bool) -> _Found:
@@ -151,19 +150,11 @@ def _look(repository: Repository, aside: Path, *, untracked: bool) -> _Found:
         "files": COPY_FILES,
         "file_bytes": FILE_BYTES,
     }
-    argv = [interpreter().program, "-I", "-S", tree.__file__, json.dumps(order)]
     try:
-        done = subprocess.run(  # noqa: S603 - cmesh's own program
-            argv, stdin=subprocess.DEVNULL, capture_output=True, check=False, env={}, cwd="/",
-            timeout=CARRY_LIMIT_S,
-        )  # fmt: skip
+        return _FOUND.validate_json(run_order(order, CARRY_LIMIT_S))
     except subprocess.TimeoutExpired as error:
         why = f"it took more than {CARRY_LIMIT_S:.0f} s to find out what has changed"
         raise ChangesRefused(why, hint="commit and push instead") from error
-    if done.returncode:
-        said = one_line(done.stderr.decode("utf-8", "replace"), 300)
-        raise ChangesRefused(f"nobody can tell what has changed: {said}")
-    return _FOUND.validate_json(done.stdout)
 
 
 def _require_exact(

@@ -11,7 +11,7 @@ from cmesh.daemon.withheld import withheld
 from cmesh.errors import RunnerError, SecretFound, TaskRefused
 from cmesh.model import TaskSpec
 from cmesh.protocol.messages import Patch
-from cmesh.runner.copies import Copy, Earlier, changes_path, earlier_path
+from cmesh.runner.copies import Copy, Earlier, bundle_path, changes_path, earlier_path
 from cmesh.store.records import TaskSnapshot
 from cmesh.store.store import Store
 
@@ -60,10 +60,10 @@ def refusal_of(store: Store, before: TaskSnapshot) -> TaskRefused | None:
     return None
 
 
-def lay_down(store: Store, copy: Copy, earlier_sha256: str) -> None:
+def lay_down(store: Store, copy: Copy, earlier_sha256: str, bundle: Path | None) -> None:
     """Put what a copy is made of besides its directory where the copy's program reads it.
 
-    Blocks on the disk.
+    `bundle` are the commits that its caller has sent, if any. Blocks on the disk.
 
     Raises:
         RunnerError: something of it is not here any more.
@@ -80,6 +80,8 @@ def lay_down(store: Store, copy: Copy, earlier_sha256: str) -> None:
         if path is None:
             raise RunnerError(f"{what} not here any more")
         shutil.copyfile(path, place)
+    if bundle is not None:
+        shutil.copyfile(bundle, bundle_path(copy.task))
 
 
 def _patch(task: TaskSnapshot) -> Patch | None:

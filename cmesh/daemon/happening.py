@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from cmesh.daemon.admission import Admission
 from cmesh.model import NodeId, TaskId
@@ -42,10 +43,12 @@ class Place:
         take: True when the task has a place now.
         leave: gives the place, or the turn in the queue, back.
         ready: True when all that its caller sends apart from it is here; asks for it otherwise.
+        bundle: the commits that came with it, as a file; None = none were asked for.
         readmit: decides anew whether a task may run.
     """
 
     take: Callable[[TaskId], bool]
     leave: Callable[[TaskId], None]
-    ready: Callable[[TaskRecord], bool]
+    ready: Callable[[TaskRecord], Awaitable[bool]]
+    bundle: Callable[[TaskId], Path | None]
     readmit: Callable[[TaskSnapshot], Awaitable[Admission]]

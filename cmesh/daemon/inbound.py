@@ -237,7 +237,7 @@ class Inbound:
             if base is None:
                 self.look()
                 return
-            if not self._place.ready(draft.record):
+            if not await self._place.ready(draft.record):
                 self._place.leave(self.task_id)
                 return
         step = table.worker(Slot(), self._facts(draft))

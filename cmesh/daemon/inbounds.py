@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
 from cmesh.daemon.admission import Admission, Count, admit
 from cmesh.daemon.deadlines import Deadlines
@@ -37,7 +38,11 @@ class Inbounds:
         self._owner: dict[TaskId, NodeId] = {}
         self._of: dict[NodeId, dict[TaskId, None]] = {}
         self._place = Place(
-            take=self._take, leave=self._leave, ready=self._ready, readmit=self.readmit
+            take=self._take,
+            leave=self._leave,
+            ready=self._ready,
+            bundle=self._bundle,
+            readmit=self.readmit,
         )
         self.incoming = Incoming(parts)
         self._closed = False
@@ -176,8 +181,11 @@ class Inbounds:
         """Give a place to a task when it is its turn; otherwise it waits for one."""
         return self.places.take(task_id, self._owner[task_id], self._room())
 
-    def _ready(self, record: TaskRecord) -> bool:
-        return self.incoming.ready(record)
+    async def _ready(self, record: TaskRecord) -> bool:
+        return await self.incoming.ready(record)
+
+    def _bundle(self, task_id: TaskId) -> Path | None:
+        return self.incoming.bundle(task_id)
 
     def _leave(self, task_id: TaskId) -> None:
         if self.places.leave(task_id):

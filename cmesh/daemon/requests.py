@@ -9,6 +9,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from cmesh.daemon import followup
+from cmesh.daemon.bundles import Bundles
 from cmesh.daemon.feed import Feeds
 from cmesh.daemon.happening import Happening
 from cmesh.daemon.inbound_rows import is_of, submitted_record, tombstone
@@ -34,8 +35,10 @@ from cmesh.protocol.happenings import Connected, GotCancel, GotResultAck, GotSub
 from cmesh.protocol.link_messages import Failure
 from cmesh.protocol.messages import (
     Artifact,
+    Bundle,
     Cancel,
     Denied,
+    Lacks,
     Message,
     ResultAck,
     Submit,
@@ -68,6 +71,7 @@ class Requests:
         self._parts = parts
         self._inbounds = inbounds
         self._feeds = Feeds(parts)
+        self._bundles = Bundles(parts)
         self._turns = Turns()
         self._rates = Rates(parts, self._turns)
         self._gates: dict[NodeId, asyncio.Semaphore] = {}
@@ -84,6 +88,7 @@ class Requests:
         """Finish what has begun."""
         await self._turns.close()
         await self._feeds.close()  # after the turns, which begin some
+        self._bundles.close()
 
     async def decided(self, peer_id: NodeId) -> None:
         """Wait until the submits of a peer that are being decided are; at most `DECIDED_LIMIT_S`.
@@ -123,7 +128,7 @@ class Requests:
         task_id = TaskId(message.about)
         if not self._inbounds.incoming.expects(task_id, link.identity.node_id):
             return False
-        why = "its caller does not send the changes that it announced"
+        why = self._inbounds.incoming.refused(task_id, message.reason)
         inbound = self._inbounds.tasks.get(task_id)
         if inbound is not None:
             inbound.tell(Happening(event=GotCancel("user"), code=message.code, reason=why))
@@ -149,10 +154,12 @@ class Requests:
                 work = partial(self._wanted, link, TaskId(message.task_id))
             case ResultAck():
                 work = partial(self._acknowledged, link, message)
-            case Artifact():
+            case Artifact() | Lacks():
                 output = partial(self._output, link, message)
-                self._turns.add(f"artifact {message.task_id}", link, output)
+                self._turns.add(f"{message.type} {message.task_id}", link, output)
                 return True
+            case Bundle():
+                work = partial(self._announced, link, message)
             case Failure():
                 return self._not_sent(link, message)
             case _:
@@ -342,8 +349,14 @@ class Requests:
         await inbound.tell(Happening(event=GotResultAck(), receipt=receipt))
         await self._inbounds.tidy(task_id)
 
-    async def _output(self, link: Link, message: Artifact) -> None:
-        await self._feeds.artifact(link, message)
+    async def _output(self, link: Link, message: Artifact | Lacks) -> None:
+        if isinstance(message, Lacks):
+            await self._bundles.wanted(link, message)
+        elif not await self._bundles.send(link, message):
+            await self._feeds.artifact(link, message)
+
+    async def _announced(self, link: Link, message: Bundle) -> None:
+        self._inbounds.incoming.announced(message, link.identity.node_id)
 
     def _unsettled(self, link: Link, task_id: TaskId) -> bool:
         """Refuse a new row to a peer that acknowledges nothing; True when it was refused."""

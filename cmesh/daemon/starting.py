@@ -105,6 +105,12 @@ class Starting:
         self._spawn_pause_s = min(2 * self._spawn_pause_s, PAUSE_MOST_S)
         spec = replace(draft.record.spec, directory=grant.directory, limits=grant.limits)
         try:
+            if spec.changes is not None and not await self._place.ready(draft.record):
+                # An earlier life had what came with it, and its caller is asked for that again.
+                if spec.not_after <= self._parts.clock.now():
+                    self._tell(Happening(event=GotCancel("user"), code="expired", reason=TOO_LATE))
+                return
+            bundle = self._place.bundle(self.task_id)
             grant = await self._as_it_is(grant, spec.profile)
             directory = supervisor.directory(self.task_id)
             grant.runner.check_directory(spec.directory)
@@ -116,7 +122,12 @@ class Starting:
                 grant.directory,
                 grant.judged,
                 grant.profile,
-                start=Start(base=spec.base or "head", changes=spec.changes, earlier=earlier),
+                start=Start(
+                    base=spec.base or "head",
+                    changes=spec.changes,
+                    bundle=bundle is not None,
+                    earlier=earlier,
+                ),
                 binds=grant.bind_ignored,
             )
             spec = replace(spec, directory=copy.place if copy else spec.directory)
@@ -129,7 +140,7 @@ class Starting:
                 accept = self._parts.runners().acceptance(spec.accept, grant.directory)
             launch = self._confine(launch, grant, copy, accept)
             if copy is not None:
-                await asyncio.to_thread(lay_down, self._parts.store, copy, patch)
+                await asyncio.to_thread(lay_down, self._parts.store, copy, patch, bundle)
             supervisor.prepare(self.task_id, launch)
             note_parser(directory, grant.runner.manifest.parser)
             note_terms(directory, grant.limits, _own(grant), await self._cost_before(draft.record))

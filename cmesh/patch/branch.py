@@ -13,7 +13,7 @@ from cmesh.patch.git import GIT_LIMIT_S, Git
 from cmesh.patch.look import Look
 from cmesh.sandbox.plan import find_program
 
-__all__ = ["commit"]
+__all__ = ["commit", "require_person"]
 
 _IDENT = re.compile(r"(.*) <(.*)> (\d+ [+-]\d{4})")
 
@@ -28,10 +28,7 @@ def commit(look: Look, branch: str, message: str, environment: Mapping[str, str]
     """
     assert look.trial is not None
     repository = look.repository
-    who = {
-        **_identity(repository.root, "AUTHOR", environment),
-        **_identity(repository.root, "COMMITTER", environment),
-    }
+    who = require_person(repository.root, environment)
     git, tree = look.trial.write_tree(look.base.commit, look.changes, repository.objects)
     if tree != look.tree:
         raise PatchConflict("the repository changed meanwhile", hint="repeat it")
@@ -48,6 +45,16 @@ def commit(look: Look, branch: str, message: str, environment: Mapping[str, str]
     if done.returncode:
         raise BranchExists("the branch cannot be made: another one has its name, or a part of it")
     return made
+
+
+def require_person(root: str, environment: Mapping[str, str]) -> Mapping[str, str]:
+    """Return who commits in a repository, as git's environment says it. Blocks.
+
+    Raises:
+        UsageError: the person has told git no name or address.
+    """
+    author, committer = (_identity(root, role, environment) for role in ("AUTHOR", "COMMITTER"))
+    return {**author, **committer}
 
 
 def _identity(root: str, role: str, environment: Mapping[str, str]) -> dict[str, str]:

@@ -46,6 +46,7 @@ from cmesh.protocol.link_messages import (
 )
 
 __all__ = [
+    "BUNDLE_BYTES",
     "CHANGES_BYTES",
     "FRAME_BYTES",
     "MINOR",
@@ -57,12 +58,14 @@ __all__ = [
     "ArtifactFile",
     "Artifacts",
     "Basis",
+    "Bundle",
     "Cancel",
     "Cancelled",
     "Denied",
     "End",
     "EventMessage",
     "Gap",
+    "Lacks",
     "Message",
     "Outcome",
     "Patch",
@@ -87,6 +90,9 @@ PATCH_CHARACTERS = 12 * 1024
 CHANGES_BYTES = 16 * 1024 * 1024
 """The longest patch that a caller may send with a task."""
 
+BUNDLE_BYTES = 64 * 1024 * 1024
+"""The longest git bundle that a caller sends where a worker lacks a commit."""
+
 SUBPROTOCOL = "cmesh.v1"
 """The websocket subprotocol; another major version has another name."""
 
@@ -100,17 +106,23 @@ FRAME_BYTES = 1024 * 1024
 """The largest frame either side sends or takes (close code 1009 above it)."""
 
 
+CommitId = Annotated[str, Field(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$")]
+
+
 class SentChanges(WireMessage):
     """Uncommitted changes of the caller; the worker fetches the bytes by `artifact`.
 
     Attributes:
         commit: what they are made on.
         sha256, bytes: of a binary patch, for `git apply`.
+        bundle: a worker without the commit may say so by `lacks`. Not part of the payload's hash,
+            so that a worker that does not know it takes the task as before.
     """
 
-    commit: Annotated[str, Field(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$")]
+    commit: CommitId
     sha256: Hex256
     bytes: Annotated[int, Field(ge=0, le=CHANGES_BYTES)]
+    bundle: Annotated[bool, Field(exclude_if=is_unset)] = False
 
 
 class Spec(WireMessage):
@@ -468,6 +480,30 @@ class Artifact(WireMessage):
     offset: Seq
 
 
+class Lacks(WireMessage):
+    """A worker has not the commit that a task's changes are made on, and asks for it.
+
+    Sent only where the task's `changes` say `bundle`. Answered by `bundle`, or `failure` about the
+    task.
+
+    Attributes:
+        have: commits that its repository names, so that less has to be sent.
+    """
+
+    type: Literal["lacks"] = "lacks"
+    task_id: Id
+    have: Annotated[tuple[CommitId, ...], Field(max_length=32)] = ()
+
+
+class Bundle(WireMessage):
+    """Announces a git bundle with the commit that was asked for; fetched by `artifact`."""
+
+    type: Literal["bundle"] = "bundle"
+    task_id: Id
+    sha256: Hex256
+    bytes: Annotated[int, Field(ge=1, le=BUNDLE_BYTES)]
+
+
 class Sql(WireMessage):
     """Asks the peer to run one SELECT over what its policy lets this node see."""
 
@@ -508,6 +544,8 @@ Message = Annotated[
     | StillWanted
     | Wanted
     | Artifact
+    | Lacks
+    | Bundle
     | Sql
     | SqlAnswer
     | Receipt

@@ -34,6 +34,7 @@ __all__ = [
     "Earlier",
     "Made",
     "Start",
+    "bundle_path",
     "changes_path",
     "earlier_path",
     "find_git",
@@ -130,11 +131,13 @@ class Start:
     Attributes:
         base: what of the source, where that is a repository with a commit.
         changes: of the caller, in the place of `base`; to be there by `changes_path`.
+        bundle: the commit that they are made on comes with them, by `bundle_path` likewise.
         earlier: where it goes on; None = it is a first turn.
     """
 
     base: Base = "head"
     changes: Changes | None = None
+    bundle: bool = False
     earlier: Earlier | None = None
 
     def order(self, task: Path) -> Mapping[str, object]:
@@ -149,6 +152,7 @@ class Start:
             "from": "changes" if changes else self.base,
             "changes": str(changes_path(task)) if changes else "",
             "commit": changes.commit if changes else "",
+            "bundle": str(bundle_path(task)) if self.bundle else "",
             "earlier": earlier,
         }
 
@@ -317,6 +321,11 @@ def patch_path(task: Path) -> Path:
 def changes_path(task: Path) -> Path:
     """Return where what the caller of a task has sent is put."""
     return task / "git" / "changes"
+
+
+def bundle_path(task: Path) -> Path:
+    """Return where the commits that its caller has sent are put."""
+    return task / "git" / "bundle"
 
 
 def earlier_path(task: Path) -> Path:

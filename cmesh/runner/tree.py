@@ -17,6 +17,7 @@ if TYPE_CHECKING or __package__:
     from collections.abc import Container, Iterable, Mapping, Sequence
     from typing import Any
 
+    from cmesh.runner.tree_bundle import bundle, unpack
     from cmesh.runner.tree_copy import FILE, LINK, PROGRAM, copy_files
     from cmesh.runner.tree_git import COPY_BYTES, NAMES_BYTES, Git, Trouble, joined, objects, split
     from cmesh.runner.tree_names import REPOSITORY, Names, complete, fits, is_within
@@ -26,6 +27,7 @@ else:
     # A script under `-I`, in a sandbox that shows this directory and not the package's others.
     # Last, so that the modules of the standard library stay what they are.
     sys.path.append(os.path.dirname(__file__))
+    from tree_bundle import bundle, unpack
     from tree_copy import FILE, LINK, PROGRAM, copy_files
     from tree_git import COPY_BYTES, NAMES_BYTES, Git, Trouble, joined, objects, split
     from tree_names import REPOSITORY, Names, complete, fits, is_within
@@ -198,10 +200,7 @@ def make(order: "Mapping[str, Any]") -> "dict[str, object]":
     theirs = os.path.join(source, ".git")
     head, branch, kind = read_head(order, theirs) if order["objects"] else ("", "", "sha1")
     sent, earlier = order.get("changes", ""), order.get("earlier")
-    if sent:
-        head, branch = _sent_on(order, head), ""
-    elif earlier and head and head != earlier["commit"] != "":
-        head, branch = earlier["commit"], ""
+    head, branch = _started_on(order, head, branch)
     git = Git(order, base, f"{base}/index")
     init(order, base, kind)
     # A history would show what the parts of a directory leave out.
@@ -211,7 +210,7 @@ def make(order: "Mapping[str, Any]") -> "dict[str, object]":
             init(order, path, kind)
         borrow(order, theirs, path)
     if head:
-        _read(git, head, sent, "the caller's changes are" if sent else "the turn before was")
+        _read(order, git, head, own)
     known = {name: entry for name, entry in _known(git).items() if is_within(name, parts)}
     tree = Tree(source)
     found = Names(git, source, f"{order['tmp']}/copied", known, parts).find()
@@ -259,13 +258,17 @@ def make(order: "Mapping[str, Any]") -> "dict[str, object]":
     }
 
 
-def _sent_on(order: "Mapping[str, Any]", head: str) -> str:
-    """Return the commit that a caller's changes are made on."""
+def _started_on(order: "Mapping[str, Any]", head: str, branch: str) -> tuple[str, str]:
+    """Return the commit of a copy and its branch: the source's, unless the order has another."""
+    earlier = order.get("earlier")
+    if not order.get("changes"):
+        other = earlier["commit"] if earlier and head else ""
+        return (other, "") if other not in {"", head} else (head, branch)
     if not head:
         raise Trouble("it is no repository with a commit, so the caller's changes do not fit it")
     if order["parts"]:
         raise Trouble("its profile shows a part of it only, and changes of all of it were sent")
-    return str(order["commit"])
+    return str(order["commit"]), ""
 
 
 def _go_on(order: "Mapping[str, Any]", now: str, most: int) -> None:
@@ -281,8 +284,15 @@ def _go_on(order: "Mapping[str, Any]", now: str, most: int) -> None:
         go_on(git, now, earlier["patch"], order["copy"], most)
 
 
-def _read(git: Git, commit: str, sent: str, whose: str) -> None:
-    """Name in the index what a commit has, with the changes of a file that was sent, if any."""
+def _read(order: "Mapping[str, Any]", git: Git, commit: str, own: str) -> None:
+    """Name in the index what a commit has, with the changes that were sent, if any.
+
+    The commit comes out of a bundle where one was sent too.
+    """
+    sent = order.get("changes", "")
+    whose = "the caller's changes are" if sent else "the turn before was"
+    if sent and order.get("bundle"):
+        unpack(order, git, own)
     try:
         git.run("cat-file", "-e", f"{commit}^{{commit}}")
     except Trouble:
@@ -419,7 +429,7 @@ def is_telling(name: str, mode: str) -> bool:
     return mode == LINK or runs or not _TELLING.isdisjoint([*folders, last])
 
 
-_STEPS = {"make": make, "compare": compare, "carry": carry}
+_STEPS = {"make": make, "compare": compare, "carry": carry, "bundle": bundle}
 
 
 def main(text: str) -> int:

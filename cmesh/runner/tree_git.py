@@ -71,12 +71,16 @@ class Git:
             [*self._argv, *argv],
             input=data, capture_output=True, check=False, env=self._env, cwd="/",
         )  # fmt: skip
-        if done.returncode not in {0, nothing}:
-            said = done.stderr.decode("utf-8", "replace").strip().splitlines() or [
-                "it says nothing"
-            ]
-            raise Trouble(f"`git {argv[0]}`: {said[-1][:300]}")
-        return done.stdout
+        return _said(argv[0], done, nothing)
+
+    def feed(self, *argv: str, stdin: int | None = None) -> bytes:
+        """Run a command that reads from a descriptor, or from nothing; as `run`."""
+        done = subprocess.run(  # noqa: S603 - as above
+            [*self._argv, *argv],
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
+            capture_output=True, check=False, env=self._env, cwd="/",
+        )  # fmt: skip
+        return _said(argv[0], done)
 
     def object(self, name: str) -> str:
         """Return the object that git knows by a name."""
@@ -129,10 +133,14 @@ class Git:
 
     def patch(self, old: str, new: str, path: str, limit: int) -> int:
         """Write the difference of two trees into a file; return its length, or more than `limit`."""
-        argv = (
+        return self.write(
+            path, limit,
             "diff-tree", "-r", "-p", "--binary", "--full-index", "--no-renames", "--no-ext-diff",
             "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/", old, new,
         )  # fmt: skip
+
+    def write(self, path: str, limit: int, *argv: str) -> int:
+        """Write what a command says into a new file; return its length, or more than `limit`."""
         size = 0
         with open(path, "xb") as file, subprocess.Popen(  # noqa: S603 - as above
             [*self._argv, *argv],
@@ -147,8 +155,16 @@ class Git:
                 writer.kill()
                 file.truncate(0)
             elif writer.wait():
-                raise Trouble("`git diff-tree` failed")
+                raise Trouble(f"`git {argv[0]}` failed")
         return size
+
+
+def _said(command: str, done: "subprocess.CompletedProcess[bytes]", nothing: int = 0) -> bytes:
+    """Return what a command wrote; raises `Trouble` with its last word where it failed."""
+    if done.returncode not in {0, nothing}:
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it says nothing"]
+        raise Trouble(f"`git {command}`: {said[-1][:300]}")
+    return done.stdout
 
 
 def read_file(path: str, most: int) -> bytes:

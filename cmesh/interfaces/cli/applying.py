@@ -21,7 +21,7 @@ from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.patch import say_withheld
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.interfaces.client import ControlClient
-from cmesh.patch.branch import commit
+from cmesh.patch.branch import commit, require_person
 from cmesh.patch.look import Look, look
 from cmesh.patch.repository import Repository
 from cmesh.patch.write import put, take_back
@@ -82,11 +82,7 @@ def apply_patch(task_id: str, wish: Wish) -> None:
             _end_check(view, data, as_json=wish.as_json)
             return
         _require(view)
-        if not wish.yes:
-            if wish.as_json or not _can_ask():
-                hint = "say --yes, or --check to only look"
-                raise UsageError("there is nobody to ask", hint=hint)
-            _ask(data, wish.branch or view.root)
+        _agree(data, view.root, wish)
         done = _do(view, seen, task, wish.branch)
     if wish.as_json:
         output.print_json(done)
@@ -181,6 +177,17 @@ def _about(one: ObjectionView) -> str:
     rest = one.count - NAMES_SHOWN
     more = f" and {rest} more (`--check --json` lists them)" if rest > 0 else ""
     return f": {names}{more}" if names else ""
+
+
+def _agree(data: bytes, root: str, wish: Wish) -> None:
+    """Have the person's word; raises UsageError where it cannot be had, or could not be kept."""
+    if wish.branch:  # before somebody reads a patch, and says yes to what cannot be
+        require_person(root, git_environment())
+    if wish.yes:
+        return
+    if wish.as_json or not _can_ask():
+        raise UsageError("there is nobody to ask", hint="say --yes, or --check to only look")
+    _ask(data, wish.branch or root)
 
 
 def _ask(data: bytes, where: str) -> None:

@@ -35,6 +35,7 @@ from cmesh.interfaces.cli.options import (
     read_schema,
     seconds,
 )
+from cmesh.interfaces.cli.patch import apply_hint
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.interfaces.client import ControlClient
 from cmesh.model import TaskState
@@ -366,7 +367,7 @@ def explain_end(view: TaskView) -> None:
         output.hint(f"cmesh result {view.task_id} --all")
     if view.patch is not None and view.patch.bytes:
         output.say(f"task {view.task_id} has a patch of {_files(view.patch.files)}")
-        output.hint(f"cmesh apply {view.task_id}, in a clone of the repository")
+        output.hint(apply_hint(view.task_id, view.patch))
     _explain_artifacts(view)
     if view.state in (TaskState.SUCCEEDED, TaskState.WAITING_INPUT) and not view.code:
         return

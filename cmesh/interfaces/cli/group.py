@@ -10,6 +10,7 @@ from cmesh.daemon.arguments import CancelGroupArguments, FanOutArguments, GroupA
 from cmesh.errors import AcceptanceFailed, DaemonRestarted, by_code
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.exits import DETACHED_EXIT, exit_of
+from cmesh.interfaces.cli.patch import apply_hint
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.interfaces.matrix import COLUMNS, rows, summed
 from cmesh.model import ENDED, TaskState
@@ -147,8 +148,8 @@ def _print(view: GroupView) -> None:
     output.say(summed(view))
     if view.done:
         patched = next((t for t in view.tasks if t.patch is not None and t.patch.bytes), None)
-        if patched is not None:
-            output.hint(f"cmesh apply {patched.task_id}, in a clone of the repository")
+        if patched is not None and patched.patch is not None:
+            output.hint(apply_hint(patched.task_id, patched.patch))
         unsure = next((t for t in view.tasks if t.code == AcceptanceFailed.code), None)
         if unsure is not None:
             output.hint(f"cmesh result {unsure.task_id} --part acceptance says what failed")

@@ -11,7 +11,7 @@ from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.text import one_line
 
-__all__ = ["patch_facts", "released", "save", "say_withheld"]
+__all__ = ["apply_hint", "patch_facts", "released", "save", "say_withheld"]
 
 
 def save(task_id: str, path: str, *, as_json: bool) -> None:
@@ -44,7 +44,17 @@ def save(task_id: str, path: str, *, as_json: bool) -> None:
     for name in view.flagged:
         output.say(f"look first: {name}")
     say_withheld(view)
-    output.hint(f"cmesh apply {found.task_id}, in a clone of the repository")
+    output.hint(apply_hint(found.task_id, view))
+
+
+def apply_hint(task_id: str, view: PatchView) -> str:
+    """Return how a patch is applied: where its base is, or where the same files are."""
+    if view.base_commit:
+        return f"cmesh apply {task_id}, in a clone of the repository"
+    return (
+        f"cmesh apply {task_id} -C DIR, a git repository with the same files (`git init`,"
+        " `git add --all` and `git commit` make one)"
+    )
 
 
 def say_withheld(view: PatchView) -> None:

@@ -123,6 +123,7 @@ async def test_a_patch_without_a_base_has_a_way_home(
     (place / "part").mkdir()
     (place / "part" / "code").write_text("one\n")
     view = await ask(laptop, worker, place / "part", "change")
+    assert "a git repository with the same files" in laptop.cli("wait", view.task_id).stderr
     home = laptop.directory(f"{place.name[:30]}-plain")
     (home / "code").write_text("one\n")
     words = ("apply", view.task_id, "-C", str(home), "--yes")
@@ -138,6 +139,17 @@ async def test_a_patch_without_a_base_has_a_way_home(
     applied = laptop.cli(*words)
     assert applied.returncode == 0, applied.stderr
     assert (home / "code").read_text() == "one\ntwo\n"
+
+
+async def test_who_cannot_commit_is_told_before_the_question(
+    machines: tuple[Machine, Machine, Path],
+) -> None:
+    laptop, view, home = await changed(machines)
+    for words in (("--unset", "user.name"), ("--unset", "user.email"), ("user.useConfigOnly", "1")):
+        git(home, "config", *words)
+    give(home)
+    refused = laptop.cli("apply", view.task_id, "-C", str(home), "--branch", "try")
+    assert (refused.returncode, "git does not know who you are" in refused.stderr) == (2, True)
 
 
 async def test_a_patch_that_is_empty_or_withheld_is_not_applied(

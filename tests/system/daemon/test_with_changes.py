@@ -131,7 +131,7 @@ async def test_changes_go_out_and_the_patch_comes_home_on_them(
     )
 
 
-async def test_a_clean_tree_sends_its_commit_and_one_that_is_not_there_is_said(
+async def test_a_clean_tree_sends_its_commit_and_a_history_that_is_not_whole_is_said(
     trees: tuple[Machine, Machine, Path, Path],
 ) -> None:
     laptop, worker, place, home = trees
@@ -139,11 +139,16 @@ async def test_a_clean_tree_sends_its_commit_and_one_that_is_not_there_is_said(
     git(place, "commit", "--quiet", "--all", "--message=ahead")
     status, said, why = send(laptop, worker, place, home, script="look")
     assert (status, said) == (0, "one\n"), why
-    (home / "code").write_text("later\n")
-    git(home, "commit", "--quiet", "--all", "--message=later")
-    give(home)
-    status, said, why = send(laptop, worker, place, home)
-    assert (status, "is not in its repository: push it" in said) == (45, True), why
+    # Of a shallow clone nobody can pack what lies before it.
+    shallow = home.parent / "shallow"
+    git(home.parent, "clone", "--quiet", "--depth=1", f"file://{place}", str(shallow))
+    git(place, "reset", "--quiet", "--hard", "HEAD~1")
+    git(shallow, "commit", "--quiet", "--allow-empty", "--message=more")
+    give(home.parent)
+    status, said, why = send(laptop, worker, place, shallow)
+    view = await newest(laptop)
+    assert (status != 0, view.code) == (True, "changes_refused"), why
+    assert "is not in its repository, and the caller sends no bundle of it: " in said + why
 
 
 async def test_what_would_not_arrive_exactly_is_refused_and_nothing_is_asked(

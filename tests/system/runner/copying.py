@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +10,7 @@ from cmesh.beneath import Judged, identity, open_root
 from cmesh.model import Profile, TaskId
 from cmesh.policy.profiles import BUILT_IN, NamedProfile
 from cmesh.runner.confine import Sandboxes
-from cmesh.runner.copies import Start, earlier_path, patch_path
+from cmesh.runner.copies import Start, patch_path
 from cmesh.runner.evidence import Exit
 from cmesh.runner.launch import Launch
 from cmesh.runner.programs import Needs
@@ -46,7 +46,7 @@ def judge(place: Path) -> Judged:
         os.close(fd)
 
 
-_STARTS = ("base", "changes", "earlier")
+_STARTS = ("base", "changes", "bundle", "earlier")
 
 
 class Copied:
@@ -102,17 +102,17 @@ async def edit(
     *,
     own: NamedProfile = BUILT_IN[Profile.EDIT],
     between: Callable[[], object] | None = None,
-    patch: bytes = b"",
+    laid: Mapping[str, bytes] | None = None,
     **more: object,
 ) -> Copied:
     """Let a script work on a copy of a directory, to its end; `between` planning and start.
 
-    `more` is of the copy: `base`, `binds`, `earlier`; `patch` is that of the turn before.
+    `more` is of the copy: its start, and `binds`; `laid` is put into the task's directory before.
     """
     task_id = new_id()
     launch = launch_of(worker, task_id, place, found, script, own, **more)
-    if patch:
-        earlier_path(worker.supervisor.directory(task_id)).write_bytes(patch)
+    for name, data in (laid or {}).items():
+        (worker.supervisor.directory(task_id) / name).write_bytes(data)
     worker.supervisor.prepare(task_id, launch)
     if between is not None:
         between()

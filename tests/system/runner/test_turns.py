@@ -13,6 +13,7 @@ from tests.system.runner.support import Worker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
+PATCH = "git/earlier"
 FIRST = (
     "rm -r lib; echo now a file >lib; rm link; mkdir link; echo in >link/in; echo x >>note;"
     " chmod +x note; printf 'a\\0b' >bytes; mkdir -p deep/er; ln -s ../../note deep/er/way"
@@ -43,7 +44,7 @@ async def test_a_turn_begins_with_what_the_last_one_left_and_its_patch_has_both(
     one = await edit(worker, place, found, FIRST)
     first = (one.own / "git" / "patch").read_bytes()
     look = "ls -R; cat lib link/in; stat -c %A note; readlink deep/er/way; cat deep/er/way; git status -s"
-    two = await edit(worker, place, found, look, earlier=after(one), patch=first)
+    two = await edit(worker, place, found, look, earlier=after(one), laid={PATCH: first})
     assert two.exit.verdict == "exited", two.exit
     assert "now a file\nin\n-rwx" in two.output
     assert "../../note\na note\nx\n" in two.output
@@ -53,7 +54,9 @@ async def test_a_turn_begins_with_what_the_last_one_left_and_its_patch_has_both(
     git(place, "checkout", "--quiet", "-b", "other")
     (place / "note").write_text("other\n")
     git(place, "commit", "--quiet", "--all", "--message=later")
-    three = await edit(worker, place, found, "rm link/in; git log", earlier=after(one), patch=first)
+    three = await edit(
+        worker, place, found, "rm link/in; git log", earlier=after(one), laid={PATCH: first}
+    )
     changed = read_changed(three.own)
     assert changed is not None
     assert "D link" in changed.changed
@@ -77,14 +80,18 @@ async def test_what_no_longer_fits_is_not_begun(
     one = await edit(worker, place, found, "echo x >>note", base=base)
     first = (one.own / "git" / "patch").read_bytes()
     (place / "note").write_text("other\n")
-    two = await edit(worker, place, found, "true", base=base, earlier=after(one), patch=first)
+    two = await edit(
+        worker, place, found, "true", base=base, earlier=after(one), laid={PATCH: first}
+    )
     assert two.exit.verdict != "exited"
     assert "is not what the turn before began with" in str(two.exit)
     (place / "note").write_text("a note\n")
     other = first.replace(b" a note", b" b note")
-    two = await edit(worker, place, found, "true", base=base, earlier=after(one), patch=other)
+    two = await edit(
+        worker, place, found, "true", base=base, earlier=after(one), laid={PATCH: other}
+    )
     assert "`git apply`" in str(two.exit)
     gone = replace(after(one), commit="1" * 40)
     if base == "working-tree":
-        two = await edit(worker, place, found, "true", base=base, earlier=gone, patch=first)
+        two = await edit(worker, place, found, "true", base=base, earlier=gone, laid={PATCH: first})
         assert "the commit 111111111111 that the turn before was made on is not in" in str(two.exit)
