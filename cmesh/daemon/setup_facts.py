@@ -19,10 +19,11 @@ from cmesh.model import Identity
 from cmesh.node.whois import Peer
 from cmesh.policy.match import match_peer
 from cmesh.runner.programs import Programs
-from cmesh.setup import tailscale
+from cmesh.setup import registering, tailscale
 from cmesh.setup.facts import AgentFact, Facts, PeerFact, RunnerFact, SystemTailscale
 from cmesh.setup.plan import FOREVER
 from cmesh.setup.records import Applied, Records, read_text
+from cmesh.setup.surroundings import Surroundings, surroundings
 
 __all__ = ["Look"]
 
@@ -173,7 +174,11 @@ class Look:
         return self._daemon.runners.find(name)
 
     def _agents(self) -> tuple[AgentFact, ...]:
-        return ()
+        return registering.seen(self.surroundings())
+
+    def surroundings(self) -> Surroundings:
+        """Return where agents keep their settings here; blocks at first."""
+        return surroundings(self._programs)
 
     def _tailscale(self) -> SystemTailscale | None:
         return tailscale.find(self._programs.find("tailscale"))

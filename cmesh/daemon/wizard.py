@@ -35,6 +35,7 @@ from cmesh.errors import CmeshError, ConfigError, PlanGone, SetupBusy, UsageErro
 from cmesh.model import NodeId
 from cmesh.paths import require_private_dir
 from cmesh.runner.shim_processes import stat_of
+from cmesh.setup import registering
 from cmesh.setup.person import require_person
 from cmesh.setup.plan import Plan, Wish, plan_of
 from cmesh.setup.records import Applied, Pending, Records, digest, read_text, write_whole
@@ -92,7 +93,7 @@ class Wizard:
             await self._settle()
             facts = await self._look.facts(context, meet=wish.step == "peer")
             await asyncio.to_thread(_require_directories, wish)
-            plan = self._judged(plan_of(facts, wish))
+            plan = await asyncio.to_thread(self._judged, plan_of(facts, wish))
             if arguments.dry_run:
                 return await self._shown(context, plan_view(plan, "dry_run"))
             if plan.empty:
@@ -109,7 +110,8 @@ class Wizard:
             await self._settle()
             applied = await asyncio.to_thread(self._records.applied)
             current = await self._text()
-            plan = self._judged(reverse_of(applied, arguments.step, current))
+            back = reverse_of(applied, arguments.step, current)
+            plan = await asyncio.to_thread(self._judged, back)
             if plan.widens:
                 return await self._shown(
                     context, pending_view(self._wait_for_person(plan, context))
@@ -183,16 +185,25 @@ class Wizard:
         return pending
 
     def _judged(self, plan: Plan) -> Plan:
-        """Return the plan with what it widens, once its text is known to be usable.
+        """Return the plan with what it widens and changes beside the file; blocks on the disk.
 
         Raises:
-            ConfigFileError: the file would not be usable.
+            ConfigError: the file would not be usable, or an agent's settings cannot be changed.
         """
+        here = self._look.surroundings() if plan.agents or plan.unagents else None
+        entries = (
+            ()
+            if here is None
+            else (
+                *registering.entries(here, plan.agents, add=True),
+                *registering.entries(here, plan.unagents, add=False),
+            )
+        )
         before, after = self._meaning(plan.before), self._meaning(plan.after)
         widens = widenings(before, after)
         if plan.trust is not None:
             widens += (f"the key of `{plan.trust.name}` is trusted",)
-        return plan.model_copy(update={"widens": widens})
+        return plan.model_copy(update={"widens": widens, "entries": entries})
 
     def _meaning(self, text: str | None) -> Config:
         return read_config(self._daemon.settings.config_file, text or "")
@@ -228,6 +239,9 @@ class Wizard:
                 await self._take_back(plan.untrust.node_id)
             except CmeshError as error:  # taken back already
                 notes.append(error.message)
+        if plan.entries:
+            here = await asyncio.to_thread(self._look.surroundings)
+            notes += await asyncio.to_thread(registering.carry_out, here, plan.entries)
         if plan.trust is not None:
             self._daemon.links.want(NodeId(plan.trust.node_id), unasked=True)
         if plan.after is None and plan.before is not None:

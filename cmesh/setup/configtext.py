@@ -14,7 +14,7 @@ from typing import Any, cast
 from cmesh.errors import ConfigError
 from cmesh.tomltext import TomlMistake, line_of, read_table
 
-__all__ = ["diff", "rule_text", "with_rule", "with_value", "without_block"]
+__all__ = ["diff", "rule_names", "rule_text", "with_rule", "with_value", "without_block"]
 
 _STRING = r""""(?:[^"\\]|\\.)*"|'[^']*'|[^#\s\[{]+"""
 _VALUE = re.compile(rf"^(\s*[^=#]+?\s*=\s*)(?:{_STRING})(\s*(?:#.*)?)$")
@@ -66,6 +66,17 @@ def rule_text(direction: str, fields: Mapping[str, object]) -> str:
     """Return the text of an allow rule; values are strings, numbers, lists or tables of those."""
     lines = [f"{key} = {_literal(value)}" for key, value in fields.items()]
     return "\n".join([f"[[{direction}.allow]]", *lines]) + "\n"
+
+
+def rule_names(text: str) -> frozenset[str]:
+    """Return the names of all rules of a file that is known to be usable."""
+    table = _table(text)
+    return frozenset(
+        str(rule.get("name"))
+        for direction in ("inbound", "outbound")
+        for rules in table.get(direction, {}).values()
+        for rule in rules
+    )
 
 
 def diff(before: str | None, after: str | None, name: str) -> str:

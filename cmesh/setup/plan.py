@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict
 from cmesh.configfile import starter_config
 from cmesh.errors import PeerUntrusted, UnknownPeer, UsageError
 from cmesh.nearest import did_you_mean
-from cmesh.setup.configtext import diff, rule_text, with_rule, with_value
+from cmesh.setup.configtext import diff, rule_names, rule_text, with_rule, with_value
 from cmesh.setup.facts import Facts, PeerFact
 from cmesh.text import one_line
 
-__all__ = ["FOREVER", "NOBODY", "Block", "Plan", "StepName", "Trusting", "Wish", "plan_of"]
+__all__ = ["FOREVER", "NOBODY", "Block", "Entry", "Plan", "StepName", "Trusting", "Wish", "plan_of"]
 
 StepName = Literal["machine", "agents", "peer"]
 FOREVER = "forever"
@@ -67,6 +67,14 @@ class Trusting(_Value):
     fingerprint: str
 
 
+class Entry(_Value):
+    """What is changed in one agent's settings: lines, as a diff shows them."""
+
+    agent: str
+    add: bool
+    diff: str
+
+
 class Block(_Value):
     """A rule that is put into the file, letter by letter."""
 
@@ -81,6 +89,7 @@ class Plan(_Value):
         before, after: text of `config.toml`; None = no file. Equal = it is left alone.
         blocks: the rules among what is new.
         trust, untrust: keys. agents, unagents: names of agents to register, or to take out.
+        entries: what registering, or taking out, changes in the agents' settings.
         effects: everything else that happens, a sentence each, for people.
         widens: what is allowed or exposed afterwards that was not; empty = nothing.
         kept: what was answered to how long texts are kept; empty = it was not asked.
@@ -97,6 +106,7 @@ class Plan(_Value):
     untrust: Trusting | None = None
     agents: tuple[str, ...] = ()
     unagents: tuple[str, ...] = ()
+    entries: tuple[Entry, ...] = ()
     effects: tuple[str, ...] = ()
     widens: tuple[str, ...] = ()
     kept: str = ""
@@ -104,8 +114,9 @@ class Plan(_Value):
 
     @property
     def diff(self) -> str:
-        """What changes in the file."""
-        return diff(self.before, self.after, self.file)
+        """What changes in the file, and in those of agents."""
+        own = diff(self.before, self.after, self.file)
+        return own + "".join(entry.diff for entry in self.entries)
 
     @property
     def empty(self) -> bool:
@@ -221,9 +232,11 @@ def _peer(facts: Facts, wish: Wish) -> Plan:
         effects.append(f"agents in {_repository(facts, wish)} may send prompts to `{peer.name}`")
     if wish.allow in ("work", "both") and not (peer.works and not wish.directory):
         blocks.append(Block(direction="inbound", text=_inbound(facts, wish, peer)))
+        runners = _runners(facts, wish)
+        models = not all(name.startswith("command:") for name in runners)
         effects.append(
-            f"`{peer.name}` may have {', '.join(_runners(facts, wish))} read {wish.directory} here,"
-            " in a sandbox that changes nothing there; what they read goes to their model"
+            f"`{peer.name}` may have {', '.join(runners)} read {wish.directory} here, in a sandbox"
+            " that changes nothing there" + "; what an agent reads goes to its model" * models
         )
     for block in blocks:
         text = with_rule(text, block.direction, block.text)
@@ -340,9 +353,11 @@ def _runners(facts: Facts, wish: Wish) -> Sequence[str]:
                 f"`{one_line(name, 60)}` cannot work here: {why}", hint=_runner_hint(ready, name)
             )
     if not (wish.runners or ready):
+        keyless = next((one.name for one in facts.runners if one.needs_key and one.program), "")
+        login = f"the user runs `cmesh runners login {keyless} --key` in a terminal; then again"
         raise UsageError(
             "no agent here can work for others yet",
-            hint="`cmesh runners list` says what is missing",
+            hint=login if keyless else "`cmesh runners list` says what is missing",
         )
     return wish.runners or ready
 
@@ -352,6 +367,7 @@ def _runner_hint(ready: Sequence[str], name: str) -> str:
 
 
 def _free(config: str, base: str) -> str:
-    """Return a rule's name that does not stand in the file yet."""
-    names = (base, *(f"{base} {number}" for number in range(2, 1000)))
-    return next(name for name in names if json.dumps(name, ensure_ascii=False) not in config)
+    """Return a rule's name that no rule of the file has."""
+    taken = rule_names(config)
+    names = (base, *(f"{base} {number}" for number in range(2, len(taken) + 3)))
+    return next(name for name in names if name not in taken)

@@ -144,13 +144,17 @@ def _introduce(facts: Facts, peer: PeerFact) -> Next:
         user = f'on `{peer.name}` the user says to its agent: "{CONTINUE}"; then it shows its key'
         return Next(tool="setup_check", arguments={"wait_s": WAIT_S}, user=user)
     arguments: dict[str, object] = {"step": "peer", "peer": peer.name, "allow": "ask"}
+    pair = (
+        f"instead of this step the user may run `cmesh pair {peer.name}` here and `cmesh pair` there,"
+        " each at a terminal of their own: it compares the keys by a short code"
+    )
     if peer.may_ask or not facts.workable:
-        return Next(tool="setup_step", arguments=arguments)
+        return Next(tool="setup_step", arguments=arguments, user=pair)
     user = (
         f"ask the user: shall this machine ask `{peer.name}` (ask), work for it (work, and in which"
-        " directory), or both"
+        " directory), or both; "
     )
-    return Next(tool="setup_step", arguments=arguments, user=user)
+    return Next(tool="setup_step", arguments=arguments, user=user + pair)
 
 
 def _question(peer: PeerFact) -> Next:

@@ -16,9 +16,7 @@ _TABLES = ("node", "worker", "runners", "commands", "sandbox", "store", "wake")
 def widenings(before: Config, after: Config) -> tuple[str, ...]:
     """Return what is wider afterwards, or may be, in one clause each; empty = nothing is."""
     found = [
-        f"[{table}] is another one"
-        for table in _TABLES
-        if getattr(before, table) != getattr(after, table)
+        f"[{table}] changes" for table in _TABLES if getattr(before, table) != getattr(after, table)
     ]
     return (*_rules(before.policy, after.policy), *found)
 

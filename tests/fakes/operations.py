@@ -269,7 +269,7 @@ class FakeOperations(Operations):
         plan = PlanView(
             plan_id="s-00000001", step=arguments.step, title="set this machine up",
             state="waiting", file="/c/config.toml", diff="+[node]\n", effects=["starts a node"],
-            widens=["[node] is another one"], expires_at=EPOCH,
+            widens=["[node] changes"], expires_at=EPOCH,
         )  # fmt: skip
         waits = NextView(tool="setup_check", arguments={"wait_s": 20}, user="run `cmesh confirm`")
         return SetupChangeView(plan=plan, next=waits)

@@ -19,6 +19,8 @@ __all__ = ["answer", "ask", "register", "require_terminal", "show"]
 
 DECLINED_EXIT = 1
 _YES = ("y", "yes")
+_OURS = "cmesh cli "
+"""How the terminal's own wizard calls itself."""
 
 
 def register(app: typer.Typer) -> None:
@@ -66,7 +68,8 @@ def show(pending: SetupPendingView) -> None:
     plan = pending.plan
     if plan is None:
         return
-    who = f", planned by {pending.asked_by}" if pending.asked_by else ""
+    asked_by = "" if pending.asked_by.startswith(_OURS) else pending.asked_by
+    who = f", planned by {asked_by}" if asked_by else ""
     lines = [f"{plan.title}{who}", ""]
     if plan.diff:
         lines += [plan.diff.rstrip("\n"), ""]

@@ -160,9 +160,9 @@ def _walk(only: str, given: _Given) -> None:
         if only:
             _take(only, _check(), given)
             return
+        _print(_check())
         while True:
             view = _check()
-            _print(view)
             step = _todo(view, done)
             if step == "login":
                 _wait_for_login(view)
@@ -293,6 +293,7 @@ def _wait_for_login(view: SetupView) -> None:
 
 
 def _end(view: SetupView) -> None:
+    _print(view)
     if view.next.user:
         output.say(f"next: {view.next.user}")
     elif view.next.tool == "delegate":

@@ -315,22 +315,32 @@ async def test_two_machines_meet_by_two_confirmations_and_part_by_one_call(
     assert peers["fresh"].trust != "trusted"
 
 
-async def test_the_same_wizard_at_a_terminal_asks_two_things_and_a_login(
+async def test_the_same_wizard_at_a_terminal_asks_three_things_and_a_login(
     fresh: Machine, testnet: Testnet
 ) -> None:
+    codex = fresh.base / ".codex" / "config.toml"
+    codex.parent.mkdir()
+    codex.write_text("# mine\n", "utf-8")
     words = ("setup", "--name", "fresh", "--control-url", testnet.control_url)
     (status, screen), _ = await asyncio.gather(
-        asyncio.to_thread(person, fresh, "", "y", "q", arguments=words), logs_in(fresh, testnet)
+        asyncio.to_thread(person, fresh, "", "y", "y", "q", arguments=words),
+        logs_in(fresh, testnet),
     )
     assert status == 0, screen
     assert "kept (30d, 90d, forever)? [30d]" in screen
     assert "/login/" in screen
+    assert "+[mcp_servers.cmesh]" in screen
+    entry = tomllib.loads(codex.read_text("utf-8"))["mcp_servers"]["cmesh"]
+    assert entry["args"][-1] == "mcp"
     assert tomllib.loads(fresh.config_file.read_text("utf-8"))["store"] == {"keep_text": "30d"}
     shown = json.loads((await asyncio.to_thread(fresh.cli, "setup", "--json")).stdout)
     assert {step["name"] for step in shown["steps"] if step["done"]} >= {"machine", "login"}
     planned = await asyncio.to_thread(fresh.cli, "setup", "--dry-run", "--keep-text", "7d")
     assert '+keep_text = "7d"' in planned.stdout
     assert await waiting(fresh) is None
+    undone = await asyncio.to_thread(fresh.cli, "setup", "--undo", "--json")
+    assert json.loads(undone.stdout)["plan"]["state"] == "applied"
+    assert codex.read_text("utf-8") == "# mine\n"
     # To forget how long texts are kept would keep them longer: that needs the person again.
     undone = await asyncio.to_thread(fresh.cli, "setup", "--undo", "--json")
     assert json.loads(undone.stdout)["plan"]["state"] == "waiting"

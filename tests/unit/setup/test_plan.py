@@ -98,6 +98,9 @@ def test_a_runner_that_lacks_something_says_what():
     runners = (RunnerFact(name="claude", program="/c", needs_key=True, obstacle="no key file"),)
     with pytest.raises(UsageError, match="no key file"):
         plan(WORK | {"runners": ("claude",)}, **UP | {"runners": runners}, peers=(peer(),))
+    with pytest.raises(UsageError, match="can work") as caught:
+        plan(WORK, **UP | {"runners": runners}, peers=(peer(),))
+    assert "cmesh runners login claude --key" in caught.value.hint
 
 
 def test_a_step_made_again_changes_nothing():
@@ -111,6 +114,15 @@ def test_a_rule_gets_a_name_of_its_own():
     again = plan(WORK, **UP | {"config": first.after}, peers=(peer(),))
     names = [rule["name"] for rule in tomllib.loads(again.after or "")["inbound"]["allow"]]
     assert names == ["builder may ask about app", "builder may ask about app 2"]
+
+
+def test_a_name_in_a_comment_is_free():
+    known = peer(name="laptop")
+    wish = WORK | {"peer": "laptop", "directory": "/srv/myapp"}
+    made = plan(wish, **UP, peers=(known,))
+    assert "laptop may ask about myapp" in CONFIG
+    [rule] = tomllib.loads(made.after or "")["inbound"]["allow"]
+    assert rule["name"] == "laptop may ask about myapp"
 
 
 def test_agents_that_lack_cmesh_are_registered_and_others_left():
