@@ -88,6 +88,7 @@ from cmesh.daemon.wizard import Wizard
 from cmesh.errors import ConfigError, LocalProtocolError, TaskRefused
 from cmesh.keys import fingerprint
 from cmesh.model import TERMINAL, Direction, TaskState
+from cmesh.setup.person import require_person
 from cmesh.store.records import TaskSnapshot
 
 __all__ = ["App"]
@@ -190,11 +191,15 @@ class App(Operations):
     @override
     async def pair(self, context: Context, arguments: PairArguments) -> PairView:
         require_no_task(context.pid, "a task cannot pair machines")
+        if arguments.step != "stop":
+            self._require_person(context.pid, arguments.peer)
         return await self._daemon.pairings.step(context.pid, arguments)
 
     @override
     async def pair_rules(self, context: Context, arguments: PairRulesArguments) -> PairRulesView:
         require_no_task(context.pid, "a task cannot write rules")
+        if arguments.write:
+            self._require_person(context.pid, arguments.peer)
         return await self._pair_rules.add(context.pid, arguments)
 
     @override
@@ -402,3 +407,8 @@ class App(Operations):
         view = await overview.status(self._daemon)
         self._hand_over()
         return view
+
+    def _require_person(self, pid: int, peer: str) -> None:
+        """Refuse a step of a pairing that no person takes; it shows on stderr, for `--json`."""
+        command = f"cmesh pair {peer}".rstrip()
+        require_person(pid, self.wizard.agents, command=command, terminals=(0, 2))

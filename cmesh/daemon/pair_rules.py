@@ -22,7 +22,8 @@ from cmesh.daemon.pair_wanted import Rule, Wanted
 from cmesh.daemon.trust import BY_CODE
 from cmesh.errors import ConfigError, PeerUntrusted, UnknownPeer
 from cmesh.model import Identity
-from cmesh.rulefile import rewrite, with_rules, without_rule
+from cmesh.setup.configtext import with_rule, without_block
+from cmesh.setup.configwrite import rewrite
 from cmesh.store.records import AuditRecord
 
 __all__ = ["PairRules"]
@@ -149,13 +150,16 @@ class PairRules:
             )
             for rule in new
         ]
-        texts = [rule.text for rule in new]
+
+        def change(text: str) -> str:
+            for rule in new:
+                text = with_rule(text, rule.direction, rule.text)
+            return text
+
         # Kept first: a rule that is in the file and not in the list could not be taken out again.
         await asyncio.to_thread(self._keep, [*written, *added])
         try:
-            await asyncio.to_thread(
-                rewrite, self._daemon.settings.config_file, lambda text: with_rules(text, texts)
-            )
+            await asyncio.to_thread(rewrite, self._daemon.settings.config_file, change)
         except ConfigError:
             await asyncio.to_thread(self._keep, written)
             raise
@@ -200,7 +204,7 @@ def _take_out(config: Path, rules: Sequence[_Written], *, write: bool) -> dict[_
 
     def change(text: str) -> str:
         for rule in rules:
-            rest = without_rule(text, rule.text)
+            rest = without_block(text, rule.text)
             if rest is not None:
                 text, states[rule] = rest, "removed"
             else:

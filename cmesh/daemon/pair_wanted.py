@@ -16,7 +16,7 @@ from cmesh.errors import RunnerUnavailable, UsageError
 from cmesh.model import Identity, Limits, Operation, Profile
 from cmesh.policy.decide import decide_inbound, decide_outbound
 from cmesh.policy.request import InboundRequest, OutboundRequest
-from cmesh.rulefile import rule_text
+from cmesh.setup.configtext import rule_text
 from cmesh.text import one_line
 
 __all__ = ["Rule", "Wanted"]
@@ -117,7 +117,7 @@ class Wanted:
             "paths": [directory],
             "limits": {"runtime": RUNTIME, "concurrent": CONCURRENT, "per_day": PER_DAY},
         }
-        text = rule_text("inbound", _COMMENT.format(peer=peer), fields | _special(identity))
+        text = rule_text("inbound", fields | _special(identity), comment=_COMMENT.format(peer=peer))
         return Rule(
             direction="inbound",
             name=name,
@@ -133,7 +133,7 @@ class Wanted:
             "profiles": [Profile.QUERY.value],
             "prompt_bytes": PROMPT_BYTES,
         }
-        text = rule_text("outbound", _COMMENT.format(peer=peer), fields)
+        text = rule_text("outbound", fields, comment=_COMMENT.format(peer=peer))
         return Rule(
             direction="outbound", name=name, text=text, allowed_by=self._allows_out(identity)
         )

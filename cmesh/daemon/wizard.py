@@ -77,6 +77,11 @@ class Wizard:
         finally:
             self._agents[agent] -= 1
 
+    @property
+    def agents(self) -> list[int]:
+        """Processes that speak MCP through a relay of theirs."""
+        return [pid for pid, count in self._agents.items() if pid and count > 0]
+
     async def check(self, context: Context, arguments: SetupCheckArguments) -> SetupView:
         """Look; wait first for something to change."""
         if arguments.wait_s:
@@ -138,8 +143,7 @@ class Wizard:
         """
         require_no_task(context.pid, "a task confirms nothing")
         if arguments.accept:
-            agents = [pid for pid, count in self._agents.items() if pid and count > 0]
-            require_person(context.pid, agents)
+            require_person(context.pid, self.agents)
         async with self._lock:
             pending = self._pending()
             if pending is None or pending.plan_id != arguments.plan_id:

@@ -41,6 +41,8 @@ def with_value(text: str, table: str, key: str, value: str) -> str:
 def with_rule(text: str, direction: str, block: str) -> str:
     """Return the text with a rule, as `rule_text` makes it, at its end.
 
+    It has the line ends of the text.
+
     Raises:
         ConfigError: the text is no TOML, or lists its rules in a form that is not added to here.
     """
@@ -48,7 +50,10 @@ def with_rule(text: str, direction: str, block: str) -> str:
     rules = wanted.setdefault(direction, {}).setdefault("allow", [])
     rules.append(read_table(block)[direction]["allow"][0])  # type: ignore[index]
     between = "" if not text else "\n" if text.endswith("\n") else "\n\n"
-    return _checked(text + between + block, wanted, f"[[{direction}.allow]]")
+    added = between + block
+    if "\r\n" in text:
+        added = added.replace("\n", "\r\n")
+    return _checked(text + added, wanted, f"[[{direction}.allow]]")
 
 
 def without_block(text: str, block: str) -> str | None:
@@ -56,16 +61,20 @@ def without_block(text: str, block: str) -> str | None:
 
     The empty line before it goes too.
     """
-    if text.count(block) != 1:
-        return None
-    head, _, tail = text.partition(block)
-    return head.removesuffix("\n") + tail if head.endswith("\n\n") or head == "\n" else head + tail
+    for end in ("\n", "\r\n"):
+        there = block.replace("\n", end)
+        if text.count(there) == 1:
+            head, _, tail = text.partition(there)
+            spaced = head.endswith(end * 2) or head == end
+            return head.removesuffix(end) + tail if spaced else head + tail
+    return None
 
 
-def rule_text(direction: str, fields: Mapping[str, object]) -> str:
+def rule_text(direction: str, fields: Mapping[str, object], *, comment: str = "") -> str:
     """Return the text of an allow rule; values are strings, numbers, lists or tables of those."""
+    above = [f"# {comment}"] if comment else []
     lines = [f"{key} = {_literal(value)}" for key, value in fields.items()]
-    return "\n".join([f"[[{direction}.allow]]", *lines]) + "\n"
+    return "\n".join([*above, f"[[{direction}.allow]]", *lines]) + "\n"
 
 
 def rule_names(text: str) -> frozenset[str]:

@@ -7,7 +7,7 @@ authority; nothing here can tell it from one.
 
 import contextlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from cmesh.errors import TaskRefused
@@ -27,35 +27,44 @@ AGENT_VARIABLES = (
 
 ANCESTORS_LIMIT = 64
 _TTY_FIELD = 4
-_OWN_TERMINAL = "open a terminal of your own, outside of every agent, and run `cmesh confirm`"
+READ_AND_SHOWN = (0, 1)
 
 
-def require_person(pid: int, agents: Collection[int]) -> None:
+def require_person(
+    pid: int,
+    agents: Collection[int],
+    *,
+    command: str = "cmesh confirm",
+    terminals: Sequence[int] = READ_AND_SHOWN,
+) -> None:
     """Refuse a process that no person can be speaking through. Linux; reads /proc.
 
     Args:
         pid: the process that gives the answer.
         agents: processes that have `cmesh mcp` as their child: agents, whatever their name.
+        command: what a person is to run instead.
+        terminals: its descriptors by which it shows and reads.
 
     Raises:
         TaskRefused: it has no terminal, an agent started it, or it cannot be looked at.
     """
+    own = f"open a terminal of your own, outside of every agent, and run `{command}`"
     try:
-        if not _has_terminal(pid):
-            raise TaskRefused("nobody is at a terminal to confirm this", hint=_OWN_TERMINAL)
+        if not _has_terminal(pid, terminals):
+            raise TaskRefused("nobody is at a terminal to confirm this", hint=own)
         found = _marks(pid)
     except OSError as error:
-        raise TaskRefused("who confirms this cannot be seen", hint=_OWN_TERMINAL) from error
+        raise TaskRefused("who confirms this cannot be seen", hint=own) from error
     if found:
         raise TaskRefused(
             f"`{found}` is set, so an agent has started this; an agent confirms nothing",
-            hint=_OWN_TERMINAL,
+            hint=own,
         )
     for _ in range(ANCESTORS_LIMIT):
         if pid in agents:
             raise TaskRefused(
                 "an agent that uses cmesh has started this; an agent confirms nothing",
-                hint=_OWN_TERMINAL,
+                hint=own,
             )
         stat = stat_of(pid)
         if stat is None or stat[1] <= 1:
@@ -63,13 +72,13 @@ def require_person(pid: int, agents: Collection[int]) -> None:
         pid = stat[1]
 
 
-def _has_terminal(pid: int) -> bool:
+def _has_terminal(pid: int, terminals: Sequence[int]) -> bool:
     """Say whether it has a controlling terminal, and reads and writes one."""
     text = Path(f"/proc/{pid}/stat").read_bytes()
     fields = text[text.rindex(b")") + 2 :].split()
     if int(fields[_TTY_FIELD]) == 0:  # proc_pid_stat(5): tty_nr
         return False
-    return all(_is_terminal(f"/proc/{pid}/fd/{number}") for number in (0, 1))
+    return all(_is_terminal(f"/proc/{pid}/fd/{number}") for number in terminals)
 
 
 def _is_terminal(descriptor: str) -> bool:

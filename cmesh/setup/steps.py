@@ -141,7 +141,11 @@ def _introduce(facts: Facts, peer: PeerFact) -> Next:
     A key is shown to whoever is called: one that has not shown it yet has not looked itself.
     """
     if not peer.fingerprint:
-        user = f'on `{peer.name}` the user says to its agent: "{CONTINUE}"; then it shows its key'
+        user = (
+            f'on `{peer.name}` the user says to its agent: "{CONTINUE}"; then it shows its key. Or'
+            f" the user runs `cmesh pair {peer.name}` in a terminal here and `cmesh pair` in one"
+            " there, which settles keys and rules by a code"
+        )
         return Next(tool="setup_check", arguments={"wait_s": WAIT_S}, user=user)
     arguments: dict[str, object] = {"step": "peer", "peer": peer.name, "allow": "ask"}
     pair = (

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import pty
-import signal
 import subprocess
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -58,12 +57,14 @@ class Terminal:
 
     def interrupt(self) -> None:
         """Press Ctrl-C."""
-        self._process.send_signal(signal.SIGINT)
+        os.write(self._fd, b"\x03")
 
-    def kill(self) -> None:
-        """End the command without a word, as a closed window does."""
-        self._process.kill()
-        self._process.wait()
+    def close(self) -> None:
+        """Close the window; the command hears of it by SIGHUP."""
+        if not self._over:
+            self._stop()
+            os.close(self._fd)
+        self._process.wait(END_LIMIT_S)
 
     async def end(self) -> tuple[int, str]:
         """Wait for the command's end; its status and what it has said since."""
@@ -74,14 +75,18 @@ class Terminal:
                 await self._news.wait()
         return status, self.said
 
+    def _stop(self) -> None:
+        self._over = True
+        asyncio.get_running_loop().remove_reader(self._fd)
+
     def _read(self) -> None:
         try:
             data = os.read(self._fd, 65_536)
         except OSError:  # EIO: nobody has the other end any more
             data = b""
         if not data:
-            self._over = True
-            asyncio.get_running_loop().remove_reader(self._fd)
+            self._stop()
+            os.close(self._fd)
         self.said += data.decode().replace("\r\n", "\n")
         self._news.set()
 
@@ -91,7 +96,7 @@ async def at_terminal(machine: Machine, *arguments: str) -> AsyncGenerator[Termi
     """Run the command line at a terminal of its own, as the machine's user."""
     parent, child = pty.openpty()
     with subprocess.Popen(
-        machine.command(*arguments),
+        ["setsid", "--ctty", "--wait", *machine.command(*arguments)],
         cwd=ROOT,
         env=machine.environment() | {"TERM": "dumb"},
         stdin=child,
@@ -104,7 +109,4 @@ async def at_terminal(machine: Machine, *arguments: str) -> AsyncGenerator[Termi
         try:
             yield terminal
         finally:
-            asyncio.get_running_loop().remove_reader(parent)
-            if process.poll() is None:
-                process.kill()
-            os.close(parent)
+            terminal.close()

@@ -11,7 +11,7 @@ import pytest
 
 from cmesh.daemon.arguments import NoArguments
 from cmesh.daemon.pair_calls import PairArguments, PairRulesArguments, UnpairArguments
-from cmesh.errors import LinkError, PairingRefused, UnknownPeer, VersionMismatch
+from cmesh.errors import LinkError, PairingRefused, TaskRefused, UnknownPeer, VersionMismatch
 from cmesh.keys import SigningKey, verify
 from cmesh.link.tailnet import PORT, LinkServer, Wire, dial
 from cmesh.model import Identity, NodeId
@@ -140,13 +140,21 @@ async def test_who_stands_between_is_refused_by_both_though_the_code_is_right(
                     assert status == PairingRefused.exit_status, said
                     assert "too many codes were wrong" in said
         assert middle.handed_on == 3
-    with pytest.raises(PairingRefused):
-        await laptop.call("pair", PairArguments(peer="middle"))
+    async with at_terminal(laptop, "pair", "middle") as one:
+        status, said = await one.end()
+        assert status == PairingRefused.exit_status, said
+        assert "is refused for 10 minutes" in said
     peers = await laptop.call("list_peers", NoArguments())
     assert {peer["trust"] for peer in peers["peers"]} == {"unknown"}
     again = laptop.cli("pair", "middle")
     assert (again.returncode, again.stdout) == (2, "")
     assert "needs a person at a terminal" in again.stderr
+    for operation, arguments in (
+        ("pair", PairArguments(peer="laptop")),
+        ("pair_rules", PairRulesArguments(peer="laptop", ask=True, write=True)),
+    ):
+        with pytest.raises(TaskRefused, match="nobody is at a terminal"):
+            await box.call(operation, arguments)
 
 
 async def test_an_older_cmesh_is_told_from_one_that_can_pair(
@@ -168,7 +176,7 @@ async def test_two_terminals_and_a_code_make_a_pair(machines: Pair) -> None:
     before = {machine.name: machine.config_file.read_bytes() for machine in (laptop, box)}
     async with at_terminal(laptop, "pair", "box") as closed:
         first = await closed.code()
-        closed.kill()
+        closed.close()
     async with at_terminal(laptop, "pair", "box") as one:
         code = await one.code()
         assert code == first  # the pairing goes on where the window was closed
@@ -223,10 +231,10 @@ async def stands(laptop: Machine, box: Machine) -> None:
         assert [kind for [kind] in kinds] == ["confirmed", "rules_written"]
     rules = json.loads(box.cli("policy", "show", "--json").stdout)["inbound"]
     assert [rule["profiles"] for rule in rules] == [["query"]]
-    again = await box.call(
-        "pair_rules", PairRulesArguments(peer="laptop", directory=rules[0]["paths"][0],
-                                         runners=["command:look"], write=True)
-    )  # fmt: skip
+    same = PairRulesArguments(
+        peer="laptop", directory=rules[0]["paths"][0], runners=["command:look"]
+    )
+    again = await box.call("pair_rules", same)
     assert [rule["state"] for rule in again["rules"]] == ["there"]
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from cmesh.config import load_config
 from cmesh.errors import ConfigError
-from cmesh.rulefile import rewrite, rule_text, with_rules, without_rule
+from cmesh.setup.configtext import rule_text, with_rule, without_block
+from cmesh.setup.configwrite import rewrite
 
 IN = rule_text(
     "inbound",
-    "why it is here",
     {
         "name": 'it may "ask"',
         "peers": ["node:nBOX"],
@@ -22,8 +22,9 @@ IN = rule_text(
         "paths": ["/srv/app"],
         "limits": {"runtime": "15m", "concurrent": 2},
     },
+    comment="why it is here",
 )
-OUT = rule_text("outbound", "ask", {"name": "ask", "peers": ["node:nBOX"], "profiles": ["query"]})
+OUT = rule_text("outbound", {"name": "ask", "peers": ["node:nBOX"], "profiles": ["query"]})
 FILES = {
     "empty": "",
     "no newline at the end": "# mine\n[node]\nhostname = 'a'",
@@ -33,13 +34,17 @@ FILES = {
 }
 
 
+def asks(text: str) -> str:
+    return with_rule(text, "outbound", OUT)
+
+
 @pytest.mark.parametrize("text", FILES.values(), ids=FILES)
 def test_rules_go_in_and_come_out_to_the_letter(text: str, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_bytes(text.encode())
     path.chmod(0o600)
     before = load_config(path).policy
-    rewrite(path, lambda old: with_rules(old, [IN, OUT]))
+    rewrite(path, lambda old: asks(with_rule(old, "inbound", IN)))
     after = load_config(path).policy
     assert {rule.name for rule in after.inbound} == {'it may "ask"'}
     assert {rule.name for rule in after.outbound} == {
@@ -50,22 +55,22 @@ def test_rules_go_in_and_come_out_to_the_letter(text: str, tmp_path: Path) -> No
     assert now.startswith(text)
     assert ("\r\n" in text) == ("\n" not in now.replace("\r\n", ""))
     for rule in (IN, OUT):
-        rest = without_rule(now, rule)
+        rest = without_block(now, rule)
         assert rest is not None
         now = rest
     assert now in (text, f"{text}\n")
 
 
 def test_a_rule_that_was_changed_or_stands_there_twice_is_not_taken_out() -> None:
-    text = with_rules("", [IN])
-    assert without_rule(text.replace("15m", "20m"), IN) is None
-    assert without_rule(text + IN, IN) is None
-    assert without_rule("", IN) is None
+    text = with_rule("", "inbound", IN)
+    assert without_block(text.replace("15m", "20m"), IN) is None
+    assert without_block(text + IN, IN) is None
+    assert without_block("", IN) is None
 
 
-def test_a_form_that_cannot_be_added_to_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="form"):
-        with_rules('outbound = { allow = [{ name = "a", peers = ["*"] }] }\n', [OUT])
+def test_a_form_that_cannot_be_added_to_is_refused() -> None:
+    with pytest.raises(ConfigError):
+        asks('outbound = { allow = [{ name = "a", peers = ["*"] }] }\n')
 
 
 def test_what_could_not_be_used_is_not_written(tmp_path: Path) -> None:
@@ -73,7 +78,7 @@ def test_what_could_not_be_used_is_not_written(tmp_path: Path) -> None:
     path.write_text(OUT)
     path.chmod(0o600)
     with pytest.raises(ConfigError, match="could not be used"):
-        rewrite(path, lambda text: with_rules(text, [OUT]))  # a name that is taken
+        rewrite(path, asks)  # a name that is taken
     assert path.read_text() == OUT
     assert os.listdir(tmp_path) == ["config.toml"]  # noqa: PTH208
 
@@ -82,7 +87,7 @@ def test_a_file_keeps_its_mode_and_others_may_not_have_written_it(tmp_path: Path
     path = tmp_path / "config.toml"
     path.write_text("")
     path.chmod(0o640)
-    rewrite(path, lambda text: with_rules(text, [OUT]))
+    rewrite(path, asks)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     path.chmod(0o666)
     with pytest.raises(ConfigError, match=r"mode|others"):
@@ -98,7 +103,7 @@ def test_what_somebody_else_wrote_meanwhile_is_kept(tmp_path: Path) -> None:
     def change(text: str) -> str:
         if meanwhile:
             path.write_text(meanwhile.pop())
-        return with_rules(text, [OUT])
+        return asks(text)
 
     rewrite(path, change)
     assert path.read_text() == f"# two\n\n{OUT}"
