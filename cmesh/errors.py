@@ -76,6 +76,7 @@ __all__ = [
     "SandboxUnavailable",
     "SchemaTooNew",
     "SecretFound",
+    "ServiceFailed",
     "SessionGone",
     "SettingsChanged",
     "SetupBusy",
@@ -618,6 +619,14 @@ class ReplaceFailed(DaemonError):
 
     code = "replace_failed"
     exit_status = 85
+
+
+class ServiceFailed(DaemonError):
+    """Raised when the service manager cannot keep the daemon, or there is none."""
+
+    code = "service_failed"
+    exit_status = 86
+    default_hint = "cmesh service status"
 
 
 class DoctorWarning(CmeshError):

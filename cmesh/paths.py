@@ -20,6 +20,7 @@ __all__ = [
     "control_socket",
     "daemon_environment",
     "data_dir",
+    "default_state_dir",
     "ensure_private_dir",
     "git_environment",
     "key_file",
@@ -72,6 +73,11 @@ def config_file() -> Path:
 def state_dir() -> Path:
     """Return the directory of the store, the node's state and the task directories."""
     return _directory(STATE_DIR_VARIABLE, "XDG_STATE_HOME", ".local/state")
+
+
+def default_state_dir() -> Path:
+    """Return what `state_dir` is where no variable names another one."""
+    return Path.home() / ".local/state" / "cmesh"
 
 
 def data_dir() -> Path:

@@ -12,7 +12,15 @@ from typing import TextIO
 
 from cmesh.errors import CmeshError, DaemonError, UnsafePermissions, by_code
 
-__all__ = ["failure", "failure_in", "log_file", "open_log", "report_failure"]
+__all__ = [
+    "failure",
+    "failure_in",
+    "keep_small",
+    "log_file",
+    "open_log",
+    "report_failure",
+    "reported",
+]
 
 LOG_LIMIT_BYTES = 10 * 1024 * 1024
 LOG_TAIL_BYTES = 64 * 1024
@@ -43,6 +51,32 @@ def open_log(state: Path) -> int:
             f"`{path}` lets other users in", hint=f"chmod 0600 {path}, or remove it"
         )
     return handle
+
+
+def keep_small(state: Path) -> None:
+    """Begin the log anew where it is large and this process writes to it; else do nothing.
+
+    For a daemon whose output a service manager has opened: nobody else would ever begin it anew.
+    """
+    path = log_file(state)
+    with contextlib.suppress(OSError):
+        info, mine = path.lstat(), os.fstat(2)
+        if (info.st_dev, info.st_ino) != (mine.st_dev, mine.st_ino):
+            return
+        if info.st_size > LOG_LIMIT_BYTES:
+            handle = open_log(state)
+            os.dup2(handle, 1)
+            os.dup2(handle, 2)
+            os.close(handle)
+
+
+def reported(state: Path, begin: int) -> CmeshError | None:
+    """Return the error that a daemon gave up with since byte `begin` of its log; None = none."""
+    try:
+        text = _log_text(state, begin)
+    except OSError:
+        return None
+    return failure_in(text, 1, hint=f"see {log_file(state)}") if _FAILURE in text else None
 
 
 def report_failure(error: CmeshError, stream: TextIO) -> None:

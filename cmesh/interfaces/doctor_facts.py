@@ -3,7 +3,7 @@
 Starts nothing. What cannot be had is left out with its reason, so that the other checks go on.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +19,13 @@ from cmesh.daemon.runner_answers import RunnerView
 from cmesh.errors import CmeshError, ConfigError, DaemonTimeout
 from cmesh.interfaces.client import ControlClient, run
 from cmesh.interfaces.launch import read_launch
+from cmesh.interfaces.service_unit import surroundings, unit_of
 from cmesh.paths import control_socket
+from cmesh.setup.agents import survey
 from cmesh.setup.doctor.facts import (
+    AgentFact,
     DaemonFacts,
+    Entry,
     Facts,
     Fault,
     LiveFact,
@@ -30,10 +34,20 @@ from cmesh.setup.doctor.facts import (
 )
 from cmesh.setup.doctor.outside import control_fact, shell_programs
 from cmesh.setup.doctor.places import state_facts
+from cmesh.setup.service.manager import fact
+from cmesh.setup.surroundings import surroundings as this_machine
 
 __all__ = ["find_out"]
 
 _OLDEST = "SELECT min(created_at) FROM tasks WHERE prompt IS NOT NULL"
+
+_ENTRIES: Mapping[str, Entry] = {
+    "absent": "none",
+    "current": "current",
+    "outdated": "old",
+    "foreign": "foreign",
+    "unreadable": "unreadable",
+}
 
 _T = TypeVar("_T")
 
@@ -56,7 +70,23 @@ def find_out(state: Path, config_file: Path, clock: Clock, *, live: bool) -> Fac
     facts = _with_daemon(facts, state, live=live)
     if config is not None and config.configured:
         facts = replace(facts, control=control_fact(config.node.control_url, clock))
-    return _with_shell(facts)
+    unit = unit_of(state, config_file.parent)
+    facts = replace(facts, service=fact(surroundings(state), unit))
+    return replace(_with_shell(facts), agents=_agents())
+
+
+def _agents() -> tuple[AgentFact, ...]:
+    """Look into the settings of each agent that is on this machine."""
+    return tuple(
+        AgentFact(
+            name=one.client.name,
+            entry=_ENTRIES[one.standing],
+            file=str(one.path),
+            detail=one.detail,
+        )
+        for one in survey(this_machine())
+        if one.here or one.standing != "absent"
+    )
 
 
 def _config(file: Path) -> tuple[Config | None, Fault | None]:

@@ -121,7 +121,8 @@ def _replace(state: Path, config: Path, say: Say, clock: Clock) -> Replaced:
     if launch.kind == "service" and not launch.starts(sys.executable):
         raise DaemonError(
             f"the service manager starts the daemon with `{launch.interpreter}`",
-            hint="change the unit's ExecStart and restart the unit, or use that installation",
+            hint="`cmesh service install` of this installation, or change the unit's ExecStart"
+            " and restart the unit, or use that installation",
         )
     say(f"checking cmesh {__version__}; {running.version} goes on meanwhile")
     checked = check(state, config, launch)

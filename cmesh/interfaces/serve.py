@@ -23,8 +23,9 @@ from cmesh.daemon.settings import Settings
 from cmesh.errors import CmeshError
 from cmesh.interfaces import standby
 from cmesh.interfaces.control import RESTART_GRACE_S, ControlServer
-from cmesh.interfaces.daemon_log import report_failure
+from cmesh.interfaces.daemon_log import keep_small, report_failure
 from cmesh.interfaces.launch import HANDED_OVER, Kind, end_replacing, record_launch
+from cmesh.interfaces.start import is_marked_down
 from cmesh.logs import LineFormatter, configure
 from cmesh.node.testnet import allow_loopback_only
 from cmesh.paths import config_file, control_socket, state_dir
@@ -51,12 +52,17 @@ def main(arguments: Sequence[str] = ()) -> int:
     os.umask(0o077)
     if "--check" in arguments:
         return standby.check()
+    kind = _kind(arguments)
+    if kind == "service":
+        if is_marked_down(state_dir()):
+            return 0  # not every manager can be told to look for the mark itself
+        keep_small(state_dir())
     log = configure(sys.stderr)
     agents = "--agents" in arguments
     if "--standby" in arguments and not standby.wait_for_word(agents=agents):
         return 0
     try:
-        status = asyncio.run(_Server(_kind(arguments), log).run())
+        status = asyncio.run(_Server(kind, log).run())
     except CmeshError as error:
         report_failure(error, sys.stderr)
         return error.exit_status

@@ -26,7 +26,7 @@ from cmesh.errors import (
     StoreBusy,
     by_code,
 )
-from cmesh.interfaces.daemon_log import failure, log_file, open_log
+from cmesh.interfaces.daemon_log import failure, log_file, open_log, reported
 from cmesh.interfaces.launch import daemon_argv, read_launch
 from cmesh.locks import holder
 from cmesh.paths import control_socket, daemon_environment, ensure_private_dir
@@ -101,11 +101,15 @@ def ensure_daemon(state: Path, config: Path) -> Running:
         return running
     if is_marked_down(state):
         raise DaemonNotRunning("the daemon was stopped by `cmesh down`")
+    if _kept(state):
+        return start_daemon(state, config)
     return _of_service(state) or start_daemon(state, config)
 
 
 def start_daemon(state: Path, config: Path, *, clock: Clock | None = None) -> Running:
     """Start the daemon unless one answers; return when it answers. Blocks.
+
+    Its service manager starts it where one keeps this state directory and can be reached.
 
     Raises:
         UnsafePermissions: the state directory is open to others.
@@ -119,6 +123,9 @@ def start_daemon(state: Path, config: Path, *, clock: Clock | None = None) -> Ru
         running = _probe_slow(state, clock)
         if running is not None:
             return running
+        kept = _by_manager(state, config, clock, deadline) if _kept(state) else None
+        if kept is not None:
+            return kept
         log = open_log(state)
         try:
             begin = os.fstat(log).st_size
@@ -301,6 +308,44 @@ def _probe_slow(state: Path, clock: Clock) -> Running | None:
             if clock.monotonic() >= deadline:
                 raise
             pause()
+
+
+def _kept(state: Path) -> bool:
+    """Say whether a unit was installed for this state directory; a look without its code."""
+    return (state / "service.json").exists()
+
+
+def _by_manager(state: Path, config: Path, clock: Clock, deadline: float) -> Running | None:
+    """Have the service manager start its daemon; None = it cannot be reached, or has no unit.
+
+    Raises:
+        CmeshError: the daemon gave up; the error is its own.
+        DaemonTimeout: no answer until `deadline`.
+    """
+    from cmesh.setup.service.kept import read_kept, start_kept  # only where there is a unit
+
+    kept = read_kept(state)
+    if kept is None:
+        return None
+    log = open_log(state)
+    begin = os.fstat(log).st_size
+    os.close(log)
+    if start_kept(kept, daemon_environment(state, config)):
+        # Better one that nobody watches over than none: `cmesh doctor` tells of it.
+        return None
+    while clock.monotonic() < deadline:
+        with contextlib.suppress(DaemonTimeout):
+            running = probe(state)
+            if running is not None:
+                return Running(version=running.version, pid=read_launch(state).pid)
+        why = reported(state, begin)
+        if why is not None:
+            raise why
+        pause()
+    raise DaemonTimeout(
+        f"the daemon of the {kept.manager} unit does not answer within {START_LIMIT_S:g} s",
+        hint="cmesh service status",
+    )
 
 
 def _is_another_s(why: CmeshError, state: Path) -> bool:

@@ -26,6 +26,7 @@ from cmesh.interfaces.cli import (
     policy,
     query,
     runners,
+    service,
     setup,
     tasks,
 )
@@ -111,6 +112,7 @@ policy.register(app)
 runners.register(app)
 doctor.register(app)
 agents.register(app)
+service.register(app)
 
 
 def main(arguments: Sequence[str]) -> int:

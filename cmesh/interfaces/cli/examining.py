@@ -12,15 +12,19 @@ import typer
 from cmesh.clock import SystemClock
 from cmesh.errors import CmeshError, ConfigError, DoctorProblem, DoctorWarning, UsageError
 from cmesh.interfaces.cli import output
+from cmesh.interfaces.cli.servicing import renew_service
 from cmesh.interfaces.daemon_log import LOG_TAIL_BYTES, log_file
 from cmesh.interfaces.doctor_facts import find_out
 from cmesh.interfaces.versions import machine_versions, versions
 from cmesh.paths import config_file, state_dir
+from cmesh.setup.agents import apply, plan_add
+from cmesh.setup.clients import client_named
 from cmesh.setup.doctor import bundle
 from cmesh.setup.doctor.examine import Report, examine
 from cmesh.setup.doctor.facts import Facts
 from cmesh.setup.doctor.finding import GROUPS, Finding
 from cmesh.setup.doctor.mend import describe, mend
+from cmesh.setup.surroundings import surroundings
 
 __all__ = ["Wishes", "run_doctor"]
 
@@ -124,7 +128,7 @@ def _fix(report: Report, *, yes: bool) -> list[Finding]:
         if not yes and not typer.confirm(f"{one.what}\n{what}?", default=False, err=True):
             continue
         try:
-            mend(one, state_dir(), {})
+            mend(one, state_dir(), {"service": renew_service, "agent": _renew_agent})
         except CmeshError as error:
             output.say(f"not done: {what}: {error.message}")
             continue
@@ -133,6 +137,13 @@ def _fix(report: Report, *, yes: bool) -> list[Finding]:
     if not report.fixable:
         output.say("there is nothing that `--fix` may mend")
     return done
+
+
+def _renew_agent(name: str) -> None:
+    here, client = surroundings(), client_named(name)
+    if client is None:
+        raise CmeshError(f"no agent is called `{name}`", hint="cmesh mcp list")
+    apply(here, plan_add(here, client))
 
 
 def _bundle(path: Path, facts: Facts, report: Report, *, yes: bool) -> None:

@@ -15,6 +15,7 @@ __all__ = [
     "AgentFact",
     "ControlFact",
     "DaemonFacts",
+    "Entry",
     "Facts",
     "Fault",
     "LiveFact",
@@ -176,6 +177,10 @@ class RunnerFact:
     live: LiveFact | None = None
 
 
+Entry = Literal["current", "old", "foreign", "none", "unreadable"]
+"""How cmesh's entry in an agent's settings stands; see `AgentFact`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentFact:
     """A coding agent of this user, and whether it knows cmesh's MCP server.
@@ -187,7 +192,7 @@ class AgentFact:
     """
 
     name: str
-    entry: Literal["current", "old", "foreign", "none", "unreadable"]
+    entry: Entry
     file: str = ""
     detail: str = ""
 

@@ -2,7 +2,7 @@
 
     python supervisor.py [--always] COMMAND...
 
-Without `--always` it follows `examples/cmesh.service`: `Restart=on-failure`, `RestartSec=100ms`,
+Without `--always` it follows the unit of `cmesh service install`: `Restart=on-failure`, `RestartSec=100ms`,
 `RestartForceExitStatus=75`. SIGTERM goes on to the program alone (`KillMode=process`).
 """
 

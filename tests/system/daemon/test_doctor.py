@@ -1,6 +1,7 @@
 """`cmesh doctor` on real machines: linked, with a broken configuration, and without a daemon."""
 
 import json
+import os
 import subprocess
 import tarfile
 from typing import Any
@@ -89,11 +90,16 @@ async def test_without_a_daemon_it_says_what_is_left_behind_and_mends_it(
     laptop.kill()
     key = laptop.state / "key"
     key.chmod(0o644)
+    settings = laptop.base / ".claude.json"
+    entry = {"type": "stdio", "command": "/gone/bin/cmesh", "args": ["mcp"]}
+    settings.write_text(json.dumps({"mcpServers": {"cmesh": entry}, "other": 1}), "utf-8")
+    os.chown(settings, laptop.base.stat().st_uid, laptop.base.stat().st_gid)
     status, found = doctor(laptop)
     assert status == 91
     assert found["installation", "daemon"]["next"] == "run `cmesh up`"
     assert found["installation", "modes"]["fix"] == "mode"
     assert found["node", "phase"]["level"] == "skipped"
+    assert found["agents", "claude"]["level"] == "warning"
     assert found["node", "control"]["level"] == "ok"
     unasked = laptop.cli("doctor", "--fix")
     assert (unasked.returncode, "--yes" in unasked.stderr) == (2, True)
@@ -102,6 +108,8 @@ async def test_without_a_daemon_it_says_what_is_left_behind_and_mends_it(
     assert not (laptop.state / "control.sock").exists()
     status, found = doctor(laptop)
     assert ("installation", "socket") not in found
+    assert found["agents", "claude"]["level"] == "ok"
+    assert json.loads(settings.read_text("utf-8"))["other"] == 1
     await laptop.up()
 
 

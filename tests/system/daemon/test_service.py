@@ -1,7 +1,7 @@
 """`cmesh up --replace`, a kill, and a new version, where something restarts the daemon.
 
-There is no service manager in the tests' machines; a small one of ours does what
-`examples/cmesh.service` has systemd do.
+A small service manager of ours stands for any that does what the unit of `cmesh service install`
+has systemd do; systemd itself is in `tests/system/service`.
 """
 
 import asyncio
@@ -180,7 +180,7 @@ async def test_another_installation_is_refused_and_one_changed_in_place_takes_ov
     before = await two.builder.status()
     other = install(ground, "0.8.1")
     refused = await two.builder.replace(other)
-    assert "change the unit's ExecStart" in json.loads(refused.stdout)["error"]["hint"]
+    assert "cmesh service install" in json.loads(refused.stdout)["error"]["hint"]
     two.builder.is_its_only_daemon(before.pid)
     task = await two.running("in-place")
     _point(two.builder.version, other)

@@ -1,0 +1,42 @@
+"""The unit that this installation would give to a service manager."""
+
+import sys
+from pathlib import Path
+
+from cmesh.config import environment
+from cmesh.interfaces.daemon_log import log_file
+from cmesh.paths import daemon_environment, default_state_dir, program_link
+from cmesh.setup.service.manager import Surroundings
+from cmesh.setup.service.unit import Unit, unit_name
+
+__all__ = ["surroundings", "unit_of"]
+
+_PATH = "/usr/local/bin:/usr/bin:/bin"
+"""The daemon needs no more: agents are looked for on the login shell's path."""
+
+
+def surroundings(state: Path) -> Surroundings:
+    """Return where the unit is installed."""
+    return Surroundings(home=Path.home(), environment=environment(), state=state)
+
+
+def unit_of(state: Path, config: Path) -> Unit:
+    """Return the unit of a state directory; the same whatever shell asks."""
+    given = daemon_environment(state, config)
+    given.pop("XDG_RUNTIME_DIR", None)  # the manager's to say
+    return Unit(
+        name=unit_name(state, default_state_dir()),
+        argv=(*_program(), "daemon", "--service"),
+        environment={**given, "PATH": _PATH, "LANG": "C.UTF-8"},
+        down_mark=str(state / "down"),
+        log=str(log_file(state)),
+    )
+
+
+def _program() -> tuple[str, ...]:
+    """Return how cmesh is started: by the installer's link, which outlives an upgrade, if it is ours."""
+    link = program_link()
+    mine = Path(sys.executable).parent / "cmesh"
+    if link.is_symlink() and mine.exists() and link.resolve() == mine.resolve():
+        return (str(link),)
+    return (sys.executable, "-I", "-m", "cmesh")
