@@ -319,8 +319,8 @@ def _refused_by_peer(failure: Failure) -> CmeshError:
 
 _REFUSALS = {
     # One sentence for all three: which it is says something of the other side's pins.
-    "peer_untrusted": "the other machine does not trust this node's key: a first contact, a"
-    " changed key, or a trust that was taken back",
+    "peer_untrusted": "the other machine does not trust this node's key: a first contact,"
+    " another cmesh key than before, or the trust was taken back",
     "key_expired": "the peer says that a node key has expired",
     "identity_unknown": "the peer's whois does not know this node",
     "policy_denied": "the peer's policy allows no link",
