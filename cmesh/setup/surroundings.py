@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cmesh.paths import config_dir, data_dir, named_variables, state_dir
+from cmesh.paths import config_dir, data_dir, named_variables, program_link, state_dir
 from cmesh.runner.programs import Programs
 
 __all__ = ["VARIABLES", "Surroundings", "surroundings"]
@@ -84,12 +84,13 @@ def surroundings(programs: Programs | None = None) -> Surroundings:
 def _program(programs: Programs) -> tuple[str, ...]:
     """Return what starts this very cmesh.
 
-    The name on the login shell's `PATH` outlives an upgrade, so it goes first where it leads here.
+    The installer's link and the name on the login shell's `PATH` outlive an upgrade, so they go
+    first where they lead here.
     """
     own = Path(sys.executable).parent / "cmesh"
-    found = programs.find("cmesh")
-    if found and os.path.realpath(found) == os.path.realpath(own):
-        return (found,)
+    for found in (str(program_link()), programs.find("cmesh")):
+        if found and own.is_file() and os.path.realpath(found) == os.path.realpath(own):
+            return (found,)
     if own.is_file():
         return (str(own),)
     return (sys.executable, "-I", "-m", "cmesh")

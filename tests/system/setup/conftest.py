@@ -24,8 +24,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def present(wheels: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a release of this version."""
-    return release(wheels, tmp_path_factory.mktemp("releases") / "present", wheel)
+    """Return a release of this version, with a lock of its dependencies."""
+    return release(wheels, tmp_path_factory.mktemp("releases") / "present", wheel, lock=True)
 
 
 @pytest.fixture

@@ -18,11 +18,15 @@ INSTALL_LIMIT_S = 110
 TOOLS = ("uv", sys.executable)
 
 
-def release(wheels: Path, into: Path, *more: Path) -> Path:
-    """Make a release folder of wheels, of which `more` are cmesh's; with sums and installer."""
+def release(wheels: Path, into: Path, own: Path, *, lock: bool = False) -> Path:
+    """Make a release folder of cmesh's wheel and its dependencies', with sums and installer."""
     into.mkdir()
-    for wheel in (*wheels.glob("*.whl"), *more):
+    needed = sorted(wheels.glob("*.whl"))
+    for wheel in (*needed, own):
         os.link(wheel, into / wheel.name)
+    if lock:
+        version = own.name.split("-")[1]
+        (into / f"cmesh-{version}-lock.txt").write_text("".join(map(_locked, needed)), "utf-8")
     (into / "install.sh").write_bytes(INSTALLER.read_bytes())
     lines = [
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
@@ -30,6 +34,11 @@ def release(wheels: Path, into: Path, *more: Path) -> Path:
     ]
     (into / "SHA256SUMS").write_text("".join(lines), "utf-8")
     return into
+
+
+def _locked(wheel: Path) -> str:
+    name, version = wheel.name.split("-")[:2]
+    return f"{name}=={version} --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
 
 
 class Home:
@@ -56,6 +65,10 @@ class Home:
     @property
     def data(self) -> Path:
         return self.path / ".local" / "share" / "cmesh"
+
+    def left_over(self) -> list[str]:
+        """Return the temporary files that are still there."""
+        return [path.name for path in self.base.glob("tmp*")]
 
     def versions(self) -> list[str]:
         return sorted(path.name for path in (self.data / "versions").glob("*"))

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ def test_a_fresh_home_gets_a_program_and_a_second_run_changes_nothing(
     assert opened.stdout.strip() == str(home.link), opened.stderr
     assert (home.path / ".bashrc").read_text("utf-8").startswith(f"alias ll='ls -l'\n{BLOCK}")
     everything_is_recorded(home)
+    assert home.left_over() == []
     once = home.snapshot()
     done = home.install(present, *QUICK, shell=again)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -99,6 +101,24 @@ def test_a_changed_wheel_is_refused(home: Home, present: Path, wheel: Path, tmp_
     assert home.snapshot() == {}
 
 
+def test_a_dependency_that_is_not_the_locked_one_is_refused(
+    home: Home, present: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "release"
+    shutil.copytree(present, place, copy_function=os.link)
+    [victim] = place.glob("pytz-*.whl")
+    content = victim.read_bytes()
+    victim.unlink()
+    victim.write_bytes(content)
+    with zipfile.ZipFile(victim, "a") as altered:
+        altered.comment = b"another"
+    done = home.install(place, *QUICK)
+    assert done.returncode == 1
+    assert "the packages that cmesh needs could not be installed" in done.stderr
+    assert "ash mismatch" in done.stderr
+    assert home.snapshot() == {}
+
+
 def test_a_version_that_does_not_start_is_taken_back(
     home: Home, wheel: Path, wheels: Path, tmp_path: Path
 ) -> None:
@@ -109,6 +129,61 @@ def test_a_version_that_does_not_start_is_taken_back(
     assert "this version does not start here" in done.stderr
     assert "no luck" in done.stderr
     assert home.snapshot() == {}
+
+
+def test_the_agents_that_are_found_get_the_link(home: Home, present: Path) -> None:
+    settings = home.path / ".cursor" / "mcp.json"
+    settings.parent.mkdir()
+    words = ("--uv", "--offline", "--no-shell")
+    tried = home.install(present, *words, "--dry-run")
+    assert tried.returncode == 0, tried.stdout + tried.stderr
+    assert f'"{home.link}"' in tried.stdout
+    assert home.snapshot().keys() == {".cursor"}
+    done = home.install(present, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    entry = json.loads(settings.read_text("utf-8"))["mcpServers"]["cmesh"]
+    assert (entry["command"], entry["args"][0]) == (str(home.link), "mcp")
+    kinds = {
+        one["kind"]
+        for one in json.loads((home.data / "installed.json").read_text("utf-8"))["entries"]
+    }
+    assert kinds == {"directory", "link", "mcp"}
+
+
+def test_an_ended_installation_leaves_nothing(home: Home, present: Path) -> None:
+    (home.tools / "uv").unlink()
+    home.tool("uv", "kill -TERM $PPID")
+    done = home.install(present, *QUICK)
+    assert done.returncode == 143, done.stdout + done.stderr
+    assert home.snapshot() == {}
+
+
+def test_what_a_killed_installation_left_is_taken_over(home: Home, present: Path) -> None:
+    uv = home.tools / "uv"
+    real = uv.resolve()
+    uv.unlink()
+    home.tool("uv", f'{real} "$@" && kill -KILL $PPID')
+    killed = home.install(present, *QUICK)
+    assert killed.returncode == -9, killed.stdout + killed.stderr
+    [half] = (name for name in home.versions() if name != ".installing")
+    assert not (home.data / "versions" / half / "ready").exists()
+    home.tool("uv", f'exec {real} "$@"')
+    done = home.install(present, *QUICK)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert home.versions() == [half]
+    assert home.cmesh("version").returncode == 0
+
+
+def test_two_at_once_are_one_after_the_other(home: Home, present: Path) -> None:
+    (home.tools / "uv").unlink()
+    again = f"sh {INSTALLER} --from {present} --uv --offline --allow-root > {home.base}/second 2>&1"
+    home.tool(
+        "uv", f"[ -e {home.base}/second ] || {{ {again}; echo $? >> {home.base}/second; }}; exit 1"
+    )
+    home.install(present, *QUICK)
+    second = (home.base / "second").read_text("utf-8")
+    assert "is installing already" in second
+    assert second.endswith("\n1\n")
 
 
 def test_a_program_of_another_installation_is_left_alone(home: Home, present: Path) -> None:
