@@ -12,6 +12,7 @@
     │   ├── PeerUnreachable 22   │   └── QueueFull 44        ├── StoreError 70
     │   ├── IdentityUnknown 23   ├── RunnerError 50          │   ├── StoreBusy 71
     │   ├── UnknownPeer 24       │   ├── RunnerUnavailable 51│   ├── SchemaTooNew 72
+    │   │                        │   │   └── LoginExpired 51 │   │
     │   ├── NodeClosed 25        │   ├── SandboxUnavailable 52   ├── StoreDamaged 73
     │   ├── KeyExpired 26        │   ├── RootRefused 53      │   ├── DiskFull 74
     │   ├── WrongMachine 27      │   └── PathRefused 52      │   ├── QueryRefused 75
@@ -50,6 +51,7 @@ __all__ = [
     "KeyExpired",
     "LinkError",
     "LocalProtocolError",
+    "LoginExpired",
     "LoginRequired",
     "NodeClosed",
     "NodeError",
@@ -434,6 +436,13 @@ class RunnerUnavailable(RunnerError):
     code = "runner_unavailable"
     exit_status = 51
     default_hint = "install the agent CLI on the worker, or name another runner"
+
+
+class LoginExpired(RunnerUnavailable):
+    """Raised when the account's login of a runner has expired, or was refused by its provider."""
+
+    code = "login_expired"
+    default_hint = "its owner runs `cmesh runners login NAME` on the worker"
 
 
 class SandboxUnavailable(RunnerError):

@@ -24,6 +24,9 @@ __all__ = [
     "ensure_private_dir",
     "git_environment",
     "key_file",
+    "login_environment",
+    "login_file",
+    "login_home",
     "named_variables",
     "program_link",
     "require_private_dir",
@@ -48,6 +51,13 @@ _DAEMON_VARIABLES = (
     "XDG_STATE_HOME",
     "CMESH_TESTNET",
 )
+
+_LOGIN_VARIABLES = (
+    "PATH", "LANG", "LC_ALL", "TERM", "COLORTERM", "TZ",
+    "DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "BROWSER",
+    "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "https_proxy", "http_proxy", "no_proxy",
+    "SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS",
+)  # fmt: skip
 
 _GIT_PLACES = {
     "GIT_DIR",
@@ -110,6 +120,16 @@ def key_file(state: Path, runner: str) -> Path:
     return state / "logins" / f"{runner}.key"
 
 
+def login_file(state: Path, runner: str) -> Path:
+    """Return where the daemon keeps the login of a runner's account; it may not be there."""
+    return state / "logins" / f"{runner}.json"
+
+
+def login_home(state: Path, runner: str) -> Path:
+    """Return the home of an agent's own login, which is there as long as that takes."""
+    return state / "logins" / f"{runner}.home"
+
+
 def git_environment() -> dict[str, str]:
     """Return this process's environment without what names a repository.
 
@@ -137,6 +157,15 @@ def daemon_environment(state: Path, config: Path) -> dict[str, str]:
         CONFIG_DIR_VARIABLE: str(config),
     }
     return kept | fixed
+
+
+def login_environment(home: Path) -> dict[str, str]:
+    """Return the whole environment of an agent's own login at a terminal, in a home of its own.
+
+    It holds what leads to a screen, a browser and the way out; no key or token of the owner's.
+    """
+    kept = {name: os.environ[name] for name in _LOGIN_VARIABLES if name in os.environ}
+    return kept | {"HOME": str(home)}
 
 
 def ensure_private_dir(path: Path) -> None:

@@ -15,6 +15,7 @@ from cmesh.daemon.parts import Parts
 from cmesh.daemon.roots import Found, Roots
 from cmesh.errors import (
     CmeshError,
+    LoginExpired,
     PathRefused,
     QueueFull,
     RootRefused,
@@ -208,6 +209,12 @@ def _unfit(
     """Say why the runner cannot run in the profile, which this machine can hold."""
     if runner is None:
         return None
+    if runner.account and spec.profile is Profile.FULL:
+        return SandboxUnavailable(
+            f"runner `{spec.runner}` has an account's login there, which no task may hold, and"
+            " profile `full` has nothing to keep it from one",
+            hint="delegate with profile `query`, `edit` or `build`",
+        )
     if spec.profile not in runner.manifest.profiles:
         return SandboxUnavailable(
             f"runner `{spec.runner}` has no profile `{spec.profile}` in this build",
@@ -262,6 +269,11 @@ def as_told(error: CmeshError, runner: str) -> CmeshError:
     path cannot be shown names what the owner lists; that is the owner's to know, and the
     decision's record has it all.
     """
+    if isinstance(error, LoginExpired):
+        return LoginExpired(
+            f"the worker's login of runner `{runner}` has expired",
+            hint=f"its owner logs in again there: cmesh runners login {runner}",
+        )
     if isinstance(error, RunnerUnavailable):
         return RunnerUnavailable(
             f"runner `{runner}` cannot start on the worker",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing_extensions import override
 
 from cmesh import __version__
-from cmesh.daemon import overview, releasing, runner_files, runner_views
+from cmesh.daemon import overview, releasing, runner_files, runner_logins, runner_views
 from cmesh.daemon.answers import (
     ArtifactPiece,
     CopyView,
@@ -39,6 +39,7 @@ from cmesh.daemon.arguments import (
     FanOutArguments,
     GroupArguments,
     LiveRunArguments,
+    LoginArguments,
     NewRunnerArguments,
     NoArguments,
     PatchArguments,
@@ -74,7 +75,13 @@ from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.daemon.patch_check import check_patch
 from cmesh.daemon.releasing import with_released
 from cmesh.daemon.results_text import read_artifact, read_patch, read_result
-from cmesh.daemon.runner_answers import CheckView, LiveRunView, NewRunnerView, RunnersView
+from cmesh.daemon.runner_answers import (
+    CheckView,
+    LiveRunView,
+    LoginView,
+    NewRunnerView,
+    RunnersView,
+)
 from cmesh.daemon.setup_answers import SetupChangeView, SetupPendingView, SetupView
 from cmesh.daemon.setup_arguments import (
     SetupCheckArguments,
@@ -368,6 +375,16 @@ class App(Operations):
     async def new_runner(self, context: Context, arguments: NewRunnerArguments) -> NewRunnerView:
         require_no_task(context.pid, "a task cannot write a runner's manifest")
         return await runner_files.new(self._daemon, context, arguments)
+
+    @override
+    async def keep_login(self, context: Context, arguments: LoginArguments) -> LoginView:
+        require_no_task(context.pid, "a task cannot log a runner in")
+        return await runner_logins.keep(self._daemon, arguments.name)
+
+    @override
+    async def drop_login(self, context: Context, arguments: LoginArguments) -> LoginView:
+        require_no_task(context.pid, "a task cannot log a runner out")
+        return await runner_logins.drop(self._daemon, arguments.name)
 
     @override
     async def test_runner(self, context: Context, arguments: LiveRunArguments) -> LiveRunView:

@@ -353,6 +353,12 @@ class RunnerArguments(Arguments):
     name: RunnerName
 
 
+class LoginArguments(Arguments):
+    """Arguments of `keep_login` and `drop_login`; what was logged in with stands in a file."""
+
+    name: RunnerName
+
+
 class NewRunnerArguments(Arguments):
     """Arguments of `new_runner`: `program` is a name or an absolute path; empty = `name`."""
 

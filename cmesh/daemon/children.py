@@ -38,6 +38,7 @@ from cmesh.daemon.arguments import (
     FanOutArguments,
     GroupArguments,
     LiveRunArguments,
+    LoginArguments,
     NewRunnerArguments,
     NoArguments,
     PatchArguments,
@@ -65,7 +66,13 @@ from cmesh.daemon.pair_calls import (
     UnpairArguments,
 )
 from cmesh.daemon.patch_answers import CheckPatchView
-from cmesh.daemon.runner_answers import CheckView, LiveRunView, NewRunnerView, RunnersView
+from cmesh.daemon.runner_answers import (
+    CheckView,
+    LiveRunView,
+    LoginView,
+    NewRunnerView,
+    RunnersView,
+)
 from cmesh.daemon.setup_answers import SetupChangeView, SetupPendingView, SetupView
 from cmesh.daemon.setup_arguments import (
     SetupCheckArguments,
@@ -231,6 +238,14 @@ class Children(Operations):
 
     @override
     async def new_runner(self, context: Context, arguments: NewRunnerArguments) -> NewRunnerView:
+        raise _refused()
+
+    @override
+    async def keep_login(self, context: Context, arguments: LoginArguments) -> LoginView:
+        raise _refused()
+
+    @override
+    async def drop_login(self, context: Context, arguments: LoginArguments) -> LoginView:
         raise _refused()
 
     @override

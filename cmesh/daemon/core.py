@@ -20,6 +20,7 @@ from cmesh.daemon.caller import Caller
 from cmesh.daemon.chains import end_orphans
 from cmesh.daemon.heads import Heads
 from cmesh.daemon.links import Links
+from cmesh.daemon.logins import Logins
 from cmesh.daemon.machines import Machines
 from cmesh.daemon.networks import Networks
 from cmesh.daemon.node_id import read_node_id, write_node_id
@@ -87,7 +88,8 @@ class Daemon:
         tasks_dir = settings.state_dir / "tasks"
         self.supervisor = Supervisor(tasks_dir, on_change=self._shim_news)
         self.sandboxes = Sandboxes((settings.state_dir, settings.config_file.parent))
-        self.networks = Networks(store, tasks_dir, settings.clock)
+        self.logins = Logins(settings.state_dir, settings.clock, self._audit)
+        self.networks = Networks(store, tasks_dir, settings.clock, self.logins.bearer)
         self.self_tests = SelfTests(
             place=settings.state_dir / "selftest",
             verdicts=self.verdicts,
@@ -208,6 +210,7 @@ class Daemon:
             stack.push_async_callback(self.self_tests.close)
             stack.push_async_callback(self.machines.close)
             stack.push_async_callback(self.wake.close)
+            stack.push_async_callback(self.logins.close)
             stack.push_async_callback(self.networks.close)
             stack.push_async_callback(self.worker.close)
             stack.push_async_callback(self.caller.close)
@@ -338,7 +341,7 @@ class Daemon:
             verdicts=self.verdicts,
             manifests=self.rules.manifests,
         )
-        runners.state = self.settings.state_dir
+        runners.state, runners.now = self.settings.state_dir, self.settings.clock.now
         return runners
 
     async def _start(self, config: Config) -> None:

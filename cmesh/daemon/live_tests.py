@@ -85,6 +85,7 @@ class LiveTests:
             config=daemon.rules.config().sandbox,
             clock=daemon.settings.clock,
             audit=audit,
+            read_login=daemon.logins.bearer,
         )
         asked = {"profile": profile.value, "agent": context.agent, "pid": context.pid}
         try:

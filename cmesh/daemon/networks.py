@@ -13,6 +13,7 @@ from pathlib import Path
 from cmesh.clock import Clock
 from cmesh.daemon.endpoints import Endpoints
 from cmesh.model import Profile, TaskId
+from cmesh.runner.egress.gateway import LoginReader
 from cmesh.runner.egress.network import Network, load, new_token, save, variables
 from cmesh.runner.egress.proxy import Proxy
 from cmesh.runner.registry import Runner
@@ -51,10 +52,12 @@ class Networks:
         endpoints: where tasks that may delegate ask for tasks.
     """
 
-    def __init__(self, store: Store, tasks_dir: Path, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, tasks_dir: Path, clock: Clock, logins: LoginReader | None = None
+    ) -> None:
         self._store = store
         self._tasks_dir = tasks_dir
-        self._proxy = Proxy(self._audit, clock)
+        self._proxy = Proxy(self._audit, clock, read_login=logins)
         self.endpoints = Endpoints(self._audit)
 
     def grant(

@@ -34,6 +34,7 @@ from cmesh.daemon.arguments import (
     FanOutArguments,
     GroupArguments,
     LiveRunArguments,
+    LoginArguments,
     NewRunnerArguments,
     NoArguments,
     PatchArguments,
@@ -56,7 +57,13 @@ from cmesh.daemon.pair_calls import (
     UnpairArguments,
 )
 from cmesh.daemon.patch_answers import CheckPatchView
-from cmesh.daemon.runner_answers import CheckView, LiveRunView, NewRunnerView, RunnersView
+from cmesh.daemon.runner_answers import (
+    CheckView,
+    LiveRunView,
+    LoginView,
+    NewRunnerView,
+    RunnersView,
+)
 from cmesh.daemon.setup_answers import SetupChangeView, SetupPendingView, SetupView
 from cmesh.daemon.setup_arguments import (
     SetupCheckArguments,
@@ -206,6 +213,14 @@ class Operations(Protocol):
 
     async def new_runner(self, context: Context, arguments: NewRunnerArguments) -> NewRunnerView:
         """Write a manifest for the owner to edit; for the owner alone, never for a task."""
+        ...
+
+    async def keep_login(self, context: Context, arguments: LoginArguments) -> LoginView:
+        """Take what a runner's own login has left in its home; for the owner alone."""
+        ...
+
+    async def drop_login(self, context: Context, arguments: LoginArguments) -> LoginView:
+        """Delete the login of a runner's account; for the owner alone."""
         ...
 
     async def test_runner(self, context: Context, arguments: LiveRunArguments) -> LiveRunView:

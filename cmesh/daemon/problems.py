@@ -24,8 +24,9 @@ MISSING_PATH = "missing_path"
 NOT_CONFIGURED = "not_configured"
 KEY_EXPIRES = "key_expires_soon"
 MACHINES_UNREAD = "machines_not_read"
+LOGIN_EXPIRES = "login_expires_soon"
 KEY_WARNING = timedelta(days=14)
-"""So long before a node key expires the owner is told."""
+"""So long before a node key or a runner's login expires the owner is told."""
 
 
 async def problems(daemon: Daemon) -> list[Problem]:
@@ -56,12 +57,13 @@ async def problems(daemon: Daemon) -> list[Problem]:
     runners = await asyncio.to_thread(daemon.runners.status)
     missing = await asyncio.to_thread(_missing_paths, rules)
     is_root = os.getuid() == 0
+    soon = daemon.settings.clock.now() + KEY_WARNING
     return [
         *listed,
         *_root(rules, config, is_root=is_root),
         *_sandbox(daemon, rules, config),
         *_unknown_runners(naming, config, [runner.name for runner in runners]),
-        *_unusable_runners(rules, config, runners, daemon.rules.manifests.broken),
+        *_unusable_runners(rules, config, runners, daemon.rules.manifests.broken, soon),
         *missing,
     ]
 
@@ -141,13 +143,21 @@ def _unusable_runners(
     config: Config,
     runners: Sequence[RunnerStatus],
     broken: Container[str],
+    soon: datetime,
 ) -> Iterable[Problem]:
     # A runner that nobody configured and no rule names is no problem.
     wanted = {name for rule in rules for name in rule.runners} | set(config.runners)
     wanted |= {f"command:{name}" for name in config.commands}
     for runner in runners:
         if runner.name in wanted and not runner.available and runner.name not in broken:
-            yield Problem(code=RunnerUnavailable.code, what=runner.reason, next=runner.hint)
+            yield Problem(code=runner.code, what=runner.reason, next=runner.hint)
+        elif runner.name in wanted and runner.ends_at is not None and runner.ends_at <= soon:
+            at = runner.ends_at.isoformat(timespec="minutes")
+            yield Problem(
+                code=LOGIN_EXPIRES,
+                what=f"the login of runner `{runner.name}` expires at {at}",
+                next=f"cmesh runners login {runner.name}",
+            )
         elif runner.name in wanted and runner.untested is not None:
             error = runner.untested
             yield Problem(code=error.code, what=error.message, next=error.hint)

@@ -3,6 +3,7 @@
 Fields are stable; new ones may be added. How they are filled: `runner_views`.
 """
 
+from datetime import datetime
 from typing import Literal
 
 from pydantic import Field
@@ -10,9 +11,11 @@ from pydantic import Field
 from cmesh.daemon.answers import View
 
 __all__ = [
+    "AccountView",
     "CheckItem",
     "CheckView",
     "LiveRunView",
+    "LoginView",
     "ManifestView",
     "NewRunnerView",
     "RunnerView",
@@ -48,6 +51,34 @@ class ManifestView(View):
     problem: str = ""
 
 
+class AccountView(View):
+    """How a runner's own login is started, at its owner's terminal.
+
+    `argv` and `env` start it; `home` is a private directory to be made for it. `prints`: it prints
+    a token at its end, which is to stand in the file `printed` there.
+    """
+
+    argv: list[str]
+    env: dict[str, str] = Field(default_factory=dict[str, str])
+    home: str
+    prints: bool = False
+
+
+class LoginView(View):
+    """What became of a login.
+
+    `expires_at`: when its owner must log in again, if that is known; `renews`: the daemon renews it until then. `note`: why it does not count now.
+    """
+
+    name: str
+    kept: bool
+    deleted: bool = False
+    file: str = ""
+    expires_at: datetime | None = None
+    renews: bool = False
+    note: str = ""
+
+
 class RunnerView(View):
     """One runner as it acts on this machine.
 
@@ -55,6 +86,8 @@ class RunnerView(View):
     `refused`: why it does not run in those with a sandbox. `reason` and `hint`: why it is not
     available at all. `argv`: by profile; values of a task stand as `{name}`. `env`: names of
     variables beside PATH, LANG, HOME and TMPDIR. `tried`: the versions of the manifest.
+    `login`: `key`, or `account` with `expires_at`, when its owner must log in again, and `renews`;
+    empty = none is there. `account`: how it is logged in with one; None = it cannot be.
     `credential`: `none`; `gateway` = the daemon adds the key, and a task in a sandbox never holds
     it; `exposed` = a task can read it, as every task of `full` can. `takes_key`: it needs a key of
     its own.
@@ -68,6 +101,10 @@ class RunnerView(View):
     tried: str = ""
     credential: str = ""
     takes_key: bool = False
+    login: Literal["", "key", "account"] = ""
+    expires_at: datetime | None = None
+    renews: bool = False
+    account: AccountView | None = None
     profiles: list[str] = Field(default_factory=list[str])
     refused: str = ""
     reason: str = ""
@@ -92,7 +129,7 @@ class RunnersView(View):
 class CheckItem(View):
     """One thing that was looked at; `next` is the next step when it is not as it should be."""
 
-    what: Literal["manifest", "program", "key", "version", "sandbox", "self-test"]
+    what: Literal["manifest", "program", "key", "login", "version", "sandbox", "self-test"]
     ok: bool
     found: str = ""
     next: str = ""

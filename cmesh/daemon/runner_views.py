@@ -15,10 +15,12 @@ from cmesh.daemon.runner_answers import (
     RunnerView,
     SelfTestView,
 )
+from cmesh.daemon.runner_logins import account_view, login_of
 from cmesh.daemon.selftests import wanted
-from cmesh.errors import CmeshError, RunnerUnavailable
+from cmesh.errors import CmeshError, LoginExpired, RunnerUnavailable
 from cmesh.model import Limits, Profile, TaskId, TaskSpec
 from cmesh.runner.command import Host, start_argv
+from cmesh.runner.logins import Login
 from cmesh.runner.manifest import PLACEHOLDERS, load_manifests
 from cmesh.runner.own_manifests import Manifests, file_of
 from cmesh.runner.registry import Runner
@@ -52,12 +54,16 @@ async def check(daemon: Daemon, name: str) -> CheckView:
         found = await asyncio.to_thread(daemon.runners.find, name)
         items.append(CheckItem(what="program", ok=bool(found), found=found or error.message))
         if found:
-            items.append(CheckItem(what="key", ok=False, found=error.message))
+            what = "login" if isinstance(error, LoginExpired) else "key"
+            items.append(CheckItem(what=what, ok=False, found=error.message))
         items[-1] = items[-1].model_copy(update={"next": error.hint})
         return CheckView(name=name, ok=False, items=items)
     items = _manifest_items(daemon, name)
     items.append(CheckItem(what="program", ok=True, found=runner.program))
-    if runner.key_file is not None:
+    if runner.account:
+        login = await asyncio.to_thread(login_of, daemon, name)
+        items.append(CheckItem(what="login", ok=True, found=_login(login)))
+    elif runner.key_file is not None:
         items.append(CheckItem(what="key", ok=True, found=_key(runner)))
     sandbox = await _sandbox(daemon, runner)
     items.append(sandbox)
@@ -174,6 +180,10 @@ def _runner(daemon: Daemon, config: Config, name: str) -> RunnerView:
             reason=error.message,
             hint=error.hint,
             takes_key=daemon.runners.takes_key(name),
+            login="account" if daemon.runners.login_file(name) else "",
+            account=account_view(
+                daemon, daemon.rules.manifests.by_name.get(name), daemon.runners.find(name)
+            ),
             manifest=_manifest(daemon, name),
         )
     refused = runner.untested()
@@ -192,6 +202,10 @@ def _runner(daemon: Daemon, config: Config, name: str) -> RunnerView:
         tried=_range(runner),
         credential=runner.credential(Profile.QUERY),
         takes_key=runner.manifest.credential is not None,
+        login="account" if runner.account else "key" if runner.key_file else "",
+        expires_at=runner.ends_at,
+        renews=runner.renews,
+        account=account_view(daemon, runner.manifest, runner.program),
         profiles=[profile.value for profile in profiles],
         refused=refused.message if refused else "",
         hint=refused.hint if refused else "",
@@ -213,6 +227,17 @@ def _key(runner: Runner) -> str:
         "the gateway adds it, so that no task in a sandbox holds it" if behind else "tasks hold it"
     )
     return f"{runner.key_file}, yours alone; {who}"
+
+
+def _login(login: Login | None) -> str:
+    """Say what is known of an account's login, and until when it counts."""
+    if login is None:
+        return ""
+    made, ends = login.made_at.date().isoformat(), login.ends_at
+    until = "renewed by the daemon" if login.renews else "until when is not known"
+    if ends is not None:
+        until = f"until {ends.date().isoformat()}"
+    return f"an account's, made {made}, {until}; the gateway adds it, so that no task holds it"
 
 
 def _env(runner: Runner) -> set[str]:

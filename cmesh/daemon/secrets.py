@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cmesh.config import Config
-from cmesh.errors import ConfigError
-from cmesh.paths import key_file, require_private_file
+from cmesh.errors import ConfigError, RunnerUnavailable
+from cmesh.paths import key_file, login_file, require_private_file
 from cmesh.redact import Redactor
+from cmesh.runner.logins import load
 
 __all__ = ["Secrets"]
 
@@ -34,7 +35,7 @@ class Secrets:
         environment: Mapping[str, str],
         state: Path | None = None,
     ) -> None:
-        self._logins = None if state is None else key_file(state, "*")
+        self._state = state
         self._config = config
         self._environment = environment
         self._files: dict[Path, Mark | None] = {}
@@ -52,15 +53,18 @@ class Secrets:
 
     def _read(self, config: Config) -> set[str]:
         files = [runner.key_file for runner in config.runners.values()]
-        if self._logins is not None:
-            files += self._logins.parent.glob(self._logins.name)
+        logins: list[Path] = []
+        if self._state is not None:
+            kept, login = key_file(self._state, "*"), login_file(self._state, "*")
+            files += kept.parent.glob(kept.name)
+            logins += login.parent.glob(login.name)
         found = set[str]()
-        for path in (*files, config.node.auth_key_file):
+        for path in (*files, *logins, config.node.auth_key_file):
             if path is None:
                 continue
             mark = _mark(path)
             if mark is not None and self._files.get(path) != mark:
-                found |= _words(path)
+                found |= _login_words(path) if path in logins else _words(path)
             self._files[path] = mark
         return found
 
@@ -82,6 +86,13 @@ def _mark(path: Path) -> Mark | None:
     except OSError:
         return None
     return info.st_mtime_ns, info.st_size
+
+
+def _login_words(path: Path) -> frozenset[str]:
+    try:
+        return load(path).secrets()
+    except RunnerUnavailable:
+        return frozenset()
 
 
 def _words(path: Path) -> set[str]:

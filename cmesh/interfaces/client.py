@@ -43,6 +43,7 @@ from cmesh.daemon.arguments import (
     FanOutArguments,
     GroupArguments,
     LiveRunArguments,
+    LoginArguments,
     NewRunnerArguments,
     NoArguments,
     PatchArguments,
@@ -64,7 +65,13 @@ from cmesh.daemon.pair_calls import (
     PairView,
     UnpairArguments,
 )
-from cmesh.daemon.runner_answers import CheckView, LiveRunView, NewRunnerView, RunnersView
+from cmesh.daemon.runner_answers import (
+    CheckView,
+    LiveRunView,
+    LoginView,
+    NewRunnerView,
+    RunnersView,
+)
 from cmesh.daemon.setup_answers import SetupChangeView, SetupPendingView, SetupView
 from cmesh.daemon.setup_arguments import (
     SetupCheckArguments,
@@ -286,6 +293,14 @@ class ControlClient:
     async def new_runner(self, arguments: NewRunnerArguments) -> NewRunnerView:
         """Write a manifest for the owner to edit."""
         return await self.call("new_runner", arguments, NewRunnerView)
+
+    async def keep_login(self, arguments: LoginArguments) -> LoginView:
+        """Take what a runner's own login has left in its home."""
+        return await self.call("keep_login", arguments, LoginView)
+
+    async def drop_login(self, arguments: LoginArguments) -> LoginView:
+        """Delete the login of a runner's account."""
+        return await self.call("drop_login", arguments, LoginView)
 
     async def test_runner(self, arguments: LiveRunArguments) -> LiveRunView:
         """Ask a runner's own model for one word; costs money."""

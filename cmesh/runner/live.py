@@ -17,6 +17,7 @@ from cmesh.model import Limits, Profile, TaskId, TaskSpec
 from cmesh.policy.profiles import BUILT_IN
 from cmesh.runner.apart import Apart, run_apart, throw_away
 from cmesh.runner.confine import Relay, Sandboxes
+from cmesh.runner.egress.gateway import LoginReader
 from cmesh.runner.egress.network import Network, variables
 from cmesh.runner.egress.outside import INTERNET, Outside
 from cmesh.runner.egress.proxy import Proxy
@@ -51,6 +52,7 @@ class LiveBench:
         config: what the owner accepts of a sandbox.
         audit: makes one row of a connection durable: its kind, and its data.
         outside: what a run in a sandbox reaches.
+        read_login: reads the login of an account; None = none is logged in here.
     """
 
     place: Path
@@ -59,6 +61,7 @@ class LiveBench:
     clock: Clock
     audit: Callable[[str, Mapping[str, object]], Awaitable[None]]
     outside: Outside = INTERNET
+    read_login: LoginReader | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +106,7 @@ async def _run(bench: LiveBench, apart: Apart, runner: Runner, spec: TaskSpec) -
     async def audit(_task_id: TaskId, kind: str, data: Mapping[str, object]) -> None:
         await bench.audit(kind, data)
 
-    proxy = Proxy(audit, bench.clock, outside=bench.outside)
+    proxy = Proxy(audit, bench.clock, outside=bench.outside, read_login=bench.read_login)
     try:
         network, relay = None, None
         if spec.profile is not Profile.FULL and not (network := runner.network()).empty:

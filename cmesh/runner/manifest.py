@@ -338,6 +338,17 @@ class Manifest(_Table):
         """Whether it is an agent that is told by cmesh what it works on."""
         return self.preface_in_prompt or bool(self.options.system)
 
+    def by_account(self) -> Self:
+        """Return it as it is where its owner has logged in with an account: without `full`.
+
+        INVARIANT: a task of `full` has no gateway, so it would have to hold the login.
+        """
+        if self.credential is None:
+            return self
+        profiles = {name: argv for name, argv in self.profiles.items() if name is not Profile.FULL}
+        changed = {"credential": self.credential.by_account(), "profiles": profiles}
+        return self.model_copy(update=changed)
+
     def fixed_env(self) -> dict[str, str]:
         """Return the variables that are the same for every task, and for none."""
         return {name: text for name, text in self.env.items() if not _PLACEHOLDER.search(text)}

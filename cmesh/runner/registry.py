@@ -6,21 +6,25 @@ Says why a runner cannot run. Reads keys, and hands them on only in an agent's e
 import asyncio
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from cmesh.clock import SystemClock
 from cmesh.config import CommandConfig, RunnerConfig
 from cmesh.errors import RunnerUnavailable
 from cmesh.model import Profile, TaskSpec
 from cmesh.paths import key_file as key_file_of
+from cmesh.paths import login_file as login_file_of
 from cmesh.runner.acceptance import Command, command_of
 from cmesh.runner.command import Host, build_launch
 from cmesh.runner.egress.credentials import Gateway
 from cmesh.runner.egress.network import Network, grant, grant_gateway, inside
 from cmesh.runner.key_files import read_key
 from cmesh.runner.launch import Launch
+from cmesh.runner.logins import load, require_usable
 from cmesh.runner.manifest import Manifest, Session
 from cmesh.runner.own_manifests import COMMAND, Manifests
 from cmesh.runner.programs import Needs, Programs, needs_of
@@ -43,6 +47,8 @@ class RunnerStatus:
     """One line of the runners list; `reason` and `hint` say why it is not available.
 
     Attributes:
+        code: of that reason.
+        ends_at: when its owner must log in again; None = nobody knows of a time.
         untested: why it runs in `full` only; None = it does not.
         test: what is known by its self-test here.
     """
@@ -53,8 +59,10 @@ class RunnerStatus:
     credential: str = ""
     reason: str = ""
     hint: str = ""
+    code: str = ""
     untested: RunnerUnavailable | None = None
     test: SelfTest = field(default_factory=SelfTest)
+    ends_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +73,8 @@ class Runner:
         version: what the program says; empty for commands.
         idle_s: seconds that it may say nothing; None = without end.
         own: its manifest is the owner's.
+        account: what is in `key_file` is the login of an account, which no task may hold.
+        ends_at: as in `RunnerStatus`; `renews`: the daemon renews it.
         behind_gateway: False = a task in a sandbox holds the key too, whatever the manifest says.
         test: what is known of this very program by its self-test here.
     """
@@ -81,6 +91,9 @@ class Runner:
     base_url: str = ""
     env: Mapping[str, str]
     key_file: Path | None = None
+    account: bool = False
+    ends_at: datetime | None = None
+    renews: bool = False
     idle_s: int | None = None
     behind_gateway: bool = True
     test: SelfTest = field(default_factory=SelfTest)
@@ -174,7 +187,12 @@ class Runner:
         gateway = self.gateway(Profile.QUERY)
         if gateway is not None and self.key_file is not None:
             return grant_gateway(
-                self.name, gateway, self.key_file, base_url=self.base_url, more=more
+                self.name,
+                gateway,
+                self.key_file,
+                account=self.account,
+                base_url=self.base_url,
+                more=more,
             )
         hosts = self.manifest.network.hosts
         return grant(self.name, hosts, base_url=self.base_url, more=more)
@@ -202,8 +220,7 @@ class Runners:
 
     Attributes:
         state: cmesh's own directory, with the keys of `cmesh runners login`; None = there are none.
-
-    Attributes:
+        now: the time, by which a login has expired.
         seen: what the last `status` returned; empty before the first.
     """
 
@@ -218,6 +235,7 @@ class Runners:
         manifests: Manifests | None = None,
     ) -> None:
         self.state: Path | None = None
+        self.now: Callable[[], datetime] = SystemClock().now
         self.seen: tuple[RunnerStatus, ...] = ()
         self._runners = config_runners
         self._commands = config_commands
@@ -296,7 +314,9 @@ class Runners:
         try:
             runner = self.resolve(name)
         except RunnerUnavailable as error:
-            return RunnerStatus(name=name, available=False, reason=str(error), hint=error.hint)
+            return RunnerStatus(
+                name=name, available=False, code=error.code, reason=str(error), hint=error.hint
+            )
         return RunnerStatus(
             name=name,
             available=True,
@@ -304,6 +324,7 @@ class Runners:
             credential=runner.credential(Profile.QUERY),
             untested=runner.untested(),
             test=runner.test,
+            ends_at=runner.ends_at,
         )
 
     def _command(self, name: str, config: CommandConfig) -> Runner:
@@ -335,17 +356,19 @@ class Runners:
                 hint=f"{manifest.install_hint or 'install it'}, or {self._place_of_program(name)}",
             )
         env, key_file = dict(config.env), config.key_file
-        if manifest.credential is not None:
+        login, login_file = None, self.login_file(name)
+        if manifest.credential is not None and login_file is not None:
+            login, key_file = load(login_file), login_file
+            require_usable(name, login, self.now())
+            manifest = manifest.by_account()
+        elif manifest.credential is not None:
             key_file = self._key_file(name, config)
             if key_file is None:
-                raise RunnerUnavailable(
-                    f"runner `{name}` has no key",
-                    hint=f"cmesh runners login {name} --key; or put a key in a file of mode 0600"
-                    f" and set `key_file` of [runners.{name}]",
-                )
+                raise _keyless(manifest)
             _read_key(name, key_file)
-            if config.base_url and manifest.credential.base_url_variable:
-                env[manifest.credential.base_url_variable] = config.base_url
+        address = manifest.credential.base_url_variable if manifest.credential else ""
+        if config.base_url and address:
+            env[address] = config.base_url
         version = ""
         if manifest.version_argv:  # else the agent itself would be started
             version = self._programs.version(program, manifest.version_argv, manifest.fixed_env())
@@ -362,6 +385,9 @@ class Runners:
             base_url=config.base_url,
             env=env,
             key_file=key_file,
+            account=login is not None,
+            ends_at=login.ends_at if login else None,
+            renews=login is not None and login.renews,
             idle_s=config.idle_s or manifest.idle_s,
             test=self._tested(manifest, program, version, config.model, env),
         )
@@ -379,6 +405,22 @@ class Runners:
             return config.key_file
         place = key_file_of(self.state, name)
         return place if place.exists() else None
+
+    def login_file(self, name: str) -> Path | None:
+        """Return where the login of an account is that a runner uses; None = it uses none.
+
+        Of a login that is not used because the configuration names a key, nothing is said.
+        """
+        manifest, config = self._by_name.get(name), self._runners.get(name, RunnerConfig())
+        credential = manifest.credential if manifest else None
+        if self.state is None or config.key_file is not None or not credential:
+            return None
+        place = login_file_of(self.state, name)
+        return place if credential.account is not None and place.exists() else None
+
+    def key_file_named(self, name: str) -> bool:
+        """Say whether the configuration names a key file for a runner."""
+        return self._runners.get(name, RunnerConfig()).key_file is not None
 
     def takes_key(self, name: str) -> bool:
         """Say whether the manifest of a runner names a credential."""
@@ -406,6 +448,16 @@ def _found_above(names: Sequence[str], directory: Path) -> Path | None:
         if os.path.lexists(place / ".git"):
             break
     return None
+
+
+def _keyless(manifest: Manifest) -> RunnerUnavailable:
+    name, account = manifest.name, manifest.credential and manifest.credential.account
+    login = f"cmesh runners login {name}"
+    ways = f"`{login}` with your account, or `{login} --key`" if account else f"{login} --key"
+    return RunnerUnavailable(
+        f"runner `{name}` has no key",
+        hint=f"{ways}; or put a key in a file of mode 0600 and set `key_file` of [runners.{name}]",
+    )
 
 
 def _read_key(name: str, path: Path) -> str:

@@ -99,6 +99,12 @@ full = []
 # routes = ["POST /chat"]
 # headers = ["x-example-*"]
 
+# How it logs in with an account, which the gateway then adds: see docs/runner-manifests.md.
+# [credential.account]
+# argv = ["login"]
+# file = "auth.json"
+# access = "tokens.access_token"
+
 # What it must reach from a sandbox, on port 443. Left out: nothing.
 # [network]
 # hosts = ["api.example.com"]

@@ -49,7 +49,8 @@ class ModelServer:
         live: conversations by name whose turns come one at a time; the marker
             `<<fake:NAME>>` leads there first. Their requests are not kept.
         requests: every other request body so far, newest last.
-        keys: the API key each of them came with; never in the log.
+        keys: the API key each of them came with, or the bearer of an account; never in the log.
+        headers: all headers of each, by lower name.
     """
 
     def __init__(self, *, port: int = 0, scripts: dict[str, list[Json]] | None = None) -> None:
@@ -57,6 +58,7 @@ class ModelServer:
         self.live: dict[str, LiveModel] = {}
         self.requests: list[Json] = []
         self.keys: list[str] = []
+        self.headers: list[dict[str, str]] = []
         self.log: Path | None = None
         self.closing = threading.Event()
         self._errors: dict[str, int] = {}
@@ -92,11 +94,15 @@ class ModelServer:
                 with self.log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(body) + "\n")
 
-    def turn_for(self, messages: list[Json], body: Json, key: str) -> Json:
+    def turn_for(
+        self, messages: list[Json], body: Json, key: str, headers: dict[str, str] | None = None
+    ) -> Json:
         """Return the turn that answers a request; blocks while a live one is not given."""
         name, index = self._place(messages)
         if name in self.live:
             return self.live[name].turn(index, last_tool_result(messages))
+        with self._lock:
+            self.headers.append(headers or {})
         self.note(body, key)
         script = self._script(name)
         turn = script[min(index, len(script) - 1)] if script else {"text": "ok"}
@@ -107,6 +113,7 @@ class ModelServer:
         with self._lock:
             self.requests.clear()
             self.keys.clear()
+            self.headers.clear()
             self._errors.clear()
 
     def _place(self, messages: list[Json]) -> tuple[str, int]:
@@ -174,7 +181,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(200, {"input_tokens": max(1, len(json.dumps(body)) // 4)})
         elif path == "/v1/messages":
             said_so_far = messages_api.dialogue(body)
-            turn = self.fake.turn_for(said_so_far, body, self.headers.get("x-api-key", ""))
+            key = self.headers.get("x-api-key") or self._bearer()
+            turn = self.fake.turn_for(said_so_far, body, key, self._headers())
             if self._plays(turn):
                 message = messages_api.reply(body, turn, said(turn, said_so_far))
                 if body.get("stream"):
@@ -183,8 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
                     self._json(200, message)
         elif path == "/v1/responses":
             said_so_far = responses_api.dialogue(body)
-            key = self.headers.get("authorization", "").removeprefix("Bearer ")
-            turn = self.fake.turn_for(said_so_far, body, key)
+            turn = self.fake.turn_for(said_so_far, body, self._bearer(), self._headers())
             if self._plays(turn):
                 response = responses_api.reply(body, said(turn, said_so_far))
                 self._stream(responses_api.events(response))
@@ -192,6 +199,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(
                 404, {"type": "error", "error": {"type": "not_found_error", "message": path}}
             )
+
+    def _bearer(self) -> str:
+        return self.headers.get("authorization", "").removeprefix("Bearer ")
+
+    def _headers(self) -> dict[str, str]:
+        return {name.lower(): value for name, value in self.headers.items()}
 
     def _gemini(self, method: str, body: Json) -> None:
         if method == "countTokens":

@@ -46,6 +46,7 @@ from cmesh.daemon.arguments import (
     FanOutArguments,
     GroupArguments,
     LiveRunArguments,
+    LoginArguments,
     NewRunnerArguments,
     NoArguments,
     PatchArguments,
@@ -75,6 +76,7 @@ from cmesh.daemon.runner_answers import (
     CheckItem,
     CheckView,
     LiveRunView,
+    LoginView,
     NewRunnerView,
     RunnersView,
     RunnerView,
@@ -541,6 +543,16 @@ class FakeOperations(Operations):
         return NewRunnerView(
             name=arguments.name, file=file, program=program, next=["edit it", "check it"]
         )
+
+    @override
+    async def keep_login(self, context: Context, arguments: LoginArguments) -> LoginView:
+        self._called("keep_login", context, arguments)
+        return LoginView(name=arguments.name, kept=True, file="/state/login.json", renews=True)
+
+    @override
+    async def drop_login(self, context: Context, arguments: LoginArguments) -> LoginView:
+        self._called("drop_login", context, arguments)
+        return LoginView(name=arguments.name, kept=False, deleted=True)
 
     @override
     async def test_runner(self, context: Context, arguments: LiveRunArguments) -> LiveRunView:

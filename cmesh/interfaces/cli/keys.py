@@ -1,21 +1,27 @@
-"""`cmesh runners login` and `logout`: an agent's key in cmesh's own place, so that no file is edited.
+"""`cmesh runners login` and `logout`: an agent's account or key, in cmesh's own place.
 
-The key comes from the terminal without an echo, or from standard input; never from an argument. It
+A key comes from the terminal without an echo, or from standard input; never from an argument. It
 goes into one 0600 file, and into no log, message or row.
 """
 
-import getpass
-import os
-import sys
 from typing import Annotated, TypeAlias
 
 import typer
 
+from cmesh.daemon.arguments import LoginArguments
+from cmesh.daemon.runner_answers import RunnerView
 from cmesh.errors import RunnerUnavailable, UsageError
 from cmesh.interfaces.cli import output
+from cmesh.interfaces.cli.accounts import log_in, read_secret, write_private
 from cmesh.interfaces.cli.options import JsonOption, complete_runner
-from cmesh.interfaces.cli.session import call
-from cmesh.paths import ensure_private_dir, key_file, require_private_file, state_dir
+from cmesh.interfaces.cli.session import call, checked
+from cmesh.paths import (
+    ensure_private_dir,
+    key_file,
+    login_file,
+    require_private_file,
+    state_dir,
+)
 
 __all__ = ["add_to"]
 
@@ -40,27 +46,73 @@ def add_to(group: typer.Typer) -> None:
 
 
 def login(*, name: NameArgument, key: KeyOption = False, as_json: JsonOption = False) -> None:
-    """Give a runner an API key of its own, kept by cmesh in a file of mode 0600.
+    """Log a runner in for tasks: with your account, by the agent's own login, or with an API key.
 
-    It counts from the next task on, unless `key_file` of [runners.NAME] names another. Your own
-    login of that agent is neither read nor changed. Ask for a key with a spending limit.
+    The agent's login runs here once, in a home of its own; no task ever gets what it leaves: the
+    daemon adds it to each request, and renews it. With `--key`, or for a runner without such a
+    login, a key is kept in a file of mode 0600. `key_file` of [runners.NAME] goes before both.
+    Your own login of that agent is neither read nor changed.
     """
-    _require_known(name)
-    if not key:
-        raise UsageError(
-            "an agent's account cannot be logged in for tasks yet; an API key can",
-            hint=f"cmesh runners login {name} --key",
-        )
-    text = _read(name)
+    runner = _known(name)
+    if key:
+        _keep_key(runner, as_json=as_json)
+        return
+    if runner.account is None:
+        what = "has no login that cmesh could keep from its tasks; a key it can"
+        if not runner.program and not runner.available and not runner.reason.endswith("no key"):
+            what = f"cannot be logged in: {runner.reason}"
+        raise UsageError(f"`{name}` {what}", hint=f"cmesh runners login {name} --key")
+    view = log_in(name, runner.account, quiet=as_json)
+    if as_json:
+        output.print_json(view)
+        return
+    until = "the daemon renews it" if view.renews else "until when is not known"
+    if view.expires_at is not None:
+        until = f"until {view.expires_at.date().isoformat()}"
+    output.say(f"`{name}` is logged in for tasks, {until}; no task gets the login itself")
+    if view.note:
+        output.say(f"note: {view.note}")
+    output.hint(f"cmesh runners check {name}")
+
+
+def logout(*, name: NameArgument, as_json: JsonOption = False) -> None:
+    """Delete what `cmesh runners login` kept; a key that `key_file` names stays."""
+    if "/" in name:  # also a runner that is not there any more can have left a key
+        raise UsageError(f"`{name}` is no name of a runner")
+    place = key_file(state_dir(), name)
+    try:
+        require_private_file(place, secret=True)
+        place.unlink()
+        what = "key"
+    except FileNotFoundError:
+        what = ""
+    if login_file(state_dir(), name).exists():
+        arguments = checked(LoginArguments, name=name)
+        if call(lambda client: client.drop_login(arguments)).deleted:
+            what = "login"
+    if as_json:
+        output.print_json({"name": name, "deleted": bool(what)})
+    elif what:
+        output.say(f"the {what} of `{name}` is deleted; take it back at its provider too")
+    else:
+        output.say(f"cmesh keeps no key and no login of `{name}`")
+
+
+def _keep_key(runner: RunnerView, *, as_json: bool) -> None:
+    """Write the key that is typed, or comes on standard input; it replaces an account's login."""
+    name = runner.name
+    if not runner.takes_key:
+        raise UsageError(f"runner `{name}` takes no key")
+    text = read_secret(f"API key of {name} (not shown): ", KEY_BYTES)
     place = key_file(state_dir(), name)
     ensure_private_dir(place.parent)
     fresh = place.with_name(f".{place.name}.new")
     fresh.unlink(missing_ok=True)
-    with open(fresh, "w", encoding="ascii", opener=_private) as file:
-        file.write(f"{text}\n")
-        file.flush()
-        os.fsync(file.fileno())
+    write_private(fresh, text)
     fresh.replace(place)
+    if login_file(state_dir(), name).exists():
+        arguments = checked(LoginArguments, name=name)
+        call(lambda client: client.drop_login(arguments))
     if as_json:
         output.print_json({"name": name, "file": str(place)})
         return
@@ -68,59 +120,15 @@ def login(*, name: NameArgument, key: KeyOption = False, as_json: JsonOption = F
     output.hint(f"cmesh runners check {name}")
 
 
-def logout(*, name: NameArgument, as_json: JsonOption = False) -> None:
-    """Delete the key that `cmesh runners login NAME --key` kept; one that `key_file` names stays."""
-    if "/" in name:  # also a runner that is not there any more can have left a key
-        raise UsageError(f"`{name}` is no name of a runner")
-    place = key_file(state_dir(), name)
-    try:
-        require_private_file(place, secret=True)
-        place.unlink()
-        deleted = True
-    except FileNotFoundError:
-        deleted = False
-    if as_json:
-        output.print_json({"name": name, "deleted": deleted})
-    elif deleted:
-        output.say(f"the key of `{name}` is deleted; take it back at its provider too")
-    else:
-        output.say(f"cmesh keeps no key of `{name}`")
-
-
-def _require_known(name: str) -> None:
-    """Check that there is such a runner, and that it takes a key.
+def _known(name: str) -> RunnerView:
+    """Return a runner of this machine.
 
     Raises:
-        RunnerUnavailable: there is none.
-        UsageError: it takes no key.
+        RunnerUnavailable: there is none of this name.
     """
     names = {runner.name: runner for runner in call(lambda client: client.list_runners()).runners}
     if name not in names:
         raise RunnerUnavailable(
             f"no runner `{name}` on this machine", hint=f"runners here: {', '.join(names)}"
         )
-    if not names[name].takes_key:
-        raise UsageError(f"runner `{name}` takes no key")
-
-
-def _read(name: str) -> str:
-    """Return a key that can stand in a header.
-
-    Raises:
-        UsageError: it cannot; says why and never what was typed.
-    """
-    try:
-        if sys.stdin.isatty():
-            text = getpass.getpass(f"API key of {name} (not shown): ")
-        else:
-            text = sys.stdin.read(KEY_BYTES + 1)
-    except (OSError, EOFError, UnicodeDecodeError):
-        raise UsageError("the key could not be read") from None
-    text = text.strip()
-    if not text or len(text) > KEY_BYTES or not all("!" <= one <= "~" for one in text):
-        raise UsageError("that is no key: one word of plain characters is expected")
-    return text
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    return names[name]

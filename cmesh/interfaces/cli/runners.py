@@ -194,7 +194,9 @@ def _print_check(view: CheckView) -> None:
 def _found(view: CheckView) -> str:
     if view.ok:
         return "works"
-    starts = all(item.ok for item in view.items if item.what in ("manifest", "program", "key"))
+    starts = all(
+        item.ok for item in view.items if item.what in ("manifest", "program", "key", "login")
+    )
     return "does not work in a sandbox" if starts else "does not work"
 
 
@@ -274,7 +276,12 @@ def _form(runner: RunnerView) -> str:
     """Return in a few words where the credential is, and who holds it."""
     if not runner.available:
         return ""
-    return f"key file \u2192 {runner.credential}" if runner.takes_key else runner.credential
+    if runner.login != "account":
+        return f"key file \u2192 {runner.credential}" if runner.takes_key else runner.credential
+    until = "renewed by the daemon" if runner.renews else "until when is not known"
+    if runner.expires_at is not None:
+        until = f"until {runner.expires_at.date().isoformat()}"
+    return f"account \u2192 {runner.credential}, {until}"
 
 
 def _whose(manifest: ManifestView) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from cmesh.runner.egress.trail import Refused
 
-__all__ = ["Forward", "Gate", "Header", "answer_headers", "judge"]
+__all__ = ["UNAUTHORIZED", "Forward", "Gate", "Header", "answer_headers", "judge"]
 
 Header = tuple[bytes, bytes]
 """Name in lower case, and value."""
@@ -52,6 +52,7 @@ class Gate:
         header, scheme, routes, query, headers: as in `cmesh.runner.egress.credentials.Gateway`.
         token: the task's own credential.
         key_file: of the owner's key, which is read when it is needed.
+        account: it is the login of an account instead.
     """
 
     host: str
@@ -66,6 +67,7 @@ class Gate:
     headers: tuple[str, ...]
     token: str = field(repr=False)
     key_file: str
+    account: bool = False
 
     @property
     def authority(self) -> bytes:

@@ -7,20 +7,29 @@ into one header of one request, and nowhere else: not into a log, a row, an answ
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import h11
 
-from cmesh.errors import CmeshError
+from cmesh.errors import CmeshError, LoginExpired
 from cmesh.rate import Bucket
 from cmesh.runner.egress.addresses import parse_address
-from cmesh.runner.egress.gate import Forward, Gate
+from cmesh.runner.egress.gate import UNAUTHORIZED, Forward, Gate, Header
 from cmesh.runner.egress.outside import BUFFER_BYTES, Streams
 from cmesh.runner.egress.reach import Means, addresses_of, connect
 from cmesh.runner.egress.trail import Refused, Trail
 
-__all__ = ["ANSWER_HEAD_BYTES", "REQUEST_HEAD_BYTES", "Gateway", "KeyReader", "Wire"]
+__all__ = [
+    "ANSWER_HEAD_BYTES",
+    "REQUEST_HEAD_BYTES",
+    "Bearer",
+    "Credentials",
+    "Gateway",
+    "KeyReader",
+    "LoginReader",
+    "Wire",
+]
 
 REQUEST_HEAD_BYTES = ANSWER_HEAD_BYTES = 32 * 1024
 """The longest head of a request, and of an answer; also the longest line of a chunked body."""
@@ -39,6 +48,32 @@ REQUESTS_PER_S, REQUESTS_BURST = 10.0, 100.0
 
 KeyReader = Callable[[str], str]
 """Reads a key file, which blocks; raises CmeshError when it is not the owner's alone."""
+
+Bearer = tuple[str, tuple[Header, ...]]
+"""The token of an account's login, and the headers that go with it."""
+
+LoginReader = Callable[[str], Awaitable[Bearer]]
+"""Returns what a login's file gives now, renewed if need be; raises CmeshError when it is over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """Where the owner's credentials come from; `login` None = no account is logged in here."""
+
+    key: KeyReader
+    login: LoginReader | None = None
+
+    async def read(self, gate: Gate) -> Bearer:
+        """Return what is added to a request of a gate.
+
+        Raises:
+            CmeshError: there is nothing to add.
+        """
+        if not gate.account:
+            return await asyncio.to_thread(self.key, gate.key_file), ()
+        if self.login is None:
+            raise LoginExpired("no login of an account can be used here")
+        return await self.login(gate.key_file)
 
 
 class Wire:
@@ -110,14 +145,14 @@ class Gateway:
         gate: Gate,
         port: int,
         means: Means,
-        read_key: KeyReader,
+        credentials: Credentials,
     ) -> None:
         self.gate = gate
         self.port = port
         self.limits = means.limits
         self.clock = means.clock
         self._means = means
-        self._read_key = read_key
+        self._credentials = credentials
         self._rate = Bucket(per_s=REQUESTS_PER_S, burst=REQUESTS_BURST, now=self.clock.monotonic())
         self._warm: list[_Warm] = []
         self._closed = False
@@ -135,13 +170,17 @@ class Gateway:
         """
         why = "this worker's key cannot be read now"
         try:
-            key = await asyncio.to_thread(self._read_key, self.gate.key_file)
+            key, more = await self._credentials.read(self.gate)
+        except LoginExpired as error:
+            raise Refused("login_expired", error.message, status=UNAUTHORIZED) from None
         except CmeshError as error:
             raise Refused("no_key", why, detail=error.message) from None
-        own = [(b"host", self.gate.authority), self.gate.credential(key)]
+        own = [(b"host", self.gate.authority), self.gate.credential(key), *more]
+        named = {name for name, _value in own}
+        passed = [header for header in forward.headers if header[0] not in named]
         try:
             return h11.Request(
-                method=forward.method, target=forward.target, headers=[*own, *forward.headers]
+                method=forward.method, target=forward.target, headers=[*own, *passed]
             )
         except h11.LocalProtocolError:  # its text would quote the key
             detail = "the key holds a character that no header can"

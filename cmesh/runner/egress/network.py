@@ -112,12 +112,14 @@ def grant_gateway(
     gateway: Gateway,
     key_file: Path,
     *,
+    account: bool = False,
     base_url: str = "",
     more: Collection[str] = (),
 ) -> Network:
     """Return the network of a new task that reaches its model through the daemon's gateway only.
 
     Arguments as of `grant`; a `base_url` of the owner may have any host, address and port.
+    `key_file` is that of a key, or the login of an `account`.
 
     Raises:
         RunnerUnavailable: it is no URL that the gateway can ask.
@@ -139,6 +141,7 @@ def grant_gateway(
         headers=gateway.headers,
         token=f"cmesh-task-{new_token()}",
         key_file=str(key_file),
+        account=account,
     )
     hosts = frozenset(name.lower() for name in more)
     return Network(hosts=hosts, gate=gate, token=new_token())

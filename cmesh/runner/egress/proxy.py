@@ -19,7 +19,7 @@ from cmesh.errors import CmeshError
 from cmesh.model import TaskId
 from cmesh.paths import ensure_private_dir
 from cmesh.rate import Bucket
-from cmesh.runner.egress.gateway import Gateway, KeyReader
+from cmesh.runner.egress.gateway import Credentials, Gateway, KeyReader, LoginReader
 from cmesh.runner.egress.network import Network
 from cmesh.runner.egress.outside import INTERNET, Inside, Outside, open_streams
 from cmesh.runner.egress.reach import Limits, Means
@@ -51,7 +51,8 @@ Audit = Callable[[TaskId, str, Mapping[str, object]], Awaitable[None]]
 class Proxy:
     """All doors of one daemon. `audit` raises CmeshError when a row cannot be stored.
 
-    `read_key` reads the owner's key for those that have a gateway; see `KeyReader`.
+    `read_key` and `read_login` read the owner's key, or the login of an account, for those that
+    have a gateway; None = no account is logged in here.
     """
 
     def __init__(
@@ -60,11 +61,12 @@ class Proxy:
         clock: Clock,
         *,
         read_key: KeyReader = read_key,
+        read_login: LoginReader | None = None,
         outside: Outside = INTERNET,
         limits: Limits | None = None,
     ) -> None:
         self._audit = audit
-        self._read_key = read_key
+        self._credentials = Credentials(key=read_key, login=read_login)
         self._means = Means(outside=outside, clock=clock, limits=limits or Limits())
         self._doors: dict[TaskId, _Door] = {}
 
@@ -87,7 +89,7 @@ class Proxy:
         audit = partial(self._audit, task_id)
         gateway = None
         if network.gate is not None:
-            gateway = Gateway(network.gate, network.port, self._means, self._read_key)
+            gateway = Gateway(network.gate, network.port, self._means, self._credentials)
         make = partial(Tunnel, network=network, means=self._means, inside=inside, gateway=gateway)
         self._doors[task_id] = _Door(handle, make, audit, self._means.clock, gateway)
 

@@ -290,12 +290,15 @@ class Machine:
         """Return a command line of `cmesh`, to be run as the machine's user."""
         return [interpreter(self._user), "-m", "cmesh", *arguments]
 
-    def cli(self, *arguments: str, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":
-        """Run the command line as the daemon's user."""
+    def cli(
+        self, *arguments: str, cwd: Path = ROOT, given: str | None = None
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run the command line as the daemon's user; `given` comes on its standard input."""
         return subprocess.run(
             self.command(*arguments),
             cwd=cwd,
             env=self.environment(),
+            input=given,
             capture_output=True,
             text=True,
             encoding="utf-8",
@@ -401,7 +404,7 @@ class Machine:
         self.base.mkdir(exist_ok=True)
         if os.getuid() != 0:
             return
-        for path in (self.base, *self.base.glob("*"), *self.config.glob("*")):
+        for path in (self.base, *self.base.glob("*"), *self.config.glob("**/*")):
             shutil.chown(path, self._user.pw_uid, self._user.pw_gid)
 
 

@@ -175,6 +175,8 @@ async def test_every_operation_can_be_called_by_its_name(
         "explain": {"direction": "outbound", "peer": "worker", "directory": "/srv"},
         "check_runner": {"name": "claude"},
         "new_runner": {"name": "mine"},
+        "keep_login": {"name": "claude"},
+        "drop_login": {"name": "claude"},
         "test_runner": {"name": "claude"},
         "setup_step": {"step": "machine"},
         "setup_confirm": {"plan_id": "s-00000000", "sha256": "0" * 64, "accept": True},

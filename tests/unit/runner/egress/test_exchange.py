@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from cmesh.clock import SystemClock
+from cmesh.errors import LoginExpired
 from cmesh.model import TaskId
 from cmesh.runner.egress import exchange
 from cmesh.runner.egress.gate import Gate
+from cmesh.runner.egress.gateway import Bearer, LoginReader
 from cmesh.runner.egress.outside import INTERNET, Outside, Streams, trusted_here
 from cmesh.runner.egress.proxy import Proxy
 from cmesh.runner.egress.reach import Limits
@@ -24,6 +26,7 @@ pytestmark = pytest.mark.anyio
 TASK = TaskId("00000000-0000-7000-8000-000000000001")
 KEY = "sk-of-the-owner"
 DUMMY = "cmesh-task-dummy"
+BEARER = {"header": "authorization", "scheme": "Bearer"}
 LIMIT_S = 20.0
 
 
@@ -102,13 +105,14 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
         *,
         outside: Outside = INTERNET,
         limits: Limits | None = None,
+        login: LoginReader | None = None,
         **changes: object,
     ) -> World:
         key = tmp_path / "key"
         key.touch(mode=0o600)
         key.write_text(f"{KEY}\n")
         audit = Audit()
-        proxy = Proxy(audit, SystemClock(), outside=outside, limits=limits)
+        proxy = Proxy(audit, SystemClock(), outside=outside, limits=limits, read_login=login)
         proxies.append(proxy)
         granted = network(hosts=frozenset[str](), gate=gate(key, **{"port": found.port, **changes}))
         door = tmp_path / "net" / "daemon"
@@ -520,3 +524,38 @@ async def test_a_model_that_is_silent_for_too_long_is_left(serve: Serve) -> None
         assert await world.ask(request()) == b""
         (ended,) = await world.audit.wait("connection_ended")
         assert ended["end"] == "idle"
+
+
+async def test_an_accounts_token_and_headers_stand_in_the_place_of_the_tasks(
+    serve: Serve,
+) -> None:
+    async def login(path: str) -> Bearer:
+        assert path.endswith("key")
+        return "token-of-the-account", ((b"anthropic-account", b"a-1"),)
+
+    async with api() as found:
+        world = await serve(found, login=login, account=True, **BEARER)
+        answer = await world.ask(
+            request(b"{}", f"authorization: Bearer {DUMMY}", "anthropic-account: another")
+        )
+    assert answer.startswith(b"HTTP/1.1 200")
+    [asked] = world.api.requests
+    assert asked.headers["authorization"] == "Bearer token-of-the-account"
+    assert asked.head.count("anthropic-account") == 1
+    assert asked.headers["anthropic-account"] == "a-1"
+    assert "x-api-key" not in asked.headers
+    assert DUMMY not in asked.head
+
+
+async def test_a_login_that_is_over_is_told_in_one_sentence_and_asks_nobody(serve: Serve) -> None:
+    async def login(_path: str) -> Bearer:
+        raise LoginExpired("the login of runner `x` on this machine has expired")
+
+    async with api() as found:
+        world = await serve(found, login=login, account=True, **BEARER)
+        answer = await world.ask(request(b"{}", f"authorization: Bearer {DUMMY}"))
+    assert answer.startswith(b"HTTP/1.1 401")
+    assert b"cmesh: the login of runner `x` on this machine has expired" in answer
+    assert world.api.connections == 0
+    [row] = await world.audit.wait("connection")
+    assert (row["verdict"], row["code"]) == ("refused", "login_expired")
