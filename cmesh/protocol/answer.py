@@ -21,6 +21,7 @@ from cmesh.text import one_line, scrub
 
 __all__ = [
     "ANSWER_BYTES",
+    "DIALECT",
     "SCHEMA_BYTES",
     "canonical",
     "check_answer",
@@ -42,6 +43,9 @@ REASON_CHARACTERS = 400
 STARTS_MOST = 2_000
 """Places of a text at which an object is looked for."""
 
+SCAN_CHARACTERS = 2_000_000
+"""Of a text, read for objects that are none: each place could be read to the text's end."""
+
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 _ONE = ("items", "contains", "additionalProperties", "propertyNames", "if", "then", "else", "not")
@@ -58,6 +62,7 @@ _REFUSED = {
     "$anchor": "use `$ref` to `#/$defs/…`",
     "$id": "leave it out; nothing is fetched",
     "$vocabulary": "leave it out",
+    "$schema": "leave it out of all but the top",
 }
 
 Schema = Mapping[str, Any]
@@ -104,6 +109,9 @@ def check_schema(text: str) -> None:
         raise _wrong("/type", 'an answer is an object: the top needs `"type": "object"`')
     if _deeper(schema, SCHEMA_DEEP):
         raise _wrong("", f"it is nested deeper than {SCHEMA_DEEP}")
+    # INVARIANT: a part that names a dialect, the top too when a part refers to it, would be checked
+    # by that dialect's own rules, which nobody counts.
+    schema.pop("$schema", None)
     places = dict(_subschemas(schema, "#"))
     for where, part in places.items():
         _check_part(where, part, places)
@@ -128,6 +136,7 @@ def check_answer(text: str, schema: str) -> None:
     answer, rules = _loaded(text), _loaded(schema)
     if answer is None or rules is None:
         raise AnswerInvalid("the answer is no JSON object")
+    rules.pop("$schema", None)
     if _deeper(answer, ANSWER_DEEP):
         raise AnswerInvalid(f"the answer is nested deeper than {ANSWER_DEEP}")
     counted = _counted()
@@ -147,13 +156,14 @@ def last_object(text: str) -> dict[str, object] | None:
     """Return the last JSON object that stands in a text, whatever is around it; None = none does."""
     decoder = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
     found: dict[str, object] | None = None
-    start, tries = text.find("{"), 0
-    while start >= 0 and tries < STARTS_MOST:
+    start, tries, left = text.find("{"), 0, SCAN_CHARACTERS
+    while start >= 0 and tries < STARTS_MOST and left > 0:
         tries += 1
         try:
             value, end = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            end = start + 1
+        except (ValueError, RecursionError) as error:
+            read = error.pos if isinstance(error, json.JSONDecodeError) else len(text)
+            end, left = start + 1, left - (read - start)
         else:
             found = cast("dict[str, object]", value)
         start = text.find("{", end)
@@ -193,9 +203,14 @@ def _counted() -> Any:
         return call
 
     rules = cast("Mapping[str, Rule]", Draft202012Validator.VALIDATORS)
-    rules = {**rules, "uniqueItems": _unique}
+    # INVARIANT: what `check_schema` refuses is never run, should it come by an unseen way.
+    rules = {**rules, "uniqueItems": _unique, **dict.fromkeys(_REFUSED, _nothing)}
     extend = cast("Any", validators).extend
     return extend(Draft202012Validator, {name: counted(rule) for name, rule in rules.items()})
+
+
+def _nothing(*_asked: object) -> Iterator[ValidationError]:
+    return iter(())
 
 
 def _unique(_validator: Any, wanted: Any, instance: Any, _schema: Any) -> Iterator[ValidationError]:
@@ -213,8 +228,19 @@ def _check_part(where: str, part: object, places: Mapping[str, object]) -> None:
     for name, instead in _REFUSED.items():
         if name in rules:
             raise _wrong(f"{where}/{name}", f"`{name}` is not taken: {instead}")
+    named = rules.get("dependentRequired")
+    lists = {"required": rules.get("required"), "type": rules.get("type")}
+    lists |= cast("Schema", named) if isinstance(named, dict) else {}
+    for name, words in lists.items():
+        # Compared each with each, where they cannot be put in order.
+        if isinstance(words, list) and not all(
+            isinstance(one, str) for one in cast("list[object]", words)
+        ):
+            raise _wrong(f"{where}/{name}", "it lists names, and nothing else")
     reference = rules.get("$ref")
-    if reference is not None and reference not in places:
+    # INVARIANT: what a reference leads to was looked at. Who follows it reads `%2F` as a slash, so
+    # that one with `%` could lead into data: to a `pattern` that nobody has seen.
+    if reference is not None and (reference not in places or "%" in str(reference)):
         raise _wrong(
             f"{where}/$ref", "a `$ref` leads to a schema inside this one, such as `#/$defs/NAME`"
         )

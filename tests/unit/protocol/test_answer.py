@@ -8,6 +8,7 @@ import pytest
 from cmesh.errors import AnswerInvalid, UsageError
 from cmesh.protocol.answer import (
     ANSWER_BYTES,
+    DIALECT,
     SCHEMA_BYTES,
     canonical,
     check_answer,
@@ -23,6 +24,14 @@ def taken(**more: Any) -> str:
     return schema_text({"type": "object"} | more)
 
 
+def doubled(levels: int) -> dict[str, Any]:
+    """Return a small schema whose parts are looked at 2**levels times."""
+    more = {
+        f"d{level}": {"allOf": [{"$ref": f"#/$defs/d{level + 1}"}] * 2} for level in range(levels)
+    }
+    return {"$ref": "#/$defs/d0", "$defs": more | {f"d{levels}": {"type": "object"}}}
+
+
 def nested(levels: int) -> dict[str, Any]:
     schema: dict[str, Any] = {}
     for _ in range(levels):
@@ -35,29 +44,44 @@ def test_none_is_no_schema_and_the_same_one_is_the_same_text() -> None:
     assert schema_text({"type": "object", "required": ["a"]}) == taken(required=["a"])
 
 
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        ({"type": "array"}, "/type"),
-        ({"$schema": "http://json-schema.org/draft-07/schema#"}, "2020-12"),
-        ({"properties": {"a": {"type": "number of things"}}}, "/properties/a/type"),
-        ({"properties": {"a": {"pattern": "(a+)+$"}}}, "`pattern` is not taken"),
-        ({"patternProperties": {"(a+)+$": {}}}, "`patternProperties`"),
-        ({"allOf": [{"unevaluatedProperties": False}]}, "/allOf/0/unevaluatedProperties"),
-        ({"$id": "https://example.com/"}, "`$id`"),
-        ({"$ref": "https://example.com/schema.json"}, "/$ref"),
-        ({"items": {"$ref": "file:///etc/passwd"}}, "inside this one"),
-        ({"$ref": "#/$defs/none"}, "inside this one"),
-        ({"$ref": "#/const", "const": {"pattern": "(a+)+$"}}, "inside this one"),
-        ({"$ref": 5}, "inside this one"),
-        ({"title": "x" * SCHEMA_BYTES}, f"{SCHEMA_BYTES} bytes"),
-        ({"if": nested(30)}, "deeper"),
-        ({"title": "\u202e"}, "control"),
-        ({"title": "\ud800"}, "control"),
-        ({"minimum": float("nan")}, "no JSON object"),
-        ({"maximum": set[int]()}, "no JSON"),
-    ],
-)
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"type": "array"}, "/type"),
+    ({"$schema": "http://json-schema.org/draft-07/schema#"}, "2020-12"),
+    ({"properties": {"a": {"type": "number of things"}}}, "/properties/a/type"),
+    ({"properties": {"a": {"pattern": "(a+)+$"}}}, "`pattern` is not taken"),
+    ({"patternProperties": {"(a+)+$": {}}}, "`patternProperties`"),
+    ({"allOf": [{"unevaluatedProperties": False}]}, "/allOf/0/unevaluatedProperties"),
+    ({"$id": "https://example.com/"}, "`$id`"),
+    ({"$ref": "https://example.com/schema.json"}, "/$ref"),
+    ({"items": {"$ref": "file:///etc/passwd"}}, "inside this one"),
+    ({"$ref": "#/$defs/none"}, "inside this one"),
+    ({"$ref": "#/const", "const": {"pattern": "(a+)+$"}}, "inside this one"),
+    ({"$ref": 5}, "inside this one"),
+    # Lists that cannot be sorted, of which each item would be compared with each.
+    ({"required": [{str(number): 0} for number in range(1_400)]}, "it lists names"),
+    ({"not": {"type": [{"a": 0}, "string"]}}, "/not/type"),
+    ({"dependentRequired": {"a": ["b", {}]}}, "it lists names"),
+    # A dialect's own rules are not counted.
+    ({"properties": {"a": doubled(60) | {"$schema": DIALECT}}}, "/properties/a/$schema"),
+    ({"items": {"$schema": "http://json-schema.org/draft-07/schema#"}}, "/items/$schema"),
+    # Who follows it reads a slash there, and comes to what nobody has looked at.
+    (
+        {
+            "$ref": "#/$defs/a%2Fb",
+            "$defs": {"a%2Fb": {}, "a": {"b": {"properties": {"x": {"pattern": "^(a+)+$"}}}}},
+        },
+        "inside this one",
+    ),
+    ({"title": "x" * SCHEMA_BYTES}, f"{SCHEMA_BYTES} bytes"),
+    ({"if": nested(30)}, "deeper"),
+    ({"title": "\u202e"}, "control"),
+    ({"title": "\ud800"}, "control"),
+    ({"minimum": float("nan")}, "no JSON object"),
+    ({"maximum": set[int]()}, "no JSON"),
+]
+
+
+@pytest.mark.parametrize(("more", "said"), REFUSED)
 def test_what_is_not_taken_is_named(more: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match="the answer's schema") as refused:
         taken(**more)
@@ -109,27 +133,43 @@ def test_a_reason_is_one_short_harmless_line() -> None:
     assert not {"\u202e", "\n", "\x1b"} & set(said)
 
 
-def doubled(levels: int) -> dict[str, Any]:
-    """Return a small schema whose parts are looked at 2**levels times."""
-    more = {
-        f"d{level}": {"allOf": [{"$ref": f"#/$defs/d{level + 1}"}] * 2} for level in range(levels)
-    }
-    return {"$ref": "#/$defs/d0", "$defs": more | {f"d{levels}": {"type": "object"}}}
-
-
 @pytest.mark.parametrize(
     "more",
     [
         doubled(60),
         {"$ref": "#"},
         {"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"},
-        {"additionalProperties": {"anyOf": [{"items": {"enum": ["x" * 200] * 40}}] * 2}},
+        {"additionalProperties": {"anyOf": [{"items": {"enum": ["x" * 190] * 40}}] * 2}},
     ],
 )
 def test_a_schema_without_end_is_ended(more: dict[str, Any]) -> None:
-    text = taken(**more)
-    with pytest.raises(AnswerInvalid, match="takes too long"):
-        check_answer(canonical({"a": ["y"] * 3_900}), text)
+    for text in (taken(**more), taken(**more, **{"$schema": DIALECT})):
+        with pytest.raises(AnswerInvalid, match="takes too long"):
+            check_answer(canonical({"a": ["y"] * 3_900}), text)
+
+
+def test_an_expression_that_nobody_has_looked_at_is_not_run() -> None:
+    unchecked = canonical({"type": "object", "properties": {"x": {"pattern": "^(a+)+$"}}})
+    check_answer(canonical({"x": "a" * 60 + "!"}), unchecked)  # else for longer than anybody lives
+
+
+def test_a_text_full_of_objects_that_are_none_is_not_read_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read = 0
+    decode = json.JSONDecoder.raw_decode
+
+    def counted(self: json.JSONDecoder, text: str, idx: int = 0) -> Any:
+        nonlocal read
+        try:
+            return decode(self, text, idx)
+        except json.JSONDecodeError as error:
+            read += error.pos - idx
+            raise
+
+    monkeypatch.setattr(json.JSONDecoder, "raw_decode", counted)
+    assert last_object('{"a":' * 900 + "[" + "1," * 30_000) is None
+    assert 0 < read < 2_200_000
 
 
 def test_equal_items_are_found_in_a_long_list_of_objects() -> None:

@@ -1,6 +1,7 @@
 """Globs of a task's files, and what is read of a tree that somebody else wrote."""
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from cmesh.errors import UsageError
 from cmesh.redact import Redactor
 from cmesh.runner import artifacts
 from cmesh.runner.artifacts import ARTIFACTS_MOST, Taken, check_globs, find, take
+from cmesh.runner.task_files import delete_tree
 from cmesh.text import is_plain_path
 
 FILES = ["a.whl", "dist/b.whl", "dist/x/c.whl", "dist/x/y/d.txt", ".e.whl", "dist/.f/g.whl"]
@@ -142,3 +144,52 @@ def test_plain_paths_and_few_globs_are_taken() -> None:
     check_globs(["dist/*.whl", "**/*.txt"])
     with pytest.raises(UsageError, match="at most"):
         check_globs(["a"] * 17)
+
+
+def nested(place: Path, levels: int) -> None:
+    """Make folders in one another, deeper than a path can name."""
+    at = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(levels):
+        os.mkdir("a", dir_fd=at)
+        below = os.open("a", os.O_RDONLY | os.O_DIRECTORY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(os.open("x", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, dir_fd=at))
+    os.close(at)
+
+
+def test_folders_without_end_are_left_out_and_hold_no_descriptors(
+    tree: Path,
+) -> None:
+    nested(tree, 1_500)
+    (tree / "a/x").write_text("x")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    root = open_root(str(tree))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (root + 16, hard))
+    try:
+        assert find(root, ["**/x"]) == (["a/x"], 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(root)
+        delete_tree(tree)  # what clears up after tests goes no deeper than it can call
+
+
+def test_globs_and_names_made_for_each_other_are_given_up(tree: Path) -> None:
+    nested(tree, 40)
+    deep = tree / "/".join(["a"] * 40)
+    for number in range(300):
+        (deep / f"f{number}").touch()
+    globs = ["/".join(["**", "a"] * 33) + "/**/b"] * 16
+    wanted = artifacts.Wanted(globs)
+    states = wanted.begin()
+    for _ in range(40):
+        states = wanted.after(states, "a")
+    assert wanted.steps < 16 * 40 * 70  # else a step for each name above, at each name
+    root = open_root(str(tree))
+    try:
+        assert find(root, globs) == ([], 0)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(artifacts, "STEPS_MOST", 1_000)
+            assert find(root, globs)[1] == 1
+    finally:
+        os.close(root)
