@@ -62,7 +62,7 @@ def not_offered(may: May, spec: TaskSpec) -> list[str]:
 def _meant(runner: str, may: May) -> str:
     """Return the question whether a misspelt runner is one that is offered; empty = none is near."""
     names = [one_line(name, 200) for name in may.runners]
-    meant = did_you_mean(runner, names, most=1, cutoff=0.6)
+    meant = did_you_mean(runner, names, most=1)
     return f" ({meant.removesuffix('?')})" if meant else ""
 
 

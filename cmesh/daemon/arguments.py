@@ -385,4 +385,7 @@ class ExplainArguments(Arguments):
     directory: str = ""
     accept: list[str] = Field(default_factory=list[str])
     timeout_s: int = 900
+    turns: int = Field(default=0, ge=0, le=1_000_000)
+    tokens: int = Field(default=0, ge=0, le=10**12)
+    cost_usd: float = Field(default=0, ge=0, le=1_000_000, allow_inf_nan=False)
     prompt_bytes: int = 0

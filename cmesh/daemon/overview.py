@@ -299,7 +299,9 @@ async def explain(daemon: Daemon, arguments: ExplainArguments, project: str) -> 
         accept=tuple(arguments.accept),
         runtime_s=arguments.timeout_s,
         output_bytes=Limits().output_bytes,
-        cost_usd=None,
+        cost_usd=arguments.cost_usd or None,
+        turns=arguments.turns or None,
+        tokens=arguments.tokens or None,
         running=0,
         today=0,
         reports_cost=_reports_cost(daemon, arguments.runner),
@@ -341,6 +343,6 @@ def _operation(name: str) -> Operation:
         return Operation(name)
     except ValueError as error:
         known = [operation.value for operation in Operation]
-        meant = did_you_mean(name, known, most=1, cutoff=0.6)
+        meant = did_you_mean(name, known, most=1)
         hint = f"{meant} one of {', '.join(known)}".lstrip()
         raise UsageError(f"there is no operation `{name}`", hint=hint) from error

@@ -50,13 +50,12 @@ async def new(daemon: Daemon, context: Context, arguments: NewRunnerArguments) -
     await daemon.store.commit([AuditRecord(kind=MANIFEST_WRITTEN, data=data)])
     daemon.rules.config()  # it counts from now on
     found = await asyncio.to_thread(daemon.runners.find, name)
-    settings = str(daemon.settings.config_file)
     return NewRunnerView(
         name=name,
         file=str(path),
         program=found,
         copied=copied,
-        next=_steps(name, str(path), settings, missing=not found, copied=copied),
+        next=_steps(name, str(path), missing=not found, copied=copied),
     )
 
 
@@ -64,14 +63,14 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _steps(name: str, file: str, settings: str, *, missing: bool, copied: bool) -> list[str]:
+def _steps(name: str, file: str, *, missing: bool, copied: bool) -> list[str]:
     steps = [f"edit {file}: it counts already" if copied else f"edit {file}: its arguments first"]
     if missing:
         steps.insert(0, f"install its program, or correct `program` in {file}")
     if not copied:
         steps.append(
-            "if it takes a key: put it into a file of mode 0600, take the `#` from `[credential]`"
-            f' there, and add to {settings}: [runners.{name}], key_file = "THAT FILE"'
+            f"if it takes a key: take the `#` from `[credential]` there, then run"
+            f" `cmesh runners login {name} --key`"
         )
     steps.append(f"cmesh runners check {name}")
     if not copied:

@@ -31,6 +31,7 @@ _FORMS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "is no task id",
             "give a task's id or at least 4 characters of it; `cmesh tasks` lists them",
         ),
+        "group": ("is no group", "give `g-` and what follows; `cmesh tasks` has it as GROUP"),
         "runner": (
             "is no runner's name",
             "write a name such as `claude` or `command:NAME`, see `cmesh peers`",
@@ -73,7 +74,7 @@ def _problem(field: str, problems: Sequence[Any], labels: Labels, *, echo: bool)
     given = str(first["input"])
     value = f"`{given}`" if echo and _WORD.fullmatch(given) else "what was given"
     if choices:
-        meant = did_you_mean(given, choices, most=1, cutoff=0.6)
+        meant = did_you_mean(given, choices, most=1)
         step = f"{meant} one of {', '.join(choices)}".lstrip()
         return f"`{label}`: {value} is not known", step
     if field in _FORMS and first["type"].startswith("string_"):

@@ -43,6 +43,9 @@ DAY_CONDITIONS = frozenset({"per_day", "cost_usd_per_day", "tokens_per_day", "ru
 BUSY_CONDITIONS = frozenset({"concurrent"}) | DAY_CONDITIONS
 """Conditions that time alone may mend; their code is `busy`."""
 
+_WORDS = frozenset({"operation", "profile", "runner"})
+"""Conditions on one word of the request, which is then said: who asked typed it."""
+
 _SHOWN_RULES = 3
 _Rule = TypeVar("_Rule", InboundRule, OutboundRule)
 _Ranked = list[tuple[_Rule, tuple[Failed, ...]]]
@@ -282,13 +285,19 @@ def _denied_by_default(ranked: _Ranked[_Rule], change: str) -> Decision:
         )
     nearest, failed = ranked[0]
     kinds = [item.condition for item in failed]
+    said = ", ".join(map(_typed, failed))
     return Decision(
         effect="deny",
         failed=tuple(item for _, items in ranked[:_SHOWN_RULES] for item in items),
         change=change,
         code="busy" if set(kinds) <= BUSY_CONDITIONS else "policy_denied",
-        reason=f"no rule allows it; the nearest, `{nearest.name}`, fails on {', '.join(kinds)}",
+        reason=f"no rule allows it; the nearest, `{nearest.name}`, fails on {said}",
     )
+
+
+def _typed(item: Failed) -> str:
+    """Return a condition with the word that was asked for, where that is one."""
+    return f"{item.condition} `{item.got}`" if item.condition in _WORDS else item.condition
 
 
 def _rights(identity: Identity, rule: InboundRule) -> list[Allowed]:

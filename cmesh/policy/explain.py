@@ -10,6 +10,12 @@ from cmesh.text import one_line
 
 __all__ = ["explain", "for_remote", "narrowing"]
 
+UNTOLD = frozenset({"turns", "tokens", "cost_usd"})
+"""Conditions that fail only where a runner does not tell what is limited."""
+
+_TOLD_AS = {"turns": "turns", "tokens": "tokens", "cost_usd": "cost"}
+_ASK_WITHOUT = "ask without that limit (`--max-turns`, `--max-tokens`, `--max-cost`), or name a runner that tells it; where the limit is the other owner's rule, only the second helps"
+
 _WORDS = {"allow": "allowed", "ask": "allowed, after approval", "deny": "denied"}
 
 
@@ -56,12 +62,17 @@ def for_remote(decision: Decision) -> Decision:
     kinds = [] if decision.rule is not None else _kinds_for_remote(decision.failed)
     about = f" ({', '.join(kinds)})" if kinds else ""
     reason = f"the other node's policy denies it{about}"
+    untold = bool(kinds) and set(kinds) <= UNTOLD
+    if untold:
+        # What a program tells is no secret of its owner's, and who asked can do without the limit.
+        what = " and ".join(_TOLD_AS[kind] for kind in dict.fromkeys(kinds))
+        reason = f"{reason}: this runner does not tell its {what}, so no limit of that can be held"
     if decision.code == "key_expired":
         reason = "the asking node's key has expired"
     return Decision(
         effect="deny",
         failed=tuple(Failed(rule="", condition=kind, wanted="", got="") for kind in kinds),
-        change=_change_for_remote(decision.code),
+        change=_ASK_WITHOUT if untold else _change_for_remote(decision.code),
         code=decision.code,
         reason=reason,
     )

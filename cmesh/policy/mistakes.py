@@ -3,7 +3,6 @@
 Knows no table by name; which ones there are is `cmesh.policy.tables`'s and the manifest's.
 """
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from cmesh.errors import ConfigError
-from cmesh.nearest import did_you_mean
+from cmesh.nearest import did_you_mean, nearest
 
 __all__ = ["Location", "PolicyError", "Problem", "describe", "key_of", "problems", "wanted"]
 
@@ -65,7 +64,7 @@ def describe(problem: Problem, model: type[BaseModel]) -> str:
     if not problem.unknown:
         return f"expected {problem.expected}" + (f"; {problem.meant}" if problem.meant else "")
     known = _known_keys(model, problem.where)
-    near = difflib.get_close_matches(str(problem.where[-1]), known, n=1)
+    near = nearest(str(problem.where[-1]), known, most=1)
     if near:
         return f"unknown key; did you mean `{near[0]}`?"
     return f"unknown key; known here: {', '.join(f'`{key}`' for key in known)}"

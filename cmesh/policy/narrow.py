@@ -3,10 +3,10 @@
 A mistake is one `PolicyError`, as with rules. What a profile means is data, not decided here.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 
 from cmesh.model import Profile
+from cmesh.nearest import nearest
 from cmesh.policy.match import is_at_or_below
 from cmesh.policy.mistakes import Location, PolicyError
 from cmesh.policy.profiles import BUILT_IN, NamedProfile, ProfileLimits
@@ -35,7 +35,7 @@ def named_profile(name: str, own: Mapping[str, NamedProfile], where: Location) -
     if name in list(Profile):
         return BUILT_IN[Profile(name)]
     known = [*(profile.value for profile in Profile), *own]
-    near = difflib.get_close_matches(name, known, n=1)
+    near = nearest(name, known, most=1)
     guess = f"; did you mean `{near[0]}`?" if near else ""
     listed = ", ".join(f'"{word}"' for word in known)
     raise PolicyError(where, f"expected one of {listed}{guess}")

@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from cmesh.model import Profile
+from cmesh.nearest import nearest
 from cmesh.policy.match import normal_path
 from cmesh.policy.mistakes import Location, PolicyError, describe, problems
 from cmesh.policy.narrow import build_profiles, named_profile, relative_paths
@@ -305,7 +306,7 @@ def _runners(names: Iterable[str], where: Location) -> tuple[str, ...]:
         else:
             good = name != _COMMAND and re.fullmatch(RUNNER_NAME_PATTERN, name)
         if not good or mistaken_for(name):
-            near = difflib.get_close_matches(name, AGENTS, n=1)
+            near = nearest(name, AGENTS, most=1)
             guess = f"; did you mean `{near[0]}`?" if near else ""
             raise PolicyError((*where, "runners", index), f"expected {_RUNNER_FORM}{guess}")
     return listed

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from cmesh.errors import UsageError
+from cmesh.nearest import did_you_mean
 from cmesh.protocol.machine import Machine
 
 __all__ = ["KEYS", "Term", "bytes_text", "mismatch", "parse"]
@@ -56,7 +57,9 @@ def parse(text: str) -> Term:
     if key == "cpus" and op and not value.isdecimal():
         raise _wrong(text, "write a number such as `cpus>=8`")
     if op and key not in {*_WORDS, "memory", "cpus"} and not _VERSION.fullmatch(value):
-        raise _wrong(text, f"write a version in numbers such as `{key}>=3.11`")
+        meant = "" if key in KEYS else did_you_mean(key, KEYS, most=1)
+        wanted = f"a version in numbers such as `{key}>=3.11`"
+        raise _wrong(text, f"{meant} else write {wanted}" if meant else f"write {wanted}")
     return Term(text=text.strip(), key=key, op=op, value=value)
 
 
@@ -136,7 +139,9 @@ def _one_of(term: Term, names: Sequence[str] | None, what: str) -> str:
         return f"{what} are not told"
     if (term.value in names) == (term.op == "="):
         return ""
-    return f"no {term.key} {term.value}" if term.op == "=" else f"it has {term.key} {term.value}"
+    if term.op != "=":
+        return f"it has {term.key} {term.value}"
+    return f"no {term.key} {term.value}{_meant(term.value, names)}"
 
 
 def _tool(term: Term, machine: Machine) -> str:
@@ -144,12 +149,19 @@ def _tool(term: Term, machine: Machine) -> str:
     if not term.op:
         if term.key in (labels or ()) or term.key in (tools or ()):
             return ""
-        return "tools are not told" if tools is None else f"no {term.key}"
+        known = (*(tools or ()), *(labels or ()), *KEYS)
+        return "tools are not told" if tools is None else f"no {term.key}{_meant(term.key, known)}"
     if tools is None:
         return "tools are not told"
     if term.key not in tools:
-        return f"no {term.key}"
+        return f"no {term.key}{_meant(term.key, (*tools, *KEYS))}"
     return _versions(term, tools[term.key])
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    """Return the question whether a name is a slip; of what there is to slip from, empty = none."""
+    meant = did_you_mean(name, known, most=1)
+    return f" ({meant.removesuffix('?')})" if meant else ""
 
 
 def _versions(term: Term, have: str) -> str:

@@ -4,7 +4,6 @@ Says why a runner cannot run. Reads keys, and hands them on only in an agent's e
 """
 
 import asyncio
-import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from cmesh.clock import SystemClock
 from cmesh.config import CommandConfig, RunnerConfig
 from cmesh.errors import RunnerUnavailable
 from cmesh.model import Profile, TaskSpec
+from cmesh.nearest import nearest
 from cmesh.paths import key_file as key_file_of
 from cmesh.paths import login_file as login_file_of
 from cmesh.runner.acceptance import Command, command_of
@@ -265,7 +265,7 @@ class Runners:
             RunnerUnavailable: there is none of this name, or it cannot run here; says why.
         """
         if name not in self.names():
-            near = difflib.get_close_matches(name, self.names(), n=3, cutoff=0.5)
+            near = nearest(name, self.names())
             raise RunnerUnavailable(
                 f"no runner `{name}` on this machine",
                 hint=f"known runners: {', '.join(near or self.names())}",

@@ -29,6 +29,7 @@ MIGRATIONS: tuple[str, ...] = (
     "answers.sql",
     "questions.sql",
     "releases.sql",
+    "peer_names.sql",
 )
 """Files of SQL in this folder; the first makes version 1."""
 

@@ -32,7 +32,7 @@ def misnamed(message: str, sql: str, views: Columns) -> tuple[str, str]:
     message = _GUESS.sub("", _PICTURE.sub("", message))
     if view is not None:
         name = view[1] or view[2]
-        meant = did_you_mean(name, list(views), cutoff=0.6) or f"the views: {', '.join(views)}"
+        meant = did_you_mean(name, list(views)) or f"the views: {', '.join(views)}"
         return message, f"{meant}; `cmesh schema` lists their columns"
     assert column is not None
     return message, _column_meant((column[1] or column[2]).lower(), _asked(sql, views), views)
@@ -40,7 +40,7 @@ def misnamed(message: str, sql: str, views: Columns) -> tuple[str, str]:
 
 def _column_meant(name: str, asked: Sequence[str], views: Columns) -> str:
     known = list(dict.fromkeys(one for view in asked for one in views[view]))
-    if meant := did_you_mean(name, known, cutoff=0.6):
+    if meant := did_you_mean(name, known):
         return f"{meant} {_all_of(asked)}"
     others = [view for view, columns in views.items() if view not in asked and name in columns]
     if others:

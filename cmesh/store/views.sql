@@ -96,12 +96,13 @@ SELECT task_id, direction, peer, peer_id, principal, runner, profile, directory,
   CASE WHEN r IS NULL THEN 'none'
     WHEN r.worker_signature <> '' AND caller_signature <> '' THEN 'complete'
     ELSE 'pending' END AS receipt,
-  idempotency_key, prompt_bytes, payload_hash, seq
+  idempotency_key, prompt_bytes, payload_hash, seq, split_part(peer, '.', 1) AS peer_name
 FROM named;
 COMMENT ON VIEW tasks IS 'one row per task, either direction';
 COMMENT ON COLUMN tasks.task_id IS 'made by the caller; the same on both sides';
 COMMENT ON COLUMN tasks.direction IS 'out = this node asked, in = this node was asked';
 COMMENT ON COLUMN tasks.peer IS 'the other node, by the name it had then';
+COMMENT ON COLUMN tasks.peer_name IS 'that name up to its first dot, as commands take it';
 COMMENT ON COLUMN tasks.peer_id IS 'the other node, by its stable id';
 COMMENT ON COLUMN tasks.principal IS 'who asked, by whois: login name or tags; empty for out';
 COMMENT ON COLUMN tasks.runner IS 'what runs the task';
@@ -220,12 +221,13 @@ COMMENT ON COLUMN events.seq IS 'the row in audit';
 
 CREATE OR REPLACE VIEW decisions AS
 SELECT ts, direction, peer, peer_id, principal, operation, effect, rule, reason, failed, task_id,
-  policy_sha256, seq
+  policy_sha256, seq, split_part(peer, '.', 1) AS peer_name
 FROM decision_row;
 COMMENT ON VIEW decisions IS 'every policy decision';
 COMMENT ON COLUMN decisions.ts IS 'when it was decided';
 COMMENT ON COLUMN decisions.direction IS 'in = a peer asked here, out = this node asked a peer';
 COMMENT ON COLUMN decisions.peer IS 'the other node, by the name it had then';
+COMMENT ON COLUMN decisions.peer_name IS 'that name up to its first dot, as commands take it';
 COMMENT ON COLUMN decisions.peer_id IS 'the other node, by its stable id';
 COMMENT ON COLUMN decisions.principal IS 'who asked, by whois';
 COMMENT ON COLUMN decisions.operation IS 'what was asked: task, follow_up, accept, ...';
@@ -238,12 +240,14 @@ COMMENT ON COLUMN decisions.policy_sha256 IS 'the policy that was in force';
 COMMENT ON COLUMN decisions.seq IS 'the row in audit';
 
 CREATE OR REPLACE VIEW denials AS
-SELECT ts, direction, peer, peer_id, principal, operation, rule, reason, failed, task_id, seq
+SELECT ts, direction, peer, peer_id, principal, operation, rule, reason, failed, task_id, seq,
+  split_part(peer, '.', 1) AS peer_name
 FROM decision_row WHERE effect = 'deny';
 COMMENT ON VIEW denials IS 'the decisions that denied';
 COMMENT ON COLUMN denials.ts IS 'when it was decided';
 COMMENT ON COLUMN denials.direction IS 'in = a peer asked here, out = this node asked a peer';
 COMMENT ON COLUMN denials.peer IS 'the other node, by the name it had then';
+COMMENT ON COLUMN denials.peer_name IS 'that name up to its first dot, as commands take it';
 COMMENT ON COLUMN denials.peer_id IS 'the other node, by its stable id';
 COMMENT ON COLUMN denials.principal IS 'who asked, by whois';
 COMMENT ON COLUMN denials.operation IS 'what was asked';
@@ -326,11 +330,13 @@ COMMENT ON COLUMN commands_run.ended_at IS 'when the task ended';
 COMMENT ON COLUMN commands_run.seq IS 'the row in audit';
 
 CREATE OR REPLACE VIEW receipts AS
-SELECT ts, peer, peer_id, receipt_kind AS kind, task_id, head_seq, head_hash, signature, seq
+SELECT ts, peer, peer_id, receipt_kind AS kind, task_id, head_seq, head_hash, signature, seq,
+  split_part(peer, '.', 1) AS peer_name
 FROM receipt_row;
 COMMENT ON VIEW receipts IS 'what peers signed: heads of their logs, results they committed';
 COMMENT ON COLUMN receipts.ts IS 'when it came';
 COMMENT ON COLUMN receipts.peer IS 'the signer, by the name it had then';
+COMMENT ON COLUMN receipts.peer_name IS 'that name up to its first dot, as commands take it';
 COMMENT ON COLUMN receipts.peer_id IS 'the signer, by its stable id';
 COMMENT ON COLUMN receipts.kind IS 'head or result_ack';
 COMMENT ON COLUMN receipts.task_id IS 'the task, for result_ack';
@@ -352,11 +358,12 @@ WITH seen AS (
 )
 SELECT peer_id, coalesce(t.peer, s.peer) AS peer, coalesce(trusted, false) AS trusted, key,
   decided_by, decided_at, coalesce(tasks_in, 0) AS tasks_in, coalesce(tasks_out, 0) AS tasks_out,
-  last_task_at
+  last_task_at, split_part(coalesce(t.peer, s.peer), '.', 1) AS peer_name
 FROM trusting t FULL JOIN seen s USING (peer_id);
 COMMENT ON VIEW peers IS 'one row per node that was trusted or had tasks';
 COMMENT ON COLUMN peers.peer_id IS 'stable id';
 COMMENT ON COLUMN peers.peer IS 'the latest name';
+COMMENT ON COLUMN peers.peer_name IS 'that name up to its first dot, as commands take it';
 COMMENT ON COLUMN peers.trusted IS 'whether its cmesh key is trusted now';
 COMMENT ON COLUMN peers.key IS 'its cmesh key, Ed25519, base64url';
 COMMENT ON COLUMN peers.decided_by IS 'who decided that';

@@ -4,14 +4,14 @@ from typing import Annotated
 
 import typer
 
-from cmesh.interfaces.cli.options import JsonOption, TaskArgument
+from cmesh.interfaces.cli.options import JsonOption, OneTaskArgument
 
 __all__ = ["apply"]
 
 
 def apply(
     *,
-    task_id: TaskArgument,
+    task_id: OneTaskArgument,
     directory: Annotated[
         str, typer.Option("-C", metavar="DIR", help="A directory in the repository; default: here.")
     ] = ".",

@@ -21,6 +21,7 @@ from cmesh.interfaces.cli.group import hand_out_all, is_group, wait_group
 from cmesh.interfaces.cli.options import (
     CostOption,
     JsonOption,
+    OneTaskArgument,
     ProfileOption,
     RunnerOption,
     SchemaOption,
@@ -32,6 +33,7 @@ from cmesh.interfaces.cli.options import (
     WhereOption,
     accept_argv,
     complete_peer,
+    count,
     read_schema,
     seconds,
 )
@@ -110,8 +112,8 @@ def delegate(  # noqa: PLR0913 - typer reads the options from the signature
     timeout: Annotated[
         str, typer.Option(metavar="TIME", help="Longest run time there: 90, 15m, 2h.")
     ] = "15m",
-    max_turns: TurnsOption = 0,
-    max_tokens: TokensOption = 0,
+    max_turns: TurnsOption = "0",
+    max_tokens: TokensOption = "0",
     max_cost: CostOption = 0,
     wait: WaitOption = True,
     if_offline: Annotated[
@@ -159,8 +161,8 @@ def delegate(  # noqa: PLR0913 - typer reads the options from the signature
         "artifacts": artifact,
         "answer_schema": read_schema(answer_schema),
         "timeout_s": seconds(timeout),
-        "turns": max_turns,
-        "tokens": max_tokens,
+        "turns": count(max_turns),
+        "tokens": count(max_tokens),
         "cost_usd": max_cost,
         "if_offline": if_offline,
         "start_within_s": seconds(start_within),
@@ -186,7 +188,7 @@ def _check_directory(directory: str, *, needed: bool) -> None:
 
 def reply(  # noqa: PLR0913 - typer reads the options from the signature
     *,
-    task_id: TaskArgument,
+    task_id: OneTaskArgument,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the agent is to do now.")],
     answer_schema: SchemaOption = "",
     same_schema: Annotated[
@@ -196,8 +198,8 @@ def reply(  # noqa: PLR0913 - typer reads the options from the signature
     timeout: Annotated[
         str, typer.Option(metavar="TIME", help="Longest run time, at most the task's; 0 = that.")
     ] = "0",
-    max_turns: TurnsOption = 0,
-    max_tokens: TokensOption = 0,
+    max_turns: TurnsOption = "0",
+    max_tokens: TokensOption = "0",
     max_cost: CostOption = 0,
     wait: WaitOption = True,
     if_offline: Annotated[
@@ -226,8 +228,8 @@ def reply(  # noqa: PLR0913 - typer reads the options from the signature
         answer_schema=read_schema(answer_schema),
         same_schema=same_schema,
         timeout_s=seconds(timeout),
-        turns=max_turns,
-        tokens=max_tokens,
+        turns=count(max_turns),
+        tokens=count(max_tokens),
         cost_usd=max_cost,
         if_offline=if_offline,
         start_within_s=seconds(start_within),
@@ -301,7 +303,10 @@ def _until_end(begin: Callable[[], TaskView], progress: Progress, *, as_json: bo
         output.print_json(view)
     else:
         answer = view.answer
-        output.print_json(answer) if answer is not None else output.data(view.summary)
+        if answer is not None:
+            output.print_json(answer)
+        elif not _only_reason(view):
+            output.data(view.summary)
         explain_end(view)
         if view.question:
             output.say(f"it asks back: {view.question}")
@@ -310,6 +315,11 @@ def _until_end(begin: Callable[[], TaskView], progress: Progress, *, as_json: bo
         elif view.follow_up == POSSIBLE:
             output.hint(f"cmesh reply {view.task_id} {'ANSWER' if view.question else 'PROMPT'}")
     raise typer.Exit(exit_of(view))
+
+
+def _only_reason(view: TaskView) -> bool:
+    """Say whether a task left no text but why it failed: that is said once, at the end."""
+    return bool(view.reason) and view.summary.strip() == view.reason.strip()
 
 
 def _detached(view: TaskView | None, *, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from cmesh.daemon.event_lines import event_line
 from cmesh.errors import DaemonRestarted
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.follow import ENDS, IDLE_PAUSE_S, POLL_WAIT_S, RECONNECTS
-from cmesh.interfaces.cli.options import TaskArgument
+from cmesh.interfaces.cli.options import OneTaskArgument
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.interfaces.client import ControlClient
 from cmesh.model import TaskState
@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
 def logs(
     *,
-    task_id: TaskArgument,
+    task_id: OneTaskArgument,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the task has ended.")
     ] = False,

@@ -15,6 +15,7 @@ from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.accounts import log_in, read_secret, write_private
 from cmesh.interfaces.cli.options import JsonOption, complete_runner
 from cmesh.interfaces.cli.session import call, checked
+from cmesh.nearest import did_you_mean
 from cmesh.paths import (
     ensure_private_dir,
     key_file,
@@ -128,7 +129,8 @@ def _known(name: str) -> RunnerView:
     """
     names = {runner.name: runner for runner in call(lambda client: client.list_runners()).runners}
     if name not in names:
+        meant, here = did_you_mean(name, list(names)), f"runners here: {', '.join(names)}"
         raise RunnerUnavailable(
-            f"no runner `{name}` on this machine", hint=f"runners here: {', '.join(names)}"
+            f"no runner `{name}` on this machine", hint=f"{meant} else {here}" if meant else here
         )
     return names[name]

@@ -19,10 +19,12 @@ from cmesh.errors import CmeshError, UsageError
 from cmesh.interfaces.client import ControlClient
 from cmesh.paths import control_socket, state_dir
 from cmesh.protocol.answer import SCHEMA_BYTES
+from cmesh.text import one_line
 
 __all__ = [
     "CostOption",
     "JsonOption",
+    "OneTaskArgument",
     "PeerArgument",
     "ProfileOption",
     "RunnerOption",
@@ -35,12 +37,15 @@ __all__ = [
     "accept_argv",
     "complete_peer",
     "complete_runner",
+    "count",
     "seconds",
 ]
 
 COMPLETION_LIMIT_S = 0.5
 
 _DURATION = re.compile(r"(\d{1,6})([smhd]?)")
+_COUNT = re.compile(r"(\d{1,12}|\d{1,3}(?:[,_]\d{3}){1,4})(\.\d{1,9})?([kKmM]?)")
+_POWERS = {"": 0, "k": 3, "m": 6}
 _UNIT_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -54,6 +59,22 @@ def seconds(text: str) -> int:
     if found is None:
         raise UsageError(f"`{text}` is no duration", hint="write 90, 90s, 15m or 2h")
     return int(found[1]) * _UNIT_S[found[2]]
+
+
+def count(text: str) -> int:
+    """Return the whole number of `500`, `10k`, `2.5k` or `2M`: k is 1,000, M 1,000,000.
+
+    Raises:
+        UsageError: the text has another form.
+    """
+    found = _COUNT.fullmatch(text.strip())
+    if found is None:
+        raise UsageError(f"`{one_line(text, 40)}` is no number", hint="write 500, 10k or 2M")
+    whole, part = found[1].replace("_", "").replace(",", ""), (found[2] or "").lstrip(".")
+    power = _POWERS[found[3].lower()]
+    if len(part.rstrip("0")) > power:
+        raise UsageError(f"`{one_line(text, 40)}` is no whole number", hint="write 500, 10k or 2M")
+    return int(whole + part.ljust(power, "0")[:power])
 
 
 def accept_argv(text: str) -> list[str]:
@@ -148,12 +169,16 @@ StartWithinOption: TypeAlias = Annotated[
     typer.Option(metavar="TIME", help="It expires unless started by then; 1h, with queue 1d."),
 ]
 TurnsOption: TypeAlias = Annotated[
-    int,
-    typer.Option("--max-turns", min=0, help="Answers of its model; 0 = no limit."),
+    str,
+    typer.Option("--max-turns", metavar="NUMBER", help="Answers of its model; 0 = no limit."),
 ]
 TokensOption: TypeAlias = Annotated[
-    int,
-    typer.Option("--max-tokens", min=0, help="Tokens it reads and writes; 0 = no limit."),
+    str,
+    typer.Option(
+        "--max-tokens",
+        metavar="NUMBER",
+        help="Tokens it reads and writes, such as 50000 or 50k; 0 = no limit.",
+    ),
 ]
 CostOption: TypeAlias = Annotated[
     float, typer.Option("--max-cost", metavar="USD", min=0, help="US dollars; 0 = no limit.")
@@ -179,6 +204,12 @@ TaskArgument: TypeAlias = Annotated[
         metavar="ID",
         help="Task id, or its unique beginning; also a group, `g-…`.",
         autocompletion=_complete_task,
+    ),
+]
+OneTaskArgument: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", help="Task id, or its unique beginning.", autocompletion=_complete_task
     ),
 ]
 SchemaOption: TypeAlias = Annotated[

@@ -13,11 +13,15 @@ from cmesh.daemon.arguments import ExplainArguments
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.exits import DENIED_EXIT
 from cmesh.interfaces.cli.options import (
+    CostOption,
     JsonOption,
     PeerArgument,
     ProfileOption,
     RunnerOption,
+    TokensOption,
+    TurnsOption,
     accept_argv,
+    count,
     seconds,
 )
 from cmesh.interfaces.cli.session import call, checked
@@ -50,6 +54,9 @@ def explain(  # noqa: PLR0913 - typer reads the options from the signature
     ] = "",
     accept: Annotated[str, typer.Option(metavar="COMMAND", help="Acceptance command.")] = "",
     timeout: Annotated[str, typer.Option(metavar="TIME", help="Run time asked for.")] = "15m",
+    max_turns: TurnsOption = "0",
+    max_tokens: TokensOption = "0",
+    max_cost: CostOption = 0,
     prompt_bytes: Annotated[int, typer.Option(help="Size of the prompt.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -67,6 +74,9 @@ def explain(  # noqa: PLR0913 - typer reads the options from the signature
         directory=directory,
         accept=accept_argv(accept),
         timeout_s=seconds(timeout),
+        turns=count(max_turns),
+        tokens=count(max_tokens),
+        cost_usd=max_cost,
         prompt_bytes=prompt_bytes,
     )
     view = call(lambda client: client.explain(arguments))

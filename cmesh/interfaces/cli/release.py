@@ -9,7 +9,7 @@ from cmesh.daemon.answers import ReleaseView, WithheldView
 from cmesh.daemon.arguments import ReleaseArguments
 from cmesh.errors import UsageError
 from cmesh.interfaces.cli import output
-from cmesh.interfaces.cli.options import JsonOption, TaskArgument
+from cmesh.interfaces.cli.options import JsonOption, OneTaskArgument
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.text import one_line
 
@@ -18,7 +18,7 @@ __all__ = ["release"]
 
 def release(
     *,
-    task_id: TaskArgument,
+    task_id: OneTaskArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: JsonOption = False,
 ) -> None:

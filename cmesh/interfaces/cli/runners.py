@@ -265,10 +265,19 @@ def _facts(runner: RunnerView) -> list[tuple[str, str]]:
         ("model API", runner.base_url),
         ("hosts", ", ".join(runner.hosts) if not runner.base_url else ""),
         ("variables", ", ".join(runner.env)),
+        *_abilities(runner),
+        ("argv", "\n".join(argv)),
+    ]
+
+
+def _abilities(runner: RunnerView) -> list[tuple[str, str]]:
+    """Return what it can; nothing of one that is not here, since nobody has looked."""
+    if not runner.available:
+        return []
+    return [
         ("follow-up", "yes" if runner.follow_up else "no"),
         ("reports cost", "yes" if runner.reports_cost else "no"),
         ("tells while it runs", ", ".join(runner.reports) or "no turns, no tokens"),
-        ("argv", "\n".join(argv)),
     ]
 
 

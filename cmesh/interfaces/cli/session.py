@@ -63,6 +63,7 @@ def call(work: Callable[[ControlClient], Awaitable[_T]], *, start: bool = True) 
         if not start:
             raise
     ensure_daemon(state, config_dir())
+    say("note: this started the daemon, which runs on; `cmesh down` stops it")
     return run(path, checked_work, cwd=cwd, agent=agent)
 
 

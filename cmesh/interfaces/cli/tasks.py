@@ -26,7 +26,7 @@ from cmesh.interfaces.cli.delegate import POSSIBLE, delegate, explain_end, reply
 from cmesh.interfaces.cli.evidence import evidence_facts
 from cmesh.interfaces.cli.exits import TASK_EXITS
 from cmesh.interfaces.cli.group import cancel_group, is_group, show_group
-from cmesh.interfaces.cli.options import JsonOption, TaskArgument
+from cmesh.interfaces.cli.options import JsonOption, OneTaskArgument, TaskArgument
 from cmesh.interfaces.cli.patch import patch_facts, save
 from cmesh.interfaces.cli.release import release
 from cmesh.interfaces.cli.session import call, checked
@@ -66,7 +66,8 @@ def tasks(
 ) -> None:
     """List tasks, newest first.
 
-    Those handed out and those worked on here. HEARD: when the worker of an unfinished one
+    Those handed out and those worked on here. CODE: why, as `cmesh show` says it; of one that
+    succeeded `acceptance_failed` where its acceptance command did not pass. HEARD: when the worker of an unfinished one
     was last heard. BILL: what each has cost, as far as any of them says.
     """
     arguments = checked(TasksArguments, state=state, mine=mine, group=group, limit=limit)
@@ -79,6 +80,7 @@ def tasks(
         [
             "ID",
             "STATE",
+            "CODE",
             "HEARD",
             "WAY",
             "PEER",
@@ -94,6 +96,7 @@ def tasks(
             [
                 task.task_id,
                 task.state.value,
+                task.code,
                 _heard(task),
                 task.direction.value,
                 task.peer,
@@ -237,14 +240,14 @@ def cancel(
         output.hint(f"cmesh wait {view.task_id}")
 
 
-def approve(*, task_id: TaskArgument, as_json: JsonOption = False) -> None:
+def approve(*, task_id: OneTaskArgument, as_json: JsonOption = False) -> None:
     """Let a task that waits for you run here. See `cmesh show ID` first."""
     _answer(checked(ApproveArguments, task_id=task_id, approve=True), as_json=as_json)
 
 
 def deny(
     *,
-    task_id: TaskArgument,
+    task_id: OneTaskArgument,
     reason: Annotated[str, typer.Option(help="Told to the caller.")] = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -356,6 +359,6 @@ def _facts(view: TaskView) -> list[tuple[str, str]]:
         ("follow-up", _follow_up(view)),
         ("it asks", view.question),
         ("answer", "" if view.answer is None else json.dumps(view.answer, ensure_ascii=False)),
-        ("summary", view.summary),
+        ("summary", view.summary if view.summary.strip() != view.reason.strip() else ""),
         ("events", f"{view.last_event}{more}" if view.last_event else ""),
     ]

@@ -177,6 +177,24 @@ def test_the_other_side_is_told_so_much_and_no_more() -> None:
     assert busy.change == "wait for a running task to end, then retry"
 
 
+def test_a_limit_that_a_runner_does_not_tell_is_told_with_what_helps() -> None:
+    asked = asks(turns=3, tokens=9, cost_usd=1.0, reports=frozenset(), reports_cost=False)
+    told = for_remote(decide_inbound(asked, inbound(allow())))
+    assert told.reason == (
+        "the other node's policy denies it (cost_usd, turns, tokens): this runner does not tell its"
+        " cost and turns and tokens, so no limit of that can be held"
+    )
+    assert told.change.startswith("ask without that limit")
+    # Beside anything else only the kinds are told, as before.
+    more = for_remote(decide_inbound(replace(asked, directory="/x"), inbound(allow())))
+    assert more.reason == "the other node's policy denies it (path, cost_usd, turns, tokens)"
+
+
+def test_the_owner_is_told_the_words_that_were_asked_for() -> None:
+    decided = decide_inbound(asks(directory="/x", runner="cluade"), inbound(allow()))
+    assert decided.reason.endswith("fails on runner `cluade`, path")
+
+
 def test_an_allowed_peer_is_told_nothing_of_what_failed_elsewhere() -> None:
     decided = decide_inbound(asks(), inbound(allow()))
     odd = replace(decided, failed=(Failed(rule="x", condition="x", wanted="", got=""),), change="x")

@@ -87,6 +87,27 @@ def test_what_has_no_such_form_is_refused_with_the_right_one(text: str, hint: st
     assert hint in (refused.value.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("dokcer", "no dokcer (did you mean `docker`)"),
+        ("pyhton>=3.11", "no pyhton (did you mean `python`)"),
+        ("cpu>=4", "no cpu (did you mean `cpus`)"),
+        ("label=lba", "no label lba (did you mean `lab`)"),
+        ("runner=cluade", "no runner cluade (did you mean `claude`)"),
+        ("podman", "no podman"),
+    ],
+)
+def test_a_slip_is_told_with_what_the_machine_has(text: str, why: str) -> None:
+    assert mismatch([parse(text)], BOX) == why
+
+
+def test_a_slip_in_a_key_is_told_with_the_key() -> None:
+    with pytest.raises(UsageError) as refused:
+        parse("memroy>=16G")
+    assert refused.value.hint.startswith("did you mean `memory`? else write a version")
+
+
 def test_sizes_are_read_as_they_are_shown() -> None:
     for size in (0, 999, 1_500, 16_777_216_000, 2 * 10**12):
         term = parse(f"memory<={bytes_text(size)}")

@@ -1,0 +1,1 @@
+-- The column `peer_name` of the views about peers. No table changes.
