@@ -50,8 +50,8 @@ class SetupStepArguments(Arguments):
         '["none"] = none, and do not ask again',
     )
     peer: _Line = Field(default="", description="peer: a name or node_id from setup_check")
-    allow: Literal["", "ask", "work", "both"] = Field(
-        default="",
+    allow: Literal["ask", "work", "both"] | None = Field(
+        default=None,
         description="peer: ask = agents here may ask it; work = it may ask this machine; both",
     )
     directory: _Line = Field(
@@ -71,8 +71,8 @@ class SetupStepArguments(Arguments):
 class SetupUndoArguments(Arguments):
     """Arguments of `setup_undo`: the newest applied change, or the newest of one step."""
 
-    step: Literal["", "machine", "agents", "peer"] = Field(
-        default="", description="the step to take back; empty = the newest change"
+    step: Literal["machine", "agents", "peer"] | None = Field(
+        default=None, description="the step to take back; empty = the newest change"
     )
 
 

@@ -23,6 +23,7 @@ from cmesh.setup import registering, tailscale
 from cmesh.setup.facts import AgentFact, Facts, PeerFact, RunnerFact, SystemTailscale
 from cmesh.setup.plan import FOREVER
 from cmesh.setup.records import Applied, Records, read_text
+from cmesh.setup.service.kept import read_kept
 from cmesh.setup.surroundings import Surroundings, surroundings
 
 __all__ = ["Look"]
@@ -52,6 +53,7 @@ class Look:
         file = daemon.settings.config_file
         text = await asyncio.to_thread(read_text, file)
         applied = await asyncio.to_thread(self._records.applied)
+        kept = await asyncio.to_thread(read_kept, daemon.settings.state_dir)
         holding = daemon.sandboxes.found
         phase = daemon.presence.phase if daemon.configured else "setup"
         return Facts(
@@ -79,6 +81,7 @@ class Look:
             peers=tuple(found),
             tailscale=await asyncio.to_thread(self._tailscale),
             sandbox=holding.label if holding else "",
+            service=kept.manager if kept else "",
         )
 
     def moment(self) -> tuple[object, ...]:

@@ -49,6 +49,9 @@ __all__ = ["Wizard"]
 LOOK_S = 0.5
 """How often what is waited for is looked at."""
 
+LOOKS = 3
+"""How often is looked anew where a change came in between; a person makes no more in that time."""
+
 CLI_SESSION = "cli"
 TakeBack = Callable[[str], Awaitable[object]]
 
@@ -64,6 +67,7 @@ class Wizard:
         self._look = Look(daemon, self._records)
         self._lock = asyncio.Lock()
         self._answered = asyncio.Event()
+        self._applied = 0
         self._agents: Counter[int] = Counter()
 
     @contextlib.contextmanager
@@ -86,14 +90,21 @@ class Wizard:
         """Look; wait first for something to change."""
         if arguments.wait_s:
             await self._changed(arguments.wait_s)
-        await self._settle()
-        facts = await self._look.facts(context, meet=True)
-        return setup_view(facts, self._pending())
+        looks = 0
+        while True:
+            looks += 1
+            async with self._lock:  # not in the midst of a change
+                await self._settle()
+                seen = self._applied
+            facts = await self._look.facts(context, meet=True)
+            async with self._lock:
+                if self._applied == seen or looks == LOOKS:
+                    return setup_view(facts, self._pending())
 
     async def step(self, context: Context, arguments: SetupStepArguments) -> SetupChangeView:
         """Plan a step and let it wait for its person."""
         require_no_task(context.pid, "a task sets nothing up")
-        wish = Wish.model_validate(arguments.model_dump(exclude={"dry_run"}))
+        wish = Wish.model_validate(arguments.model_dump(exclude={"dry_run"}, exclude_none=True))
         async with self._lock:
             await self._settle()
             facts = await self._look.facts(context, meet=wish.step == "peer")
@@ -115,7 +126,7 @@ class Wizard:
             await self._settle()
             applied = await asyncio.to_thread(self._records.applied)
             current = await self._text()
-            back = reverse_of(applied, arguments.step, current)
+            back = reverse_of(applied, arguments.step or "", current)
             plan = await asyncio.to_thread(self._judged, back)
             if plan.widens:
                 return await self._shown(
@@ -218,6 +229,7 @@ class Wizard:
         INVARIANT: the file is as the plan has seen it, or nothing is done.
         """
         plan = pending.plan
+        self._applied += 1
         self._records.keep_pending(None)  # single use, whatever comes of it
         self._answered.set()
         if digest(await self._text()) != digest(plan.before):

@@ -3,8 +3,7 @@
 Values only. Who looks fills them; `steps` and `plan` read them.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -113,6 +112,7 @@ class Facts:
         problem: why the file is not in force; empty = it is, or there is none.
         keep_text: what it says of how long texts are kept; None = nothing.
         kept_asked: somebody was asked before how long texts are kept.
+        service: which service manager keeps the daemon; empty = none does.
         project: directory that the asker works in; empty = not known.
     """
 
@@ -140,7 +140,7 @@ class Facts:
     peers: tuple[PeerFact, ...] = ()
     tailscale: SystemTailscale | None = None
     sandbox: str = ""
-    tools: Mapping[str, str] = field(default_factory=dict[str, str])
+    service: str = ""
 
     @property
     def workable(self) -> tuple[RunnerFact, ...]:

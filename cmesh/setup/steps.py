@@ -14,6 +14,7 @@ __all__ = ["CONTINUE", "Next", "Step", "next_of", "steps_of"]
 
 WAIT_S = 20
 CONTINUE = "continue helping me configure cmesh for this new node"
+_SERVICE = "optional: the user runs `cmesh service install`, so that it runs without a session"
 _CONFIRM = (
     "the user runs `cmesh confirm` in a terminal of their own, outside of every agent, reads the"
     " change and answers there; you cannot do it for them"
@@ -60,6 +61,7 @@ def steps_of(facts: Facts) -> list[Step]:
             done=not _unregistered(facts),
             what=f"registered with {', '.join(agents) or 'no agent'}",
         ),
+        Step(name="service", done=bool(facts.service), what=_service(facts)),
         Step(name="peer", done=bool(met), what=_peers(facts, allowed)),
         Step(
             name="verify",
@@ -114,7 +116,7 @@ def _peer(facts: Facts) -> Next:
     met = [peer for peer in facts.peers if (peer.asks or peer.works) and peer.trust == "trusted"]
     for peer in met:
         if peer.linked and peer.may_ask and peer.asks:
-            return _question(peer)
+            return _question(facts, peer)
     candidates = sorted(
         (peer for peer in facts.peers if peer.is_cmesh and not peer.shared and peer not in met),
         key=lambda peer: (peer.trust != "waiting", not peer.online, peer.name),
@@ -161,7 +163,7 @@ def _introduce(facts: Facts, peer: PeerFact) -> Next:
     return Next(tool="setup_step", arguments=arguments, user=user + pair)
 
 
-def _question(peer: PeerFact) -> Next:
+def _question(facts: Facts, peer: PeerFact) -> Next:
     arguments: dict[str, object] = {
         "peer": peer.name,
         "prompt": "What is in this directory? One sentence.",
@@ -169,7 +171,11 @@ def _question(peer: PeerFact) -> Next:
         "runner": peer.runners[0] if peer.runners else "…",
         "profile": "query",
     }
-    return Next(tool="delegate", arguments=arguments)
+    return Next(tool="delegate", arguments=arguments, user="" if facts.service else _SERVICE)
+
+
+def _service(facts: Facts) -> str:
+    return f"{facts.service} keeps the daemon" if facts.service else _SERVICE
 
 
 def _kept_is_said(facts: Facts) -> bool:

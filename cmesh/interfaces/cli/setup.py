@@ -29,6 +29,9 @@ __all__ = ["register"]
 WAIT_S = 40
 """One look that waits; the wizard looks again until the person ends it."""
 
+_NOT_HERE = ("service", "verify")
+"""Steps of which a command of their own, or the other machine, is the doer."""
+
 _MARKS = {True: "done", False: "to do"}
 
 
@@ -141,7 +144,7 @@ def _dry(step: str, given: _Given, *, as_json: bool) -> None:
 
 
 def _undo(step: str, *, as_json: bool) -> None:
-    arguments = checked(SetupUndoArguments, step=step)
+    arguments = checked(SetupUndoArguments, step=step or None)
     view = call(lambda client: client.setup_undo(arguments))
     if view.plan.state == "waiting" and sys.stdin.isatty() and sys.stdout.isatty():
         view = _confirmed() or view
@@ -181,7 +184,7 @@ def _walk(only: str, given: _Given) -> None:
 def _todo(view: SetupView, done: set[str]) -> str:
     """Return the step that comes next here; empty = none that this machine can take alone."""
     for step in view.steps:
-        if step.done or step.name in done or step.name == "verify":
+        if step.done or step.name in done or step.name in _NOT_HERE:
             continue
         if step.name == "peer" and not any(peer.is_cmesh for peer in view.peers):
             continue
@@ -296,7 +299,7 @@ def _end(view: SetupView) -> None:
     _print(view)
     if view.next.user:
         output.say(f"next: {view.next.user}")
-    elif view.next.tool == "delegate":
+    if view.next.tool == "delegate":
         words = view.next.arguments
         output.say(
             f"try it: cmesh delegate {words['peer']} {json.dumps(words['prompt'])}"
@@ -315,8 +318,8 @@ def _plan(step: str, given: _Given, *, dry_run: bool = False) -> SetupChangeView
         names = ("name", "control_url", "auth_key_file", "keep_text")
         fields |= {name: getattr(given, name) for name in names}
     if step == "peer":
-        names = ("peer", "allow", "directory", "repository", "runners")
-        fields |= {name: getattr(given, name) for name in names}
+        names = ("peer", "directory", "repository", "runners")
+        fields |= {name: getattr(given, name) for name in names} | {"allow": given.allow or None}
     arguments = checked(SetupStepArguments, **fields)
     return call(lambda client: client.setup_step(arguments))
 

@@ -21,7 +21,7 @@ from cmesh.daemon.setup_arguments import (
     SetupUndoArguments,
 )
 from cmesh.interfaces.mcp.fence import Fence, plain
-from cmesh.interfaces.mcp.handlers import LONGEST_WAIT_S, Call
+from cmesh.interfaces.mcp.handlers import Call
 from cmesh.interfaces.mcp.render import call_text, result, when
 from cmesh.text import cut
 
@@ -29,6 +29,8 @@ __all__ = ["setup_check", "setup_step", "setup_undo"]
 
 DIFF_CHARACTERS = 4_000
 PEERS_SHOWN = 12
+LONGEST_WAIT_S = 30.0
+"""A look takes its time too: machines are called, and a node on its way up is waited for."""
 _EMPTY: tuple[object, ...] = (None, "", [], {}, False)
 
 

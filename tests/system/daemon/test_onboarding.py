@@ -266,10 +266,12 @@ async def test_an_end_in_the_midst_of_a_change_is_settled_by_the_next_daemon(
     assert fresh.config_file.exists()
 
 
+@pytest.mark.parametrize("agent", _AGENTS)
 async def test_two_machines_meet_by_two_confirmations_and_part_by_one_call(
-    fresh: Machine, make_machine: MakeMachine, testnet: Testnet
+    agent: str, fresh: Machine, make_machine: MakeMachine, testnet: Testnet, model: ModelServer
 ) -> None:
-    builder = await make_machine("builder", command("look", "/bin/cat"))
+    # Names are unique within a module's tailnet.
+    builder = await make_machine(f"builder-{agent}", command("look", "/bin/cat"))
     place = builder.directory("app")
     owner = worker_user()
     await builder.up()
@@ -277,7 +279,7 @@ async def test_two_machines_meet_by_two_confirmations_and_part_by_one_call(
         fresh, step="machine", name="fresh", control_url=testnet.control_url, keep_text=KEEP
     )
     await asyncio.gather(confirms(fresh), logs_in(fresh, testnet))
-    await fresh.up()
+    me = (await fresh.up()).node.partition(".")[0]  # another test's `fresh` may have the name
 
     async def sees(machine: Machine, other: str) -> SetupView | None:
         view = await look(machine)
@@ -286,23 +288,38 @@ async def test_two_machines_meet_by_two_confirmations_and_part_by_one_call(
 
     # Both have called; neither has a rule, and each is told whom it may meet.
     await look(fresh)
-    await eventually(lambda: sees(builder, "fresh"))
-    view = await eventually(lambda: sees(fresh, "builder"))
-    assert view.next.arguments["peer"] == "builder"
+    await eventually(lambda: sees(builder, me))
+    view = await eventually(lambda: sees(fresh, builder.name))
+    assert view.next.arguments["peer"] == builder.name
     planned = await plans(
-        builder, step="peer", peer="fresh", allow="work", directory=str(place),
+        builder, step="peer", peer=me, allow="work", directory=str(place),
         runners=["command:look"],
     )  # fmt: skip
     assert f'paths = ["{place}"]' in planned.plan.diff
     status, screen = await asyncio.to_thread(person, builder, "y", user=owner)
     assert (status, (await fresh.status()).fingerprint in screen) == (0, True)
-    repository = fresh.directory("src")
-    await plans(fresh, step="peer", peer="builder", allow="ask", repository=str(repository))
-    assert (await asyncio.to_thread(person, fresh, "y"))[0] == 0
-    asked = ("delegate", "builder", "hello", "-C", str(place), "--runner", "command:look")
-    done = await asyncio.to_thread(fresh.cli, *asked, cwd=repository)
-    assert (done.returncode, done.stdout.strip()) == (0, "hello"), done.stderr
-    elsewhere = await asyncio.to_thread(fresh.cli, *asked, cwd=fresh.directory("other"))
+    run = run_of(agent, fresh, model.url, "continue helping me <<fake:meet>>")
+    asked = {"directory": str(place), "runner": "command:look", "profile": "query", "wait_s": 40}
+    model.scripts = {
+        "meet": [
+            call("setup_check"),
+            call(
+                "setup_step",
+                step="peer",
+                peer=builder.name,
+                allow="ask",
+                repository=str(run.directory),
+            ),
+            call("setup_check", wait_s=40),
+            call("delegate", peer=builder.name, prompt="hello there", **asked),
+            call("get_result", task_id="{{match:task_id\\W+([0-9a-f-]{36})}}"),
+            {"text": "It says: {{last_tool_result}}"},
+        ]
+    }
+    said, _ = await asyncio.gather(ask(run), confirms(fresh))
+    assert "hello there" in said.partition("It says:")[2], said
+    words = ("delegate", builder.name, "hello", "-C", str(place), "--runner", "command:look")
+    elsewhere = await asyncio.to_thread(fresh.cli, *words, cwd=fresh.directory("other"))
     assert elsewhere.returncode != 0
     before = builder.config_file.read_text("utf-8")
     undone = SetupChangeView.model_validate(
@@ -312,7 +329,7 @@ async def test_two_machines_meet_by_two_confirmations_and_part_by_one_call(
     assert builder.config_file.read_text("utf-8") != before
     assert "inbound" not in tomllib.loads(builder.config_file.read_text("utf-8"))
     peers = {peer.name: peer for peer in (await look(builder)).peers}
-    assert peers["fresh"].trust != "trusted"
+    assert peers[me].trust != "trusted"
 
 
 async def test_the_same_wizard_at_a_terminal_asks_three_things_and_a_login(

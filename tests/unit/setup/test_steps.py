@@ -66,7 +66,11 @@ def test_the_end_is_a_first_question():
     step = next_of(facts(**UP, peers=(known,)), pending=False)
     assert step.tool == "delegate"
     assert step.arguments["directory"] == "/srv"
-    assert all(one.done for one in steps_of(facts(**UP, peers=(known,))))
+    assert "cmesh service install" in step.user
+    kept = steps_of(facts(**UP, peers=(known,), service="systemd"))
+    assert all(one.done for one in kept)
+    undone = [one.name for one in steps_of(facts(**UP, peers=(known,))) if not one.done]
+    assert undone == ["service"]
 
 
 def test_an_answered_question_is_not_asked_again():
