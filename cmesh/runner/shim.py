@@ -16,6 +16,7 @@ if not __package__:
     sys.path.append(os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
 
 from cmesh.runner.shim_files import read_file, write_quietly
+from cmesh.runner.shim_group import own_group
 from cmesh.runner.shim_task import Shim
 
 __all__ = ["BOOT_ID_FILE", "main"]
@@ -47,6 +48,7 @@ def _fork_idle(boot_id: str, libc: ctypes.CDLL) -> bool:
     try:
         os.close(source)
         os.setsid()
+        own_group()
         libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         shim = Shim(boot_id)
         shim.prepare(libc)

@@ -37,7 +37,7 @@ StandardOutput=append:{log}
 StandardError=append:{log}
 # Tasks run under shims of their own: they outlive the daemon, and the next one adopts them.
 KillMode=process
-# Each of these shims may have a group of its own below the unit's.
+# Each of these shims has a group of its own below the unit's.
 Delegate=yes
 # A task that the kernel ends for want of memory must not end the daemon with it.
 OOMPolicy=continue

@@ -26,7 +26,7 @@ exec setpriv --reuid "$USER_ID" --regid "$GROUP_ID" --clear-groups \
 """
 
 
-def _hierarchies() -> list[Path]:
+def hierarchies() -> list[Path]:
     """Return where control groups are made: one place, or two where the old way is there too."""
     root = Path("/sys/fs/cgroup")
     if (root / "cgroup.controllers").exists():
@@ -46,7 +46,7 @@ def user_manager(base: Path, user: pwd.struct_passwd) -> Generator[Path]:
         pytest.skip(f"no systemd to start here: {', '.join(missing) or 'not root'}")
     runtime = base / "run"
     runtime.mkdir(mode=0o700)
-    groups = [place / f"cmesh-test-{os.getpid()}-{base.name}" for place in _hierarchies()]
+    groups = [place / f"cmesh-test-{os.getpid()}-{base.name}" for place in hierarchies()]
     try:
         for group in groups:
             group.mkdir()
