@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.stage import ROOT, USER, Stage
 from benchmarks.table import Row
 
-__all__ = ["children", "command", "measure", "peer_process", "rss_mib"]
+__all__ = ["children", "command", "measure", "peak_mib", "peer_process", "rss_mib"]
 
 GOAL = 2.0
 SETTLE_S = 3.0
@@ -61,6 +61,13 @@ async def measure(stage: Stage) -> list[Row]:
         ),
     ]
     return rows + await asyncio.to_thread(_parts)
+
+
+def peak_mib(pid: int) -> float:
+    """Return the most memory that a process has had resident so far."""
+    status = Path(f"/proc/{pid}/status").read_text("utf-8")
+    [line] = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) / 1024
 
 
 def rss_mib(pid: int) -> float:

@@ -145,9 +145,11 @@ class PatchView(View):
 
 
 class PatchFile(View):
-    """The bytes of a task's patch as base64, exactly as its worker signed them.
+    """A piece of a task's patch as base64, exactly as its worker signed it.
 
-    `sent`: the changes that travelled with the task, likewise; the patch is made on them.
+    `data` begins at the offset that was asked for; `patch.bytes` are the length of all, and
+    `sha256` is of all. `sent`: the changes that travelled with the task, whole, with the first
+    piece; the patch is made on them.
     """
 
     task_id: str

@@ -3,6 +3,7 @@
 Shows, never decides, what a task is. Finding and waiting is `lookup`, asking peers `asking`.
 """
 
+import asyncio
 import os
 from collections.abc import Callable
 
@@ -127,6 +128,7 @@ class App(Operations):
         self._daemon = daemon
         self._stop = stop
         self._hand_over = hand_over
+        self._checking = asyncio.Lock()
         self._agents = agents
         self._lookup = Lookup(daemon)
         self._asking = Asking(daemon, self._lookup)
@@ -294,7 +296,7 @@ class App(Operations):
         if task.record.direction is Direction.IN:
             require_no_task(context.pid)  # it may be withheld from whoever asked for it
         task = await with_released(self._daemon, self._lookup, task, "patch")
-        return await read_patch(self._daemon.store, task)
+        return await read_patch(self._daemon.store, task, arguments.offset)
 
     @override
     async def get_artifact(self, context: Context, arguments: ArtifactArguments) -> ArtifactPiece:
@@ -307,7 +309,13 @@ class App(Operations):
     @override
     async def check_patch(self, context: Context, arguments: CheckPatchArguments) -> CheckPatchView:
         found = await self.get_patch(context, PatchArguments(task_id=arguments.task_id))
-        return await check_patch(found, context.project, arguments.directory)
+        store = self._daemon.store
+
+        async def whole() -> bytes:
+            return await store.read_blob(found.sha256, 0, found.patch.bytes)
+
+        async with self._checking:  # a long one is in memory while it is looked at
+            return await check_patch(found, whole, context.project, arguments.directory)
 
     @override
     async def cancel_task(self, context: Context, arguments: CancelArguments) -> TaskView:

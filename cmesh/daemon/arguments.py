@@ -276,9 +276,10 @@ class ResultArguments(Arguments):
 
 
 class PatchArguments(Arguments):
-    """Arguments of `get_patch`."""
+    """Arguments of `get_patch`: its bytes from `offset`, as many as one answer holds."""
 
     task_id: TaskRef
+    offset: int = Field(default=0, ge=0)
 
 
 class ArtifactArguments(Arguments):

@@ -117,7 +117,7 @@ class Outputs:
         try:
             if not fetch.add(chunk):
                 return None
-            await self._store.blob(fetch.close_whole())
+            await self._store.take_blob(fetch.close_whole(), fetch.sha256)
         except RemoteProtocolError as error:
             self._refuse(chunk.task_id, fetch.part, error)
             raise

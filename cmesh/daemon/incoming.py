@@ -125,7 +125,7 @@ class Incoming:
                 return False
             path, lack = transfer.close_whole(), self._lacks.get(chunk.task_id)
             if lack is None:
-                await self._parts.store.blob(path)
+                await self._parts.store.take_blob(path, transfer.sha256)
             else:
                 lack.bundle, lack.asked = path, False
                 del self._transfers[chunk.task_id]

@@ -8,6 +8,7 @@ import asyncio
 import base64
 import os
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from cmesh.daemon.answers import PatchFile
@@ -18,8 +19,12 @@ from cmesh.patch.look import look
 __all__ = ["check_patch"]
 
 
-async def check_patch(found: PatchFile, project: str, directory: str) -> CheckPatchView:
+async def check_patch(
+    found: PatchFile, whole: Callable[[], Awaitable[bytes]], project: str, directory: str
+) -> CheckPatchView:
     """Say whether a patch would apply in `directory`, which is in `project`.
+
+    `found` may hold but a piece of it; `whole` reads all.
 
     Raises:
         UsageError: the directory is elsewhere, or nobody knows the project.
@@ -34,8 +39,7 @@ async def check_patch(found: PatchFile, project: str, directory: str) -> CheckPa
         raise TaskRefused(f"task `{task_id}` changed nothing: its patch is empty", hint="")
     place = _inside(project, directory)
 
-    def looked() -> CheckPatchView:
-        data = base64.b64decode(found.data)
+    def looked(data: bytes) -> CheckPatchView:
         with tempfile.TemporaryDirectory(prefix="cmesh-patch-") as aside:
             sent = base64.b64decode(found.sent) if patch.base == "changes" else None
             seen = look(Path(aside), data, patch.base_commit, place, sent=sent)
@@ -44,7 +48,7 @@ async def check_patch(found: PatchFile, project: str, directory: str) -> CheckPa
                 raise UsageError("`directory` is another one meanwhile", hint="repeat it")
             return check_view(task_id, seen, found.sha256, len(data), patch=patch)
 
-    return await asyncio.to_thread(looked)
+    return await asyncio.to_thread(looked, await whole())
 
 
 def _inside(project: str, directory: str) -> str:

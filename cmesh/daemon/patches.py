@@ -26,7 +26,8 @@ TOO_LARGE, FAILED = "patch_too_large", "patch_failed"
 """Why there are no bytes, besides `secret_found`."""
 
 REASON_CHARACTERS = 500
-_CHUNK_BYTES = 1024 * 1024
+_CHUNK_BYTES = 64 * 1024
+"""Looked through at a time: nothing else of the daemon runs while a pattern is searched in it."""
 _LISTS = ("changed", "flagged", "left_out")
 
 

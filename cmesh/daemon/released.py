@@ -171,7 +171,7 @@ class Released:
         try:
             if not asked.fetch.add(chunk):
                 return
-            await self._parts.store.blob(asked.fetch.close_whole())
+            await self._parts.store.take_blob(asked.fetch.close_whole(), asked.fetch.sha256)
             await self._note(chunk.task_id, asked.one)
         except CmeshError as error:
             self._drop(chunk.task_id, f"it was not taken: {error.message}")

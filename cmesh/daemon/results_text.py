@@ -16,12 +16,17 @@ from cmesh.errors import AnswerInvalid, SecretFound, TaskRefused
 from cmesh.model import Direction, Result
 from cmesh.protocol.messages import CHANGES_BYTES
 from cmesh.redact import Redactor
-from cmesh.runner.copies import PATCH_BYTES
 from cmesh.store.records import TaskSnapshot
 from cmesh.store.store import Store
 from cmesh.text import one_line, scrub
 
 __all__ = ["read_artifact", "read_patch", "read_result"]
+
+PATCH_PIECE_BYTES = 6 * 1024 * 1024
+"""Of a patch in one answer; a multiple of three, so that pieces in base64 are one text."""
+
+PATCH_TEXT_BYTES = 16 * 1024 * 1024
+"""Of a patch that is read as text, without its secrets: more would cost memory and minutes."""
 
 PIECE_BYTES = 1024 * 1024
 """Of a file, in one answer."""
@@ -97,18 +102,20 @@ async def read_result(
     )
 
 
-async def read_patch(store: Store, task: TaskSnapshot) -> PatchFile:
-    """Return the patch as it is, also one that this node's own task must withhold.
+async def read_patch(store: Store, task: TaskSnapshot, offset: int = 0) -> PatchFile:
+    """Return a piece of the patch as it is, also of one that this node's own task must withhold.
 
     Raises:
         TaskRefused: there is none, or its bytes are not here; says why.
         SecretFound: its worker withholds it.
     """
     view = _there(store, task)
-    data = await store.read_blob(view.sha256, 0, PATCH_BYTES) if view.sha256 else b""
+    data = b""
+    if view.sha256:
+        data = await store.read_blob(view.sha256, offset, PATCH_PIECE_BYTES)
     text = (await asyncio.to_thread(base64.b64encode, data)).decode()
     changes, sent = task.record.spec.changes, b""
-    if changes is not None and store.blob_path(changes.sha256) is not None:
+    if not offset and changes is not None and store.blob_path(changes.sha256) is not None:
         sent = await store.read_blob(changes.sha256, 0, CHANGES_BYTES)
     return PatchFile(
         task_id=task.record.task_id,
@@ -196,8 +203,12 @@ async def _patch_text(store: Store, task: TaskSnapshot, redactor: Redactor) -> s
         )
     if not view.sha256:
         return ""
-    data = await store.read_blob(view.sha256, 0, PATCH_BYTES)
-    return await asyncio.to_thread(lambda: scrub(redactor.text(data.decode("utf-8", "replace"))[0]))
+    data = await store.read_blob(view.sha256, 0, PATCH_TEXT_BYTES)
+    more = (
+        f"\n[the rest of {view.bytes} bytes is not shown here]\n" if view.bytes > len(data) else ""
+    )
+    text = await asyncio.to_thread(lambda: scrub(redactor.text(data.decode("utf-8", "replace"))[0]))
+    return text + more
 
 
 def _there(store: Store, task: TaskSnapshot) -> PatchView:

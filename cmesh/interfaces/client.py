@@ -255,8 +255,17 @@ class ControlClient:
         return await self.call("get_result", arguments, ResultView)
 
     async def get_patch(self, arguments: PatchArguments) -> PatchFile:
-        """Return the bytes of a finished task's patch."""
-        return await self.call("get_patch", arguments, PatchFile)
+        """Return the bytes of a finished task's patch, all of them: in pieces, as they come."""
+        found = await self.call("get_patch", arguments, PatchFile)
+        pieces, size = [found.data], _size(found.data)
+        while found.data and arguments.offset + size < found.patch.bytes:
+            arguments = arguments.model_copy(update={"offset": arguments.offset + size})
+            more = await self.call("get_patch", arguments, PatchFile)
+            size = _size(more.data)
+            if not size:
+                break
+            pieces.append(more.data)
+        return found.model_copy(update={"data": "".join(pieces)})
 
     async def get_artifact(self, arguments: ArtifactArguments) -> ArtifactPiece:
         """Return bytes of a file that a finished task handed over."""
@@ -433,6 +442,11 @@ def run(
         return asyncio.run(connected())
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _size(text: str) -> int:
+    """Return how many bytes a text in base64 stands for."""
+    return len(text) * 3 // 4 - text[-2:].count("=")
 
 
 def _object(line: bytes) -> dict[str, object]:

@@ -23,7 +23,7 @@ from cmesh.runner.tree import FILE, LINK, PROGRAM
 __all__ = ["FILE_BYTES", "Found", "Repository", "stamp_of"]
 
 FILE_BYTES = 64 * 1024 * 1024
-"""A longer file is not read: no patch of a worker changes one of half that."""
+"""A longer file is not read: no patch of a worker changes one."""
 
 PLACE = "cmesh-apply"
 """It is there while an apply is at work, and when one was cut off."""

@@ -49,11 +49,12 @@ COPY_LIMIT_S = 300.0
 COPY_MOST_BYTES, COPY_FILES = 4096 * MIB, 200_000
 
 PATCH_LIMIT_S = 120.0
-PATCH_BYTES = 16 * MIB
+PATCH_BYTES = 64 * MIB
 """A longer patch is not kept: its task's result says how the copy differs, and no more."""
 
-FILE_BYTES = 2 * PATCH_BYTES
-"""A longer file that is new or changed is left out of a patch: reading it would cost memory."""
+FILE_BYTES = 64 * MIB
+"""A longer file that is new or changed is left out of a patch: git holds it in memory, and whoever
+applies a patch reads no longer one either."""
 
 ANSWER_BYTES = 4 * MIB
 

@@ -199,6 +199,19 @@ class Store(Reading):
         except OSError as error:
             raise DiskFull(f"no room for an output: {error.strerror}") from error
 
+    async def take_blob(self, file: Path, sha256: str) -> None:
+        """Store a whole file of `incoming` durably, in place, by the digest that was checked.
+
+        Raises:
+            DiskFull: there is no room; the file is where it was.
+        """
+        self._require_open()
+        self._room.require(new=False)
+        try:
+            await asyncio.to_thread(self._parts.blobs.take, file, sha256)
+        except OSError as error:
+            raise DiskFull(f"no room for an output: {error.strerror}") from error
+
     def blob_path(self, sha256: str) -> Path | None:
         """Return the file with this digest, never to be changed, or None."""
         return self._parts.blobs.path(sha256)

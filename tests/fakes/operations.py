@@ -414,7 +414,7 @@ class FakeOperations(Operations):
         return PatchFile(
             task_id=view.task_id,
             sha256=hashlib.sha256(data).hexdigest(),
-            data=base64.b64encode(data).decode(),
+            data=base64.b64encode(data[arguments.offset :]).decode(),
             patch=view.patch or PatchView(bytes=len(data)),
         )
 

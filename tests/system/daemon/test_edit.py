@@ -32,7 +32,8 @@ SCRIPTS = {
     "leak": f"echo {TOKEN} >config",
     "slow": 'echo one >>code; echo ready; while [ -e code ] && [ ! -e "$TMPDIR/go" ];'
     " do sleep 0.05; done; echo two >>code",
-    "large": "head -c 20000000 /dev/urandom >large",
+    "long": "head -c 9000000 /dev/urandom >long",
+    "large": "for name in a b; do head -c 40000000 /dev/urandom >$name; done",
     "fill": "while :; do head -c 1000000 /dev/urandom >>large; done",
     "env": 'echo "proxy ${HTTPS_PROXY:+yes}"; cat ../hidden',
 }
@@ -223,13 +224,22 @@ async def test_a_secret_withholds_the_patch_from_all_but_the_workers_owner(
     assert not [path for path in everything if TOKEN.encode() in path.read_bytes()]
 
 
-async def test_a_patch_that_is_too_long_is_told_and_not_kept(
+async def test_a_long_patch_is_read_in_pieces_and_one_that_is_too_long_is_told(
     machines: tuple[Machine, Machine, Path],
 ) -> None:
     laptop, worker, place = machines
-    view = await ask(laptop, worker, place, "large")
+    view = await ask(laptop, worker, place, "long")
     assert view.patch is not None
-    assert (view.patch.withheld, view.patch.files, view.patch.bytes) == ("patch_too_large", 1, 0)
+    saved = laptop.directory("saved") / "long.patch"
+    assert laptop.cli("result", view.task_id, "--patch", str(saved)).returncode == 0
+    data = saved.read_bytes()
+    assert hashlib.sha256(data).hexdigest() == view.patch.sha256
+    answer = await laptop.call("get_patch", PatchArguments(task_id=view.task_id))
+    assert len(PatchFile.model_validate(answer).data) < len(data)
+    view = await ask(laptop, worker, place, "large")
+    view = await laptop.ended(view.task_id, 2 * WAIT_S)
+    assert view.patch is not None
+    assert (view.patch.withheld, view.patch.files, view.patch.bytes) == ("patch_too_large", 2, 0)
     with pytest.raises(TaskRefused, match="has more than"):
         await laptop.call("get_patch", PatchArguments(task_id=view.task_id))
 
@@ -293,11 +303,13 @@ async def test_a_task_that_fills_the_disk_fails_and_both_sides_know_the_limit(
 ) -> None:
     laptop, worker, place = machines
     view = await ask(laptop, worker, place, "fill", profile=Profile.BUILD)
+    view = await laptop.ended(view.task_id, 2 * WAIT_S)
     assert (view.state, view.code) == (TaskState.FAILED, "disk_limit")
     assert "MiB of disk and may take 32 MiB" in view.reason
     assert (await worker.task(view.task_id)).reason == view.reason
     assert view.patch is not None
-    assert view.patch.left_out == ["large"]  # longer than a patch may have of one file
+    # As it was cut off: in the patch, or told, where it is longer than a patch may be.
+    assert view.patch.files == 1 or view.patch.left_out == ["large"]
     assert sorted(path.name for path in place.iterdir()) == [".git", "code"]
 
     async def gone() -> bool:

@@ -41,7 +41,8 @@ class Here:
             return self.incoming
         return self.incoming if self.kept else None
 
-    async def blob(self, path: Path) -> None:
+    async def take_blob(self, path: Path, sha256: str) -> None:
+        assert sha256 == SHA
         self.kept.append(path.read_bytes())
 
     @property

@@ -8,7 +8,7 @@ import pytest
 
 from cmesh.daemon import patch_check
 from cmesh.daemon.answers import PatchFile, PatchView
-from cmesh.daemon.patch_check import check_patch
+from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.errors import SecretFound, TaskRefused, UsageError, WrongBase
 from cmesh.patch.look import Look, look
 from tests.system.runner.copying import commit
@@ -25,6 +25,13 @@ def patch(data: bytes = b"diff --git a/x b/x\n", **more: str) -> PatchFile:
     view = PatchView(bytes=len(data), withheld=more.get("withheld", ""))
     text = base64.b64encode(data).decode()
     return PatchFile(task_id="0190", sha256="", data=text, patch=view)
+
+
+async def check_patch(found: PatchFile, project: str, directory: str) -> CheckPatchView:
+    async def whole() -> bytes:
+        return base64.b64decode(found.data)
+
+    return await patch_check.check_patch(found, whole, project, directory)
 
 
 @pytest.fixture
