@@ -26,6 +26,7 @@ __all__ = [
     "keep",
     "locked",
     "make_directories",
+    "private",
     "read",
     "remove",
     "remove_empty",
@@ -201,7 +202,7 @@ def keep(directory: Path, name: str, data: bytes) -> Path:
     try:
         ensure_private_dir(directory)
         place.unlink(missing_ok=True)
-        with open(place, "xb", opener=_private) as file:
+        with open(place, "xb", opener=private) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -210,6 +211,11 @@ def keep(directory: Path, name: str, data: bytes) -> Path:
             f"no backup can be kept in `{directory}`: {error.strerror}", hint=f"ls -ld {directory}"
         ) from error
     return place
+
+
+def private(path: str, flags: int) -> int:
+    """Open a file for this user alone; `open` takes it as its `opener`."""
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def remove_empty(directories: Iterable[Path]) -> None:
@@ -270,10 +276,6 @@ def _bytes(real: Path) -> bytes | None:
         if info.st_size > READ_BYTES:
             raise ConfigError(f"`{real}` is larger than {READ_BYTES // 2**20} MiB", hint="")
         return file.read()
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def _unwritable(before: Content, error: OSError) -> ConfigError:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cmesh import __version__
 from cmesh.errors import CmeshError, DaemonError, DaemonNotRunning, UsageError
-from cmesh.paths import data_dir, program_link, state_dir
+from cmesh.paths import config_dir, data_dir, program_link, state_dir
 from cmesh.setup.installed import Entry, merged, read_installed, write_installed
 from cmesh.setup.shells import BEGIN, END, Block, added, is_on_path, plan_blocks
 
@@ -241,7 +241,10 @@ def _record(work: _Installation, old: Sequence[Entry], gone: Sequence[str]) -> N
         return
     tree: Entry = {"kind": "directory", "path": str(work.final), "tree": True}
     tree |= {"cmesh": __version__, "sha256": work.sha256}
-    folders: list[Entry] = [{"kind": "directory", "path": str(path)} for path in work.made]
+    # What the daemon will make on its way to its own places belongs to the installation too.
+    later = [path for own in (state_dir(), config_dir()) for path in _missing(own.parent)]
+    paths = dict.fromkeys([*work.made, *later])
+    folders: list[Entry] = [{"kind": "directory", "path": str(path)} for path in paths]
     write_installed(
         work.data, merged(old, [tree, *folders, *work.entries], gone), version=__version__
     )
@@ -288,9 +291,14 @@ def _say_what_next(work: _Installation, *, reopened: bool) -> None:
 
 def _make_parents(work: _Installation, folder: Path) -> None:
     """Make a folder and those above it, and remember which were not there."""
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    new = _missing(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    work.made += reversed(missing)
+    work.made += new
+
+
+def _missing(folder: Path) -> list[Path]:
+    """Return a folder and those above it that are not there, the outermost first."""
+    return [one for one in (*reversed(folder.parents), folder) if not one.exists()]
 
 
 def _point(link: Path, target: Path) -> None:

@@ -15,7 +15,6 @@ from pydantic import TypeAdapter, ValidationError
 from cmesh import __version__
 from cmesh.errors import ConfigError, StoreBusy
 from cmesh.locks import FileLock, Held
-from cmesh.paths import ensure_private_dir
 from cmesh.setup.installed import Entry, read_installed, record_file, write_installed
 
 __all__ = ["Registered", "Registry", "changing", "registered"]
@@ -101,7 +100,8 @@ def changing(data: Path) -> Generator[Registry]:
     """
     lock = FileLock(data / "installed.lock")
     try:
-        ensure_private_dir(data)
+        # The installer makes it as the person's umask says; its record is no secret.
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
         _take(lock)
     except Held as held:
         raise StoreBusy(

@@ -29,6 +29,7 @@ from cmesh.interfaces.cli import (
     service,
     setup,
     tasks,
+    uninstall,
 )
 from cmesh.interfaces.cli.exits import DETACHED_EXIT
 from cmesh.interfaces.cli.options import JsonOption
@@ -113,6 +114,7 @@ runners.register(app)
 doctor.register(app)
 agents.register(app)
 service.register(app)
+uninstall.register(app)
 
 
 def main(arguments: Sequence[str]) -> int:

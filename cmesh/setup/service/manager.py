@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cmesh import __version__
 from cmesh.errors import ServiceFailed
-from cmesh.paths import data_dir, ensure_private_dir
+from cmesh.paths import data_dir
 from cmesh.setup.doctor.facts import ServiceFact
 from cmesh.setup.installed import merged, read_installed, write_installed
 from cmesh.setup.service import launchd, systemd, windows_task
@@ -211,7 +211,7 @@ def _put(path: Path, text: str | None) -> None:
 
 def _record(file: Path, text: str) -> None:
     data = data_dir()
-    ensure_private_dir(data)
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)  # as the installer made it, if it is there
     digest = hashlib.sha256(text.encode()).hexdigest()
     entry: dict[str, object] = {"kind": "service", "path": str(file), "sha256": digest}
     write_installed(data, merged(read_installed(data), [entry]), version=__version__)

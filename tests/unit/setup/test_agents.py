@@ -295,6 +295,14 @@ def test_two_at_once_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.Mon
     apply(here, plan_add(here, one))
 
 
+def test_a_data_directory_that_others_may_read_is_no_obstacle(tmp_path: Path) -> None:
+    here, one = machine(tmp_path), client("codex")
+    here.data.mkdir(parents=True)
+    here.data.chmod(0o775)  # as the installer makes it, with the umask of some systems
+    apply(here, plan_add(here, one))
+    assert _standing(here, one) == "current"
+
+
 def test_backups_are_for_the_owners_eyes_alone(tmp_path: Path) -> None:
     here, one = machine(tmp_path), client("claude")
     written(here, one, '{"apiKey": "secret"}')
