@@ -25,7 +25,7 @@ class PairArguments(Arguments):
     """Arguments of `pair`.
 
     `peer` empty = who has asked for it last. `step`: `begin` starts a pairing or takes up the one
-    that is under way; `look` waits up to `wait_s` until it is not `known_phase` any more; `code`
+    that is under way; `look` waits up to `wait_s` for a change, or not when it is not `known_phase` any more; `code`
     tries a typed code; `stop` ends it.
     """
 

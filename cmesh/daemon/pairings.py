@@ -187,15 +187,14 @@ class Pairings:
         return attempt
 
     async def _until_other(self, attempt: Attempt, arguments: PairArguments) -> None:
-        """Wait until the phase is another one, or the time is over."""
-        board = self._board
-        until = board.now() + arguments.wait_s
-        while attempt.look(now := board.now()) == arguments.known_phase and now < until:
-            left_s = until - now
-            if attempt.phase not in ("confirmed", "ended"):
-                left_s = min(left_s, attempt.left_s(now))
-            with contextlib.suppress(TimeoutError):
-                await board.change(left_s)
+        """Wait for a change: another phase, a wrong code, the end of the pairing's time."""
+        now, left_s = self._board.now(), arguments.wait_s
+        if attempt.look(now) != arguments.known_phase:
+            return
+        if attempt.phase not in ("confirmed", "ended"):
+            left_s = min(left_s, attempt.left_s(now))
+        with contextlib.suppress(TimeoutError):
+            await self._board.change(left_s)
 
     async def _taken_up(self, attempt: Attempt) -> bool:
         """Go on with a pairing whose command is gone; False = the other machine has begun anew."""

@@ -264,6 +264,15 @@ async def test_three_wrong_codes_end_it_and_both_refuse_for_ten_minutes(
     assert (await mac.code("box", code)).phase == "ended"
 
 
+async def test_who_shows_the_code_hears_of_a_wrong_one_at_once(box: Place, mac: Place) -> None:
+    code = await shown(box, mac)
+    looks = asyncio.create_task(box.step("mac", "look", known_phase="showing", wait_s=45))
+    await mac.code("box", wrong(code))
+    async with asyncio.timeout(5):
+        view = await looks
+    assert (view.phase, view.tries_left) == ("showing", 2)
+
+
 async def test_after_the_time_it_can_be_tried_anew_with_another_code(
     town: Town, box: Place, mac: Place
 ) -> None:
