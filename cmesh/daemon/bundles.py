@@ -115,7 +115,9 @@ class Bundles:
 
     async def _bundle(self, task_id: TaskId, peer_id: NodeId, have: Sequence[str]) -> _Made:
         async with self._making:
-            if (made := self._made.get(task_id)) is not None:  # asked by the link before
+            made = self._made.get(task_id)
+            # INVARIANT: of a peer's own task alone: another one would learn what it holds.
+            if made is not None and made.peer_id == peer_id:  # asked by the link before
                 return made
             task = await self._parts.store.task(task_id)
             changes = task.record.spec.changes if task else None
