@@ -231,7 +231,10 @@ def make(order: "Mapping[str, Any]") -> "dict[str, object]":
         changed = differing(known, copied.entries)
         kept = restore(git, changed, copied.entries, copy, order["bytes"] - size)
         copied.entries = {**known, **kept}
-        tree.left_out = [name for name in tree.left_out if name not in known]
+        # What is in another repository is not in a commit of this one.
+        tree.left_out = [
+            name for name in tree.left_out if known.get(name, (REPOSITORY,))[0] == REPOSITORY
+        ]
         copied.left_out = []
         dirty = dirty or len(changed) > len(kept)
     else:
