@@ -37,7 +37,7 @@ from cmesh.setup.doctor.places import state_facts
 from cmesh.setup.service.manager import fact
 from cmesh.setup.surroundings import surroundings as this_machine
 
-__all__ = ["find_out"]
+__all__ = ["find_out", "peer_fact", "runner_fact"]
 
 _OLDEST = "SELECT min(created_at) FROM tasks WHERE prompt IS NOT NULL"
 
@@ -120,7 +120,7 @@ async def _asked(facts: Facts, client: ControlClient, kind: str, *, live: bool) 
     diagnosis, _why = await _or_why(client.diagnose)
     oldest, _why = await _or_why(lambda: client.sql(SqlArguments(sql=_OLDEST)))
     listed, _why = await _or_why(client.list_runners)
-    runners = [_runner(view) for view in listed.runners] if listed is not None else None
+    runners = [runner_fact(view) for view in listed.runners] if listed is not None else None
     if runners is not None and live:
         runners = [await _live(client, runner) for runner in runners]
     peers, why = (await _or_why(client.list_peers)) if status.phase == "up" else (None, None)
@@ -129,7 +129,7 @@ async def _asked(facts: Facts, client: ControlClient, kind: str, *, live: bool) 
         facts,
         daemon=_daemon(status, diagnosis or DiagnosisView(), kind, _time(oldest)),
         runners=tuple(runners) if runners is not None else None,
-        peers=tuple(_peer(view, paths.get(view.node_id)) for view in peers.peers)
+        peers=tuple(peer_fact(view, paths.get(view.node_id)) for view in peers.peers)
         if peers is not None
         else None,
         peers_error=why or (None if peers else _not_up(status)),
@@ -196,7 +196,8 @@ def _daemon(
     )
 
 
-def _runner(view: RunnerView) -> RunnerFact:
+def runner_fact(view: RunnerView) -> RunnerFact:
+    """Return what the doctor is told of a runner."""
     return RunnerFact(
         name=view.name,
         wanted=view.wanted,
@@ -208,6 +209,7 @@ def _runner(view: RunnerView) -> RunnerFact:
         hint=view.hint,
         refused=view.refused,
         test=view.self_test.state,
+        login_until=view.expires_at,
     )
 
 
@@ -221,7 +223,8 @@ async def _live(client: ControlClient, runner: RunnerFact) -> RunnerFact:
     return replace(runner, live=live)
 
 
-def _peer(view: PeerView, path: PathView | None) -> PeerFact:
+def peer_fact(view: PeerView, path: PathView | None) -> PeerFact:
+    """Return what the doctor is told of a peer; `path` is None when it was not asked."""
     reached = path is not None and not path.problem
     return PeerFact(
         name=view.name,
