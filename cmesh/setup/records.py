@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cmesh.errors import StoreError
 from cmesh.paths import ensure_private_dir, sync
 from cmesh.setup.plan import Plan
 
@@ -84,14 +85,12 @@ class Records:
         if pending is None:
             self._pending.unlink(missing_ok=True)
             return
-        ensure_private_dir(self._place)
-        write_whole(self._pending, pending.model_dump_json(indent=1))
+        self._write(self._pending, pending.model_dump_json(indent=1))
 
     def keep(self, applied: Applied) -> None:
         """Write an applied change down; the oldest go when there are many."""
-        ensure_private_dir(self._place)
         place = self._place / f"{applied.at:%Y%m%dT%H%M%S%f}-{applied.plan_id}.json"
-        write_whole(place, applied.model_dump_json(indent=1))
+        self._write(place, applied.model_dump_json(indent=1))
         for old in self._files()[:-KEPT]:
             with contextlib.suppress(OSError):
                 old.unlink()
@@ -103,6 +102,21 @@ class Records:
             with contextlib.suppress(OSError, ValidationError):
                 found.append(Applied.model_validate_json(file.read_bytes()))
         return found
+
+    def _write(self, place: Path, text: str) -> None:
+        """Write a record.
+
+        Raises:
+            StoreError: the state directory is full, or cannot be written.
+        """
+        try:
+            ensure_private_dir(self._place)
+            write_whole(place, text)
+        except OSError as error:
+            raise StoreError(
+                f"nothing was changed: `{self._place}` cannot be written: {error.strerror}",
+                hint="make room there, or make it yours; then repeat the step",
+            ) from error
 
     def _files(self) -> list[Path]:
         return sorted(self._place.glob("*T*-s-*.json"))

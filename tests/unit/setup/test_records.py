@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cmesh.errors import ConfigError, PlanGone
+from cmesh.errors import ConfigError, PlanGone, StoreError
 from cmesh.setup.plan import Block, Plan, Trusting
 from cmesh.setup.records import EXPIRES_AFTER, Applied, Pending, Records, write_whole
 from cmesh.setup.undo import reverse_of
@@ -90,6 +90,18 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         write_whole(file, "new")
     assert [one.name for one in tmp_path.iterdir()] == ["config.toml"]
     assert file.read_text("utf-8") == "old"
+
+
+def test_a_state_directory_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fails(_handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(StoreError, match=r"nothing was changed: .*No space left"):
+        Records(tmp_path).keep_pending(pending())
+    assert Records(tmp_path).pending(NOW) is None
 
 
 def test_an_untouched_file_goes_back_to_what_it_was():
