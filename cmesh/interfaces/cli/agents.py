@@ -3,18 +3,12 @@
 Without a command it is the relay; `cmesh.__main__` sends that on before this file is loaded.
 """
 
-from collections.abc import Callable, Sequence
 from typing import Annotated, TypeAlias
 
 import typer
 
-from cmesh.errors import CmeshError, UsageError
-from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.options import JsonOption
-from cmesh.nearest import did_you_mean
-from cmesh.setup.agents import Change, Seen, apply, plan_add, plan_remove, survey
-from cmesh.setup.clients import CLIENTS, Client, client_named
-from cmesh.setup.surroundings import Surroundings, surroundings
+from cmesh.setup.clients import CLIENTS
 
 __all__ = ["register"]
 
@@ -22,24 +16,6 @@ _group = typer.Typer(
     help="Serve MCP to an agent, or register cmesh with the agents of this machine.",
     invoke_without_command=True,
 )
-
-_COLUMNS = ("AGENT", "HERE", "CMESH", "SETTINGS", "DETAIL")
-
-_SAID = {
-    "absent": "not registered",
-    "current": "registered",
-    "outdated": "update needed",
-    "foreign": "name taken",
-    "unreadable": "unreadable",
-}
-_DONE = {"add": "added to", "update": "brought up to date in", "remove": "removed from"}
-_WOULD = {
-    "add": "would add to",
-    "update": "would bring up to date in",
-    "remove": "would remove from",
-}
-
-Plan: TypeAlias = Callable[[Surroundings, Client], Change]
 
 
 def _complete(incomplete: str) -> list[str]:
@@ -87,9 +63,9 @@ def add(
     Changes one entry of the agent's own settings of this user and nothing else in it; a backup is
     kept. An entry of an older cmesh is brought up to date, one of somebody else stays.
     """
-    here = surroundings()
-    chosen = _chosen(here, agents or [], everywhere=everywhere)
-    _do(here, chosen, plan_add, dry_run=dry_run, as_json=as_json)
+    from cmesh.interfaces.cli.registering import add_to_agents
+
+    add_to_agents(agents or [], everywhere=everywhere, dry_run=dry_run, as_json=as_json)
 
 
 @_group.command()
@@ -103,132 +79,14 @@ def remove(
     as_json: JsonOption = False,
 ) -> None:
     """Take cmesh out of agents' settings again; nothing else in them changes."""
-    here = surroundings()
-    if everywhere and not agents:
-        chosen = [one.client for one in survey(here) if one.standing in {"current", "outdated"}]
-    else:
-        chosen = _chosen(here, agents or [], everywhere=everywhere)
-    _do(here, chosen, plan_remove, dry_run=dry_run, as_json=as_json)
+    from cmesh.interfaces.cli.registering import remove_from_agents
+
+    remove_from_agents(agents or [], everywhere=everywhere, dry_run=dry_run, as_json=as_json)
 
 
 @_group.command("list")
 def list_(*, as_json: JsonOption = False) -> None:
     """List the agents that cmesh knows: which are here, and what stands in their settings."""
-    seen = survey(surroundings())
-    if as_json:
-        output.print_json({"agents": [_seen_json(one) for one in seen]})
-        return
-    rows = [
-        (
-            one.client.name,
-            "yes" if one.here else "no",
-            _SAID[one.standing],
-            str(one.path),
-            one.detail,
-        )
-        for one in seen
-    ]
-    output.table(_COLUMNS, rows)
-    wanting = [
-        one.client.name for one in seen if one.here and one.standing in {"absent", "outdated"}
-    ]
-    if wanting:
-        output.hint(f"cmesh mcp add {' '.join(wanting)}")
+    from cmesh.interfaces.cli.registering import list_agents
 
-
-def _chosen(here: Surroundings, names: Sequence[str], *, everywhere: bool) -> list[Client]:
-    """Return the agents that were named, or all that are here.
-
-    Raises:
-        UsageError: none was named, a name is not known, or both were asked for.
-    """
-    if everywhere and names:
-        raise UsageError("name agents, or say `--all`")
-    if not everywhere and not names:
-        found = [one.client.name for one in survey(here) if one.here]
-        raise UsageError(
-            "name the agents, or say `--all`",
-            hint=f"here: {', '.join(found)}" if found else f"cmesh knows {_NAMES}",
-        )
-    if everywhere:
-        return [one.client for one in survey(here) if one.here]
-    chosen: list[Client] = []
-    for name in dict.fromkeys(names):
-        client = client_named(name)
-        if client is None:
-            known = [one.name for one in CLIENTS]
-            raise UsageError(f"no agent `{name}`{did_you_mean(name, known)}", hint=_NAMES)
-        chosen.append(client)
-    return chosen
-
-
-def _do(
-    here: Surroundings, clients: Sequence[Client], plan: Plan, *, dry_run: bool, as_json: bool
-) -> None:
-    """Plan and do it for each agent; one that fails stops no other.
-
-    Raises:
-        CmeshError: the first failure, after all have been tried.
-    """
-    answers: list[dict[str, object]] = []
-    failures: list[CmeshError] = []
-    for client in clients:
-        try:
-            change = plan(here, client)
-            if not dry_run:
-                apply(here, change)
-        except CmeshError as error:
-            failures.append(error)
-            answers.append(_failed_json(client, error))
-            if not as_json and error is not failures[0]:
-                output.print_error(error, as_json=False)
-            continue
-        answers.append(_done_json(change, dry_run=dry_run))
-        if not as_json:
-            _say(change, dry_run=dry_run)
-    if as_json:
-        output.print_json({"dry_run": dry_run, "agents": answers})
-    elif not clients:
-        output.say("nothing to do: no agent is here" if plan is plan_add else "nothing to remove")
-    if failures and as_json:
-        raise typer.Exit(failures[0].exit_status)
-    if failures:
-        raise failures[0]
-
-
-def _say(change: Change, *, dry_run: bool) -> None:
-    client, path = change.client, change.before.path
-    if change.action == "none":
-        output.say(f"{client.title}: nothing to change in {path}")
-    elif dry_run:
-        output.say(f"{client.title}: {_WOULD[change.action]} {path}")
-        output.data(change.diff)
-    else:
-        output.say(f"{client.title}: {_DONE[change.action]} {path}; {client.restart}")
-
-
-def _seen_json(one: Seen) -> dict[str, object]:
-    return {
-        "agent": one.client.name,
-        "title": one.client.title,
-        "here": one.here,
-        "program": one.program,
-        "settings": str(one.path),
-        "registration": one.standing,
-        "detail": one.detail,
-    }
-
-
-def _done_json(change: Change, *, dry_run: bool) -> dict[str, object]:
-    return {
-        "agent": change.client.name,
-        "settings": str(change.before.path),
-        "action": change.action,
-        "done": not dry_run and change.action != "none",
-        "diff": change.diff,
-    }
-
-
-def _failed_json(client: Client, error: CmeshError) -> dict[str, object]:
-    told = {"code": error.code, "message": error.message, "hint": error.hint}
-    return {"agent": client.name, "action": "none", "done": False, "error": told}
+    list_agents(as_json=as_json)

@@ -1,22 +1,10 @@
 """`cmesh uninstall`: takes cmesh off this machine, each part by a word of its own."""
 
-import asyncio
-import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cmesh.errors import CmeshError, TaskUnfinished, UsageError
-from cmesh.interfaces import leaving
-from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.options import JsonOption
-from cmesh.paths import config_dir, config_file, data_dir, state_dir
-from cmesh.setup.agents import Change, apply, plan_remove
-from cmesh.setup.clients import CLIENTS
-from cmesh.setup.surroundings import surroundings
-from cmesh.setup.uninstall import Item, Name, Places, back_up, inventory, take_away, tidy
 
 __all__ = ["register"]
 
@@ -62,7 +50,9 @@ def uninstall(  # noqa: PLR0913 - typer reads the options from the signature
     At a terminal it asks for each part; elsewhere the parts without their `--yes-…` stay. Tasks
     that run here are never ended without `--end-tasks`.
     """
-    named: dict[Name, bool] = {
+    from cmesh.interfaces.cli.uninstalling import uninstall_cmesh
+
+    named = {
         "service": yes_service,
         "config": yes_config,
         "logins": yes_logins,
@@ -70,141 +60,4 @@ def uninstall(  # noqa: PLR0913 - typer reads the options from the signature
         "store": yes_store,
         "program": yes_program,
     }
-    places = Places(config=config_dir(), state=state_dir(), data=data_dir())
-    agents = _plan_agents()
-    items = inventory(places)
-    if dry_run:
-        _show(agents, items, as_json=as_json)
-        return
-    asking = not as_json and not any(named.values()) and sys.stdin.isatty() and sys.stderr.isatty()
-    tasks = asyncio.run(leaving.running_tasks(places.state))
-    if tasks and not end_tasks:
-        raise TaskUnfinished(
-            f"{tasks} task{'s' if tasks > 1 else ''} of others run or wait here",
-            hint="`cmesh tasks` shows them; wait, or add --end-tasks",
-        )
-    if asking and not _agreed(f"Uninstall cmesh{_out_of(agents)}?", default=True):
-        raise UsageError("not uninstalled", hint="nothing was changed")
-    chosen = [one for one in items if named[one.name] or (asking and _asked(one))]
-    left = {one.name for one in items} - {one.name for one in chosen}
-    if "service" in left and "program" not in left and "program" in {one.name for one in items}:
-        raise UsageError(
-            "the service manager would go on starting a program that is gone",
-            hint="take its unit away too: --yes-service",
-        )
-    _leave(agents, chosen, places, backup=backup, as_json=as_json)
-
-
-def _plan_agents() -> list[Change]:
-    """Return what takes cmesh out of each agent's settings; one that cannot be read is said."""
-    here = surroundings()
-    found: list[Change] = []
-    for client in CLIENTS:
-        try:
-            change = plan_remove(here, client)
-        except CmeshError as error:
-            output.print_error(error, as_json=False)
-            continue
-        if change.action == "remove":
-            found.append(change)
-    return found
-
-
-def _leave(
-    agents: Sequence[Change], chosen: Sequence[Item], places: Places, *, backup: str, as_json: bool
-) -> None:
-    if chosen and places.state.is_dir():
-        asyncio.run(_quiet(places.state))
-    if backup:
-        _keep_copy(Path(backup).absolute(), places)
-    here = surroundings()
-    for change in agents:
-        apply(here, change)
-        output.say(f"{change.client.title}: removed from {change.before.path}")
-    notes: list[str] = []
-    if any(places.state / "node" in one.paths for one in chosen if one.name == "identity"):
-        # Where it logs in stands in the configuration, so that goes later.
-        note = asyncio.run(leaving.log_out(places.state, config_file()))
-        notes += [note] if note else []
-    # As it is now: stopping the daemon, and taking entries out, has changed what is there.
-    names = {one.name for one in chosen}
-    if "service" in names:
-        leaving.remove_service(places.state, output.say)
-    gone = [one for one in inventory(places) if one.name in names]
-    for item in gone:
-        notes += take_away(item, places)
-    tidy(places)
-    kept = inventory(places)
-    if as_json:
-        answer = {"removed": [one.name for one in chosen], "kept": [one.name for one in kept]}
-        names_of = [change.client.name for change in agents]
-        output.print_json({"agents": names_of, **answer, "notes": notes})
-        return
-    for line in (
-        *(f"removed {one.title}" for one in chosen),
-        *(f"note: {note}" for note in notes),
-        *(f"kept {one.title}" for one in kept),
-    ):
-        output.say(line)
-    if not any(one.name == "program" for one in (*gone, *kept)):
-        output.say(f"the program was not put here by the installer: it is in {sys.prefix}")
-
-
-def _keep_copy(target: Path, places: Places) -> None:
-    store = next((one for one in inventory(places) if one.name == "store"), None)
-    if store is None:
-        raise UsageError("there is no store to keep a copy of")
-    output.say(f"the store is in {target}, {back_up(store, target)} bytes")
-
-
-async def _quiet(state: Path) -> None:
-    """Stop what works here: the tasks, which the person has given up, then the daemon."""
-    if await leaving.running_tasks(state):
-        await leaving.end_tasks(state)
-    await leaving.stop_daemon(state)
-
-
-def _out_of(agents: Sequence[Change]) -> str:
-    names = ", ".join(one.client.title for one in agents)
-    return f", and take it out of {names}" if names else ""
-
-
-def _asked(item: Item) -> bool:
-    """Ask a person for one part; a mere return means no."""
-    note = f" ({item.note})" if item.note else ""
-    return _agreed(f"Delete {item.title}?{note}", default=False)
-
-
-def _agreed(question: str, *, default: bool) -> bool:
-    # Not typer.confirm: it writes a blank to stdout, which belongs to the data.
-    sys.stderr.write(f"{question} [{'Y/n' if default else 'y/N'}] ")
-    sys.stderr.flush()
-    line = sys.stdin.readline()
-    if not line:
-        raise UsageError("there was no answer", hint="nothing was changed; cmesh uninstall")
-    word = line.strip().lower()
-    return default if not word else word in ("y", "yes")
-
-
-def _show(agents: Sequence[Change], items: Sequence[Item], *, as_json: bool) -> None:
-    if as_json:
-        output.print_json(
-            {
-                "agents": [
-                    {"agent": one.client.name, "settings": str(one.before.path), "diff": one.diff}
-                    for one in agents
-                ],
-                "items": [
-                    {"name": one.name, "title": one.title, "paths": [str(p) for p in one.paths]}
-                    for one in items
-                ],
-            }
-        )
-        return
-    for change in agents:
-        output.say(f"{change.client.title}: would remove from {change.before.path}")
-        output.data(change.diff)
-    for item in items:
-        output.say(f"--yes-{item.name}: {item.title}")
-        output.data("".join(f"  {path}\n" for path in item.paths))
-    output.say("nothing was changed")
+    uninstall_cmesh(named, dry_run=dry_run, backup=backup, end_tasks=end_tasks, as_json=as_json)
