@@ -74,20 +74,6 @@ def test_pip_does_it_where_there_is_no_uv(home: Home, present: Path) -> None:
     assert [name for name in home.snapshot() if not name.startswith(".local")] == []
 
 
-def test_a_dry_run_says_each_change_and_makes_none(home: Home, present: Path) -> None:
-    before = home.snapshot()
-    done = home.install(present, *QUICK, "--dry-run")
-    assert done.returncode == 0, done.stdout + done.stderr
-    for change in (
-        f"would link {home.link}",
-        f"would add to {home.path}/.bashrc",
-        "nothing was changed",
-    ):
-        assert change in done.stdout
-    assert home.snapshot() == before
-    assert [path.name for path in home.base.iterdir()] == ["home", "tools"]
-
-
 def test_a_changed_wheel_is_refused(home: Home, present: Path, wheel: Path, tmp_path: Path) -> None:
     place = tmp_path / "release"
     shutil.copytree(present, place, copy_function=os.link)
@@ -131,14 +117,20 @@ def test_a_version_that_does_not_start_is_taken_back(
     assert home.snapshot() == {}
 
 
-def test_the_agents_that_are_found_get_the_link(home: Home, present: Path) -> None:
+def test_a_dry_run_says_each_change_and_the_agents_found_get_the_link(
+    home: Home, present: Path
+) -> None:
     settings = home.path / ".cursor" / "mcp.json"
     settings.parent.mkdir()
-    words = ("--uv", "--offline", "--no-shell")
+    before = home.snapshot()
+    words = ("--uv", "--offline")
     tried = home.install(present, *words, "--dry-run")
     assert tried.returncode == 0, tried.stdout + tried.stderr
     assert f'"{home.link}"' in tried.stdout
-    assert home.snapshot().keys() == {".cursor"}
+    for change in (f"would link {home.link}", f"would add to {home.path}/.bashrc", "nothing was"):
+        assert change in tried.stdout
+    assert home.snapshot() == before
+    assert home.left_over() == []
     done = home.install(present, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     entry = json.loads(settings.read_text("utf-8"))["mcpServers"]["cmesh"]
@@ -147,7 +139,7 @@ def test_the_agents_that_are_found_get_the_link(home: Home, present: Path) -> No
         one["kind"]
         for one in json.loads((home.data / "installed.json").read_text("utf-8"))["entries"]
     }
-    assert kinds == {"directory", "link", "mcp"}
+    assert kinds == {"directory", "link", "block", "mcp"}
 
 
 def test_an_ended_installation_leaves_nothing(home: Home, present: Path) -> None:
