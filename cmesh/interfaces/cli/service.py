@@ -52,11 +52,15 @@ def logs(
     *,
     lines: Annotated[int, typer.Option("-n", min=1, max=100_000, help="Lines of its end.")] = 50,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Print the end of the daemon's log, which is the unit's too."""
+    """Print the end of the daemon's log, which is the unit's too.
+
+    With --json it is one document, `file` and `lines`, so that --follow does not go with it.
+    """
     from cmesh.interfaces.cli.servicing import print_log
 
-    print_log(lines, follow=follow)
+    print_log(lines, follow=follow, as_json=as_json)
 
 
 @_group.command()

@@ -5,7 +5,14 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cmesh.errors import CmeshError, DaemonNotRunning, DaemonRestarted, DaemonTimeout, ServiceFailed
+from cmesh.errors import (
+    CmeshError,
+    DaemonNotRunning,
+    DaemonRestarted,
+    DaemonTimeout,
+    ServiceFailed,
+    UsageError,
+)
 from cmesh.interfaces import start
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.client import run
@@ -119,12 +126,17 @@ def show_service(*, as_json: bool) -> int:
     return 0 if found.installed else ServiceFailed.exit_status
 
 
-def print_log(lines: int, *, follow: bool) -> None:
+def print_log(lines: int, *, follow: bool, as_json: bool) -> None:
     """Print the end of the daemon's log, and what comes with `follow`. Blocks.
 
     Raises:
+        UsageError: one JSON document was asked for, of a log without an end.
         ServiceFailed: there is no log yet.
     """
+    if follow and as_json:
+        raise UsageError(
+            "a log that is followed is no one JSON document", hint="leave out --follow or --json"
+        )
     path = log_file(state_dir())
     try:
         log = path.open("rb")
@@ -136,7 +148,11 @@ def print_log(lines: int, *, follow: bool) -> None:
         end = log.seek(0, os.SEEK_END)
         log.seek(max(0, end - LOG_BYTES))
         text = log.read().decode("utf-8", "replace")
-        output.data("\n".join(text.splitlines()[-lines:]))
+        last = text.splitlines()[-lines:]
+        if as_json:
+            output.print_json({"file": str(path), "lines": last})
+            return
+        output.data("\n".join(last))
         while follow:
             piece = log.read(LOG_BYTES)
             if piece:

@@ -75,7 +75,7 @@ async def test_a_new_manifest_counts_at_once_and_says_who_asked(daemon: Daemon) 
     assert (view.program, view.copied) == ("/bin/cat", False)
     assert daemon.runners.resolve("mine").program == "/bin/cat"
     assert json.loads(str((await rows(daemon, WRITTEN))[0][0]))["agent"] == "a test"
-    assert str(daemon.settings.config_file) in view.next[1]
+    assert "cmesh runners login mine --key" in view.next[1]
     missing = await app_of(daemon).new_runner(
         context, NewRunnerArguments(name="mine", program="no-such-program", force=True)
     )
