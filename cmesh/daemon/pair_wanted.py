@@ -15,6 +15,7 @@ from cmesh.daemon.runner_views import runners
 from cmesh.errors import RunnerUnavailable, UsageError
 from cmesh.model import Identity, Limits, Operation, Profile
 from cmesh.policy.decide import decide_inbound, decide_outbound
+from cmesh.policy.match import is_at_or_below, overlaps
 from cmesh.policy.request import InboundRequest, OutboundRequest
 from cmesh.setup.configtext import rule_text
 from cmesh.text import one_line
@@ -70,15 +71,18 @@ class Wanted:
             raise UsageError(
                 f"`{text}` is no directory here", hint="name one from its root: /srv/myapp"
             )
-        home = str(Path.home())
-        state = real_path(str(self._daemon.settings.state_dir))
-        if path == "/" or home == path or home.startswith(f"{path}/"):
+        home = real_path(str(Path.home()))
+        settings = self._daemon.settings
+        own = [real_path(str(one)) for one in (settings.state_dir, settings.config_file.parent)]
+        if path == "/" or is_at_or_below(home, (path,)):
             raise UsageError(
                 f"`{path}` is more than one project: all of your files would be read",
                 hint="name the directory of one project; wider rules are yours to write",
             )
-        if state == path or path.startswith(f"{state}/"):
-            raise UsageError(f"`{path}` is cmesh's own", hint="name the directory of a project")
+        if any(overlaps(path, (one,)) for one in own):
+            raise UsageError(
+                f"`{path}` is cmesh's own, or holds it", hint="name the directory of a project"
+            )
         return path
 
     async def _runners(self, named: Sequence[str]) -> list[str]:

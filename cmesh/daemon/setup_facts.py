@@ -12,6 +12,7 @@ from pathlib import Path
 from cmesh.daemon import runner_views
 from cmesh.daemon.arguments import Context
 from cmesh.daemon.core import Daemon
+from cmesh.daemon.roots import real_path
 from cmesh.daemon.runner_answers import RunnerView
 from cmesh.errors import NotCmesh, PeerUnreachable, PeerUntrusted
 from cmesh.keys import fingerprint
@@ -60,7 +61,7 @@ class Look:
             os=platform.system().lower(),
             arch=platform.machine(),
             host=socket.gethostname(),
-            home=Path.home(),
+            home=Path.home().resolve(),
             config_file=file,
             state_dir=daemon.settings.state_dir,
             config=text,
@@ -74,7 +75,8 @@ class Look:
             fingerprint=fingerprint(daemon.key.public),
             keep_text=_kept(config.store.keep_text_days, applied),
             kept_asked=_asked(applied, "machine"),
-            project=context.project,
+            own=tuple(one.resolve() for one in (file.parent, daemon.settings.state_dir)),
+            project=real_path(context.project),
             agents=await asyncio.to_thread(self._agents),
             agents_asked=_asked(applied, "agents"),
             runners=tuple(self._runner(one) for one in runners.runners if _counts(one, self)),

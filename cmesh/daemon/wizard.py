@@ -31,11 +31,12 @@ from cmesh.daemon.setup_arguments import (
 )
 from cmesh.daemon.setup_facts import Look
 from cmesh.daemon.setup_views import next_view, pending_view, plan_view, setup_view
-from cmesh.errors import CmeshError, ConfigError, PlanGone, SetupBusy, UsageError
+from cmesh.errors import CmeshError, ConfigError, PlanGone, SetupBusy
 from cmesh.model import NodeId
 from cmesh.paths import require_private_dir
 from cmesh.runner.shim_processes import stat_of
 from cmesh.setup import registering
+from cmesh.setup.directories import require_in_place, resolved
 from cmesh.setup.person import require_person
 from cmesh.setup.plan import Plan, Wish, plan_of
 from cmesh.setup.records import Applied, Pending, Records, digest, read_text, write_whole
@@ -108,7 +109,7 @@ class Wizard:
         async with self._lock:
             await self._settle()
             facts = await self._look.facts(context, meet=wish.step == "peer")
-            await asyncio.to_thread(_require_directories, wish)
+            wish = await asyncio.to_thread(resolved, wish)
             plan = await asyncio.to_thread(self._judged, plan_of(facts, wish))
             if arguments.dry_run:
                 return await self._shown(context, plan_view(plan, "dry_run"))
@@ -226,7 +227,7 @@ class Wizard:
     async def _apply(self, pending: Pending, context: Context) -> list[str]:
         """Do what a plan says; what it did not come to is in the notes.
 
-        INVARIANT: the file is as the plan has seen it, or nothing is done.
+        INVARIANT: the file, and what its paths lead to, is as the plan has seen it, or nothing is done.
         """
         plan = pending.plan
         self._applied += 1
@@ -234,6 +235,7 @@ class Wizard:
         self._answered.set()
         if digest(await self._text()) != digest(plan.before):
             raise PlanGone(f"`{plan.file}` has changed since the change was planned")
+        await asyncio.to_thread(require_in_place, plan)
         applied = Applied(plan_id=pending.plan_id, plan=plan, at=self._now())
         await asyncio.to_thread(self._records.keep, applied)
         if plan.trust is not None:
@@ -338,15 +340,3 @@ class Wizard:
 
 def _owner(session: str, pid: int) -> str:
     return f"{session}:{pid}" if session == CLI_SESSION else session
-
-
-def _require_directories(wish: Wish) -> None:
-    """Refuse a rule about a directory that is not here.
-
-    Raises:
-        UsageError: it is none.
-    """
-    for key in ("directory", "repository"):
-        text = getattr(wish, key)
-        if text and not Path(text).expanduser().is_dir():
-            raise UsageError(f"`{key}` names `{text}`, which is no directory here")

@@ -108,6 +108,8 @@ class Facts:
 
     Attributes:
         host: this machine's own name.
+        home: behind all links, as `project` is.
+        own: cmesh's own directories, behind all links.
         config: the text of `config.toml`; None = there is no file.
         problem: why the file is not in force; empty = it is, or there is none.
         keep_text: what it says of how long texts are kept; None = nothing.
@@ -122,6 +124,7 @@ class Facts:
     home: Path
     config_file: Path
     state_dir: Path
+    own: tuple[Path, ...] = ()
     config: str | None = None
     problem: str = ""
     phase: Phase = "setup"

@@ -333,7 +333,7 @@ def _narrow(facts: Facts, text: str, key: str) -> str:
     path = facts.home / text[2:] if text.startswith("~/") else Path(text)
     if not text or not path.is_absolute() or ".." in path.parts:
         raise UsageError(f"`{key}` must be an absolute directory", hint="for example `/srv/myapp`")
-    held = [facts.home, facts.config_file.parent, facts.state_dir]
+    held = [facts.home, facts.config_file.parent, facts.state_dir, *facts.own]
     if any(one.is_relative_to(path) for one in held) or len(path.parts) <= 1:
         raise UsageError(
             f"`{path}` holds your home or cmesh's own files", hint="name one project's directory"
