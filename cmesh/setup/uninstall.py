@@ -66,6 +66,8 @@ def inventory(places: Places) -> tuple[Item, ...]:
     logins = tuple(one for one in inside if one.name in _LOGINS)
     rest = tuple(one for one in inside if one not in (*identity, *logins))
     config = tuple(sorted(places.config.iterdir())) if places.config.is_dir() else ()
+    if places.config.is_symlink():
+        config = (places.config,)
     kept = read_kept(places.state)
     unit = Path(kept.file) if kept else None
     entries = tuple(
@@ -175,14 +177,24 @@ def _take_back(entries: Sequence[Entry], places: Places) -> tuple[str, ...]:
                 left.append(f"{path} leads elsewhere by now")
         elif entry["kind"] in ("file", "service"):
             left += _take_file(entry, path)
-        elif entry.get("tree") and path.is_relative_to(places.data):
-            _delete(path)
+        elif entry.get("tree"):
+            left += _take_tree(path, places)
     _delete(record_file(places.data))
     _delete(places.data / "installed.lock")
     folders = [Path(str(one["path"])) for one in entries if one["kind"] == "directory"]
     own = [places.data / "backups", places.data / "versions", places.data]
     files.remove_empty(sorted({*own, *folders}, key=lambda one: -len(one.parts)))
     return tuple(left)
+
+
+def _take_tree(path: Path, places: Places) -> Iterable[str]:
+    """Delete an environment, which is right in `versions`; the record alone grants nothing."""
+    if path.parent != places.data / "versions" or path.name in ("", ".."):
+        return [f"{path} is no environment of the installer's, so it stays"]
+    if path.parent.is_symlink():
+        return [f"{path.parent} leads elsewhere by now"]
+    _delete(path)
+    return []
 
 
 def _take_out_block(entry: Entry, path: Path) -> Iterable[str]:

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 from cmesh.config import Config
 from cmesh.policy.rules import InboundRule, OutboundRule
@@ -58,6 +58,17 @@ class Aliases:
         """Return the text without known names and without secrets of known forms."""
         return self._redactor.text(self._pattern.sub(lambda found: self._of[found[0]], text))[0]
 
+    def within(self, value: object) -> object:
+        """Return a document with `text` of each text: as JSON writes it, a name may look otherwise."""
+        if isinstance(value, dict):
+            items = cast("dict[object, object]", value).items()
+            return {self.text(str(key)): self.within(item) for key, item in items}
+        if isinstance(value, list | tuple):
+            return [self.within(item) for item in cast("list[object]", value)]
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        return self.text(str(value))
+
 
 def contents(facts: Facts, report: Report, *, versions: dict[str, str], log: str) -> dict[str, str]:
     """Return the files of a bundle by name, those of `PARTS`; `log` is the end of the daemon's."""
@@ -73,7 +84,7 @@ def contents(facts: Facts, report: Report, *, versions: dict[str, str], log: str
         "rules.json": _rules(facts.config),
     }
     files = {
-        name: aliases.text(json.dumps(document, indent=2, default=str)) + "\n"
+        name: json.dumps(aliases.within(document), indent=2) + "\n"
         for name, document in documents.items()
     }
     files["daemon-log.txt"] = aliases.text("".join(f"{line}\n" for line in _outline(log)))

@@ -160,3 +160,28 @@ def test_the_records_lock_goes_with_the_record(places: Places) -> None:
     record_file(places.data).unlink()
     tidy(places)
     assert not places.data.exists()
+
+
+@pytest.mark.parametrize("inside", ["versions/../../../mine", "../../mine", "versions", "backups"])
+def test_a_tree_of_the_record_goes_only_where_environments_are(
+    places: Places, tmp_path: Path, inside: str
+) -> None:
+    (tmp_path / "mine").mkdir()
+    for one in (tmp_path / "mine", places.data / "versions", places.data / "backups"):
+        one.mkdir(exist_ok=True)
+        (one / "x").write_text("x")
+    tree: Entry = {"kind": "directory", "path": f"{places.data}/{inside}", "tree": True}
+    recorded(places, tree)
+    [note] = take_away(item(places, "program"), places)
+    assert "so it stays" in note
+    assert Path(f"{places.data}/{inside}/x").read_text() == "x"
+
+
+def test_of_a_linked_configuration_the_link_goes_and_what_it_leads_to_stays(
+    places: Places, tmp_path: Path
+) -> None:
+    places.config.rename(tmp_path / "dotfiles")
+    places.config.symlink_to(tmp_path / "dotfiles")
+    take_away(item(places, "config"), places)
+    assert not places.config.is_symlink()
+    assert names(tmp_path / "dotfiles") == {"config.toml"}

@@ -84,3 +84,18 @@ def test_the_log_is_kept_in_outline() -> None:
         "  OSError",
         "[2 lines left out]",
     ]
+
+
+def test_a_name_that_json_writes_otherwise_is_hidden_too() -> None:
+    rule = RULE.replace("the laptop may ask", 'Jürgens \\"box\\"').replace(
+        "/srv/app", "/home/jürgen/app"
+    )
+    facts = well(config=config(rule), home="/home/jürgen")
+    warning = Fault(code="missing_path", what='`Jürgens "box"`: no /home/jürgen/x', next="make it")
+    facts = replace(facts, daemon=replace(DAEMON, problems=(warning,)))
+    parts = contents(facts, examine(facts), versions={"cmesh": "0.1.0"}, log="")
+    shown = json.dumps(
+        [json.loads(parts[n]) for n in parts if n.endswith(".json")], ensure_ascii=False
+    )
+    assert "<home-1>" in shown or "<path-1>" in shown
+    assert "ürgen" not in shown
