@@ -13,11 +13,12 @@ from cmesh.errors import PlanGone, TaskRefused, UsageError
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.options import JsonOption
 from cmesh.interfaces.cli.session import call, checked
-from cmesh.text import reveal
+from cmesh.text import one_line, reveal
 
 __all__ = ["answer", "ask", "register", "require_terminal", "show"]
 
 DECLINED_EXIT = 1
+NAME_LENGTH = 80
 _YES = ("y", "yes")
 _OURS = "cmesh cli "
 """How the terminal's own wizard calls itself."""
@@ -68,15 +69,21 @@ def show(pending: SetupPendingView) -> None:
     plan = pending.plan
     if plan is None:
         return
-    asked_by = "" if pending.asked_by.startswith(_OURS) else pending.asked_by
+    # It names itself: a line of its own there could pass for one of the change.
+    asked_by = "" if pending.asked_by.startswith(_OURS) else one_line(pending.asked_by, NAME_LENGTH)
     who = f", planned by {asked_by}" if asked_by else ""
-    lines = [f"{plan.title}{who}", ""]
+    lines = [_in_one(plan.title) + who, ""]
     if plan.diff:
         lines += [plan.diff.rstrip("\n"), ""]
-    lines += [f"* {effect}" for effect in plan.effects]
-    lines += [f"! {text}" for text in plan.widens]
+    lines += [f"* {_in_one(effect)}" for effect in plan.effects]
+    lines += [f"! {_in_one(text)}" for text in plan.widens]
     sys.stdout.write(reveal("\n".join(lines)) + "\n\n")
     sys.stdout.flush()
+
+
+def _in_one(text: str) -> str:
+    """Return a text with its line ends written out: names in it come from the tailnet."""
+    return text.replace("\n", "<U+000A>")
 
 
 def ask(question: str) -> bool:
