@@ -240,6 +240,11 @@ check_signature() {
         *) [ ! -f "$base/$bundle" ] || take "$bundle" ;;
     esac
     if [ ! -f "$work/$bundle" ]; then
+        # Who changes a release can leave its signature out; then there is nothing to trust it by.
+        if [ -n "$SIGNER_IDENTITY" ] && { has sigstore || has cosign; }; then
+            stop "the signature of $SIGNER_IDENTITY is missing; nothing was changed" \
+                'do not use this release; tell who gave it to you'
+        fi
         say 'note: no signature came with this release; only its checksums are checked'
         return
     fi

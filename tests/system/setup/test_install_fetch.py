@@ -175,6 +175,17 @@ def test_a_signature_of_another_is_refused(verifier: str, home: Home, signed: Si
     assert home.snapshot() == {}
 
 
+def test_a_signature_that_was_left_out_is_refused_where_it_could_be_checked(
+    home: Home, signed: Signed
+) -> None:
+    home.tool("cosign", "exit 0")
+    (signed.place / BUNDLE).unlink()
+    done = home.install(signed.place, script=signed.script)
+    assert done.returncode == 1
+    assert "the signature of me@example.com is missing" in done.stderr
+    assert home.snapshot() == {}
+
+
 def test_a_signature_that_nobody_checked_is_not_called_good(home: Home, signed: Signed) -> None:
     done = home.install(signed.place, script=signed.script)
     assert "neither sigstore nor cosign is here, so the signature is not checked" in done.stdout
