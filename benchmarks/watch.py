@@ -16,6 +16,7 @@ from benchmarks.lines import LineClient
 from benchmarks.ssh import SshMissing, ssh_master
 from benchmarks.stage import CLOCK, Stage
 from benchmarks.table import Row, timing
+from cmesh.runner.reader import SINGLE_LINES
 
 __all__ = ["measure"]
 
@@ -26,7 +27,11 @@ WAIT_S = 20
 
 
 def measure(stage: Stage, count: int) -> list[Row]:
-    """Follow a task that prints `count` times, then the same over ssh; blocks."""
+    """Follow a task that prints `count` times, then the same over ssh; blocks.
+
+    No more lines than are events of their own: what follows those comes in blocks.
+    """
+    count = min(count, SINGLE_LINES)
     began = time.time()
     with stage.caller.connect("bench-watch") as client:
         read, whole = _followed(client, stage, count)
