@@ -307,8 +307,8 @@ class Result:
         follow_up_until: how long the worker keeps the conversation; None = it has none.
         redacted: secrets that the worker took out of texts and output before anything was kept.
         basis: what the worker says the run was allowed by, for its signature to cover: see
-            `cmesh.protocol.messages.Basis`; empty = an older worker, or none yet.
-        patch: what the task changed of its copy: see `cmesh.protocol.messages.Patch`; empty = it
+            `cmesh.protocol.outcome.Basis`; empty = an older worker, or none yet.
+        patch: what the task changed of its copy: see `cmesh.protocol.outcome.Patch`; empty = it
             had none.
         artifacts: files it handed over: see `cmesh.protocol.messages.Artifacts`; empty = it was
             asked for none.

@@ -5,7 +5,7 @@ from dataclasses import replace
 from cmesh.errors import AnswerInvalid, UsageError
 from cmesh.model import TaskSpec, TaskState
 from cmesh.protocol.answer import canonical, check_answer, check_schema, last_object
-from cmesh.protocol.messages import Outcome as SignedOutcome
+from cmesh.protocol.outcome import Outcome as SignedOutcome
 from cmesh.redact import Redactor
 from cmesh.runner.reader import Outcome
 from cmesh.text import scrub_data

@@ -15,7 +15,7 @@ from cmesh.beneath import open_root
 from cmesh.daemon.parts import Parts
 from cmesh.errors import DiskFull
 from cmesh.model import Profile, Result, TaskSpec
-from cmesh.protocol.messages import ArtifactFile, Artifacts
+from cmesh.protocol.outcome import ArtifactFile, Artifacts
 from cmesh.redact import Redactor
 from cmesh.runner.artifacts import Taken, find, take
 from cmesh.text import one_line

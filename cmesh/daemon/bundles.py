@@ -24,7 +24,12 @@ from cmesh.model import Direction, NodeId, TaskId
 from cmesh.patch.repository import Repository
 from cmesh.protocol.codec import CHUNK_BYTES, encode_chunk
 from cmesh.protocol.link_messages import Failure
-from cmesh.protocol.messages import BUNDLE_BYTES, Artifact, Bundle, Lacks
+from cmesh.protocol.messages import (
+    BUNDLE_BYTES,
+    Artifact,
+    Bundle,
+    Lacks,
+)
 from cmesh.redact import Redactor, Stream
 from cmesh.runner.copies import find_git
 from cmesh.runner.orders import run_order

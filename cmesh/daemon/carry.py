@@ -22,7 +22,7 @@ from cmesh.errors import ChangesRefused, SecretFound, TaskRefused, UsageError
 from cmesh.model import Changes, Profile
 from cmesh.patch.repository import Repository
 from cmesh.patch.trial import PATHS_MOST
-from cmesh.protocol.messages import CHANGES_BYTES
+from cmesh.protocol.spec import CHANGES_BYTES
 from cmesh.redact import Redactor, Stream
 from cmesh.runner.copies import COPY_FILES, COPY_MOST_BYTES, FILE_BYTES, find_git
 from cmesh.runner.orders import run_order

@@ -10,7 +10,7 @@ from cmesh.daemon.parts import Parts
 from cmesh.daemon.patches import clean_names
 from cmesh.model import Profile, Result, TaskId
 from cmesh.protocol.evidence import Before, Changed
-from cmesh.protocol.messages import Patch
+from cmesh.protocol.outcome import Patch
 from cmesh.redact import Redactor
 from cmesh.runner.before import changes, note_before, noted_before
 from cmesh.text import one_line, scrub

@@ -10,7 +10,7 @@ from pathlib import Path
 from cmesh.daemon.withheld import withheld
 from cmesh.errors import RunnerError, SecretFound, TaskRefused
 from cmesh.model import TaskSpec
-from cmesh.protocol.messages import Patch
+from cmesh.protocol.outcome import Patch
 from cmesh.runner.copies import Copy, Earlier, bundle_path, changes_path, earlier_path
 from cmesh.store.records import TaskSnapshot
 from cmesh.store.store import Store

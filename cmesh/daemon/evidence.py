@@ -16,7 +16,7 @@ from cmesh.daemon.verdict import acceptance_words
 from cmesh.errors import AcceptanceFailed
 from cmesh.model import Result, TaskState
 from cmesh.protocol.evidence import Acceptance, AgentCommand, Evidence
-from cmesh.protocol.messages import EXTRA_CHARACTERS
+from cmesh.protocol.outcome import EXTRA_CHARACTERS
 from cmesh.redact import Redactor
 from cmesh.runner.evidence import Checked, Exit
 from cmesh.runner.reader import Outcome

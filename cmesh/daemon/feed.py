@@ -21,7 +21,12 @@ from cmesh.protocol.convert import INLINE_BYTES, event_message, outcome_from
 from cmesh.protocol.facts import WorkerFacts
 from cmesh.protocol.happenings import Flow
 from cmesh.protocol.link_messages import Failure
-from cmesh.protocol.messages import Artifact, End, Gap, ResultMessage
+from cmesh.protocol.messages import (
+    Artifact,
+    End,
+    Gap,
+    ResultMessage,
+)
 from cmesh.protocol.state import Send
 from cmesh.store.records import TaskSnapshot
 

@@ -15,7 +15,8 @@ from cmesh.link.link import Link
 from cmesh.model import TaskId
 from cmesh.protocol.codec import Chunk
 from cmesh.protocol.convert import inline_output
-from cmesh.protocol.messages import Artifact, Outcome, ResultMessage
+from cmesh.protocol.messages import Artifact, ResultMessage
+from cmesh.protocol.outcome import Outcome
 from cmesh.runner.artifacts import ARTIFACTS_BYTES
 from cmesh.runner.copies import PATCH_BYTES
 from cmesh.store.store import Store

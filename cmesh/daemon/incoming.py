@@ -17,7 +17,13 @@ from cmesh.daemon.parts import Parts
 from cmesh.errors import DiskFull, RemoteProtocolError
 from cmesh.model import NodeId, TaskId
 from cmesh.protocol.codec import Chunk
-from cmesh.protocol.messages import BUNDLE_BYTES, CHANGES_BYTES, Artifact, Bundle, Lacks
+from cmesh.protocol.messages import (
+    BUNDLE_BYTES,
+    Artifact,
+    Bundle,
+    Lacks,
+)
+from cmesh.protocol.spec import CHANGES_BYTES
 from cmesh.runner.history import lacking
 from cmesh.store.records import TaskRecord
 from cmesh.text import one_line

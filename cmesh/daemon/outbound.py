@@ -29,7 +29,14 @@ from cmesh.protocol.happenings import (
     LinkUp,
     UserCancels,
 )
-from cmesh.protocol.messages import Cancel, Message, ResultAck, ResultMessage, Subscribe, Wanted
+from cmesh.protocol.messages import (
+    Cancel,
+    Message,
+    ResultAck,
+    ResultMessage,
+    Subscribe,
+    Wanted,
+)
 from cmesh.protocol.receipts import result_bytes
 from cmesh.protocol.state import Send, Step
 from cmesh.protocol.witness import WITNESS

@@ -14,7 +14,7 @@ from cmesh.daemon.parts import Parts
 from cmesh.errors import SecretFound
 from cmesh.model import Result, TaskId
 from cmesh.protocol.fields import NAME_CHARACTERS, NAMES_MOST
-from cmesh.protocol.messages import PATCH_CHARACTERS, Patch
+from cmesh.protocol.outcome import PATCH_CHARACTERS, Patch
 from cmesh.redact import Redactor, Stream
 from cmesh.runner.copies import PATCH_BYTES, Changed, Made, patch_path, read_changed, read_made
 from cmesh.runner.shim_steps import COMPARED

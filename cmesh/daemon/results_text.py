@@ -14,7 +14,7 @@ from cmesh.daemon.verdict import verdict
 from cmesh.daemon.views import answer_of, artifact_views, evidence_view, patch_view, state_of
 from cmesh.errors import AnswerInvalid, SecretFound, TaskRefused
 from cmesh.model import Direction, Result
-from cmesh.protocol.messages import CHANGES_BYTES
+from cmesh.protocol.spec import CHANGES_BYTES
 from cmesh.redact import Redactor
 from cmesh.store.records import TaskSnapshot
 from cmesh.store.store import Store

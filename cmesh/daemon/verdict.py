@@ -8,7 +8,7 @@ import shlex
 
 from cmesh.model import NEVER_RAN, Result, TaskSpec, TaskState
 from cmesh.protocol.evidence import Acceptance, Evidence
-from cmesh.protocol.messages import Patch
+from cmesh.protocol.outcome import Patch
 from cmesh.text import one_line
 
 __all__ = ["acceptance_words", "verdict"]

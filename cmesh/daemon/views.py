@@ -37,7 +37,7 @@ from cmesh.protocol.evidence import Acceptance, Before, Changed, Evidence
 from cmesh.protocol.facts import WorkerFacts
 from cmesh.protocol.fields import NAME_CHARACTERS
 from cmesh.protocol.machine import Machine
-from cmesh.protocol.messages import Artifacts, Patch
+from cmesh.protocol.outcome import Artifacts, Patch
 from cmesh.protocol.state import public
 from cmesh.question import QUESTION_CHARS, question_in
 from cmesh.sandbox.tier import LABEL

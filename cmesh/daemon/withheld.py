@@ -5,7 +5,7 @@ from datetime import datetime
 
 from cmesh.daemon.fetch import Part
 from cmesh.errors import SecretFound
-from cmesh.protocol.messages import Artifacts, Patch
+from cmesh.protocol.outcome import Artifacts, Patch
 from cmesh.store.records import TaskSnapshot
 
 __all__ = ["Withheld", "withheld"]

@@ -17,16 +17,14 @@ from pydantic import ValidationError
 from cmesh.errors import LocalProtocolError, RemoteProtocolError
 from cmesh.model import Changes, Event, Limits, NodeId, Result, TaskId, TaskSpec, Usage
 from cmesh.protocol.evidence import Evidence
-from cmesh.protocol.messages import (
+from cmesh.protocol.messages import EventMessage, Submit
+from cmesh.protocol.outcome import (
     Artifacts,
     Basis,
-    EventMessage,
     Outcome,
     Patch,
-    SentChanges,
-    Spec,
-    Submit,
 )
+from cmesh.protocol.spec import SentChanges, Spec
 from cmesh.text import cut, one_line, scrub, scrub_data
 
 __all__ = [

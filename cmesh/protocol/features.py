@@ -21,7 +21,7 @@ FEATURES: Mapping[str, str] = {
     "changes": "your uncommitted changes (`--with-changes`)",
     "answer_schema": "answers by a JSON Schema (`--answer-schema`)",
 }
-"""Fields of `messages.Spec` that came later, each with what it means to who asks."""
+"""Fields of `spec.Spec` that came later, each with what it means to who asks."""
 
 TAKES = tuple(FEATURES)
 """What this version says of itself."""

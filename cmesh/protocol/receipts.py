@@ -7,7 +7,8 @@ INVARIANT: these bytes never change for a released protocol version; vectors gua
 import json
 
 from cmesh.model import NodeId, TaskId
-from cmesh.protocol.messages import SUBPROTOCOL, Outcome
+from cmesh.protocol.messages import SUBPROTOCOL
+from cmesh.protocol.outcome import Outcome
 
 __all__ = ["canonical", "head_bytes", "result_bytes"]
 

@@ -32,12 +32,12 @@ from cmesh.protocol.messages import (
     Artifact,
     End,
     Message,
-    Outcome,
     ResultAck,
     ResultMessage,
     Submit,
     Subscribe,
 )
+from cmesh.protocol.outcome import Outcome
 from cmesh.protocol.receipts import result_bytes
 from cmesh.protocol.session import Session
 from cmesh.protocol.session_events import Introduced, Opened

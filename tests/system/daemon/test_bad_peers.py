@@ -24,7 +24,14 @@ from cmesh.node.node import Node, NodeOptions
 from cmesh.node.testnet import Testnet
 from cmesh.protocol.codec import Chunk, encode_chunk
 from cmesh.protocol.convert import submit
-from cmesh.protocol.messages import Accepted, Artifact, Denied, Outcome, ResultMessage, Subscribe
+from cmesh.protocol.messages import (
+    Accepted,
+    Artifact,
+    Denied,
+    ResultMessage,
+    Subscribe,
+)
+from cmesh.protocol.outcome import Outcome
 from tests.fakes.link_peer import Channel, LinkPeer, Script, serve_worker
 from tests.system.daemon.conftest import OUTBOUND, command, inbound
 from tests.system.daemon.machine import ME, Machine, eventually, here, worker_user

@@ -8,7 +8,7 @@ import pytest
 from cmesh.daemon.answering import answered, not_taken
 from cmesh.model import Limits, Profile, TaskId, TaskSpec, TaskState
 from cmesh.protocol.answer import canonical, schema_text
-from cmesh.protocol.messages import Outcome as SignedOutcome
+from cmesh.protocol.outcome import Outcome as SignedOutcome
 from cmesh.redact import Redactor
 from cmesh.runner.reader import Outcome
 

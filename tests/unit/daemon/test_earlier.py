@@ -7,7 +7,7 @@ import pytest
 from cmesh.daemon.earlier import earlier_of, refusal_of
 from cmesh.errors import SecretFound, TaskRefused
 from cmesh.model import TaskId
-from cmesh.protocol.messages import Patch
+from cmesh.protocol.outcome import Patch
 from cmesh.runner.copies import Earlier
 from tests.unit.daemon.conftest import Pair
 from tests.unit.daemon.test_release import ended, release

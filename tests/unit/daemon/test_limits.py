@@ -13,7 +13,14 @@ from cmesh.errors import DiskFull
 from cmesh.link.link import Link
 from cmesh.model import Event, TaskId
 from cmesh.protocol.link_messages import Failure
-from cmesh.protocol.messages import Accepted, Cancel, EventMessage, Gap, Message, Subscribe
+from cmesh.protocol.messages import (
+    Accepted,
+    Cancel,
+    EventMessage,
+    Gap,
+    Message,
+    Subscribe,
+)
 from cmesh.store.records import Record
 from tests.fakes.half import SETTLE_LIMIT_S, START, Half
 from tests.unit.daemon.conftest import Pair

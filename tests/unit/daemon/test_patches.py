@@ -16,7 +16,8 @@ from cmesh.link.link import Link
 from cmesh.model import Result, TaskId, TaskState
 from cmesh.protocol.codec import Chunk
 from cmesh.protocol.convert import outcome_from, result_from
-from cmesh.protocol.messages import PATCH_CHARACTERS, Artifact, Outcome, Patch, ResultMessage
+from cmesh.protocol.messages import Artifact, ResultMessage
+from cmesh.protocol.outcome import PATCH_CHARACTERS, Outcome, Patch
 from cmesh.redact import Redactor
 from cmesh.runner.copies import PATCH_BYTES
 from cmesh.store.store import Store

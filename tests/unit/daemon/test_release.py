@@ -15,7 +15,8 @@ from cmesh.errors import TaskRefused
 from cmesh.link.link import Link
 from cmesh.model import Direction, Result, TaskId, TaskState
 from cmesh.protocol.codec import CHUNK_BYTES, encode_chunk
-from cmesh.protocol.messages import Artifact, ArtifactFile, Artifacts, Patch
+from cmesh.protocol.messages import Artifact
+from cmesh.protocol.outcome import ArtifactFile, Artifacts, Patch
 from cmesh.redact import Redactor
 from cmesh.store.records import ResultRecord
 from cmesh.store.store import Store

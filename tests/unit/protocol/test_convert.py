@@ -18,7 +18,8 @@ from cmesh.protocol.convert import (
     spec_from,
     submit,
 )
-from cmesh.protocol.messages import EventMessage, Outcome, ResultMessage, Submit
+from cmesh.protocol.messages import EventMessage, ResultMessage, Submit
+from cmesh.protocol.outcome import Outcome
 from tests.unit.protocol.builders import TASK, THEN, result, task_spec
 
 HELLO = b"hello"

@@ -6,8 +6,8 @@ import pytest
 
 from cmesh.model import Changes, Limits, TaskId
 from cmesh.protocol.features import FEATURES, TAKES, lacking, outdated
-from cmesh.protocol.messages import Spec
 from cmesh.protocol.session_events import Opened
+from cmesh.protocol.spec import Spec
 from tests.unit.protocol.builders import (
     CALLER,
     CALLER_KEY,

@@ -7,7 +7,13 @@ from cmesh.model import NodeId, TaskId, TaskState
 from cmesh.protocol.codec import decode
 from cmesh.protocol.convert import outcome_from
 from cmesh.protocol.evidence import Evidence
-from cmesh.protocol.messages import Artifacts, Basis, Outcome, Patch, ResultMessage
+from cmesh.protocol.messages import ResultMessage
+from cmesh.protocol.outcome import (
+    Artifacts,
+    Basis,
+    Outcome,
+    Patch,
+)
 from cmesh.protocol.receipts import head_bytes, result_bytes
 from tests.unit.protocol.builders import CALLER, TASK, THEN, WORKER, result
 
