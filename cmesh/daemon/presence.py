@@ -89,6 +89,7 @@ class Presence:
         self.changed = asyncio.Event()
         self._state_dir = state_dir
         self._control = ControlLog(state_dir / NODE_LOG, config.control_url)
+        self._key_file = config.auth_key_file
         self._seen = _Seen()
         self._on_peers = on_peers
         self._on_up = on_up
@@ -113,6 +114,14 @@ class Presence:
         return self._seen.error
 
     @property
+    def trouble(self) -> str:
+        """Why the node is not up, in words for its owner, as far as that is known."""
+        if self.phase == "login":
+            return self._no_key()
+        error = self._control_trouble() or self.error
+        return error.message if error is not None and self.phase != "up" else ""
+
+    @property
     def status(self) -> NodeStatus | None:
         """The node's own state as last seen; None before it was up."""
         return self._seen.status
@@ -130,6 +139,7 @@ class Presence:
         """
         self.begun = True
         self._control = ControlLog(self._state_dir / NODE_LOG, config.control_url)
+        self._key_file = config.auth_key_file
         self.node = Node(_options(config, self._state_dir))
         await self.node.start()
         self._begin()
@@ -249,6 +259,13 @@ class Presence:
             f"the node is not on the tailnet yet ({self.phase})",
             hint="wait a moment, then `cmesh status`",
         )
+
+    def _no_key(self) -> str:
+        """Say that the file that should log this node in is not there; empty = it is, or none is set."""
+        file = self._key_file
+        if file is None or file.exists():
+            return ""
+        return f"the auth key file `{file}` is not there"
 
     def _rises(self) -> bool:
         """The node was started and nothing is known that would keep it from coming up."""

@@ -24,6 +24,7 @@ MISSING_PATH = "missing_path"
 NOT_CONFIGURED = "not_configured"
 KEY_EXPIRES = "key_expires_soon"
 MACHINES_UNREAD = "machines_not_read"
+KEY_FILE_MISSING = "key_file_missing"
 LOGIN_EXPIRES = "login_expires_soon"
 KEY_WARNING = timedelta(days=14)
 """So long before a node key or a runner's login expires the owner is told."""
@@ -41,6 +42,10 @@ async def problems(daemon: Daemon) -> list[Problem]:
         except NodeError as error:
             found.append(error)
     listed = [Problem(code=e.code, what=e.message, next=e.hint) for e in found]
+    if daemon.configured and daemon.presence.phase == "login" and daemon.presence.trouble:
+        what = f"{daemon.presence.trouble}, so a person must log this node in"
+        then = "put the key there, mode 0600, then `cmesh up --replace`; or `cmesh login`"
+        listed.append(Problem(code=KEY_FILE_MISSING, what=what, next=then))
     if not daemon.configured:
         what = f"there is no configuration at `{daemon.settings.config_file}`"
         listed.append(Problem(code=NOT_CONFIGURED, what=what, next="run `cmesh setup`"))

@@ -15,6 +15,7 @@ __all__ = [
 
 _Line = Annotated[str, Field(max_length=2048, pattern=r"^[^\x00-\x1f\x7f]*$")]
 _Name = Annotated[str, Field(max_length=80, pattern=r"^[A-Za-z0-9:._-]*$")]
+_KeepText = Annotated[str, Field(pattern=r"^([1-9][0-9]{0,4}d|forever)?$")]
 _PlanId = Annotated[str, Field(pattern=r"^s-[0-9a-f]{8}$")]
 
 
@@ -40,7 +41,7 @@ class SetupStepArguments(Arguments):
     auth_key_file: _Line = Field(
         default="", description="machine: file with an auth key, for a machine without a person"
     )
-    keep_text: Annotated[str, Field(pattern=r"^([1-9][0-9]{0,4}d|forever)?$")] = Field(
+    keep_text: _KeepText = Field(
         default="", description="machine: how long prompts and outputs are kept: 30d, forever"
     )
     agents: list[_Name] = Field(

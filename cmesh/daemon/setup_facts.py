@@ -5,10 +5,12 @@ of the link; what it may do here is decided as always.
 """
 
 import asyncio
+import os
 import platform
 import socket
 from pathlib import Path
 
+from cmesh.config import environment
 from cmesh.daemon import runner_views
 from cmesh.daemon.arguments import Context
 from cmesh.daemon.core import Daemon
@@ -24,6 +26,7 @@ from cmesh.setup import registering, tailscale
 from cmesh.setup.facts import AgentFact, Facts, PeerFact, RunnerFact, SystemTailscale
 from cmesh.setup.plan import FOREVER
 from cmesh.setup.records import Applied, Records, read_text
+from cmesh.setup.service import manager
 from cmesh.setup.service.kept import read_kept
 from cmesh.setup.surroundings import Surroundings, surroundings
 
@@ -84,6 +87,10 @@ class Look:
             tailscale=await asyncio.to_thread(self._tailscale),
             sandbox=holding.label if holding else "",
             service=kept.manager if kept else "",
+            serviceable=await asyncio.to_thread(_serviceable, daemon.settings.state_dir),
+            wanted_name=config.node.hostname,
+            trouble=daemon.presence.trouble if daemon.configured else "",
+            root_refused=os.getuid() == 0 and not config.worker.allow_root,
         )
 
     def moment(self) -> tuple[object, ...]:
@@ -191,6 +198,11 @@ class Look:
 
 def _counts(view: RunnerView, look: Look) -> bool:
     return view.available or view.wanted or bool(look.find(view.name))
+
+
+def _serviceable(state: Path) -> bool:
+    around = manager.Surroundings(home=Path.home(), environment=environment(), state=state)
+    return manager.which(around) is not None
 
 
 def _kept(days: int | None, applied: list[Applied]) -> str | None:

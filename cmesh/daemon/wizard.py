@@ -109,7 +109,8 @@ class Wizard:
         async with self._lock:
             await self._settle()
             facts = await self._look.facts(context, meet=wish.step == "peer")
-            wish = await asyncio.to_thread(resolved, wish)
+            base = self._daemon.settings.config_file.parent
+            wish = await asyncio.to_thread(resolved, wish, base)
             plan = await asyncio.to_thread(self._judged, plan_of(facts, wish))
             if arguments.dry_run:
                 return await self._shown(context, plan_view(plan, "dry_run"))

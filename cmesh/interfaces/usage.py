@@ -41,6 +41,7 @@ _FORMS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "lower-case letters, digits, `_` and `-`, at most 32; `cmesh runners list` lists them",
         ),
         "program": ("is no program", "a name, or an absolute path"),
+        "keep_text": ("is no time", "write 30d, 90d or forever"),
     }
 )
 

@@ -115,6 +115,10 @@ class Facts:
         keep_text: what it says of how long texts are kept; None = nothing.
         kept_asked: somebody was asked before how long texts are kept.
         service: which service manager keeps the daemon; empty = none does.
+        serviceable: a service manager of this user runs, so that one could.
+        wanted_name: what the configuration says that this machine is called.
+        trouble: why the node is not up, as far as that is known; empty = it is, or it is not known.
+        root_refused: the daemon is root and may not run tasks so: it would refuse each.
         project: directory that the asker works in; empty = not known.
     """
 
@@ -144,6 +148,10 @@ class Facts:
     tailscale: SystemTailscale | None = None
     sandbox: str = ""
     service: str = ""
+    serviceable: bool = True
+    wanted_name: str = ""
+    trouble: str = ""
+    root_refused: bool = False
 
     @property
     def workable(self) -> tuple[RunnerFact, ...]:

@@ -14,13 +14,24 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from cmesh.configfile import starter_config
-from cmesh.errors import PeerUntrusted, UnknownPeer, UsageError
+from cmesh.errors import PeerUntrusted, RootRefused, UnknownPeer, UsageError
 from cmesh.nearest import did_you_mean
 from cmesh.setup.configtext import diff, rule_names, rule_text, with_rule, with_value
 from cmesh.setup.facts import Facts, PeerFact
 from cmesh.text import one_line
 
-__all__ = ["FOREVER", "NOBODY", "Block", "Entry", "Plan", "StepName", "Trusting", "Wish", "plan_of"]
+__all__ = [
+    "AS_ROOT_HINT",
+    "FOREVER",
+    "NOBODY",
+    "Block",
+    "Entry",
+    "Plan",
+    "StepName",
+    "Trusting",
+    "Wish",
+    "plan_of",
+]
 
 StepName = Literal["machine", "agents", "peer"]
 FOREVER = "forever"
@@ -29,6 +40,10 @@ NOBODY = "none"
 
 _KEEP = re.compile(r"[1-9][0-9]{0,4}d")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+AS_ROOT_HINT = (
+    "run the daemon as an ordinary user; or set `allow_root = true` under `[worker]` of config.toml,"
+    " then repeat it"
+)
 _LIMITS = {"runtime": "15m", "concurrent": 2, "per_day": 50}
 _PROMPT_BYTES = 20_000
 
@@ -138,6 +153,7 @@ def plan_of(facts: Facts, wish: Wish) -> Plan:
         UsageError: a value cannot be, or one is missing; says which.
         UnknownPeer: no such peer.
         PeerUntrusted: its key is not known yet, or is another than the trusted one.
+        RootRefused: this machine would refuse every task, since its daemon is root.
         ConfigError: the file cannot be changed without touching the rest of it.
     """
     return {"machine": _machine, "agents": _agents, "peer": _peer}[wish.step](facts, wish)
@@ -152,7 +168,9 @@ def _machine(facts: Facts, wish: Wish) -> Plan:
             hint="letters, digits and hyphens, without a domain",
         )
     if wish.keep_text not in ("", FOREVER) and not _KEEP.fullmatch(wish.keep_text):
-        raise UsageError(f"`{one_line(wish.keep_text, 40)}` is no time", hint='`30d`, or "forever"')
+        raise UsageError(
+            f"`{one_line(wish.keep_text, 40)}` is no time", hint="write 30d, 90d or forever"
+        )
     pairs = (
         ("node", "hostname", wish.name),
         ("node", "control_url", wish.control_url),
@@ -180,7 +198,7 @@ def _machine_effects(facts: Facts, wish: Wish, *, fresh: bool) -> list[str]:
         host = wish.name or facts.host.partition(".")[0]
         starts = f"starts this machine's own node, which asks {where} to let it in as `{host}`"
         effects += [
-            f"{starts}; the login is a page that you open",
+            f"{starts}; {_login(wish)}",
             "nobody may ask this machine for anything, and it may ask nobody, until a later step",
         ]
         if facts.tailscale is not None:
@@ -191,6 +209,12 @@ def _machine_effects(facts: Facts, wish: Wish, *, fresh: bool) -> list[str]:
         kept = "for ever" if wish.keep_text == FOREVER else f"for {wish.keep_text[:-1]} days"
         effects.append(f"texts of tasks (prompts, outputs) are kept {kept}; peers are told so")
     return effects
+
+
+def _login(wish: Wish) -> str:
+    if wish.auth_key_file:
+        return f"the auth key in {one_line(wish.auth_key_file)} logs it in"
+    return "the login is a page that you open"
 
 
 def _agents(facts: Facts, wish: Wish) -> Plan:
@@ -231,6 +255,11 @@ def _peer(facts: Facts, wish: Wish) -> Plan:
         blocks.append(Block(direction="outbound", text=_outbound(facts, wish, peer)))
         effects.append(f"agents in {_repository(facts, wish)} may send prompts to `{peer.name}`")
     if wish.allow in ("work", "both") and not (peer.works and not wish.directory):
+        if facts.root_refused:
+            raise RootRefused(
+                f"the daemon here runs as root, so it would refuse every task of `{peer.name}`",
+                hint=AS_ROOT_HINT,
+            )
         blocks.append(Block(direction="inbound", text=_inbound(facts, wish, peer)))
         runners = _runners(facts, wish)
         models = not all(name.startswith("command:") for name in runners)

@@ -9,12 +9,17 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from cmesh.setup.facts import Facts, PeerFact
+from cmesh.text import one_line
 
 __all__ = ["CONTINUE", "Next", "Step", "next_of", "steps_of"]
 
 WAIT_S = 20
 CONTINUE = "continue helping me configure cmesh for this new node"
 _SERVICE = "optional: the user runs `cmesh service install`, so that it runs without a session"
+_NO_MANAGER = (
+    "optional: no service manager of this user runs here; after a restart of the machine a command"
+    " or an agent's session starts cmesh again (docs/service.md has other supervisors)"
+)
 _CONFIRM = (
     "the user runs `cmesh confirm` in a terminal of their own, outside of every agent, reads the"
     " change and answers there; you cannot do it for them"
@@ -66,7 +71,7 @@ def steps_of(facts: Facts) -> list[Step]:
         Step(
             name="verify",
             done=any(peer.linked and (peer.may_ask or peer.works) for peer in met),
-            what="a link, and leave on both sides",
+            what=_verified(met),
         ),
     ]
 
@@ -154,7 +159,7 @@ def _introduce(facts: Facts, peer: PeerFact) -> Next:
         f"instead of this step the user may run `cmesh pair {peer.name}` here and `cmesh pair` there,"
         " each at a terminal of their own: it compares the keys by a short code"
     )
-    if peer.may_ask or not facts.workable:
+    if peer.may_ask or not facts.workable or facts.root_refused:
         return Next(tool="setup_step", arguments=arguments, user=pair)
     user = (
         f"ask the user: shall this machine ask `{peer.name}` (ask), work for it (work, and in which"
@@ -171,11 +176,25 @@ def _question(facts: Facts, peer: PeerFact) -> Next:
         "runner": peer.runners[0] if peer.runners else "…",
         "profile": "query",
     }
-    return Next(tool="delegate", arguments=arguments, user="" if facts.service else _SERVICE)
+    optional = not facts.service and facts.serviceable
+    return Next(tool="delegate", arguments=arguments, user=_SERVICE if optional else "")
 
 
 def _service(facts: Facts) -> str:
-    return f"{facts.service} keeps the daemon" if facts.service else _SERVICE
+    if facts.service:
+        return f"{facts.service} keeps the daemon"
+    return _SERVICE if facts.serviceable else _NO_MANAGER
+
+
+def _verified(met: Sequence[PeerFact]) -> str:
+    linked = [peer for peer in met if peer.linked]
+    if not linked:
+        return "no link yet with a machine that a rule here is about"
+    ready = [f"`{peer.name}`" for peer in linked if peer.may_ask or peer.works]
+    if not ready:
+        names = ", ".join(f"`{peer.name}`" for peer in linked)
+        return f"linked with {names}, which lets this machine ask for nothing yet"
+    return f"linked with {', '.join(ready)}, and a rule allows what is asked"
 
 
 def _kept_is_said(facts: Facts) -> bool:
@@ -190,10 +209,14 @@ def _unregistered(facts: Facts) -> list[str]:
 
 def _login(facts: Facts) -> str:
     if facts.phase == "up":
-        return f"`{facts.node}` is on the tailnet" + (f" `{facts.tailnet}`" * bool(facts.tailnet))
-    return {"setup": "comes after `machine`", "login": "waits for a person"}.get(
+        taken = facts.wanted_name.partition(".")[0].lower()
+        renamed = bool(taken) and facts.node.lower() != taken
+        where = f"`{facts.node}` is on the tailnet" + f" `{facts.tailnet}`" * bool(facts.tailnet)
+        return where + f": not `{taken}`, which another node there has" * renamed
+    how = {"setup": "comes after `machine`", "login": "waits for a person"}.get(
         facts.phase, facts.phase
     )
+    return f"{how}: {one_line(facts.trouble, 300)}" if facts.trouble else how
 
 
 def _page(url: str) -> str:

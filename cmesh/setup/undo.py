@@ -29,8 +29,8 @@ def reverse_of(applied: Sequence[Applied], step: str, current: str | None) -> Pl
     ]
     found = [one for one in open_ones if step in ("", one.plan.step)]
     if not found:
-        what = f"a step `{step}`" if step else "a step"
-        raise PlanGone(f"{what} that was applied and not taken back is not known", hint="")
+        what = f"the step `{step}` was not applied" if step else "no step was applied"
+        raise PlanGone(f"nothing to undo: {what}, or it is taken back already", hint="")
     last = found[-1]
     plan = last.plan
     after = current if plan.before == plan.after else _without(plan, current)

@@ -7,6 +7,7 @@ applied stays; run again it goes on from there.
 import json
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -32,6 +33,9 @@ WAIT_S = 40
 _NOT_HERE = ("service", "verify")
 """Steps of which a command of their own, or the other machine, is the doer."""
 
+PROMPTS_MOST = 5
+"""How often a step is asked for anew whose answers cannot be used."""
+
 _MARKS = {True: "done", False: "to do"}
 
 
@@ -45,7 +49,7 @@ class _Quit(Exception):
 
 @dataclass(slots=True)
 class _Given:
-    """What the command line has answered already."""
+    """What was answered already: by the command line, and by the person (`typed`)."""
 
     name: str = ""
     control_url: str = ""
@@ -56,6 +60,18 @@ class _Given:
     directory: str = ""
     repository: str = ""
     runners: list[str] = field(default_factory=list[str])
+    typed: set[str] = field(default_factory=set[str])
+
+    def answer(self, name: str, text: str) -> None:
+        """Take what the person says to a question."""
+        setattr(self, name, text)
+        self.typed.add(name)
+
+    def forget(self) -> None:
+        """Forget what the person said, so that it is asked again."""
+        for name in self.typed:
+            setattr(self, name, "")
+        self.typed.clear()
 
 
 def register(app: typer.Typer) -> None:
@@ -113,7 +129,7 @@ def setup(  # noqa: PLR0913 - typer reads the options from the signature
     given = _Given(
         name=name,
         control_url=control_url,
-        auth_key_file=auth_key_file,
+        auth_key_file=_from_here(auth_key_file),
         keep_text=keep_text,
         peer=peer,
         allow=allow,
@@ -121,6 +137,10 @@ def setup(  # noqa: PLR0913 - typer reads the options from the signature
         repository=repository,
         runners=list(runner or ()),
     )
+    for one in ("machine", "peer"):  # a wrong word is said before anything is asked or shown
+        _arguments(one, given)
+    if step:
+        _arguments(step, given)
     if dry_run:
         _dry(step, given, as_json=as_json)
     elif undo:
@@ -139,6 +159,9 @@ def _dry(step: str, given: _Given, *, as_json: bool) -> None:
     view = _plan(step or "machine", given, dry_run=True)
     if as_json:
         output.print_json(view)
+        return
+    if not (view.plan.diff or view.plan.effects):
+        output.say(f"{view.plan.step}: nothing to change")
         return
     output.data("\n".join([view.plan.diff, *(f"* {effect}" for effect in view.plan.effects)]))
 
@@ -193,7 +216,14 @@ def _todo(view: SetupView, done: set[str]) -> str:
 
 
 def _take(step: str, view: SetupView, given: _Given) -> None:
-    """Ask for what a step needs, show its change, apply it when the person says so."""
+    """Ask for what a step needs, show its change, apply it when the person says so.
+
+    Raises:
+        UsageError: an option of the command line is wrong, or what was typed, again and again.
+    """
+    if step == "machine":
+        _plan(step, given, dry_run=True)  # what asking cannot mend is said first
+    tries = 0
     while True:
         if step == "machine":
             _ask_machine(given)
@@ -202,8 +232,11 @@ def _take(step: str, view: SetupView, given: _Given) -> None:
         try:
             change = _plan(step, given)
         except UsageError as error:
+            tries += 1
+            if not given.typed or tries == PROMPTS_MOST:
+                raise
             output.print_error(error, as_json=False)
-            given.directory = given.repository = given.keep_text = ""
+            given.forget()
             continue
         if change.plan.state == "nothing":
             output.say(f"{step}: nothing to change")
@@ -212,6 +245,7 @@ def _take(step: str, view: SetupView, given: _Given) -> None:
             applied = _confirmed()
         except _Back:
             given.keep_text = given.allow = given.peer = ""
+            given.forget()
             continue
         if applied is not None:
             output.say(applied.plan.state)
@@ -219,24 +253,25 @@ def _take(step: str, view: SetupView, given: _Given) -> None:
 
 
 def _ask_machine(given: _Given) -> None:
-    given.keep_text = given.keep_text or _line(
-        "How long are prompts and outputs of tasks kept (30d, 90d, forever)?", "30d"
-    )
+    if not given.keep_text:
+        question = "How long are prompts and outputs of tasks kept (30d, 90d, forever)?"
+        given.answer("keep_text", _line(question, "30d"))
 
 
 def _ask_peer(view: SetupView, given: _Given) -> None:
     peers = [peer for peer in view.peers if peer.is_cmesh and not (peer.asks or peer.works)]
     peers = peers or [peer for peer in view.peers if peer.is_cmesh]
     if not given.peer:
-        given.peer = _chosen(peers)
+        given.answer("peer", _chosen(peers))
     if not given.allow:
-        given.allow = _line(
-            f"Shall this machine ask {given.peer}, work for it, or both (ask, work, both)?", "ask"
-        )
+        question = f"Shall this machine ask {given.peer}, work for it, or both (ask, work, both)?"
+        given.answer("allow", _line(question, "ask"))
     if given.allow != "ask" and not given.directory:
-        given.directory = _line(f"About which one directory here may {given.peer} ask?", "")
+        question = f"About which one directory here may {given.peer} ask?"
+        given.answer("directory", _line(question, ""))
     if given.allow != "work" and not given.repository:
-        given.repository = _line(f"From which directory here is {given.peer} asked?", _cwd())
+        question = f"From which directory here is {given.peer} asked?"
+        given.answer("repository", _line(question, _cwd()))
 
 
 def _chosen(peers: list[SetupPeerView]) -> str:
@@ -313,6 +348,16 @@ def _check(wait_s: float = 0) -> SetupView:
 
 
 def _plan(step: str, given: _Given, *, dry_run: bool = False) -> SetupChangeView:
+    arguments = _arguments(step, given, dry_run=dry_run)
+    return call(lambda client: client.setup_step(arguments))
+
+
+def _arguments(step: str, given: _Given, *, dry_run: bool = False) -> SetupStepArguments:
+    """Return what is wished of a step.
+
+    Raises:
+        UsageError: there is no such step, or an option has not the form that it must have.
+    """
     fields: dict[str, Any] = {"step": step, "dry_run": dry_run}
     if step == "machine":
         names = ("name", "control_url", "auth_key_file", "keep_text")
@@ -320,8 +365,7 @@ def _plan(step: str, given: _Given, *, dry_run: bool = False) -> SetupChangeView
     if step == "peer":
         names = ("peer", "directory", "repository", "runners")
         fields |= {name: getattr(given, name) for name in names} | {"allow": given.allow or None}
-    arguments = checked(SetupStepArguments, **fields)
-    return call(lambda client: client.setup_step(arguments))
+    return checked(SetupStepArguments, **fields)
 
 
 def _print(view: SetupView) -> None:
@@ -337,9 +381,12 @@ def _print(view: SetupView) -> None:
     output.pairs(rows)
 
 
-def _cwd() -> str:
-    from pathlib import Path
+def _from_here(path: str) -> str:
+    """Return a path as it is meant at this terminal: from the directory that one stands in."""
+    return str(Path(_cwd(), path)) if path and not path.startswith("~") else path
 
+
+def _cwd() -> str:
     try:
         return str(Path.cwd())
     except FileNotFoundError:

@@ -45,6 +45,9 @@ def _phase(daemon: DaemonFacts) -> Finding:
     if daemon.phase == "setup":
         return _NODE.warning("phase", "no node yet: this machine is not configured", "cmesh up")
     if daemon.phase == "login":
+        lacks = next((one for one in daemon.problems if one.code == "key_file_missing"), None)
+        if lacks is not None:
+            return _NODE.problem("phase", lacks.what, lacks.next)
         return _NODE.problem("phase", "the node waits for a person to log it in", "cmesh login")
     if daemon.phase == "starting":
         return _NODE.warning("phase", "the node is on its way up", "cmesh status")

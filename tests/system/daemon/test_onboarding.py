@@ -367,3 +367,24 @@ async def test_the_same_wizard_at_a_terminal_asks_three_things_and_a_login(
     done = await asyncio.to_thread(fresh.cli, "setup", "--json")  # starts the daemon again
     assert json.loads(done.stdout)["phase"] == "setup"
     await asyncio.to_thread(fresh.cli, "down")
+
+
+async def test_an_option_that_is_wrong_ends_the_wizard_with_one_error(fresh: Machine) -> None:
+    missing = str(fresh.base / "nowhere")
+    for words, why in (
+        (("--step", "machin", "--name", "box"), "`machin` is not known"),
+        (("--keep-text", "30x"), "write 30d, 90d or forever"),
+        (("--step", "machine", "--name", "no host"), "is no host name"),
+        (("--step", "machine", "--auth-key-file", missing), f"`{missing}` is not there"),
+    ):
+        status, screen = await asyncio.to_thread(person, fresh, "30d", arguments=("setup", *words))
+        assert (status, screen.count("error:")) == (2, 1), screen
+        assert why in screen
+    for words in (("--step", "machin"), ("--keep-text", "30x"), ("--undo", "--step", "machin")):
+        done = await asyncio.to_thread(fresh.cli, "setup", *words)
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    undone = await asyncio.to_thread(fresh.cli, "setup", "--undo")
+    assert "nothing to undo" in undone.stderr
+    same = await asyncio.to_thread(fresh.cli, "setup", "--dry-run", "--step", "agents")
+    assert "agents: nothing to change" in same.stderr
+    assert await waiting(fresh) is None

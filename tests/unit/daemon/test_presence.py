@@ -70,3 +70,18 @@ async def test_nobody_waits_for_what_waiting_cannot_bring(
         await waits
     with pytest.raises(ControlUnreachable):
         presence.require_up()
+
+
+async def test_a_login_that_a_missing_key_file_has_caused_says_so(tmp_path: Path) -> None:
+    key = tmp_path / "auth.key"
+    made = Presence(
+        NodeConfig(auth_key_file=key), tmp_path, on_peers=lambda _: None, on_up=lambda: None
+    )
+    made.begun = True
+    made._set("login")
+    assert made.trouble == f"the auth key file `{key}` is not there"
+    key.write_text("tskey-1")
+    assert made.trouble == ""
+    key.unlink()
+    made._set("up")
+    assert made.trouble == ""  # it is deleted once it is used

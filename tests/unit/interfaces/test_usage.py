@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from cmesh.daemon.arguments import Arguments, CancelArguments, DelegateArguments, TasksArguments
+from cmesh.daemon.setup_arguments import SetupStepArguments
 from cmesh.errors import UsageError
 from cmesh.interfaces.usage import usage_error
 
@@ -48,3 +49,11 @@ def test_a_value_out_of_range_says_the_range(fields: dict[str, Any], said: str):
 def test_what_may_be_a_secret_is_not_repeated(given: str, echo: bool):
     error = failed(TasksArguments, state=given, echo=echo)
     assert "s3cret" not in error.message + error.hint
+
+
+def test_a_time_to_keep_texts_says_how_it_is_written():
+    error = failed(SetupStepArguments, step="machine", keep_text="30x")
+    assert (error.message, error.hint) == (
+        "`keep_text`: `30x` is no time",
+        "write 30d, 90d or forever",
+    )

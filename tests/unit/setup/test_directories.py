@@ -13,7 +13,7 @@ from tests.unit.setup.facts import UP, facts, peer
 
 def planned(home: Path, directory: Path) -> Plan:
     wish = Wish(step="peer", peer="builder", allow="work", directory=str(directory))
-    return plan_of(facts(**UP, home=home, peers=(peer(),)), resolved(wish))
+    return plan_of(facts(**UP, home=home, peers=(peer(),)), resolved(wish, home))
 
 
 def test_a_link_to_the_home_is_refused_as_the_home_is(tmp_path: Path) -> None:
@@ -47,3 +47,28 @@ def test_a_directory_that_became_a_link_before_the_word_is_not_applied(tmp_path:
 def test_what_is_no_directory_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no directory here"):
         planned(tmp_path, tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "why"),
+    [
+        (None, 0, "is not there"),
+        (" \n", 0o600, "is empty"),
+        ("tskey-1", 0o644, "lets other users in"),
+        ("tskey-1", 0o600, ""),
+    ],
+)
+def test_an_auth_key_that_the_node_could_not_read_is_refused_when_planned(
+    tmp_path: Path, text: str | None, mode: int, why: str
+) -> None:
+    if text is not None:
+        (tmp_path / "key").write_text(text)
+        (tmp_path / "key").chmod(mode)
+    wish = Wish(step="machine", auth_key_file="key")
+    if not why:
+        assert resolved(wish, tmp_path) == wish
+        return
+    with pytest.raises(UsageError, match=why) as caught:
+        resolved(wish, tmp_path)
+    assert str(tmp_path / "key") in caught.value.message
+    assert "tskey" not in caught.value.message + caught.value.hint

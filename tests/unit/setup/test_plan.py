@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cmesh.config import read_config
-from cmesh.errors import CmeshError, PeerUntrusted, UnknownPeer, UsageError
+from cmesh.errors import CmeshError, PeerUntrusted, RootRefused, UnknownPeer, UsageError
 from cmesh.setup.facts import AgentFact, RunnerFact, SystemTailscale
 from cmesh.setup.plan import Plan, Wish, plan_of
 from cmesh.setup.widening import widenings
@@ -28,6 +28,19 @@ def test_a_first_configuration_allows_nobody_anything():
     assert not config.policy.inbound + config.policy.outbound
     assert any("Tailscale's control server" in effect for effect in made.effects)
     assert any("kept for 30 days" in effect for effect in made.effects)
+
+
+def test_a_login_by_a_key_is_no_page():
+    made = plan({"step": "machine", "name": "box", "auth_key_file": "/srv/key"})
+    assert "the auth key in /srv/key logs it in" in made.effects[0]
+    assert "page" not in made.effects[0]
+
+
+def test_a_daemon_that_refuses_tasks_as_root_gets_no_rule_that_allows_them():
+    with pytest.raises(RootRefused, match="refuse every task of `builder`") as caught:
+        plan(WORK, **UP, peers=(peer(),), root_refused=True)
+    assert "allow_root = true" in caught.value.hint
+    assert plan(WORK | {"allow": "ask"}, **UP, peers=(peer(),), root_refused=True).blocks
 
 
 def test_for_ever_writes_no_key_and_is_remembered():

@@ -82,3 +82,32 @@ def test_an_answered_question_is_not_asked_again():
     assert (
         next_of(facts(**UP, agents=agents, agents_asked=True), pending=False).tool != "setup_step"
     )
+
+
+@pytest.mark.parametrize(
+    ("more", "step", "said"),
+    [
+        ({"wanted_name": "laptop"}, "login", "`laptop` is on the tailnet"),
+        (
+            {"wanted_name": "laptop", "node": "laptop-1"},
+            "login",
+            "`laptop-1` is on the tailnet: not `laptop`, which another node there has",
+        ),
+        ({"phase": "starting", "trouble": "no answer"}, "login", "starting: no answer"),
+        ({"phase": "login", "trouble": "no key"}, "login", "waits for a person: no key"),
+        ({"serviceable": False}, "service", "no service manager of this user runs here"),
+        ({"service": "systemd"}, "service", "systemd keeps the daemon"),
+        ({}, "verify", "no link yet with a machine that a rule here is about"),
+        ({"peers": (MET,)}, "verify", "lets this machine ask for nothing yet"),
+    ],
+)
+def test_a_step_says_on_what_it_rests(more: dict[str, Any], step: str, said: str):
+    what = {one.name: one.what for one in steps_of(facts(**UP | more))}
+    assert said in what[step]
+    assert ("not `laptop`" in what["login"]) == (more.get("node") == "laptop-1")
+
+
+def test_who_would_refuse_every_task_is_not_offered_to_work():
+    step = next_of(facts(**UP, peers=(peer(),), root_refused=True), pending=False)
+    assert step.arguments["allow"] == "ask"
+    assert "work for it" not in step.user

@@ -112,6 +112,8 @@ CASES: list[tuple[Facts, str, str, str, str, str]] = [
     (well(service=ServiceFact()), "installation", "service", "note", "no service manager", ""),
     (alone(), "node", "phase", "skipped", "only a running daemon", "cmesh up"),
     (daemon(phase="login"), "node", "phase", "problem", "log it in", "cmesh login"),
+    (daemon(phase="login", problems=(Fault(code="key_file_missing", what="no key", next="put"),)),
+     "node", "phase", "problem", "no key", "put"),
     (daemon(phase="setup"), "node", "phase", "warning", "no node yet", "cmesh up"),
     (daemon(phase="starting"), "node", "phase", "warning", "on its way", "cmesh status"),
     (daemon(phase="failed", problems=(Fault(code="node_failed", what="broke", next="mend"),)),
