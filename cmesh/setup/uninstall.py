@@ -2,6 +2,7 @@
 
 `inventory` only looks. `take_away` deletes the paths of one item and nothing beside them; what
 is in `installed.json` goes back to how it was, byte for byte, unless somebody changed it since.
+What is cmesh's in a directory is `belongings`' to say.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ from typing import Literal
 
 from cmesh.errors import ConfigError, UsageError
 from cmesh.setup import files
+from cmesh.setup.belongings import sorted_config, sorted_state
 from cmesh.setup.installed import Entry, read_installed, record_file
 from cmesh.setup.service.kept import read_kept
 from cmesh.setup.shells import removed
@@ -52,6 +54,17 @@ class Item:
     entries: tuple[Entry, ...] = ()
     note: str = ""
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Each path that is there, and how much of it goes where that is not all. Looks at the disk."""
+        nothing: Entry = {}
+        told = self.entries or (nothing,) * len(self.paths)
+        return tuple(
+            f"{path}{_extent(entry)}"
+            for path, entry in zip(self.paths, told, strict=True)
+            if path.is_symlink() or path.exists()
+        )
+
 
 def inventory(places: Places) -> tuple[Item, ...]:
     """Return the items that are there, in the order in which they go. Blocks on the disk.
@@ -60,14 +73,15 @@ def inventory(places: Places) -> tuple[Item, ...]:
 
     Raises:
         ConfigError: the record cannot be read.
+        UsageError: a directory of cmesh's is the home, or holds it.
     """
-    inside = sorted(places.state.iterdir()) if places.state.is_dir() else []
+    state = sorted_state(places.state)
+    inside = state.own
     identity = tuple(one for one in inside if one.name in _IDENTITY)
     logins = tuple(one for one in inside if one.name in _LOGINS)
     rest = tuple(one for one in inside if one not in (*identity, *logins))
-    config = tuple(sorted(places.config.iterdir())) if places.config.is_dir() else ()
-    if places.config.is_symlink():
-        config = (places.config,)
+    linked = places.config.is_symlink()
+    config = sorted_config(places.config)
     kept = read_kept(places.state)
     unit = Path(kept.file) if kept else None
     entries = tuple(
@@ -84,8 +98,8 @@ def inventory(places: Places) -> tuple[Item, ...]:
         Item(
             name="config",
             title="the configuration and its rules",
-            paths=config,
-            note="" if not places.config.is_symlink() else "a link; what it leads to stays",
+            paths=(places.config,) if linked else config.own,
+            note="a link; what it leads to stays" if linked else config.note,
         ),
         Item(name="logins", title="the API keys that cmesh keeps for runners", paths=logins),
         Item(
@@ -98,7 +112,9 @@ def inventory(places: Places) -> tuple[Item, ...]:
             name="store",
             title="the store: every task, its outputs, and the audit log",
             paths=rest,
-            note="it cannot be had back; --backup FILE keeps a copy",
+            note="; ".join(
+                filter(None, ("it cannot be had back; --backup FILE keeps a copy", state.note))
+            ),
         ),
         Item(
             name="program",
@@ -125,9 +141,11 @@ def take_away(item: Item, places: Places) -> tuple[str, ...]:
     for path in item.paths:
         _delete(path)
     directory = places.config if item.name == "config" else places.state
-    if not directory.is_symlink():
-        files.remove_empty([directory])
-    return ()
+    if directory.is_symlink():
+        return ()
+    files.remove_empty([directory])
+    left = sorted_config(directory) if item.name == "config" else sorted_state(directory)
+    return (left.note,) if left.note and item.name in ("config", "store") else ()
 
 
 def tidy(places: Places) -> None:
@@ -162,6 +180,17 @@ def back_up(item: Item, target: Path) -> int:
     except OSError as error:
         target.unlink(missing_ok=True)
         raise ConfigError(f"`{target}` cannot be written: {error.strerror}") from error
+
+
+def _extent(entry: Entry) -> str:
+    kind = entry.get("kind")
+    if kind == "block":
+        return "  (the lines of cmesh's alone)"
+    if kind == "directory" and not entry.get("tree"):
+        return "  (only if nothing is in it then)"
+    if kind in ("file", "service"):
+        return "  (only if nobody changed it)"
+    return "  (the link alone)" if kind == "link" else ""
 
 
 def _take_back(entries: Sequence[Entry], places: Places) -> tuple[str, ...]:

@@ -10,11 +10,18 @@ from cmesh.interfaces import leaving
 from cmesh.interfaces.cli import output
 from cmesh.paths import config_dir, config_file, data_dir, state_dir
 from cmesh.setup.agents import Change, apply, plan_remove
+from cmesh.setup.belongings import other_daemons
 from cmesh.setup.clients import CLIENTS
 from cmesh.setup.surroundings import surroundings
 from cmesh.setup.uninstall import Item, Places, back_up, inventory, take_away, tidy
 
 __all__ = ["uninstall_cmesh"]
+
+SHOWN = 16
+"""Paths of a part that its question shows; `--dry-run` shows all."""
+
+ASKED = 3
+"""How often a question is put to who answers neither yes nor no."""
 
 
 def uninstall_cmesh(
@@ -30,8 +37,9 @@ def uninstall_cmesh(
     places = Places(config=config_dir(), state=state_dir(), data=data_dir())
     agents = _plan_agents()
     items = inventory(places)
+    users = _users(items, places)
     if dry_run:
-        _show(agents, items, as_json=as_json)
+        _show(agents, items, users, as_json=as_json)
         return
     asking = not as_json and not any(named.values()) and sys.stdin.isatty() and sys.stderr.isatty()
     tasks = asyncio.run(leaving.running_tasks(places.state))
@@ -40,6 +48,9 @@ def uninstall_cmesh(
             f"{tasks} task{'s' if tasks > 1 else ''} of others run or wait here",
             hint="`cmesh tasks` shows them; wait, or add --end-tasks",
         )
+    if named["program"] or asking:
+        for line in users:
+            output.say(f"warning: {line}")
     if asking and not _agreed(f"Uninstall cmesh{_out_of(agents)}?", default=True):
         raise UsageError("not uninstalled", hint="nothing was changed")
     chosen = [one for one in items if named[one.name] or (asking and _asked(one))]
@@ -50,6 +61,17 @@ def uninstall_cmesh(
             hint="take its unit away too: --yes-service",
         )
     _leave(agents, chosen, places, backup=backup, as_json=as_json)
+
+
+def _users(items: Sequence[Item], places: Places) -> list[str]:
+    """Say which daemons of other state directories run from the program that may go."""
+    if not any(one.name == "program" for one in items):
+        return []
+    return [
+        f"process {one.pid} is a daemon of {one.state or 'another state directory'} and runs from"
+        " this program: it would not start again"
+        for one in other_daemons(places.data / "versions", places.state)
+    ]
 
 
 def _plan_agents() -> list[Change]:
@@ -129,21 +151,34 @@ def _out_of(agents: Sequence[Change]) -> str:
 def _asked(item: Item) -> bool:
     """Ask a person for one part; a mere return means no."""
     note = f" ({item.note})" if item.note else ""
+    lines = item.lines
+    more = [f"… and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    for line in (*lines[:SHOWN], *more):
+        output.say(f"  {line}")
     return _agreed(f"Delete {item.title}?{note}", default=False)
 
 
 def _agreed(question: str, *, default: bool) -> bool:
     # Not typer.confirm: it writes a blank to stdout, which belongs to the data.
-    sys.stderr.write(f"{question} [{'Y/n' if default else 'y/N'}] ")
-    sys.stderr.flush()
-    line = sys.stdin.readline()
-    if not line:
-        raise UsageError("there was no answer", hint="nothing was changed; cmesh uninstall")
-    word = line.strip().lower()
-    return default if not word else word in ("y", "yes")
+    for _ in range(ASKED):
+        sys.stderr.write(f"{question} [{'Y/n' if default else 'y/N'}] ")
+        sys.stderr.flush()
+        line = sys.stdin.readline()
+        if not line:
+            break
+        word = line.strip().lower()
+        if word in _WORDS or not word:
+            return _WORDS.get(word, default)
+        output.say("answer y or n")
+    raise UsageError("there was no answer", hint="nothing was changed; cmesh uninstall")
 
 
-def _show(agents: Sequence[Change], items: Sequence[Item], *, as_json: bool) -> None:
+_WORDS = {"y": True, "yes": True, "n": False, "no": False}
+
+
+def _show(
+    agents: Sequence[Change], items: Sequence[Item], users: Sequence[str], *, as_json: bool
+) -> None:
     if as_json:
         output.print_json(
             {
@@ -152,9 +187,16 @@ def _show(agents: Sequence[Change], items: Sequence[Item], *, as_json: bool) -> 
                     for one in agents
                 ],
                 "items": [
-                    {"name": one.name, "title": one.title, "paths": [str(p) for p in one.paths]}
+                    {
+                        "name": one.name,
+                        "title": one.title,
+                        "paths": [str(path) for path in one.paths],
+                        "goes": one.lines,
+                        "note": one.note,
+                    }
                     for one in items
                 ],
+                "warnings": users,
             }
         )
         return
@@ -163,5 +205,9 @@ def _show(agents: Sequence[Change], items: Sequence[Item], *, as_json: bool) -> 
         output.data(change.diff)
     for item in items:
         output.say(f"--yes-{item.name}: {item.title}")
-        output.data("".join(f"  {path}\n" for path in item.paths))
+        output.data("".join(f"  {line}\n" for line in item.lines))
+        if item.note:
+            output.say(f"note: {item.note}")
+    for line in users:
+        output.say(f"warning: {line}")
     output.say("nothing was changed")

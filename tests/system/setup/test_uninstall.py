@@ -55,8 +55,8 @@ def test_at_a_terminal_each_part_is_asked_for_and_a_no_keeps_it(home: Home, pres
     (home.path / ".claude.json").write_text("{}\n", "utf-8")
     used(home, present)
     controller, terminal = pty.openpty()
-    # Uninstall, config, identity, store, program: in the order in which they are asked.
-    os.write(controller, b"\ny\nn\nn\ny\n")
+    # Uninstall, config (twice), identity, store, program: in the order in which they are asked.
+    os.write(controller, b"\nmaybe\ny\nn\nn\ny\n")
     done = subprocess.run(
         [home.link, "uninstall"],
         env=home.variables,
@@ -77,3 +77,5 @@ def test_at_a_terminal_each_part_is_asked_for_and_a_no_keeps_it(home: Home, pres
     assert {"key", "store"} <= {one.name for one in state.iterdir()}
     assert (home.path / ".claude.json").read_text("utf-8") == "{}\n"
     assert "kept the store" in said
+    assert "answer y or n" in said
+    assert f"{home.path}/.bashrc  (the lines of cmesh's alone)" in said

@@ -185,3 +185,55 @@ def test_of_a_linked_configuration_the_link_goes_and_what_it_leads_to_stays(
     take_away(item(places, "config"), places)
     assert not places.config.is_symlink()
     assert names(tmp_path / "dotfiles") == {"config.toml"}
+
+
+@pytest.mark.parametrize("which", ["state", "config"])
+@pytest.mark.parametrize("above", [False, True])
+def test_a_home_is_never_taken_for_a_directory_of_cmeshs(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str, above: bool
+) -> None:
+    directory = places.state if which == "state" else places.config
+    monkeypatch.setenv("HOME", str(directory / "me" if above else directory))
+    with pytest.raises(UsageError, match="your home or holds it") as refused:
+        inventory(places)
+    assert refused.value.hint == f"env -u CMESH_{which.upper()}_DIR cmesh uninstall --dry-run"
+
+
+def test_of_a_directory_with_other_things_in_it_only_cmeshs_go(places: Places) -> None:
+    (places.state / "launch.json").write_text("{}")
+    (places.state / ".key.new").write_text("")
+    (places.state / "photos").mkdir()
+    (places.config / "claude.key").write_text("k")
+    (places.config / "config.toml").write_text('[node]\nauth_key_file = "auth"\n')
+    (places.config / "auth").write_text("k")
+    (places.config / "vimrc").write_text("mine")
+    assert "stays in" in item(places, "store").note
+    notes = [take_away(one, places) for one in inventory(places)]
+    assert names(places.state) == {"photos"}
+    assert names(places.config) == {"vimrc"}
+    assert notes[-1] == (f"what is not cmesh's stays in {places.state}: photos",)
+
+
+def test_a_directory_in_which_no_daemon_ran_and_somebody_else_works_stays_whole(
+    places: Places,
+) -> None:
+    (places.state / "src").mkdir()  # beside folders that only happen to be named as cmesh's are
+    assert [one.name for one in inventory(places)] == ["config"]
+
+
+def test_a_part_says_how_much_of_each_path_goes(places: Places, tmp_path: Path) -> None:
+    (tmp_path / ".bashrc").write_text("")
+    tree = places.data / "versions" / "1"
+    tree.mkdir(parents=True)
+    recorded(
+        places,
+        {"kind": "directory", "path": str(tree), "tree": True},
+        {"kind": "directory", "path": str(tmp_path)},
+        {"kind": "block", "path": str(tmp_path / ".bashrc")},
+        {"kind": "link", "path": str(tmp_path / "gone")},
+    )
+    assert item(places, "program").lines == (
+        str(tree),
+        f"{tmp_path}  (only if nothing is in it then)",
+        f"{tmp_path}/.bashrc  (the lines of cmesh's alone)",
+    )
