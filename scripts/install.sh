@@ -14,6 +14,7 @@ RELEASE_URL=''
 SIGNER_IDENTITY=''
 SIGNER_ISSUER=''
 
+MAKE_ONE='install.sh --from FOLDER; in a clone, scripts/release --host makes a release in dist'
 CONNECT_LIMIT_S=20
 STALL_LIMIT_S=60
 
@@ -172,7 +173,7 @@ with urllib.request.urlopen(sys.argv[1], timeout=int(sys.argv[3])) as got:
 take() { # NAME
     case $base in
         http://* | https://*) fetch "$base/$1" "$work/$1" ;;
-        *) cp -- "$base/$1" "$work/$1" 2>/dev/null || stop "\`$base/$1\` is not there" 'install.sh --from FOLDER' ;;
+        *) cp -- "$base/$1" "$work/$1" 2>/dev/null || stop "\`$base/$1\` is not there" "$MAKE_ONE" ;;
     esac
 }
 
@@ -201,7 +202,7 @@ find_release() {
     here=${0%/*}
     [ -n "$from" ] || { [ "$here" != "$0" ] && [ -f "$here/SHA256SUMS" ] && from=$here; } || from=$RELEASE_URL
     [ -n "$from" ] || stop 'there is no release beside this script' \
-        'install.sh --from FOLDER; in a clone, scripts/release --host makes one in dist'
+        "$MAKE_ONE"
     only=''
     base=${from%/}
     case $base in *.whl)
@@ -212,7 +213,8 @@ find_release() {
         ;;
     esac
     case $base in http://* | https://*) ;; *)
-        [ -d "$base" ] || stop "\`$base\` is no folder" 'install.sh --from FOLDER'
+        [ ! -f "$base" ] || stop "\`$base\` is no wheel" 'install.sh --from FOLDER, or a .whl in it'
+        [ -d "$base" ] || stop "there is no folder \`$base\`" "$MAKE_ONE"
         base=$(cd "$base" && pwd) ;;
     esac
     take SHA256SUMS

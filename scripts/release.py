@@ -5,6 +5,7 @@ that the sdist is known to build; nothing is uploaded and nothing is signed here
 """
 
 import argparse
+import contextlib
 import hashlib
 import os
 import re
@@ -12,8 +13,10 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import threading
+import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +32,9 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 """By the name in a wheel's, Go's name."""
 
 INSTALLERS = ("install.sh", "install.ps1")
+
+TICK_S = 15.0
+"""How often a build that takes long says where it is."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     shutil.rmtree(DIST, ignore_errors=True)
     DIST.mkdir()
     if asked.host:
-        make_wheel(ROOT, DIST, os.environ)
+        print("release: building this machine's wheel, minutes in a fresh tree", flush=True)
+        with told(phase):
+            make_wheel(ROOT, DIST, os.environ)
     else:
         _release([asked.only] if asked.only else list(ARCHITECTURES), draft=asked.draft)
     for name in INSTALLERS:
@@ -66,7 +74,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         (DIST / name).write_text(fill(text, filled), "utf-8")
         shutil.copymode(ROOT / "scripts" / name, DIST / name)
     write_sums(DIST)
+    for wheel in sorted(DIST.glob("*.whl")):
+        size = wheel.stat().st_size / 1e6
+        print(f"release: {wheel.relative_to(ROOT)}, {size:.0f} MB, and its SHA256SUMS")
+    print("next: scripts/install.sh --from dist")
     return 0
+
+
+def phase() -> str:
+    """Return which part of the tree's build is at work, by what is there already."""
+    if not (ROOT / "build" / "native" / "libtailscale.a").exists():
+        return "compiling the tailnet node (Go, the long part)"
+    if not (ROOT / "cmesh" / "node" / "bin" / "cmesh-testnet").exists():
+        return "compiling the local tailnet"
+    return "linking and packing the wheel"
+
+
+@contextlib.contextmanager
+def told(where: Callable[[], str], every_s: float = TICK_S) -> Generator[None]:
+    """Print where a long step is, again and again until it ends."""
+    ended = threading.Event()
+    began = time.monotonic()
+
+    def tell() -> None:
+        while not ended.wait(every_s):
+            print(f"  {time.monotonic() - began:.0f} s  {where()}", flush=True)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
 
 
 def _release(architectures: Sequence[str], *, draft: bool) -> None:

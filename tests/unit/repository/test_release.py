@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import re
+import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -76,3 +77,17 @@ def test_the_installers_have_the_same_options() -> None:
         for name in re.findall(r"\$(\w+)", block.replace("$false", ""))
     }
     assert theirs == ours
+
+
+def test_a_long_build_says_where_it_is(
+    release: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = threading.Event()
+
+    def where() -> str:
+        asked.set()
+        return "linking"
+
+    with release.told(where, every_s=0.001):
+        assert asked.wait(5.0)
+    assert "s  linking" in capsys.readouterr().out

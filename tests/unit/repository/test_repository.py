@@ -1,5 +1,6 @@
 """What the repository promises about itself: versions, licences, lists, builds that explain."""
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import pytest
 
 import build_ext
 import cmesh
+from cmesh.errors import UsageError
 from cmesh.node import ffi
 from tests.conftest import EXPECTED_SKIPS, expected_skips
 
@@ -122,14 +124,35 @@ def test_go_counts_nothing_in_the_user_s_home(monkeypatch: pytest.MonkeyPatch) -
     assert environment["GOENV"].startswith(str(Path.home()))
 
 
-def test_the_demo_answers_help_without_set_up(tmp_path: Path) -> None:
-    tree = tmp_path / "tree"
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        ("demo --help", 0, "--key-file"),
+        ("demo --hlep", 2, "no such option"),
+        ("demo --runner", 2, "--runner needs a value"),
+        ("demo now", 2, "options only"),
+        ("release --help", 0, "--host"),
+        ("release --hots", 2, "no option `--hots`"),
+        ("release --only", 2, "--only needs a value"),
+    ],
+)
+def test_help_and_mistakes_are_answered_without_set_up(
+    tmp_path: Path, words: str, status: int, said: str
+) -> None:
+    tree, (name, *more) = tmp_path / "tree", words.split()
     (tree / "scripts").mkdir(parents=True)
-    shutil.copy(ROOT / "scripts" / "demo", tree / "scripts" / "demo")
-    argv = ["/bin/sh", str(tree / "scripts" / "demo"), "--help"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=BUILD_LIMIT_S, check=True)
-    assert "--key-file" in done.stdout
+    shutil.copy(ROOT / "scripts" / name, tree / "scripts" / name)
+    argv = ["/bin/sh", str(tree / "scripts" / name), *more]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=BUILD_LIMIT_S, check=False)
+    assert (done.returncode, said in done.stdout + done.stderr) == (status, True)
     assert [path.name for path in tree.iterdir()] == ["scripts"]
+
+
+def test_a_mistake_of_the_demo_is_a_document_with_json(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "scripts" / "demo", tmp_path / "demo")
+    argv = ["/bin/sh", str(tmp_path / "demo"), "--hlep", "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=BUILD_LIMIT_S, check=False)
+    assert json.loads(done.stdout)["error"]["code"] == UsageError.code
 
 
 def test_the_third_party_licences_are_current() -> None:
