@@ -7,7 +7,6 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from cmesh.policy.parse import COMMAND_NAME_PATTERN, RUNNER_NAME_PATTERN, mistaken_for
-from cmesh.policy.rules import FULL_CONSENT
 from cmesh.policy.tables import Duration, PolicyTables, Table, TextForm
 from cmesh.protocol.machine import LABELS_MOST
 
@@ -199,7 +198,7 @@ def starter_config(hostname: str) -> str:
     `hostname` is put into the form of a host name; what is left may be empty.
     """
     host = re.sub(r"[^a-z0-9-]+", "-", hostname.partition(".")[0].lower()).strip("-")[:63]
-    return _STARTER.replace("@HOST@", host.strip("-")).replace("@CONSENT@", FULL_CONSENT)
+    return _STARTER.replace("@HOST@", host.strip("-"))
 
 
 _STARTER = """\
@@ -214,6 +213,10 @@ hostname = "@HOST@"
 [worker]
 concurrent = 2
 
+# How long prompts and outputs are kept, as peers are told; default: for ever. Nothing is erased yet.
+# [store]
+# keep_text = "30d"
+
 # An agent that may work for others here. Your own login is never used.
 # [runners.claude]
 # key_file = "~/.config/cmesh/claude.key"          # mode 0600
@@ -227,8 +230,7 @@ concurrent = 2
 # name = "laptop may ask about myapp"
 # peers = ["node:nABC123CNTRL"]
 # operations = ["task"]
-# profiles = ["full"]                                # no sandbox; "query" is held by one
-# consent = "@CONSENT@"
+# profiles = ["query"]                             # reads that directory and its model, no more
 # runners = ["claude"]
 # paths = ["/srv/myapp"]
 # limits = { runtime = "15m", concurrent = 2, per_day = 50 }
@@ -237,7 +239,7 @@ concurrent = 2
 # [[outbound.allow]]
 # name = "ask the build box"
 # peers = ["node:nXYZ789CNTRL"]
-# profiles = ["full"]
+# profiles = ["query"]
 # repos = ["~/src/myapp"]
 # prompt_bytes = 20000
 """

@@ -147,6 +147,8 @@ class ControlServer:
         try:
             # Read first: closing over unread bytes would reset the connection and lose our answer.
             hello = await _read_hello(reader)
+            if hello is None:  # somebody looked whether a daemon takes connections
+                return
             if len(self._connections) > CONNECTIONS:
                 raise QueueFull(f"the daemon already serves {CONNECTIONS} local connections")
             if hello.kind == "mcp" and self._on_mcp is None:
@@ -184,12 +186,20 @@ class ControlServer:
         return who.pid
 
 
-async def _read_hello(reader: asyncio.StreamReader) -> Hello:
+async def _read_hello(reader: asyncio.StreamReader) -> Hello | None:
+    """Return the first line; None = the other end closed without a word.
+
+    Raises:
+        UsageError: it is none, or did not come within `HELLO_LIMIT_S`.
+        VersionMismatch: it is of another version of the protocol.
+    """
     try:
         async with asyncio.timeout(HELLO_LIMIT_S):
             line = await read_line(reader)
     except TimeoutError as error:
         raise UsageError(f"no hello within {HELLO_LIMIT_S:g} s") from error
+    if not line:
+        return None
     raw = json_object(line)
     version = raw.get("v")
     if isinstance(version, int) and version != CONTROL_VERSION:

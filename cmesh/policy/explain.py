@@ -60,7 +60,13 @@ def for_remote(decision: Decision) -> Decision:
     if decision.effect != "deny":
         return replace(decision, failed=(), change="", profile=None)
     kinds = [] if decision.rule is not None else _kinds_for_remote(decision.failed)
-    about = f" ({', '.join(kinds)})" if kinds else ""
+    # The runner's name is what the peer itself asked for, or got because it named none.
+    asked = {
+        item.condition: f"runner `{item.got}`"
+        for item in decision.failed
+        if item.condition == "runner"
+    }
+    about = f" ({', '.join(asked.get(kind, kind) for kind in kinds)})" if kinds else ""
     reason = f"the other node's policy denies it{about}"
     untold = bool(kinds) and set(kinds) <= UNTOLD
     if untold:

@@ -383,7 +383,10 @@ def _runners(facts: Facts, wish: Wish) -> Sequence[str]:
             )
     if not (wish.runners or ready):
         keyless = next((one.name for one in facts.runners if one.needs_key and one.program), "")
-        login = f"the user runs `cmesh runners login {keyless} --key` in a terminal; then again"
+        login = (
+            f"in a terminal the user runs `cmesh runners login {keyless}` for an account, or"
+            f" `cmesh runners login {keyless} --key` for an API key; then again"
+        )
         raise UsageError(
             "no agent here can work for others yet",
             hint=login if keyless else "`cmesh runners list` says what is missing",

@@ -463,6 +463,9 @@ def test_commands_start_the_daemon_but_looking_and_stopping_do_not(
     assert "cmesh up" in capsys.readouterr().err
     assert main(["down"]) == 0
     assert no_start == []
+    assert main(["runners", "login", "claud", "--key"]) == 51
+    assert "did you mean `claude`?" in capsys.readouterr().err
+    assert no_start == []
     assert main(["peers"]) == 74
     assert len(no_start) == 1
 
@@ -504,6 +507,8 @@ def test_a_key_is_kept_for_its_owner_alone_and_said_nowhere(
     for bad in ("", "two words", "sk\u00e9", "x" * 5000):
         monkeypatch.setattr("sys.stdin", io.StringIO(bad))
         assert main(["runners", "login", "claude", "--key"]) == 2
+        said = capsys.readouterr().err
+        assert ("nothing came" in said, "two words" in said) == (not bad, False)
     assert place.read_text() == "sk-two\n"
     assert main(["runners", "login", "claude"]) == 2  # an account's login is not there
     assert main(["runners", "login", "codex", "--key"]) == 2  # this one takes none
@@ -943,3 +948,33 @@ def test_a_bad_argument_points_to_its_own_command_s_page(
 ):
     assert main(words) == 2
     assert f"hint: see `{page} --help`" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_misspelt_agent_is_named_with_what_it_may_have_meant(
+    capsys: pytest.CaptureFixture[str],
+):
+    assert main(["mcp", "add", "claued"]) == 2
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error == "error: cmesh knows no agent `claued`"
+    assert hint.startswith("hint: did you mean `claude`? else claude, ")
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+@pytest.mark.usefixtures("environment")
+def test_a_unit_is_planned_only_where_a_manager_would_take_it(
+    more: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert main(["service", "install", *more]) == 86
+    assert "no service manager of this user runs here" in capsys.readouterr().err
+
+
+def test_up_says_what_it_waits_for(
+    daemon: DaemonThread, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    daemon.order("status", phase="starting")
+    for name, limit in (("QUIET_S", 0.0), ("SETTLE_LIMIT_S", 0.2)):
+        monkeypatch.setattr(f"cmesh.interfaces.cli.daemon.{name}", limit)
+    assert main(["up"]) == 0
+    assert capsys.readouterr().err.count("waiting for an answer of the control server") == 1

@@ -25,6 +25,7 @@ from cmesh.config import (
 )
 from cmesh.configfile import FileTable
 from cmesh.errors import ConfigError, UnsafePermissions
+from cmesh.model import Profile
 from cmesh.policy.rules import Policy
 from cmesh.policy.tables import Table
 
@@ -335,8 +336,12 @@ def test_the_starters_commented_tables_are_valid_when_uncommented(tmp_path: Path
     config = load_config(write(tmp_path, text))
     assert [rule.name for rule in config.policy.inbound] == ["laptop may ask about myapp"]
     assert [rule.name for rule in config.policy.outbound] == ["ask the build box"]
+    assert {rule.profiles for rule in (*config.policy.inbound, *config.policy.outbound)} == {
+        (Profile.QUERY,)
+    }
     assert set(config.runners) == {"claude"}
     assert set(config.commands) == {"deploy-check"}
+    assert config.store.keep_text_days == 30
 
 
 SECTIONS = {

@@ -65,7 +65,12 @@ def read_secret(question: str, most: int) -> str:
     except (OSError, EOFError, UnicodeDecodeError):
         raise UsageError("the key could not be read") from None
     text = text.strip()
-    if not text or len(text) > most or not all("!" <= one <= "~" for one in text):
+    if not text:
+        raise UsageError(
+            "nothing came: no key was typed, or standard input is empty",
+            hint="repeat it at a terminal, or add `< FILE` with the key in it",
+        )
+    if len(text) > most or not all("!" <= one <= "~" for one in text):
         raise UsageError("that is no key: one word of plain characters is expected")
     return text
 

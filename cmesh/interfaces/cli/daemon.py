@@ -39,6 +39,8 @@ SETTLE_LIMIT_S = 8.0
 """How long a command waits for a node that is just starting."""
 
 SETTLE_POLL_S = 0.1
+QUIET_S = 1.5
+"""How long it waits before it says for what; most nodes are up by then."""
 
 _PHASES = {
     "setup": "setup: not configured, no node",
@@ -77,7 +79,7 @@ def up(
         _replace(state, as_json=as_json)
         return
     running = start_daemon(state, config_dir())
-    view = call(_settled)
+    view = call(lambda client: _settled(client, told=not as_json))
     if view.phase == "login" and not view.login_url:
         view = call(lambda client: client.login())
     if as_json:
@@ -204,14 +206,18 @@ def _write_starter(path: Path) -> bool:
     return True
 
 
-async def _settled(client: ControlClient) -> StatusView:
+async def _settled(client: ControlClient, *, told: bool = False) -> StatusView:
     """Return the status once the node is up, or known not to be."""
     clock = SystemClock()
-    deadline = clock.monotonic() + SETTLE_LIMIT_S
+    began = clock.monotonic()
     while True:
         view = await client.status()
-        if view.phase not in ("starting", "setup") or clock.monotonic() > deadline:
+        waited = clock.monotonic() - began
+        if view.phase not in ("starting", "setup") or waited > SETTLE_LIMIT_S:
             return view
+        if told and view.phase == "starting" and waited >= QUIET_S:
+            output.say(f"waiting for an answer of the control server, {SETTLE_LIMIT_S:g} s at most")
+            told = False
         await asyncio.sleep(SETTLE_POLL_S)
 
 

@@ -4,19 +4,21 @@ A key comes from the terminal without an echo, or from standard input; never fro
 goes into one 0600 file, and into no log, message or row.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, TypeAlias
 
 import typer
 
 from cmesh.daemon.arguments import LoginArguments
 from cmesh.daemon.runner_answers import RunnerView
-from cmesh.errors import RunnerUnavailable, UsageError
+from cmesh.errors import DaemonNotRunning, RunnerUnavailable, UsageError
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.accounts import log_in, read_secret, write_private
 from cmesh.interfaces.cli.options import JsonOption, complete_runner
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.nearest import did_you_mean
 from cmesh.paths import (
+    config_dir,
     ensure_private_dir,
     key_file,
     login_file,
@@ -127,10 +129,23 @@ def _known(name: str) -> RunnerView:
     Raises:
         RunnerUnavailable: there is none of this name.
     """
-    names = {runner.name: runner for runner in call(lambda client: client.list_runners()).runners}
-    if name not in names:
-        meant, here = did_you_mean(name, list(names)), f"runners here: {', '.join(names)}"
+    try:
+        view = call(lambda client: client.list_runners(), start=False)
+    except DaemonNotRunning:
+        # A slip is told from the files, so that it starts no daemon.
+        from cmesh.daemon.runner_names import names_of_manifests
+
+        if not name.startswith("command:"):
+            _require(name, names_of_manifests(config_dir()))
+        view = call(lambda client: client.list_runners())
+    names = {runner.name: runner for runner in view.runners}
+    _require(name, list(names))
+    return names[name]
+
+
+def _require(name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        meant, here = did_you_mean(name, known), f"runners here: {', '.join(known)}"
         raise RunnerUnavailable(
             f"no runner `{name}` on this machine", hint=f"{meant} else {here}" if meant else here
         )
-    return names[name]

@@ -108,7 +108,9 @@ def _chosen(here: Surroundings, names: Sequence[str], *, everywhere: bool) -> li
         client = client_named(name)
         if client is None:
             known = [one.name for one in CLIENTS]
-            raise UsageError(f"no agent `{name}`{did_you_mean(name, known)}", hint=_NAMES)
+            meant = did_you_mean(name, known)
+            hint = f"{meant} else {_NAMES}" if meant else f"cmesh knows {_NAMES}"
+            raise UsageError(f"cmesh knows no agent `{name}`", hint=hint)
         chosen.append(client)
     return chosen
 

@@ -46,10 +46,9 @@ def install_service(*, linger: bool, dry_run: bool, as_json: bool) -> None:
     """
     around = surroundings(state_dir())
     if dry_run:
-        # A plan is shown where there is no manager yet, too.
-        kind = manager.which(around) or manager.usual()
-        steps = manager.plan(kind, unit_of(state_dir(), config_dir()), around, linger=linger)
-        _show(steps, as_json=as_json)
+        kind, unit = manager.require(around), unit_of(state_dir(), config_dir())
+        _refuse_another(kind, unit, around.state)
+        _show(manager.plan(kind, unit, around, linger=linger), as_json=as_json)
         return
     kept, pid = _install(around, _quiet if as_json else output.say, linger=linger)
     lingers = manager.standing(kept, around).lingers

@@ -31,7 +31,6 @@ __all__ = [
     "remove",
     "require",
     "standing",
-    "usual",
     "which",
 ]
 
@@ -54,7 +53,7 @@ class Surroundings:
 
 def which(around: Surroundings, platform: str = sys.platform) -> Kind | None:
     """Return the service manager that runs for this user now; None = none that is known."""
-    kind = usual(platform)
+    kind = _usual(platform)
     if kind != "systemd":
         return kind
     if shutil.which("systemctl") is None:
@@ -63,7 +62,7 @@ def which(around: Surroundings, platform: str = sys.platform) -> Kind | None:
     return "systemd" if Path(runtime, "systemd", "private").exists() else None
 
 
-def usual(platform: str = sys.platform) -> Kind:
+def _usual(platform: str = sys.platform) -> Kind:
     """Return the service manager that this kind of machine usually has."""
     if platform == "darwin":
         return "launchd"

@@ -141,6 +141,17 @@ async def test_a_bad_hello_gets_one_error_and_the_connection_ends(
         assert await client.line() is None
 
 
+@pytest.mark.parametrize("line", [b"", b'{"v":1'])
+async def test_a_look_at_the_socket_is_no_refusal(
+    server: ControlServer, caplog: pytest.LogCaptureFixture, line: bytes
+):
+    async with Raw(server.path) as client:
+        client.writer.write(line)
+        client.writer.write_eof()
+        assert await client.line() is None
+    assert caplog.records == []
+
+
 async def test_a_hello_that_does_not_come_is_not_waited_for(
     server: ControlServer, monkeypatch: pytest.MonkeyPatch
 ):

@@ -168,7 +168,7 @@ def test_the_other_side_is_told_so_much_and_no_more() -> None:
         "the owner of the other machine sees why with `cmesh policy explain` there"
     )
     two = for_remote(decide_inbound(asks(directory="/x", runner="codex"), inbound(allow())))
-    assert two.reason == "the other node's policy denies it (runner, path)"
+    assert two.reason == "the other node's policy denies it (runner `codex`, path)"
     expired = for_remote(decide_inbound(asks(identity=who(expired=True)), Policy.of()))
     assert expired.reason == "the asking node's key has expired"
     assert expired.change == "run `cmesh login` on the asking machine"
