@@ -18,7 +18,7 @@ from cmesh.clock import SystemClock
 from cmesh.daemon.networks import Networks
 from cmesh.model import TaskId
 from cmesh.runner.manifest import load_manifests
-from cmesh.runner.registry import Runner
+from cmesh.runner.runner import Runner
 from cmesh.store.store import Store
 from tests.fakes.api import Asked, api
 from tests.fakes.egress import hand_in

@@ -36,7 +36,8 @@ from cmesh.policy.explain import for_remote
 from cmesh.policy.profiles import NamedProfile
 from cmesh.protocol.answer import check_schema
 from cmesh.runner.manifest import REPORTS
-from cmesh.runner.registry import Runner, Runners
+from cmesh.runner.registry import Runners
+from cmesh.runner.runner import Runner
 from cmesh.store.records import DecisionRecord
 
 __all__ = ["Admission", "Count", "Grant", "admit", "as_told", "principal", "task_request"]

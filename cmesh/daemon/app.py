@@ -12,14 +12,11 @@ from typing_extensions import override
 from cmesh import __version__
 from cmesh.daemon import overview, releasing, runner_files, runner_logins, runner_views
 from cmesh.daemon.answers import (
-    ArtifactPiece,
     CopyView,
     DecisionView,
     GroupView,
-    PatchFile,
     PeersView,
     PeerView,
-    ReleaseView,
     ResultView,
     SqlView,
     StatusView,
@@ -59,6 +56,7 @@ from cmesh.daemon.core import Daemon
 from cmesh.daemon.diagnosis import diagnose
 from cmesh.daemon.diagnosis_answers import DiagnosisView
 from cmesh.daemon.fanning import FanOut
+from cmesh.daemon.file_answers import ArtifactPiece, PatchFile, ReleaseView
 from cmesh.daemon.followup import standing
 from cmesh.daemon.groups import Groups
 from cmesh.daemon.live_tests import LiveTests

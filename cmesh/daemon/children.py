@@ -11,14 +11,11 @@ from collections.abc import AsyncGenerator
 from typing_extensions import override
 
 from cmesh.daemon.answers import (
-    ArtifactPiece,
     CopyView,
     DecisionView,
     GroupView,
-    PatchFile,
     PeersView,
     PeerView,
-    ReleaseView,
     ResultView,
     SqlView,
     StatusView,
@@ -56,6 +53,7 @@ from cmesh.daemon.asking import Asking
 from cmesh.daemon.chains import CHILDREN_MOST, Parent, children_of, parent, session_of
 from cmesh.daemon.core import Daemon
 from cmesh.daemon.diagnosis_answers import DiagnosisView
+from cmesh.daemon.file_answers import ArtifactPiece, PatchFile, ReleaseView
 from cmesh.daemon.lookup import Lookup
 from cmesh.daemon.operations import Operations
 from cmesh.daemon.pair_calls import (

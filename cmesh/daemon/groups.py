@@ -4,7 +4,12 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
-from cmesh.daemon.answers import GroupView, RefusedView, TasksView, TaskView
+from cmesh.daemon.answers import (
+    GroupView,
+    RefusedView,
+    TasksView,
+    TaskView,
+)
 from cmesh.daemon.arguments import (
     Context,
     FanOutArguments,

@@ -20,7 +20,7 @@ from cmesh.errors import (
 from cmesh.model import Profile, TaskState
 from cmesh.runner.live import LiveBench, LiveRun, is_answer, live_run
 from cmesh.runner.own_manifests import COMMAND
-from cmesh.runner.registry import Runner
+from cmesh.runner.runner import Runner
 from cmesh.store.records import AuditRecord
 from cmesh.text import one_line
 

@@ -16,7 +16,7 @@ from cmesh.model import Profile, TaskId
 from cmesh.runner.egress.gateway import LoginReader
 from cmesh.runner.egress.network import Network, load, new_token, save, variables
 from cmesh.runner.egress.proxy import Proxy
-from cmesh.runner.registry import Runner
+from cmesh.runner.runner import Runner
 from cmesh.store.records import AuditRecord
 from cmesh.store.store import Store
 

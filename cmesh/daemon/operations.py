@@ -7,14 +7,11 @@ The CLI, the MCP server and the control socket know the daemon only through
 from typing import Protocol
 
 from cmesh.daemon.answers import (
-    ArtifactPiece,
     CopyView,
     DecisionView,
     GroupView,
-    PatchFile,
     PeersView,
     PeerView,
-    ReleaseView,
     ResultView,
     SqlView,
     StatusView,
@@ -49,6 +46,7 @@ from cmesh.daemon.arguments import (
     UntrustArguments,
 )
 from cmesh.daemon.diagnosis_answers import DiagnosisView
+from cmesh.daemon.file_answers import ArtifactPiece, PatchFile, ReleaseView
 from cmesh.daemon.pair_calls import (
     PairArguments,
     PairRulesArguments,

@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from cmesh.daemon.answers import PatchView, View
+from cmesh.daemon.answers import View
+from cmesh.daemon.file_answers import PatchView
 from cmesh.patch.look import Look
 
 __all__ = ["AppliedView", "CheckPatchView", "ObjectionView", "check_view"]

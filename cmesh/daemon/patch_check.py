@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from cmesh.daemon.answers import PatchFile
+from cmesh.daemon.file_answers import PatchFile
 from cmesh.daemon.patch_answers import CheckPatchView, check_view
 from cmesh.errors import SecretFound, TaskRefused, UsageError
 from cmesh.patch.look import look

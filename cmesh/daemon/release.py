@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cmesh.daemon.answers import FoundView, ReleaseView, WithheldView
+from cmesh.daemon.file_answers import FoundView, ReleaseView, WithheldView
 from cmesh.daemon.found import find_secrets
 from cmesh.daemon.parts import Parts
 from cmesh.daemon.views import patch_view, state_of

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from cmesh.daemon.answers import ReleaseView
 from cmesh.daemon.arguments import ReleaseArguments
 from cmesh.daemon.asking import CONTACT_LIMIT_S
 from cmesh.daemon.core import Daemon
+from cmesh.daemon.file_answers import ReleaseView
 from cmesh.daemon.lookup import Lookup
 from cmesh.daemon.withheld import withheld
 from cmesh.errors import SecretFound

@@ -7,8 +7,9 @@ import asyncio
 import base64
 import json
 
-from cmesh.daemon.answers import ArtifactPiece, PatchFile, PatchView, ResultView
+from cmesh.daemon.answers import ResultView
 from cmesh.daemon.arguments import ArtifactArguments, ResultArguments
+from cmesh.daemon.file_answers import ArtifactPiece, PatchFile, PatchView
 from cmesh.daemon.followup import Standing
 from cmesh.daemon.verdict import verdict
 from cmesh.daemon.views import answer_of, artifact_views, evidence_view, patch_view, state_of

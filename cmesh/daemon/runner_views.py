@@ -23,7 +23,7 @@ from cmesh.runner.command import Host, start_argv
 from cmesh.runner.logins import Login
 from cmesh.runner.manifest import PLACEHOLDERS, load_manifests
 from cmesh.runner.own_manifests import Manifests, file_of
-from cmesh.runner.registry import Runner
+from cmesh.runner.runner import Runner
 from cmesh.runner.standing import SelfTest
 
 __all__ = ["check", "manifest_lines", "runners", "self_test_lines"]

@@ -16,7 +16,8 @@ from cmesh.config import Config
 from cmesh.daemon.background import guarded
 from cmesh.errors import RunnerUnavailable
 from cmesh.runner.confine import Sandboxes
-from cmesh.runner.registry import Runner, Runners
+from cmesh.runner.registry import Runners
+from cmesh.runner.runner import Runner
 from cmesh.runner.selftest.trial import Bench, Finding, self_test
 from cmesh.runner.standing import SelfTest
 from cmesh.runner.traps.trapset import load_traps

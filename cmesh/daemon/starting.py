@@ -31,7 +31,7 @@ from cmesh.runner.launch import Launch
 from cmesh.runner.meter import note_terms
 from cmesh.runner.preface import preface_of
 from cmesh.runner.readers import note_parser
-from cmesh.runner.registry import Runner
+from cmesh.runner.runner import Runner
 from cmesh.sandbox.profile import MIB
 from cmesh.store.records import TaskRecord, TaskSnapshot
 

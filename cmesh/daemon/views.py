@@ -10,13 +10,11 @@ from typing import Any, Literal
 
 from cmesh.daemon.answers import (
     SUMMARY_CHARACTERS,
-    ArtifactView,
     ConditionView,
     DecisionView,
     EventView,
     LimitsView,
     MachineView,
-    PatchView,
     RunnerFactView,
     TaskView,
 )
@@ -28,6 +26,7 @@ from cmesh.daemon.evidence_answers import (
     CommandView,
     EvidenceView,
 )
+from cmesh.daemon.file_answers import ArtifactView, PatchView
 from cmesh.daemon.followup import POSSIBLE, Standing
 from cmesh.daemon.outbound import EVENTS_CUT
 from cmesh.daemon.verdict import verdict

@@ -16,14 +16,11 @@ from typing import Self, TypeVar, cast
 from pydantic import ValidationError
 
 from cmesh.daemon.answers import (
-    ArtifactPiece,
     CopyView,
     DecisionView,
     GroupView,
-    PatchFile,
     PeersView,
     PeerView,
-    ReleaseView,
     ResultView,
     SqlView,
     StatusView,
@@ -58,6 +55,7 @@ from cmesh.daemon.arguments import (
     UntrustArguments,
 )
 from cmesh.daemon.diagnosis_answers import DiagnosisView
+from cmesh.daemon.file_answers import ArtifactPiece, PatchFile, ReleaseView
 from cmesh.daemon.pair_calls import (
     PairArguments,
     PairRulesArguments,

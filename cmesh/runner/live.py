@@ -23,7 +23,7 @@ from cmesh.runner.egress.outside import INTERNET, Outside
 from cmesh.runner.egress.proxy import Proxy
 from cmesh.runner.launch import Launch
 from cmesh.runner.reader import Outcome
-from cmesh.runner.registry import Runner
+from cmesh.runner.runner import Runner
 
 __all__ = ["PROMPT", "RUN_LIMIT_S", "LiveBench", "LiveRun", "is_answer", "live_run"]
 

@@ -20,7 +20,8 @@ from pathlib import Path
 from cmesh.config import RunnerConfig
 from cmesh.model import Limits, Profile, TaskId, TaskSpec
 from cmesh.runner.programs import Programs
-from cmesh.runner.registry import Runner, Runners
+from cmesh.runner.registry import Runners
+from cmesh.runner.runner import Runner
 from tests.fakes.dialogue import Json
 from tests.fakes.model_server import ModelServer, fake_json
 from tests.system.daemon.agents import CLAUDE, CODEX, GEMINI, NPM, OPENCODE

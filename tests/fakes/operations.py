@@ -14,18 +14,14 @@ from datetime import UTC, datetime, timedelta
 from typing_extensions import override
 
 from cmesh.daemon.answers import (
-    ArtifactPiece,
     ConditionView,
     CopyView,
     DecisionView,
     EventView,
     GroupView,
-    PatchFile,
-    PatchView,
     PeersView,
     PeerView,
     RefusedView,
-    ReleaseView,
     ResultView,
     SqlView,
     StatusView,
@@ -62,6 +58,12 @@ from cmesh.daemon.arguments import (
 )
 from cmesh.daemon.asking import DERIVED_KEY
 from cmesh.daemon.diagnosis_answers import DiagnosisView, PathView
+from cmesh.daemon.file_answers import (
+    ArtifactPiece,
+    PatchFile,
+    PatchView,
+    ReleaseView,
+)
 from cmesh.daemon.operations import Operations
 from cmesh.daemon.pair_calls import (
     PairArguments,

@@ -18,7 +18,8 @@ from cmesh.config import RunnerConfig
 from cmesh.errors import RunnerUnavailable
 from cmesh.model import TaskState
 from cmesh.runner.programs import Programs
-from cmesh.runner.registry import Runner, Runners
+from cmesh.runner.registry import Runners
+from cmesh.runner.runner import Runner
 from cmesh.runner.selftest.directory import Hostile
 from cmesh.runner.traps.trapset import load_traps
 from tests.fakes.model_server import ModelServer, fake_json

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import typer
 
-from cmesh.daemon.answers import PatchFile, TaskView
+from cmesh.daemon.answers import TaskView
 from cmesh.daemon.arguments import PatchArguments, TaskArguments
+from cmesh.daemon.file_answers import PatchFile
 from cmesh.daemon.patch_answers import AppliedView, CheckPatchView, ObjectionView, check_view
 from cmesh.errors import DirtyTree, PatchConflict, RemoteProtocolError, UsageError, by_code
 from cmesh.interfaces.cli import output

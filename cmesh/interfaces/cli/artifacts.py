@@ -9,8 +9,9 @@ import contextlib
 import hashlib
 import os
 
-from cmesh.daemon.answers import ArtifactView, TaskView
+from cmesh.daemon.answers import TaskView
 from cmesh.daemon.arguments import ArtifactArguments, TaskArguments
+from cmesh.daemon.file_answers import ArtifactView
 from cmesh.errors import RemoteProtocolError, SecretFound, TaskRefused, UsageError
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.patch import released

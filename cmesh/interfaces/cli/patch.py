@@ -4,8 +4,8 @@ import base64
 import sys
 from datetime import datetime
 
-from cmesh.daemon.answers import PatchView
 from cmesh.daemon.arguments import PatchArguments
+from cmesh.daemon.file_answers import PatchView
 from cmesh.errors import UsageError
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.session import call, checked

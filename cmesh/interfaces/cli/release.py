@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cmesh.daemon.answers import ReleaseView, WithheldView
 from cmesh.daemon.arguments import ReleaseArguments
+from cmesh.daemon.file_answers import ReleaseView, WithheldView
 from cmesh.errors import UsageError
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.options import JsonOption, OneTaskArgument

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import mcp_types as types
 
-from cmesh.daemon.answers import GroupView, PatchView, TaskView
+from cmesh.daemon.answers import GroupView, TaskView
+from cmesh.daemon.file_answers import PatchView
 from cmesh.interfaces.matrix import accepted
 from cmesh.interfaces.mcp.fence import Fence, cut_json
 from cmesh.interfaces.mcp.render import call_text, reply_call, result

@@ -14,7 +14,6 @@ import mcp_types as types
 from cmesh.daemon.answers import (
     EventView,
     MachineView,
-    PatchView,
     PeerView,
     SqlView,
     StatusView,
@@ -22,6 +21,7 @@ from cmesh.daemon.answers import (
 )
 from cmesh.daemon.event_lines import event_line
 from cmesh.daemon.evidence_answers import CommandView, EvidenceView
+from cmesh.daemon.file_answers import PatchView
 from cmesh.errors import AcceptanceFailed, CmeshError, NoPeerMatches, QueryRefused
 from cmesh.interfaces.age import heard
 from cmesh.interfaces.mcp.fence import Fence, cut_json, json_length, plain

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from cmesh.daemon.answers import PatchView, ResultView
+from cmesh.daemon.answers import ResultView
+from cmesh.daemon.file_answers import PatchView
 from cmesh.interfaces.mcp.fence import Fence
 from cmesh.interfaces.mcp.render import POSSIBLE, call_text, reply_call, when
 from cmesh.text import defang, one_line, scrub

@@ -32,7 +32,7 @@ from cmesh.runner.egress.outside import Outside, Streams
 from cmesh.runner.egress.proxy import Proxy
 from cmesh.runner.launch import Launch
 from cmesh.runner.reader import Outcome
-from cmesh.runner.registry import Runner
+from cmesh.runner.runner import Runner
 from cmesh.runner.selftest.directory import Hostile, TrapsUnfit
 from cmesh.runner.selftest.model import DECOY_PATH, MODEL_PATH, Model
 from cmesh.runner.selftest.reply import DONE

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cmesh.daemon.answers import PatchFile, TaskView
+from cmesh.daemon.answers import TaskView
 from cmesh.daemon.arguments import PatchArguments, ResultArguments
+from cmesh.daemon.file_answers import PatchFile
 from cmesh.errors import SecretFound, TaskRefused
 from cmesh.model import Profile, TaskState
 from cmesh.node.testnet import Testnet

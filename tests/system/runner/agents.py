@@ -7,7 +7,7 @@ from pathlib import Path
 from cmesh.model import Limits, Profile, TaskSpec
 from cmesh.runner.launch import Launch
 from cmesh.runner.reader import Outcome, RunnerEvent
-from cmesh.runner.registry import Runner
+from cmesh.runner.runner import Runner
 from cmesh.runner.sessions import Place
 from tests.system.runner.support import Worker, new_id
 

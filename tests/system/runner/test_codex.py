@@ -8,7 +8,8 @@ import pytest
 from cmesh.config import RunnerConfig
 from cmesh.model import TaskState
 from cmesh.runner.programs import Programs
-from cmesh.runner.registry import Runner, Runners
+from cmesh.runner.registry import Runners
+from cmesh.runner.runner import Runner
 from tests.fakes.model_server import ModelServer, fake_json
 from tests.system.daemon.agents import CODEX
 from tests.system.runner.agents import finish, run, spec_for, start

@@ -16,7 +16,8 @@ from cmesh.runner.confine import Sandboxes
 from cmesh.runner.live import PROMPT, LiveBench, LiveRun, live_run
 from cmesh.runner.own_manifests import load_all, write_own
 from cmesh.runner.programs import Programs
-from cmesh.runner.registry import Runner, Runners
+from cmesh.runner.registry import Runners
+from cmesh.runner.runner import Runner
 from cmesh.runner.template import manifest_text
 from cmesh.sandbox.probe import find_enforcement
 from cmesh.sandbox.tier import Enforcement

@@ -15,7 +15,8 @@ from cmesh.model import Profile
 from cmesh.runner.confine import Sandboxes
 from cmesh.runner.manifest import Manifest
 from cmesh.runner.programs import Programs
-from cmesh.runner.registry import Runner, Runners
+from cmesh.runner.registry import Runners
+from cmesh.runner.runner import Runner
 from cmesh.runner.selftest.trial import RUN_LIMIT_S, Bench, Finding, directory_prefix, self_test
 from cmesh.runner.traps.trapset import load_traps
 from cmesh.sandbox.tier import Enforcement

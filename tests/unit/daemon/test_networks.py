@@ -10,7 +10,7 @@ from cmesh.daemon.networks import Networks, WayOut
 from cmesh.model import Profile, TaskId
 from cmesh.runner.egress.network import load
 from cmesh.runner.manifest import load_manifests
-from cmesh.runner.registry import Runner
+from cmesh.runner.runner import Runner
 from cmesh.store.store import Store
 from tests.fakes.egress import connect_head, hand_in
 from tests.unit.daemon.conftest import OWN_NETWORK, Pair, agent_config

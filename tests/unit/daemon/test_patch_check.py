@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cmesh.daemon import patch_check
-from cmesh.daemon.answers import PatchFile, PatchView
+from cmesh.daemon.file_answers import PatchFile, PatchView
 from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.errors import SecretFound, TaskRefused, UsageError, WrongBase
 from cmesh.patch.look import Look, look

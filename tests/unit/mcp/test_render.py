@@ -8,7 +8,14 @@ import mcp_types as types
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmesh.daemon.answers import EventView, MachineView, PeerView, ResultView, SqlView, TaskView
+from cmesh.daemon.answers import (
+    EventView,
+    MachineView,
+    PeerView,
+    ResultView,
+    SqlView,
+    TaskView,
+)
 from cmesh.daemon.patch_answers import CheckPatchView, ObjectionView
 from cmesh.errors import CmeshError, NoPeerMatches, QueryRefused, QueueFull
 from cmesh.interfaces.mcp.fence import Fence, plain

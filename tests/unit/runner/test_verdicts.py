@@ -10,7 +10,8 @@ import pytest
 from cmesh.config import RunnerConfig
 from cmesh.runner.manifest import Manifest, load_manifests
 from cmesh.runner.programs import Programs
-from cmesh.runner.registry import Runner, Runners
+from cmesh.runner.registry import Runners
+from cmesh.runner.runner import Runner
 from cmesh.runner.verdicts import Record, Subject, Verdicts, subject_of
 
 VERSION = "2.1.330"
