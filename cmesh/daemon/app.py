@@ -200,14 +200,20 @@ class App(Operations):
         require_no_task(context.pid, "a task cannot pair machines")
         if arguments.step != "stop":
             self._require_person(context.pid, arguments.peer)
-        return await self._daemon.pairings.step(context.pid, arguments)
+        if arguments.step == "begin":
+            await self._pair_rules.require(arguments.directory, arguments.runners)
+        view = await self._daemon.pairings.step(context.pid, arguments)
+        return view.model_copy(update={"cannot_work": self._pair_rules.cannot_work()})
 
     @override
     async def pair_rules(self, context: Context, arguments: PairRulesArguments) -> PairRulesView:
         require_no_task(context.pid, "a task cannot write rules")
         if arguments.write:
             self._require_person(context.pid, arguments.peer)
-        return await self._pair_rules.add(context.pid, arguments)
+        view = await self._pair_rules.add(context.pid, arguments)
+        if arguments.write:
+            self._daemon.pairings.answered(view.node_id, gives=bool(arguments.directory))
+        return view
 
     @override
     async def unpair(self, context: Context, arguments: UnpairArguments) -> PairRulesView:

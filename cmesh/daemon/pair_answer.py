@@ -40,7 +40,8 @@ class PairAnswers:
             await wire.send(exchange.stand("none", 0))
             return
         here = self._here(attempt, knocked)
-        await wire.send(exchange.stand(here, attempt.tries))
+        nothing = attempt.gives_nothing(knocked.key)
+        await wire.send(exchange.stand(here, attempt.tries, gives_nothing=nothing))
         if here in ("showing", "confirmed"):
             await next_event(wire, exchange, Asked)
             await self._answer(wire, exchange, attempt, knocked.key)

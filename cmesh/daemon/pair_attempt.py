@@ -50,6 +50,8 @@ class Attempt:
         key: the peer's, once it is confirmed.
         why: how it ended: `expired`, `wrong_codes`, `stopped`, `over_there`; empty = it has not.
         note: why the peer could not be asked, while that is so.
+        answer: what its owner has said here that the peer may ask, once it was asked.
+        refused_there: the peer's owner has said that this side may ask for nothing there.
     """
 
     peer_id: NodeId
@@ -64,6 +66,8 @@ class Attempt:
     key: str = ""
     why: str = ""
     note: str = ""
+    answer: Literal["", "nothing", "rule"] = ""
+    refused_there: bool = False
     _ends: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -120,6 +124,10 @@ class Attempt:
     def confirm(self, key: str) -> None:
         """The peer's key is confirmed, and stored so."""
         self.phase, self.key, self.note = "confirmed", key, ""
+
+    def gives_nothing(self, key: str) -> bool:
+        """Say whether who holds `key` may hear that its machine may ask for nothing here."""
+        return self.phase == "confirmed" and self.answer == "nothing" and key == self.key
 
     def end(self, why: str) -> None:
         """End it without a confirmation."""

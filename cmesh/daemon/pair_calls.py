@@ -26,11 +26,15 @@ class PairArguments(Arguments):
 
     `peer` empty = who has asked for it last. `step`: `begin` starts a pairing or takes up the one
     that is under way; `look` waits up to `wait_s` for a change, or not when it is not `known_phase` any more; `code`
-    tries a typed code; `stop` ends it.
+    tries a typed code; `offer` asks the other machine whether its owner has said by now what may be
+    asked there; `stop` ends it. `directory`, `runners`: of `begin`, what the peer is to be allowed
+    here, see `PairRulesArguments`: where that cannot be, nothing is begun.
     """
 
     peer: Annotated[str, Field(max_length=253)] = ""
-    step: Literal["begin", "look", "code", "stop"] = "begin"
+    step: Literal["begin", "look", "code", "offer", "stop"] = "begin"
+    directory: Annotated[str, Field(max_length=4096)] = ""
+    runners: Annotated[list[RunnerName], Field(max_length=32)] = Field(default_factory=list[str])
     code: Annotated[str, Field(max_length=64)] = ""
     known_phase: Phase | None = None
     wait_s: Annotated[float, Field(ge=0, le=WAIT_S)] = 0
@@ -42,7 +46,8 @@ class PairView(View):
     `phase`: `looking` = the other machine is being asked; `showing` = `code` is to be typed there;
     `typing` = its code is to be typed here; `confirmed` = a person has confirmed both keys;
     `ended`, and why in `reason`. `note`: why the other machine cannot be asked at the
-    moment.
+    moment. `gives_nothing`: the other machine's owner has said that this one may ask for nothing
+    there. `cannot_work`: why a task of the peer could not run here, whatever is allowed.
     """
 
     peer: str
@@ -56,6 +61,8 @@ class PairView(View):
     own_fingerprint: str = ""
     reason: str = ""
     note: str = ""
+    gives_nothing: bool = False
+    cannot_work: str = ""
 
 
 class PairRulesArguments(Arguments):

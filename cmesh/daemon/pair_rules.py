@@ -55,6 +55,19 @@ class PairRules:
         self._wanted = Wanted(daemon)
         self._lock = asyncio.Lock()
 
+    def cannot_work(self) -> str:
+        """Say why no task of a peer would run here, whatever is allowed; empty = they would."""
+        return self._wanted.cannot_work()
+
+    async def require(self, directory: str, runners: Sequence[str]) -> None:
+        """Check what a peer is to be allowed before anything is begun with it.
+
+        Raises:
+            UsageError, RunnerUnavailable, RootRefused: as `Wanted.checked`.
+        """
+        if directory or runners:
+            await self._wanted.checked(directory, runners)
+
     async def add(self, pid: int, arguments: PairRulesArguments) -> PairRulesView:
         """Show the rules that a paired peer would get, and write them if asked to.
 
@@ -62,6 +75,7 @@ class PairRules:
             PeerUntrusted: nobody has confirmed the peer's key by a code.
             UsageError: the directory is none that a peer may be given by a pairing.
             RunnerUnavailable: no agent can work in it.
+            RootRefused: no task would run here.
             ConfigError: the configuration cannot be used or written; nothing was written.
         """
         daemon = self._daemon

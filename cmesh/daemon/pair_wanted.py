@@ -4,6 +4,7 @@ What the owner's own rules allow already is found out by asking them.
 """
 
 import asyncio
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,13 @@ from cmesh.daemon.core import Daemon
 from cmesh.daemon.pair_calls import PairRulesArguments
 from cmesh.daemon.roots import real_path
 from cmesh.daemon.runner_views import runners
-from cmesh.errors import RunnerUnavailable, UsageError
+from cmesh.errors import RootRefused, RunnerUnavailable, UsageError
 from cmesh.model import Identity, Limits, Operation, Profile
 from cmesh.policy.decide import decide_inbound, decide_outbound
 from cmesh.policy.match import is_at_or_below, overlaps
 from cmesh.policy.request import InboundRequest, OutboundRequest
 from cmesh.setup.configtext import rule_text
+from cmesh.setup.plan import AS_ROOT_HINT
 from cmesh.text import one_line
 
 __all__ = ["Rule", "Wanted"]
@@ -52,17 +54,34 @@ class Wanted:
         """Return the rules that a paired peer would get.
 
         Raises:
-            UsageError: the directory is none that a pairing may give to a peer.
-            RunnerUnavailable: no agent can work in it.
+            UsageError, RunnerUnavailable, RootRefused: as `checked`.
         """
         rules: list[Rule] = []
         if arguments.directory:
-            directory = await asyncio.to_thread(self._directory, arguments.directory)
-            names = await self._runners(arguments.runners)
+            directory, names = await self.checked(arguments.directory, arguments.runners)
             rules.append(self._inbound(identity, name, directory, names))
         if arguments.ask:
             rules.append(self._outbound(identity, name))
         return rules
+
+    def cannot_work(self) -> str:
+        """Say why this machine would refuse every task of a peer; empty = it would not."""
+        if os.getuid() != 0 or self._daemon.rules.config().worker.allow_root:
+            return ""
+        return "the daemon here runs as root, so it would refuse every task"
+
+    async def checked(self, directory: str, named: Sequence[str]) -> tuple[str, list[str]]:
+        """Return a directory as it really is, empty where none is named, and who works in it.
+
+        Raises:
+            UsageError: the directory is none that a pairing may give to a peer.
+            RunnerUnavailable: no agent can work in it, or not one that is named.
+            RootRefused: no task would run here.
+        """
+        if refusal := self.cannot_work():
+            raise RootRefused(refusal, hint=AS_ROOT_HINT)
+        place = await asyncio.to_thread(self._directory, directory) if directory else ""
+        return place, await self._runners(named)
 
     def _directory(self, text: str) -> str:
         """Return a directory as it really is, if a pairing may give it to a peer."""

@@ -31,7 +31,7 @@ from cmesh.errors import (
 )
 from cmesh.keys import SigningKey, fingerprint
 from cmesh.link.tailnet import Wire
-from cmesh.model import Identity
+from cmesh.model import Identity, NodeId
 from cmesh.protocol.pair_exchange import Proved, Refusal
 from cmesh.protocol.pair_messages import Here
 from cmesh.store.store import Store
@@ -107,9 +107,17 @@ class Pairings:
             self._board.end(attempt, "stopped")
         elif arguments.step == "code":
             await self._type(attempt, arguments.code)
+        elif arguments.step == "offer":
+            await self._hear(attempt)
         else:
             await self._until_other(attempt, arguments)
         return self._view(attempt)
+
+    def answered(self, peer_id: str, *, gives: bool) -> None:
+        """Take note that this machine's owner has said what a paired peer may ask here."""
+        attempt = self._board.attempt
+        if attempt is not None and attempt.peer_id == peer_id and attempt.phase == "confirmed":
+            attempt.answer = "rule" if gives else "nothing"
 
     async def _begin(self, pid: int, name: str) -> Attempt:
         await self._presence.rising()
@@ -120,6 +128,7 @@ class Pairings:
         if before is not None and before.look(now) != "ended":
             if before.peer_id == identity.node_id and self._goes_on(before, now):
                 _take_over(before, pid)
+                before.answer = ""  # its owner is asked anew
                 if await self._taken_up(before):
                     return before
             elif before.phase != "confirmed":
@@ -149,8 +158,12 @@ class Pairings:
         return attempt.left_s(now) > 0 and (trusted or attempt.phase != "confirmed")
 
     async def _identify(self, name: str) -> Identity:
-        """Find out by whois who is meant; without a name, who has asked last."""
-        name = name or self._answers.last_knock() or ""
+        """Find out by whois who is meant; without a name, who is left half done, or asked last.
+
+        Who was given nothing comes after one that has asked since.
+        """
+        name = name or self._half_done("") or self._answers.last_knock() or ""
+        name = name or self._half_done("nothing") or ""
         if not name:
             raise UsageError(
                 "no machine has asked this one to pair",
@@ -162,6 +175,13 @@ class Pairings:
             raise KeyExpired(f"the node key of `{identity.name}` has expired")
         self._board.trust.require_same(identity)
         return identity
+
+    def _half_done(self, answer: str) -> NodeId | None:
+        """Return the peer whose key is confirmed, where `answer` was said on what it may ask here."""
+        attempt = self._board.attempt
+        if attempt is None or attempt.phase != "confirmed" or attempt.answer != answer:
+            return None
+        return attempt.peer_id if self._goes_on(attempt, self._board.now()) else None
 
     def _require_unlocked(self, identity: Identity, now: float) -> None:
         left_s = self._board.locks.left_s(identity.node_id, now)
@@ -218,6 +238,16 @@ class Pairings:
         except (NodeError, LinkError) as error:
             attempt.note = error.message
             return "none"
+
+    async def _hear(self, attempt: Attempt) -> None:
+        """Ask the other machine whether its owner has said that nothing may be asked there.
+
+        Who cannot be asked just now has said nothing yet, nor has an older cmesh.
+        """
+        with contextlib.suppress(NodeError, LinkError):
+            async with self._talker.meet(attempt.peer_id, looking=False) as talk:
+                same = talk.met.key == attempt.key
+                attempt.refused_there = same and talk.met.gives_nothing
 
     async def _ask(self, attempt: Attempt) -> None:
         """Ask the other machine whether it shows a code; if not, this one does.
@@ -299,6 +329,7 @@ class Pairings:
             own_fingerprint=fingerprint(self._key.public),
             reason=_REASONS[attempt.why],
             note=attempt.note,
+            gives_nothing=attempt.refused_there,
         )
 
 

@@ -97,6 +97,7 @@ class Met:
     key: str
     here: Here
     tries: int
+    gives_nothing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,13 +229,19 @@ class Shower(_Exchange):
         self._awaits = (PairHello,)
         return [encode_pair(PairChallenge(node=self._own.node_id, nonce=self._nonce))]
 
-    def stand(self, here: Here, tries: int) -> str:
+    def stand(self, here: Here, tries: int, *, gives_nothing: bool = False) -> str:
         """Return the answer to `Knocked`."""
         self._require(self._peer_key)
         if here in ("showing", "confirmed"):
             self._awaits = (PairTry,)
         return encode_pair(
-            PairStanding(key=self._own.key, signature=self._signature(), here=here, tries=tries)
+            PairStanding(
+                key=self._own.key,
+                signature=self._signature(),
+                here=here,
+                tries=tries,
+                gives_nothing=gives_nothing or None,
+            )
         )
 
     def answer(self, code: str) -> str:
@@ -299,7 +306,8 @@ class Typist(_Exchange):
             return []
         if isinstance(message, PairStanding):
             self._check(self._peer_id, message.key, message.signature)
-            return [Met(message.key, message.here, message.tries)]
+            nothing = message.gives_nothing is True
+            return [Met(message.key, message.here, message.tries, nothing)]
         if isinstance(message, PairElement):
             self._finish(message.element)
             self._out.append(encode_pair(PairProof(proof=self._proof(self.side))))

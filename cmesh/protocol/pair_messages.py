@@ -70,6 +70,8 @@ class PairStanding(WireMessage):
 
     Attributes:
         tries: wrong codes that it still takes.
+        gives_nothing: both keys are confirmed, and its owner has said that the receiver may ask
+            for nothing there; left out = that is not so, or was not said yet.
     """
 
     type: Literal["pair_standing"] = "pair_standing"
@@ -77,6 +79,7 @@ class PairStanding(WireMessage):
     signature: Signature
     here: Here
     tries: Annotated[int, Field(ge=0, le=9)] = 0
+    gives_nothing: bool | None = None
 
 
 class PairTry(WireMessage):
@@ -126,7 +129,7 @@ _MESSAGE: Final[TypeAdapter[PairMessage]] = TypeAdapter(PairMessage)
 
 def encode_pair(message: PairMessage) -> str:
     """Return the text frame of a message."""
-    return message.model_dump_json()
+    return message.model_dump_json(exclude_none=True)
 
 
 def decode_pair(frame: str | bytes) -> PairMessage:

@@ -78,7 +78,11 @@ def pair(  # noqa: PLR0913 - typer reads the options from the signature
             hint="run it in a terminal of your own, on both machines",
         )
     try:
-        view = _confirmed(peer)
+        view = _confirmed(
+            checked(PairArguments, peer=peer, directory=directory or "", runners=runner)
+            if directory or runner
+            else checked(PairArguments, peer=peer)
+        )
     except KeyboardInterrupt:
         _stop(peer)
         output.say("the pairing is ended; nothing was changed")
@@ -102,16 +106,17 @@ def pair(  # noqa: PLR0913 - typer reads the options from the signature
         raise typer.Exit(exit_of(settled.task))
 
 
-def _confirmed(peer: str) -> PairView:
+def _confirmed(begin: PairArguments) -> PairView:
     """Go through the pairing until both keys are confirmed.
 
     Raises:
+        UsageError, RunnerUnavailable, RootRefused: what the peer is to be allowed cannot be.
         PairingEnded: it ended without; says why.
         PairingRefused: too many codes were wrong.
     """
     for _ in range(RESTARTS):
         try:
-            view = _step(PairArguments(peer=peer))
+            view = _step(begin)
             who = f"{view.node_id}, {view.user}" if view.user else view.node_id
             output.say(f"pairing with {view.peer} ({who})")
             while view.phase not in ("confirmed", "ended"):
@@ -136,7 +141,8 @@ def _confirmed(peer: str) -> PairView:
 def _showing(view: PairView) -> PairView:
     """Show the code, and wait until it was typed on the other machine."""
     if view.note:
-        output.say(f"{view.note}; it is asked again as long as this waits")
+        output.say(f"{view.peer} cannot be reached yet: {view.note}")
+        output.say(f"start cmesh there; {view.peer} is asked again as long as this waits")
     half = len(view.code) // 2
     output.say(f"on {view.peer}, at a terminal of your own, run `cmesh pair` and type this code:")
     output.say(f"\n    {view.code[:half]} {view.code[half:]}\n")

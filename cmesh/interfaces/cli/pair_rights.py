@@ -6,13 +6,20 @@ from dataclasses import dataclass, field
 from cmesh.clock import SystemClock
 from cmesh.daemon.answers import PeerView, TaskView
 from cmesh.daemon.arguments import DelegateArguments, SqlArguments
-from cmesh.daemon.pair_calls import PairRulesArguments, PairRulesView, PairRuleView, PairView
-from cmesh.errors import RunnerUnavailable, UsageError
+from cmesh.daemon.pair_calls import (
+    PairArguments,
+    PairRulesArguments,
+    PairRulesView,
+    PairRuleView,
+    PairView,
+)
+from cmesh.errors import PairingEnded, RunnerUnavailable, UsageError, VersionMismatch
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.delegate import explain_end
 from cmesh.interfaces.cli.follow import make_progress, wait_for
 from cmesh.interfaces.cli.query import print_rows
 from cmesh.interfaces.cli.session import call, checked
+from cmesh.setup.plan import AS_ROOT_HINT
 
 __all__ = ["FIRST_QUESTION", "Settled", "Wishes", "print_rules", "settle"]
 
@@ -20,6 +27,9 @@ FIRST_QUESTION = "In one sentence: what is in this directory?"
 
 OFFER_LIMIT_S, OFFER_POLL_S = 600.0, 1.0
 """How long the other machine's owner is waited for to say what may be asked there."""
+
+HEAR_EVERY = 3
+"""In every which look the other machine is asked whether its owner said that nothing may be."""
 
 PROMPTS_MOST = 5
 """How often a directory is asked for that cannot be used."""
@@ -112,6 +122,10 @@ def _directory(view: PairView, wishes: Wishes) -> str:
         return wishes.directory
     if wishes.ask:
         return ""
+    if view.cannot_work:
+        output.say(f"{view.peer} can ask for nothing here yet: {view.cannot_work}")
+        output.hint(f"{AS_ROOT_HINT}: cmesh pair {view.peer}")
+        return ""
     for _ in range(PROMPTS_MOST):
         directory = output.ask(
             f"directory of this machine that {view.peer} may ask about, read-only (Enter = none): "
@@ -151,10 +165,6 @@ def _first_question(view: PairView, question: str, *, quiet: bool) -> TaskView |
     """Ask the peer, once its owner has said what may be asked there; show result and audit row."""
     peer = _offered(view)
     if peer is None:
-        output.say(f"{view.peer} has not said what may be asked there")
-        output.hint(
-            f"answer the question of `cmesh pair` on {view.peer}, then cmesh peers {view.peer}"
-        )
         return None
     agents = [name for name in peer.runners if not name.startswith("command:")]
     arguments = checked(
@@ -181,8 +191,11 @@ def _first_question(view: PairView, question: str, *, quiet: bool) -> TaskView |
 
 
 def _offered(view: PairView) -> PeerView | None:
-    """Wait until the peer says that it takes queries of this machine; None = it did not in time."""
-    told = False
+    """Wait until the peer says that it takes queries of this machine.
+
+    None = it did not in time, or its owner said that it takes none; the person is told which.
+    """
+    told, looks = False, 0
     clock = SystemClock()
     end = clock.monotonic() + OFFER_LIMIT_S
     while clock.monotonic() < end:
@@ -196,5 +209,22 @@ def _offered(view: PairView) -> PeerView | None:
                 f"waiting until {view.peer} says what may be asked there: answer it there"
                 " (Ctrl-C leaves it)"
             )
+        if looks % HEAR_EVERY == 0 and _gives_nothing(view):
+            output.say(f"on {view.peer} it was said that this machine may ask for nothing there")
+            output.hint(
+                f"`cmesh pair` on {view.peer} once more changes that; then cmesh peers {view.peer}"
+            )
+            return None
+        looks += 1
         time.sleep(OFFER_POLL_S)
+    output.say(f"{view.peer} has not said what may be asked there")
+    output.hint(f"answer the question of `cmesh pair` on {view.peer}, then cmesh peers {view.peer}")
     return None
+
+
+def _gives_nothing(view: PairView) -> bool:
+    look = PairArguments(peer=view.node_id, step="offer")
+    try:
+        return call(lambda client: client.pair(look)).gives_nothing
+    except (PairingEnded, UsageError, VersionMismatch):  # it restarted, or is an older one
+        return False

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -11,7 +12,17 @@ import pytest
 
 from cmesh.daemon.arguments import NoArguments
 from cmesh.daemon.pair_calls import PairArguments, PairRulesArguments, UnpairArguments
-from cmesh.errors import LinkError, PairingRefused, TaskRefused, UnknownPeer, VersionMismatch
+from cmesh.errors import (
+    CmeshError,
+    LinkError,
+    PairingRefused,
+    RootRefused,
+    RunnerUnavailable,
+    TaskRefused,
+    UnknownPeer,
+    UsageError,
+    VersionMismatch,
+)
 from cmesh.keys import SigningKey, verify
 from cmesh.link.tailnet import PORT, LinkServer, Wire, dial
 from cmesh.model import Identity, NodeId
@@ -25,6 +36,7 @@ from tests.system.daemon.terminal import Terminal, at_terminal
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
 LOOK = '[commands.look]\nargv = ["/bin/ls"]\n'
+AS_ROOT = "[worker]\nallow_root = true\n"
 FRAME_S = 10.0
 Pair = tuple[Machine, Machine, Path]
 
@@ -35,7 +47,7 @@ async def machines(ground: Path, testnet: Testnet) -> AsyncIterator[Pair]:
     laptop = Machine("laptop", ground, testnet, here())
     box = Machine("box", ground, testnet, worker_user())
     async with AsyncExitStack() as stack:
-        for machine, lines in ((laptop, ""), (box, LOOK)):
+        for machine, lines in ((laptop, AS_ROOT), (box, LOOK)):
             stack.push_async_callback(machine.stop)
             await machine.configure(lines)
         place = box.directory("app")
@@ -268,3 +280,44 @@ async def test_ctrl_c_on_one_side_ends_it_on_the_other(machines: Pair) -> None:
             status, said = await other.end()
             assert status == 33, said
             assert "has no pairing with this one any more" in said
+
+
+async def test_what_cannot_be_allowed_is_said_before_a_code_is_shown(machines: Pair) -> None:
+    laptop, box, place = machines
+    cases: list[tuple[Machine, tuple[str, ...], type[CmeshError], str]] = [
+        (box, ("laptop", "--directory", "/nowhere/at/all"), UsageError, "is no directory here"),
+        (box, ("laptop", "--runner", "command:dsk"), RunnerUnavailable, "not on this machine"),
+    ]
+    text = laptop.config_file.read_text()
+    if os.getuid() == 0:
+        laptop.config_file.write_text(text.replace(AS_ROOT, ""))
+        root = ("box", "--directory", str(place))
+        cases.append((laptop, root, RootRefused, "would refuse every task"))
+    for machine, words, error, why in cases:
+        async with at_terminal(machine, "pair", *words) as one:
+            status, said = await one.end()
+        assert (status, "code" in said) == (error.exit_status, False), said
+        assert why in said
+    laptop.config_file.write_text(text)
+
+
+async def test_a_closed_window_is_gone_on_with_and_who_waits_hears_that_nothing_is_given(
+    machines: Pair,
+) -> None:
+    laptop, box, _place = machines
+    async with at_terminal(laptop, "pair", "box", "--ask") as one:
+        code = await one.code()
+        async with at_terminal(box, "pair", "laptop") as closed:
+            await closed.until("code: ")
+            closed.type(code)
+            await closed.until("(Enter = none): ")
+            closed.close()
+        await one.until("waiting until box says")
+        async with at_terminal(box, "pair", "--no-ask") as other:
+            await other.until("confirmed: laptop has the key")
+            await other.until("(Enter = none): ")
+            other.type("")
+            status, said = await other.end()
+            assert status == 0, said
+        status, said = await one.end()
+    assert (status, "may ask for nothing there" in said) == (0, True), said

@@ -6,8 +6,27 @@ from typing import Any, cast
 
 import pytest
 
+from cmesh.daemon import pair_wanted
 from cmesh.daemon.pair_wanted import Wanted
-from cmesh.errors import UsageError
+from cmesh.errors import RootRefused, UsageError
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize(
+    ("uid", "allowed", "refused"), [(0, False, True), (0, True, False), (7, False, False)]
+)
+async def test_who_refuses_tasks_as_root_is_told_before_a_rule_allows_them(
+    uid: int, allowed: bool, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = SimpleNamespace(worker=SimpleNamespace(allow_root=allowed))
+    daemon = SimpleNamespace(rules=SimpleNamespace(config=lambda: config))
+    wanted = Wanted(cast("Any", daemon))
+    monkeypatch.setattr(pair_wanted.os, "getuid", lambda: uid)
+    assert bool(wanted.cannot_work()) == refused
+    with pytest.raises(RootRefused if refused else UsageError) as caught:
+        await wanted.checked("nowhere", [])
+    assert ("allow_root = true" in caught.value.hint) == refused
 
 
 @pytest.mark.parametrize("text", ["h", "h/.local/state", "h/.config", "h/.config/cmesh/runners"])

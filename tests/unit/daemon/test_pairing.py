@@ -408,6 +408,41 @@ async def test_a_trust_that_was_taken_back_is_not_given_by_an_old_confirmation(
     assert (await box.step("mac")).phase == "showing"
 
 
+async def test_who_waits_for_an_answer_hears_that_there_is_nothing_to_ask(
+    town: Town, box: Place, mac: Place
+) -> None:
+    await mac.code("box", await shown(box, mac))
+    for place, peer, other in ((box, "mac", mac), (mac, "box", box)):
+        assert not (await place.step(peer, "offer")).gives_nothing
+        other.pairings.answered(place.id, gives=False)
+        assert (await place.step(peer, "offer")).gives_nothing
+        await other.step("", "begin")  # its owner is asked anew, and gives a directory
+        assert not (await place.step(peer, "offer")).gives_nothing
+        other.pairings.answered(place.id, gives=True)
+        assert not (await place.step(peer, "offer")).gives_nothing
+    box.pairings.answered(mac.id, gives=False)
+    third = town.place("third")
+    await third.step("box")
+    assert not (await third.step("box", "offer")).gives_nothing
+    town.away.add(box.id)
+    assert not (await mac.step("box", "offer")).gives_nothing
+
+
+async def test_without_a_name_it_goes_on_where_nobody_has_said_what_may_be_asked(
+    town: Town, box: Place, mac: Place
+) -> None:
+    await mac.code("box", await shown(box, mac))
+    await town.place("third").step("box")
+    assert (await box.step("")).peer == "mac"
+    mac.pairings.answered(box.id, gives=False)
+    assert (await mac.step("")).peer == "box"
+    box.pairings.answered(mac.id, gives=False)
+    assert (await box.step("")).peer == "third"
+    town.clock.passed_s += ATTEMPT_S
+    with pytest.raises(UsageError, match="no machine has asked"):
+        await mac.step("")
+
+
 async def test_who_asks_unasked_learns_nothing_and_is_remembered(
     town: Town, box: Place, mac: Place
 ) -> None:
