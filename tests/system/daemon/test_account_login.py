@@ -1,6 +1,8 @@
 """Logins of accounts: made by the real agents in homes of cmesh's, added by the gateway, renewed."""
 
+import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,12 +61,18 @@ async def run(laptop: Machine, builder: Machine, name: str, prompt: str = "<<fak
 
 
 def everything(machine: Machine) -> str:
-    """Return all that a machine keeps but the login itself: its logs, tasks and rows."""
-    files = [path for path in machine.base.rglob("*") if path.is_file()]
-    kept = [path for path in files if path.parent.name != "logins"]
-    return machine.log_text() + "".join(
-        path.read_bytes().decode("latin-1") for path in kept if path.stat().st_size < 64 << 20
-    )
+    """Return all that a machine keeps but the login itself: its logs, tasks and rows.
+
+    The daemon deletes an ended task's directory meanwhile, so a name may be gone when it is read.
+    """
+    text = [machine.log_text()]
+    for folder, _folders, names in os.walk(machine.base):
+        for name in names if Path(folder).name != "logins" else ():
+            path = Path(folder, name)
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file() and path.stat().st_size < 64 << 20:
+                    text.append(path.read_bytes().decode("latin-1"))
+    return "".join(text)
 
 
 async def test_codex_logs_in_by_device_and_the_daemon_renews_it(
