@@ -58,7 +58,7 @@ def steps_of(facts: Facts) -> list[Step]:
         Step(
             name="machine",
             done=configured and _kept_is_said(facts),
-            what=f"{facts.config_file}" if configured else "no configuration yet",
+            what=_machine_stands(facts) if configured else "no configuration yet",
         ),
         Step(name="login", done=facts.phase == "up", what=_login(facts)),
         Step(
@@ -180,6 +180,11 @@ def _question(facts: Facts, peer: PeerFact) -> Next:
     return Next(tool="delegate", arguments=arguments, user=_SERVICE if optional else "")
 
 
+def _machine_stands(facts: Facts) -> str:
+    unsaid = "" if _kept_is_said(facts) else " is there; how long texts are kept was not said yet"
+    return f"{facts.config_file}{unsaid}"
+
+
 def _service(facts: Facts) -> str:
     if facts.service:
         return f"{facts.service} keeps the daemon"
@@ -209,8 +214,9 @@ def _unregistered(facts: Facts) -> list[str]:
 
 def _login(facts: Facts) -> str:
     if facts.phase == "up":
-        taken = facts.wanted_name.partition(".")[0].lower()
-        renamed = bool(taken) and facts.node.lower() != taken
+        # The tailnet numbers a name that is taken, and writes some letters in another way.
+        taken, number = facts.wanted_name.partition(".")[0].lower(), facts.node.rpartition("-")[2]
+        renamed = number.isdecimal() and facts.node.lower() == f"{taken}-{number}"
         where = f"`{facts.node}` is on the tailnet" + f" `{facts.tailnet}`" * bool(facts.tailnet)
         return where + f": not `{taken}`, which another node there has" * renamed
     how = {"setup": "comes after `machine`", "login": "waits for a person"}.get(

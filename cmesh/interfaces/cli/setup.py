@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cmesh.daemon.setup_answers import SetupChangeView, SetupPeerView, SetupView
+from cmesh.daemon.setup_answers import SetupChangeView, SetupPeerView, SetupStepView, SetupView
 from cmesh.daemon.setup_arguments import (
     SetupCheckArguments,
     SetupStepArguments,
@@ -369,7 +369,7 @@ def _arguments(step: str, given: _Given, *, dry_run: bool = False) -> SetupStepA
 
 
 def _print(view: SetupView) -> None:
-    rows = [(step.name, f"{_MARKS[step.done]}: {step.what}") for step in view.steps]
+    rows = [(step.name, _stands(step)) for step in view.steps]
     runners = ", ".join(runner.name for runner in view.runners if runner.ready)
     system = view.tailscale
     rows += [
@@ -379,6 +379,12 @@ def _print(view: SetupView) -> None:
         ("problem", view.problem),
     ]
     output.pairs(rows)
+
+
+def _stands(step: SetupStepView) -> str:
+    if step.what.startswith("optional: "):  # nobody has to do it, and not everybody can
+        return step.what
+    return f"{_MARKS[step.done]}: {step.what}"
 
 
 def _from_here(path: str) -> str:

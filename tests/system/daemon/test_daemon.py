@@ -263,12 +263,12 @@ async def standing(machine: Machine, name: str) -> str:
     return next(peer["trust"] for peer in peers if peer["name"] == name)
 
 
-async def test_a_machine_without_a_key_is_logged_in_at_a_page(
+async def test_a_machine_whose_key_is_not_there_says_so_and_is_logged_in_at_a_page(
     make_machine: MakeMachine, testnet: Testnet
 ) -> None:
     machine = await make_machine("fresh", user=here())
     text = machine.config_file.read_text("utf-8")
-    machine.config_file.write_text(text.replace('auth_key_file = "authkey"\n', ""), "utf-8")
+    machine.config_file.write_text(text.replace('"authkey"', '"nokey"'), "utf-8")
     await machine.start()
 
     async def asked() -> str | None:
@@ -278,12 +278,17 @@ async def test_a_machine_without_a_key_is_logged_in_at_a_page(
     url = await eventually(asked)
     shown = await asyncio.to_thread(machine.cli, "login", "--no-wait")
     assert url in shown.stdout
+    lacks = f"the auth key file `{machine.config}/nokey` is not there"
+    for word in ("status", "doctor", "setup"):
+        said = await asyncio.to_thread(machine.cli, word)
+        assert lacks in said.stdout + said.stderr
     async with machine.mcp() as agent:
         answer = await agent.call("list_peers")
     assert answer.text.startswith("login_required")
     assert "cmesh login" in answer.text
     await testnet.complete_login(url, ME)
-    assert (await machine.up()).user == ME
+    status = await machine.up()
+    assert (status.user, status.problems) == (ME, [])
     assert "Traceback" not in machine.log_text()
 
 

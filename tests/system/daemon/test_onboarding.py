@@ -28,7 +28,7 @@ from cmesh.daemon.setup_arguments import (
     SetupStepArguments,
     SetupUndoArguments,
 )
-from cmesh.errors import PlanGone, SetupBusy, TaskRefused
+from cmesh.errors import PlanGone, RootRefused, SetupBusy, TaskRefused
 from cmesh.interfaces.client import ControlClient
 from cmesh.node.testnet import Testnet
 from cmesh.paths import control_socket
@@ -291,6 +291,9 @@ async def test_two_machines_meet_by_two_confirmations_and_part_by_one_call(
     await eventually(lambda: sees(builder, me))
     view = await eventually(lambda: sees(fresh, builder.name))
     assert view.next.arguments["peer"] == builder.name
+    if os.getuid() == 0:  # then `fresh` would refuse each task
+        with pytest.raises(RootRefused):
+            await plans(fresh, step="peer", peer=builder.name, allow="work", directory=str(place))
     planned = await plans(
         builder, step="peer", peer=me, allow="work", directory=str(place),
         runners=["command:look"],
