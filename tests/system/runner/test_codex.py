@@ -99,6 +99,16 @@ async def test_a_model_that_refuses_is_a_failed_task_that_says_why(
     assert "warning" in [event.kind for event in events]
 
 
+async def test_a_model_that_is_down_is_asked_again_and_then_a_failed_task(
+    worker: Worker, runner: Runner, project: Path
+) -> None:
+    spec = spec_for(runner, fake_json({"error": 503, "message": "down for now"}), project)
+    events, outcome = await run(worker, runner, spec)
+    assert outcome.state is TaskState.FAILED
+    assert "503" in outcome.error
+    assert "retry" in [event.kind for event in events]
+
+
 async def test_a_cancel_ends_codex_and_the_shell_of_its_tool(
     worker: Worker, runner: Runner, project: Path
 ) -> None:

@@ -128,6 +128,15 @@ async def test_a_model_that_refuses_is_a_failed_task_that_says_why(
     assert "no such model" in outcome.error
 
 
+async def test_a_model_that_is_down_is_a_failed_task_that_says_why(
+    worker: Worker, runner: Runner, project: Path
+) -> None:
+    spec = spec_for(runner, fake_json({"error": 503, "message": "down for now"}), project)
+    _events, outcome = await run(worker, runner, spec)
+    assert outcome.state is TaskState.FAILED
+    assert "down for now" in outcome.error
+
+
 async def test_a_cancel_ends_gemini_and_the_shell_of_its_tool(
     worker: Worker, runner: Runner, project: Path
 ) -> None:
