@@ -45,7 +45,7 @@ async def test_tools_are_there_without_a_daemon(make_relay: MakeRelay) -> None:
     legacy = await relay.answer("tools/list")
     modern = await relay.answer("tools/list", {"_meta": MODERN})
     discovered = await relay.answer("server/discover", {"_meta": MODERN})
-    assert len(legacy["result"]["tools"]) == len(modern["result"]["tools"]) == 10
+    assert len(legacy["result"]["tools"]) == len(modern["result"]["tools"]) == 13
     assert discovered["result"]["supportedVersions"] == ["2026-07-28"]
 
 
