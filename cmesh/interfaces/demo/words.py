@@ -84,7 +84,7 @@ def next_commands() -> Commands:
             "The same job, done by a real agent:",
             f"{cmesh} demo --runner claude --key-file FILE",
         ),
-        ("Your own machines:", f"{cmesh} up"),
+        ("Your own machines:", f"{cmesh} setup"),
     ]
 
 
