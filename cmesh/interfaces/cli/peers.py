@@ -133,7 +133,7 @@ def untrust(*, peer: PeerArgument, as_json: JsonOption = False) -> None:
 
 def _confirmed(name: str) -> str:
     """Return the fingerprint that the person at the terminal agreed to."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not output.somebody():
         raise UsageError(
             "nobody is at a terminal to compare the key",
             hint=f"cmesh peers trust {name} --fingerprint F, with F as `cmesh status` shows there",

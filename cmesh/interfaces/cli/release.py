@@ -69,7 +69,7 @@ def _standing(one: WithheldView) -> str:
 
 
 def _ask(view: ReleaseView, *, as_json: bool) -> None:
-    if as_json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if as_json or not output.somebody():
         raise UsageError(
             "there is nobody to ask", hint=f"cmesh release {view.task_id} --yes, after a look"
         )
