@@ -16,7 +16,7 @@ from typing import Any, cast
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cmesh.errors import ConfigError, LoginExpired, RunnerError, RunnerUnavailable
-from cmesh.paths import require_private_file
+from cmesh.paths import require_private_file, sync
 from cmesh.runner.egress.credentials import Account
 from cmesh.runner.task_files import write_synced
 
@@ -133,6 +133,7 @@ def save(login: Login, path: Path) -> None:
         fresh, _Stored.model_validate(login, from_attributes=True).model_dump_json().encode()
     )
     fresh.replace(path)
+    sync(path.parent)  # the provider takes the older one no more
 
 
 def require_usable(name: str, login: Login, now: datetime) -> None:
