@@ -138,6 +138,7 @@ class Machine:
         self.state = self.base / "state"
         self.config = self.base / "config"
         self.log = self.base / "log"
+        self.path = os.environ["PATH"]
         self._testnet = testnet
         self._user = user
         self._process: subprocess.Popen[Any] | None = None
@@ -386,7 +387,7 @@ class Machine:
     def environment(self) -> dict[str, str]:
         """Return what the machine's programs are started with."""
         return {
-            "PATH": os.environ["PATH"],
+            "PATH": self.path,
             "HOME": str(self.base),
             "LANG": "C.UTF-8",
             "CMESH_STATE_DIR": str(self.state),

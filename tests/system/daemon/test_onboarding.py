@@ -55,6 +55,8 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 async def fresh(ground: Path, testnet: Testnet) -> AsyncIterator[Machine]:
     """Return a machine on which nobody has configured anything; its daemon runs."""
     machine = Machine("fresh", ground, testnet, here())
+    # Agents on its PATH would be offered first, and who runs this may have some there.
+    machine.path = SYSTEM_PATH
     await machine.start()
     yield machine
     await machine.stop()
@@ -278,9 +280,6 @@ async def test_two_machines_meet_by_two_confirmations_and_part_by_one_call(
     place = builder.directory("app")
     owner = worker_user()
     await builder.up()
-    # Agents on its PATH would be offered first, and who runs this may have some there.
-    await fresh.stop()
-    await fresh.start(environment={"PATH": SYSTEM_PATH})
     await plans(
         fresh, step="machine", name="fresh", control_url=testnet.control_url, keep_text=KEEP
     )
