@@ -108,12 +108,14 @@ class Context(Arguments):
         project: directory the agent or person works in; empty when unknown.
         agent: client name and version as it says, for the audit row.
         pid: process that opened the connection.
+        traceparent: W3C Trace Context of this one call, as its client gave it; or empty.
     """
 
     session: str = Field(max_length=128)
     project: str = Field(default="", max_length=4096)
     agent: str = Field(default="", max_length=128)
     pid: int = 0
+    traceparent: str = ""
 
 
 class DelegateArguments(Arguments):

@@ -42,6 +42,7 @@ from cmesh.policy.decide import OutboundRequest, decide_outbound
 from cmesh.protocol.answer import schema_text
 from cmesh.protocol.facts import QUEUED
 from cmesh.protocol.features import outdated
+from cmesh.protocol.trace import header, of_group
 from cmesh.protocol.where import parse
 from cmesh.runner.artifacts import check_globs
 from cmesh.store.records import Selection, TaskRecord
@@ -117,7 +118,8 @@ class Asking:
             selection = Selection(where=tuple(arguments.where), chosen=choice.words)
         try:
             if turn is None:
-                spec = replace(self._spec(arguments), changes=carried.changes if carried else None)
+                spec = self._spec(arguments, trace=context.traceparent)
+                spec = replace(spec, changes=carried.changes if carried else None)
                 record = self._record(context, spec, peer, arguments)
                 record = replace(record, selection=selection)
                 # All of the repository's changes go out, so policy is asked about its top.
@@ -224,8 +226,8 @@ class Asking:
         known = await self._retried(arguments, peer)
         if known is not None:
             return (await self._lookup.task(known)).record
-        record = self._record(context, self._spec(arguments), peer, arguments)
-        record = replace(record, selection=selection)
+        spec = self._spec(arguments, trace=context.traceparent or of_group(selection.group))
+        record = replace(self._record(context, spec, peer, arguments), selection=selection)
         await self._commit(context, record, peer)
         return record
 
@@ -289,6 +291,7 @@ class Asking:
         require_possible(before, follow_up)
         peer = await self._worker_named(before.record.peer_id)
         spec = reply.next_spec(before.record.spec, arguments, now + start_within(arguments))
+        spec = replace(spec, traceparent=header(spec.task_id, within=context.traceparent))
         record = self._record(context, spec, peer, arguments)
         record = replace(record, thread=before.record.first, turn=before.record.turn + 1)
         await self._commit(context, record, peer)
@@ -375,8 +378,10 @@ class Asking:
             self_id=self._daemon.self_id(),
         )
 
-    def _spec(self, arguments: DelegateArguments, parent: Parent | None = None) -> TaskSpec:
-        """Return what a call asks for.
+    def _spec(
+        self, arguments: DelegateArguments, parent: Parent | None = None, *, trace: str = ""
+    ) -> TaskSpec:
+        """Return what a call asks for; `trace` is a header or an id, its parent's goes before it.
 
         Raises:
             UsageError: a glob does not lead down, or the answer's schema is not taken.
@@ -389,8 +394,9 @@ class Asking:
             tokens=arguments.tokens or None,
         )
         limits = narrowed(wished, parent.held if parent is not None else None)
+        task_id = TaskId(str(uuid_utils.uuid7()))
         return TaskSpec(
-            task_id=TaskId(str(uuid_utils.uuid7())),
+            task_id=task_id,
             runner=arguments.runner,
             profile=arguments.profile,
             directory=arguments.directory,
@@ -402,6 +408,7 @@ class Asking:
             answer_schema=schema_text(arguments.answer_schema),
             origin=parent.chain if parent is not None else (),
             not_after=self._daemon.settings.clock.now() + start_within(arguments),
+            traceparent=header(task_id, within=parent.trace if parent is not None else trace),
         )
 
     def _record(

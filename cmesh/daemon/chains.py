@@ -20,6 +20,7 @@ from cmesh.policy.chain import callers, least
 from cmesh.policy.decide import Decision, decide_inbound, may_delegate
 from cmesh.policy.request import Held
 from cmesh.protocol.facts import STARTED
+from cmesh.protocol.trace import trace_id
 from cmesh.store.records import AuditRecord, TaskRecord, TaskSnapshot
 from cmesh.store.store import Store
 
@@ -59,6 +60,7 @@ class Parent:
         held: what it may hand on, by the rules of now.
         chain: who led to a task of its own: its callers, then this node.
         directory: its own, links resolved.
+        trace: id of the trace that it is in.
         open: whether it still may ask.
     """
 
@@ -66,6 +68,7 @@ class Parent:
     held: Held
     chain: tuple[NodeId, ...]
     directory: str
+    trace: str
     open: Callable[[], bool]
 
 
@@ -134,6 +137,7 @@ async def parent(parts: Parts, task_id: TaskId) -> Parent:
         held=held,
         chain=chain,
         directory=directory,
+        trace=trace_id(record.spec.traceparent) or task_id.replace("-", ""),
         open=lambda: parts.networks.endpoints.is_open(task_id),
     )
 

@@ -399,6 +399,18 @@ async def test_one_tool_use_is_one_task(operations: FakeOperations, mode: str) -
     assert third["task_id"] != first["task_id"]
 
 
+async def test_a_call_in_a_trace_of_its_client_goes_on_in_that_trace(
+    operations: FakeOperations, mode: str
+) -> None:
+    header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    async with connected(operations, mode) as client:
+        for given in (header, "not a header", 7, ""):
+            meta = cast("Any", {"traceparent": given})
+            await client.call_tool("delegate", TASK | {"new": True}, meta=meta)
+    given = [context.traceparent for name, context, _ in operations.calls if name == "delegate"]
+    assert given == [header, "", "", ""]
+
+
 async def test_a_wait_never_outlasts_the_limit_of_a_call(operations: FakeOperations) -> None:
     task_id = await a_finished_task(operations)
     async with connected(operations, "auto") as client:

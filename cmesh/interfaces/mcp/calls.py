@@ -7,7 +7,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import anyio
 import mcp_types as types
@@ -21,6 +21,7 @@ from cmesh.interfaces.mcp.handlers import Call
 from cmesh.interfaces.mcp.render import call_text, error_result
 from cmesh.interfaces.mcp.tools import Tool, listed
 from cmesh.interfaces.usage import usage_error
+from cmesh.protocol.trace import trace_id
 
 __all__ = ["CALL_LIMIT_S", "Request", "ToolCalls", "internal"]
 
@@ -81,7 +82,7 @@ class ToolCalls:
                 raise UsageError(f"there is no such tool; there are {', '.join(self._tools)}")
             call = Call(
                 operations=self._operations,
-                context=self._context,
+                context=_traced(self._context, dict(ctx.params or {})),
                 arguments=arguments,
                 key=self._key(dict(ctx.params or {}), ctx.request_id),
                 fallback=self._fallback,
@@ -105,6 +106,15 @@ class ToolCalls:
             data = {"tool": params.name, "ref": reference}
             _logger.exception("mcp_call_failed", extra={"data": data})
             return error_result(internal(reference), self._fallback)
+
+
+def _traced(context: Context, params: Mapping[str, Any]) -> Context:
+    """Return the context of one call, in its client's trace where that gave one that counts."""
+    meta = params.get("_meta")
+    header = cast("Mapping[str, object]", meta).get("traceparent") if meta else None
+    if not isinstance(header, str) or not trace_id(header):
+        return context
+    return context.model_copy(update={"traceparent": header})
 
 
 def internal(reference: str) -> CmeshError:
