@@ -1,11 +1,17 @@
-"""Write `docs/commands.md` from the command line's own definitions and the error classes.
+"""Write the two pages that are made of what is in the code.
 
-`python scripts/gen_docs.py` writes; with `--check` it only says whether the
-file is current, with exit status 1 when it is not.
+`docs/commands.md` is made of the command line's own definitions and the error classes,
+`docs/audit-views.md` of the comments in the store's schema.
+
+`python scripts/gen_docs.py` writes; with `--check` it only says whether the files are current,
+with exit status 1 when one is not. `tests/contract/snapshots/views.json` holds what was promised
+of the views: it only ever grows. One that lost a column, or has one without a comment, is refused.
 """
 
+import json
 import sys
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +20,41 @@ import typer.main
 from cmesh.errors import CmeshError
 from cmesh.interfaces.cli.app import app
 from cmesh.interfaces.cli.exits import DETACHED_EXIT, TASK_EXITS
+from cmesh.store.migrations import describe
 
-TARGET = Path(__file__).parents[1] / "docs" / "commands.md"
+ROOT = Path(__file__).parents[1]
+COMMANDS = ROOT / "docs" / "commands.md"
+VIEWS = ROOT / "docs" / "audit-views.md"
+PROMISED = ROOT / "tests" / "contract" / "snapshots" / "views.json"
+
+Described = list[tuple[str, str, str, str]]
+"""View, column, type, comment; a view's own comment has no column."""
+
+Columns = dict[str, dict[str, str]]
+
+VIEWS_HEAD = """\
+# The views of the audit
+
+<!-- made by scripts/gen_docs.py; do not edit -->
+
+What `cmesh sql`, `cmesh audit report` and the MCP tool `query` ask. `cmesh schema` and the MCP resource
+`cmesh://schema` tell the same of the store that you have. Questions to start with:
+[audit-cookbook.md](audit-cookbook.md).
+
+**Stable.** A view keeps its name, and its columns their names, types and order, in every later
+version of cmesh; new columns come at the end. A test holds them to
+`tests/contract/snapshots/views.json`, which only grows. Tables are no part of this: they change.
+
+**Erased.** A text that was erased, or never kept, is NULL; its row stays, with its number,
+its digest and its hash.
+
+**Traces.** `trace_id` is the same for all that one call of an agent or a person led to, on every
+machine: the task, those of the same group, and the tasks that it handed on. It is a W3C trace
+id. A caller's own trace is kept where its MCP client names one (`traceparent` in `_meta`); else
+it is the first task's id without its dashes, or for a group the first 32 hex digits of the
+SHA-256 of the group's name. Each machine has the rows of its own part: ask each for the same id. It is
+the caller's word: it joins rows, and proves and allows nothing.
+"""
 
 HEAD = """\
 # Commands
@@ -53,16 +92,64 @@ and in audit rows.
 
 
 def main(arguments: list[str]) -> int:
-    """Write or check the page; return the exit status."""
-    text = page()
-    if "--check" not in arguments:
-        TARGET.parent.mkdir(exist_ok=True)
-        TARGET.write_text(text, encoding="utf-8")
-        return 0
-    if TARGET.exists() and TARGET.read_text(encoding="utf-8") == text:
-        return 0
-    print(f"{TARGET.name} is not current: run `python scripts/gen_docs.py`", file=sys.stderr)
-    return 1
+    """Write or check the pages; return the exit status."""
+    described = describe()
+    promised: Columns = json.loads(PROMISED.read_text("utf-8"))
+    problems = list(broken(described, promised))
+    if problems:
+        print("\n".join(problems), file=sys.stderr)
+        return 1
+    stale: list[str] = []
+    files = {
+        COMMANDS: page(),
+        VIEWS: views_page(described),
+        PROMISED: json.dumps(columns(described), indent=1) + "\n",
+    }
+    for path, text in files.items():
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(path.name)
+        if "--check" not in arguments:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    if stale and "--check" in arguments:
+        print(f"not current: {', '.join(stale)}; run `python scripts/gen_docs.py`", file=sys.stderr)
+        return 1
+    return 0
+
+
+def columns(described: Described) -> Columns:
+    """Return the columns of each view, in their order, with their types."""
+    found: Columns = {}
+    for view, column, kind, _comment in described:
+        found.setdefault(view, {}).update({column: kind} if column else {})
+    return found
+
+
+def broken(described: Described, promised: Columns) -> Iterator[str]:
+    """Yield what breaks a promise: a column that went, came in between, or says nothing."""
+    for view, column, _kind, comment in described:
+        if not comment:
+            name = f"column `{view}.{column}`" if column else f"view `{view}`"
+            yield f"{name} has no comment: add `COMMENT ON` to its SQL"
+    there = columns(described)
+    for view, before in promised.items():
+        now = list(there.get(view, {}).items())
+        if now[: len(before)] != list(before.items()):
+            gone = [f"`{name}` {kind}" for name, kind in before.items() if (name, kind) not in now]
+            what = f"lost {', '.join(gone)}" if gone else "has other columns before its last ones"
+            yield f"view `{view}` {what}: people's queries break; add new columns at the end"
+
+
+def views_page(described: Described) -> str:
+    """Return the page on the views."""
+    parts = [VIEWS_HEAD]
+    for view, rows in groupby(sorted(described, key=lambda row: row[0]), key=lambda row: row[0]):
+        (_, _, _, about), *rest = rows
+        lines = [f"| `{name}` | {kind} | {_cell(comment)} |" for _, name, kind, comment in rest]
+        table = "\n".join(["| column | type | |", "|---|---|---|", *lines])
+        parts.append(f"## `{view}`\n\n{about[:1].upper()}{about[1:]}.\n\n{table}\n")
+    return "\n".join(parts)
 
 
 def page() -> str:

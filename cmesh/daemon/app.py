@@ -24,7 +24,7 @@ from cmesh.daemon.answers import (
     TaskView,
     UntrustView,
 )
-from cmesh.daemon.approval import require_no_task
+from cmesh.daemon.approval import answered, require_no_task
 from cmesh.daemon.arguments import (
     ApproveArguments,
     ArtifactArguments,
@@ -52,6 +52,7 @@ from cmesh.daemon.arguments import (
     UntrustArguments,
 )
 from cmesh.daemon.asking import Asking
+from cmesh.daemon.background import guarded
 from cmesh.daemon.core import Daemon
 from cmesh.daemon.diagnosis import diagnose
 from cmesh.daemon.diagnosis_answers import DiagnosisView
@@ -72,6 +73,7 @@ from cmesh.daemon.pair_calls import (
 from cmesh.daemon.pair_rules import PairRules
 from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.daemon.patch_check import check_patch
+from cmesh.daemon.release import program_of
 from cmesh.daemon.releasing import with_released
 from cmesh.daemon.results_text import read_artifact, read_patch, read_result
 from cmesh.daemon.runner_answers import (
@@ -343,10 +345,13 @@ class App(Operations):
         approved = arguments.approve
         if approved:
             require_no_task(context.pid)
+        program = program_of(context.pid)
         try:
             await self._daemon.worker.approve(task, yes=approved, reason=arguments.reason)
         except LocalProtocolError as error:
             raise TaskRefused("the task does not wait for approval any more") from error
+        row = answered(task.record.task_id, context.pid, program, yes=approved)
+        await guarded(self._daemon.store.commit([row]))  # the answer stands without it
         # Its caller is asked whether it still wants it, so it is called if it is away.
         self._daemon.links.want(task.record.peer_id)
         return await self._lookup.view(await self._lookup.task(task.record.task_id))

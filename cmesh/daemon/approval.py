@@ -12,13 +12,16 @@ from cmesh.daemon.admission import Grant
 from cmesh.daemon.answers import WillRunView
 from cmesh.daemon.parts import Parts
 from cmesh.errors import CmeshError, TaskRefused
-from cmesh.model import Changes, Profile
+from cmesh.model import Changes, Profile, TaskId
 from cmesh.policy.explain import narrowing
 from cmesh.runner.manifest import Manifest
 from cmesh.runner.shim_processes import MARKER, stat_of
-from cmesh.store.records import TaskRecord
+from cmesh.store.records import AuditRecord, TaskRecord
 
-__all__ = ["require_no_task", "will_run"]
+__all__ = ["APPROVAL", "answered", "require_no_task", "will_run"]
+
+APPROVAL = "approval"
+"""Kind of audit row: which process of this machine gave the owner's word on a task."""
 
 _PREFACE = "{preface}"
 """Stands in the arguments for what an agent is told: its words are cmesh's own."""
@@ -82,6 +85,12 @@ def _answer(manifest: Manifest) -> str:
     if manifest.options.answer_schema:
         return f"a JSON Schema, by {manifest.options.answer_schema[0]}"
     return "a JSON Schema, in front of the prompt" if manifest.program else "a JSON Schema"
+
+
+def answered(task_id: TaskId, pid: int, program: str, *, yes: bool) -> AuditRecord:
+    """Return the row of an answer to a task that waited; why it was no stands with its end."""
+    data = {"answer": "approved" if yes else "denied", "pid": pid, "program": program}
+    return AuditRecord(kind=APPROVAL, task_id=task_id, data=data)
 
 
 def require_no_task(pid: int, why: str = "a task cannot approve a task") -> None:

@@ -44,7 +44,7 @@ class Background:
             logger.error("background_failed", exc_info=task.exception())
 
 
-async def guarded(work: Awaitable[None]) -> None:
+async def guarded(work: Awaitable[object]) -> None:
     """Do `work`; a failure of ours is logged and the next one comes."""
     try:
         await work

@@ -19,7 +19,7 @@ from cmesh.redact import Redactor
 from cmesh.store.records import Record, StepRecord, TaskSnapshot
 from cmesh.text import one_line
 
-__all__ = ["Release"]
+__all__ = ["Release", "program_of"]
 
 _PIECE_BYTES = 1024 * 1024
 PROGRAM_CHARACTERS = 64
@@ -135,12 +135,12 @@ def _fact(task: TaskSnapshot, one: Withheld, pid: int) -> StepRecord:
             "bytes": one.bytes,
             "path": one.path,
             "pid": pid,
-            "program": _program(pid),
+            "program": program_of(pid),
         },
     )
 
 
-def _program(pid: int) -> str:
+def program_of(pid: int) -> str:
     """Return the name of the process that asks; empty when it is gone."""
     try:
         words = Path(f"/proc/{pid}/comm").read_bytes()

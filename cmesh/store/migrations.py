@@ -30,10 +30,12 @@ MIGRATIONS: tuple[str, ...] = (
     "questions.sql",
     "releases.sql",
     "peer_names.sql",
+    "traces.sql",
 )
 """Files of SQL in this folder; the first makes version 1."""
 
-VIEWS = "views.sql"
+VIEWS = ("views.sql", "views_told.sql")
+"""Files of the views, made anew with the newest schema, in this order."""
 
 
 def schema_version(connection: duckdb.DuckDBPyConnection) -> int:
@@ -67,8 +69,8 @@ def migrate(
         backup(have)
     for version, name in steps:
         # The views are those of the newest schema, so they come with its step only.
-        views = _text(VIEWS) if version == len(MIGRATIONS) else ""
-        _apply(connection, version, _text(name) + views)
+        views = VIEWS if version == len(MIGRATIONS) else ()
+        _apply(connection, version, "".join(map(_text, (name, *views))))
     if steps:
         # Replaying a WAL that alters tables has failed in several DuckDB releases.
         connection.execute("CHECKPOINT")
@@ -81,7 +83,7 @@ def describe() -> list[tuple[str, str, str, str]]:
     A view's own comment comes first, with an empty column and type.
     """
     with duckdb.connect(":memory:", config={"threads": 1, "async_threads": 1}) as connection:
-        for name in (*MIGRATIONS, VIEWS):
+        for name in (*MIGRATIONS, *VIEWS):
             connection.execute(_text(name))
         rows = connection.execute(
             "SELECT view_name, '', '', comment, view_oid, 0 FROM duckdb_views() WHERE NOT internal"

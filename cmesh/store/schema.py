@@ -49,7 +49,7 @@ def foreign(cursor: Reader) -> str:
 @cache
 def _expected() -> dict[tuple[str, str], str]:
     with duckdb.connect(":memory:", config={"threads": 1, "async_threads": 1}) as connection:
-        for name in (*MIGRATIONS, VIEWS):
+        for name in (*MIGRATIONS, *VIEWS):
             text = resources.files("cmesh.store").joinpath(name).read_text("utf-8")
             connection.execute(text)
         return {(kind, name): sql for kind, name, sql in connection.execute(_MADE).fetchall()}

@@ -1,5 +1,35 @@
 -- The views people and agents ask, made anew after each migration. Names and columns are
--- stable; new columns may be added. Comments are what `cmesh schema` prints.
+-- stable; new columns may be added, at the end:
+-- `tests/contract/snapshots/views.json`. Comments are what `cmesh schema` prints. More of them:
+-- `views_told.sql`.
+
+-- Others join it grouped by task: then DuckDB sees that it adds no row, and leaves the join out
+-- where nobody asks for the trace.
+CREATE OR REPLACE VIEW traces AS
+WITH led AS (
+  SELECT *, json_array_length(origin) AS hops,
+    direction = 'out' AND json_array_length(origin) > 0 AND starts_with(session, 'task:') AS handed
+  FROM task_row
+)
+SELECT
+  -- As `cmesh/protocol/trace.py` reads it. Rows from before it was sent: by what is known here.
+  CASE WHEN regexp_full_match(traceparent, '00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}')
+      AND substr(traceparent, 4, 32) <> repeat('0', 32)
+      THEN substr(traceparent, 4, 32)
+    WHEN handed THEN replace(substr(session, 6), '-', '')
+    ELSE replace(CAST(task_id AS VARCHAR), '-', '') END AS trace_id,
+  task_id, direction, CASE WHEN handed THEN TRY_CAST(substr(session, 6) AS UUID) END AS parent,
+  CAST(hops AS BIGINT) AS hops, traceparent, ts AS created_at, seq
+FROM led;
+COMMENT ON VIEW traces IS 'one row per task: the call that led to it, on whatever machine that was made';
+COMMENT ON COLUMN traces.trace_id IS 'the same for all that one call led to, on every machine: a W3C trace id, 32 hex digits. The caller''s word';
+COMMENT ON COLUMN traces.task_id IS 'the task';
+COMMENT ON COLUMN traces.direction IS 'out = this node asked, in = this node was asked';
+COMMENT ON COLUMN traces.parent IS 'the task of this node that asked for it; NULL = a person or an agent did, or another node knows';
+COMMENT ON COLUMN traces.hops IS 'nodes that it went through before; 0 = its caller began it';
+COMMENT ON COLUMN traces.traceparent IS 'the W3C header it was sent with; empty = by an older caller';
+COMMENT ON COLUMN traces.created_at IS 'when this node stored the task';
+COMMENT ON COLUMN traces.seq IS 'the task''s row in audit';
 
 CREATE OR REPLACE VIEW tasks AS
 WITH step AS (
@@ -96,8 +126,12 @@ SELECT task_id, direction, peer, peer_id, principal, runner, profile, directory,
   CASE WHEN r IS NULL THEN 'none'
     WHEN r.worker_signature <> '' AND caller_signature <> '' THEN 'complete'
     ELSE 'pending' END AS receipt,
-  idempotency_key, prompt_bytes, payload_hash, seq, split_part(peer, '.', 1) AS peer_name
-FROM named;
+  idempotency_key, prompt_bytes, payload_hash, seq, split_part(peer, '.', 1) AS peer_name,
+  trace_id, parent
+FROM named LEFT JOIN (
+  SELECT task_id, any_value(trace_id) AS trace_id, any_value(parent) AS parent FROM traces
+  GROUP BY task_id
+) USING (task_id);
 COMMENT ON VIEW tasks IS 'one row per task, either direction';
 COMMENT ON COLUMN tasks.task_id IS 'made by the caller; the same on both sides';
 COMMENT ON COLUMN tasks.direction IS 'out = this node asked, in = this node was asked';
@@ -146,6 +180,8 @@ COMMENT ON COLUMN tasks.idempotency_key IS 'the caller''s key; empty for in';
 COMMENT ON COLUMN tasks.prompt_bytes IS 'length of the prompt in UTF-8';
 COMMENT ON COLUMN tasks.payload_hash IS 'SHA-256 over all that was asked';
 COMMENT ON COLUMN tasks.seq IS 'the task''s row in audit';
+COMMENT ON COLUMN tasks.trace_id IS 'the call that led to it: view traces';
+COMMENT ON COLUMN tasks.parent IS 'the task of this node that asked for it; NULL = a person or an agent did';
 
 CREATE OR REPLACE VIEW steps AS
 SELECT s.task_id, t.direction,
@@ -156,8 +192,11 @@ SELECT s.task_id, t.direction,
     WHEN t.direction = 'in' AND s.name = 'waiting' THEN 'waiting_approval'
     ELSE s.name
   END AS state,
-  s.witness, coalesce(s.code, '') AS code, coalesce(s.reason, '') AS reason, s.ts, s.seq
-FROM step_row s JOIN task_row t USING (task_id) WHERE s.kind = 'state';
+  s.witness, coalesce(s.code, '') AS code, coalesce(s.reason, '') AS reason, s.ts, s.seq,
+  trace_id
+FROM step_row s JOIN task_row t USING (task_id)
+LEFT JOIN (SELECT task_id, any_value(trace_id) AS trace_id FROM traces GROUP BY task_id) USING (task_id)
+WHERE s.kind = 'state';
 COMMENT ON VIEW steps IS 'what a node wrote down of a task, one row per commit of a state';
 COMMENT ON COLUMN steps.task_id IS 'the task';
 COMMENT ON COLUMN steps.direction IS 'out = this node asked, in = this node was asked';
@@ -167,13 +206,15 @@ COMMENT ON COLUMN steps.code IS 'error code when cmesh itself explains the state
 COMMENT ON COLUMN steps.reason IS 'the reason given with the state';
 COMMENT ON COLUMN steps.ts IS 'when this node committed it';
 COMMENT ON COLUMN steps.seq IS 'the row in audit';
+COMMENT ON COLUMN steps.trace_id IS 'the call that led to it: view traces';
 
 CREATE OR REPLACE VIEW releases AS
 SELECT s.task_id, t.direction, t.peer, t.peer_id, replace(s.name, '_released', '') AS part,
   coalesce(s.data ->> 'path', '') AS path, s.data ->> 'sha256' AS sha256,
   CAST(s.data ->> 'bytes' AS BIGINT) AS bytes, CAST(s.data ->> 'pid' AS BIGINT) AS pid,
-  s.data ->> 'program' AS program, s.ts, s.seq
+  s.data ->> 'program' AS program, s.ts, s.seq, trace_id
 FROM step_row s JOIN task_row t USING (task_id)
+LEFT JOIN (SELECT task_id, any_value(trace_id) AS trace_id FROM traces GROUP BY task_id) USING (task_id)
 WHERE s.kind = 'fact' AND s.name IN ('patch_released', 'artifact_released');
 COMMENT ON VIEW releases IS 'patches and files that a secret withheld and their worker''s owner released';
 COMMENT ON COLUMN releases.task_id IS 'the task';
@@ -188,6 +229,7 @@ COMMENT ON COLUMN releases.pid IS 'the process that asked for the release; NULL 
 COMMENT ON COLUMN releases.program IS 'the name of that process; NULL for out';
 COMMENT ON COLUMN releases.ts IS 'when this node committed it: the release, or that the bytes are here';
 COMMENT ON COLUMN releases.seq IS 'the row in audit';
+COMMENT ON COLUMN releases.trace_id IS 'the call that led to it: view traces';
 
 CREATE OR REPLACE VIEW threads AS
 SELECT thread, direction, any_value(peer) AS peer, count(*) AS turns,
@@ -206,8 +248,10 @@ COMMENT ON COLUMN threads.ended_at IS 'when the last turn that has ended did';
 COMMENT ON COLUMN threads.cost_usd IS 'US dollars of all turns, as far as the runner reports them';
 
 CREATE OR REPLACE VIEW events AS
-SELECT task_id, n, event_ts AS ts, event_kind AS kind, text, data, direction, ts AS stored_at, seq
-FROM event_row;
+SELECT task_id, n, event_ts AS ts, event_kind AS kind, text, data, direction, ts AS stored_at, seq,
+  trace_id
+FROM event_row
+LEFT JOIN (SELECT task_id, any_value(trace_id) AS trace_id FROM traces GROUP BY task_id) USING (task_id);
 COMMENT ON VIEW events IS 'what running tasks told, in order of n per task';
 COMMENT ON COLUMN events.task_id IS 'the task';
 COMMENT ON COLUMN events.n IS 'number of the event within its task, from 1';
@@ -218,11 +262,13 @@ COMMENT ON COLUMN events.data IS 'JSON particular to the kind';
 COMMENT ON COLUMN events.direction IS 'out = told by a peer, in = a task run here';
 COMMENT ON COLUMN events.stored_at IS 'when this node stored it';
 COMMENT ON COLUMN events.seq IS 'the row in audit';
+COMMENT ON COLUMN events.trace_id IS 'the call that led to it: view traces';
 
 CREATE OR REPLACE VIEW decisions AS
 SELECT ts, direction, peer, peer_id, principal, operation, effect, rule, reason, failed, task_id,
-  policy_sha256, seq, split_part(peer, '.', 1) AS peer_name
-FROM decision_row;
+  policy_sha256, seq, split_part(peer, '.', 1) AS peer_name, trace_id
+FROM decision_row
+LEFT JOIN (SELECT task_id, any_value(trace_id) AS trace_id FROM traces GROUP BY task_id) USING (task_id);
 COMMENT ON VIEW decisions IS 'every policy decision';
 COMMENT ON COLUMN decisions.ts IS 'when it was decided';
 COMMENT ON COLUMN decisions.direction IS 'in = a peer asked here, out = this node asked a peer';
@@ -238,11 +284,14 @@ COMMENT ON COLUMN decisions.failed IS 'JSON list of conditions that did not hold
 COMMENT ON COLUMN decisions.task_id IS 'the task, when it has an id';
 COMMENT ON COLUMN decisions.policy_sha256 IS 'the policy that was in force';
 COMMENT ON COLUMN decisions.seq IS 'the row in audit';
+COMMENT ON COLUMN decisions.trace_id IS 'the call that led to it: view traces';
 
 CREATE OR REPLACE VIEW denials AS
 SELECT ts, direction, peer, peer_id, principal, operation, rule, reason, failed, task_id, seq,
-  split_part(peer, '.', 1) AS peer_name
-FROM decision_row WHERE effect = 'deny';
+  split_part(peer, '.', 1) AS peer_name, trace_id
+FROM decision_row
+LEFT JOIN (SELECT task_id, any_value(trace_id) AS trace_id FROM traces GROUP BY task_id) USING (task_id)
+WHERE effect = 'deny';
 COMMENT ON VIEW denials IS 'the decisions that denied';
 COMMENT ON COLUMN denials.ts IS 'when it was decided';
 COMMENT ON COLUMN denials.direction IS 'in = a peer asked here, out = this node asked a peer';
@@ -256,6 +305,7 @@ COMMENT ON COLUMN denials.reason IS 'in words';
 COMMENT ON COLUMN denials.failed IS 'JSON list of conditions that did not hold';
 COMMENT ON COLUMN denials.task_id IS 'the task, when it has an id';
 COMMENT ON COLUMN denials.seq IS 'the row in audit';
+COMMENT ON COLUMN denials.trace_id IS 'the call that led to it: view traces';
 
 CREATE OR REPLACE VIEW results AS
 SELECT task_id, direction, state, witness, exit_code, text, error, code, output_bytes,
@@ -267,8 +317,10 @@ SELECT task_id, direction, state, witness, exit_code, text, error, code, output_
   TRY_CAST(evidence->>'$.acceptance.exit_code' AS INTEGER) AS acceptance_exit,
   TRY_CAST(evidence->>'$.acceptance.runtime_s' AS DOUBLE) AS acceptance_s,
   TRY_CAST(evidence->>'$.tool_calls' AS BIGINT) AS tool_calls,
-  TRY_CAST(answer AS JSON) AS answer, worker_signature, caller_signature, seq
-FROM result_row;
+  TRY_CAST(answer AS JSON) AS answer, worker_signature, caller_signature, seq,
+  trace_id
+FROM result_row
+LEFT JOIN (SELECT task_id, any_value(trace_id) AS trace_id FROM traces GROUP BY task_id) USING (task_id);
 COMMENT ON VIEW results IS 'how tasks ended, and the evidence';
 COMMENT ON COLUMN results.task_id IS 'the task';
 COMMENT ON COLUMN results.direction IS 'out = told by a peer, in = a task run here';
@@ -307,6 +359,7 @@ COMMENT ON COLUMN results.tool_calls IS 'as the agent tells them; 0 = it called 
 COMMENT ON COLUMN results.worker_signature IS 'Ed25519, base64url';
 COMMENT ON COLUMN results.caller_signature IS 'Ed25519, base64url; empty until known';
 COMMENT ON COLUMN results.seq IS 'the row in audit';
+COMMENT ON COLUMN results.trace_id IS 'the call that led to it: view traces';
 
 CREATE OR REPLACE VIEW commands_run AS
 WITH told AS (
@@ -317,8 +370,9 @@ WITH told AS (
 )
 SELECT task_id, direction, n, ran->>'$.command' AS command,
   TRY_CAST(ran->>'$.exit_code' AS INTEGER) AS exit_code,
-  TRY_CAST(ran->>'$.failed' AS BOOLEAN) AS failed, ended_at, seq
-FROM told;
+  TRY_CAST(ran->>'$.failed' AS BOOLEAN) AS failed, ended_at, seq, trace_id
+FROM told
+LEFT JOIN (SELECT task_id, any_value(trace_id) AS trace_id FROM traces GROUP BY task_id) USING (task_id);
 COMMENT ON VIEW commands_run IS 'commands that agents say they ran, the last ones of each task';
 COMMENT ON COLUMN commands_run.task_id IS 'the task';
 COMMENT ON COLUMN commands_run.direction IS 'out = told by a peer, in = a task run here';
@@ -328,11 +382,13 @@ COMMENT ON COLUMN commands_run.exit_code IS 'as the agent''s program tells it; N
 COMMENT ON COLUMN commands_run.failed IS 'the agent says that it failed; NULL = it has not said';
 COMMENT ON COLUMN commands_run.ended_at IS 'when the task ended';
 COMMENT ON COLUMN commands_run.seq IS 'the row in audit';
+COMMENT ON COLUMN commands_run.trace_id IS 'the call that led to it: view traces';
 
 CREATE OR REPLACE VIEW receipts AS
 SELECT ts, peer, peer_id, receipt_kind AS kind, task_id, head_seq, head_hash, signature, seq,
-  split_part(peer, '.', 1) AS peer_name
-FROM receipt_row;
+  split_part(peer, '.', 1) AS peer_name, trace_id
+FROM receipt_row
+LEFT JOIN (SELECT task_id, any_value(trace_id) AS trace_id FROM traces GROUP BY task_id) USING (task_id);
 COMMENT ON VIEW receipts IS 'what peers signed: heads of their logs, results they committed';
 COMMENT ON COLUMN receipts.ts IS 'when it came';
 COMMENT ON COLUMN receipts.peer IS 'the signer, by the name it had then';
@@ -344,6 +400,7 @@ COMMENT ON COLUMN receipts.head_seq IS 'last row of the signer''s log';
 COMMENT ON COLUMN receipts.head_hash IS 'that row''s hash, hex';
 COMMENT ON COLUMN receipts.signature IS 'Ed25519, base64url';
 COMMENT ON COLUMN receipts.seq IS 'the row in audit';
+COMMENT ON COLUMN receipts.trace_id IS 'the call that led to it: view traces';
 
 CREATE OR REPLACE VIEW peers AS
 WITH seen AS (
@@ -395,8 +452,10 @@ SELECT a.ts, a.task_id, a.data->>'$.host' AS host, a.data->>'$.address' AS addre
   TRY_CAST(e.data->>'$.bytes_in' AS BIGINT) AS bytes_in,
   TRY_CAST(e.data->>'$.seconds' AS DOUBLE) AS seconds, e.data->>'$.end' AS ended_by,
   TRY_CAST(e.data->>'$.status' AS BIGINT) AS status,
-  a.data->>'$.connection' AS connection, a.seq
+  a.data->>'$.connection' AS connection, a.seq, trace_id
 FROM audit_row a LEFT JOIN ended e ON e.id = a.data->>'$.connection'
+LEFT JOIN (SELECT task_id, any_value(trace_id) AS trace_id FROM traces GROUP BY task_id) t
+  ON t.task_id = a.task_id
 WHERE a.kind = 'connection';
 COMMENT ON VIEW connections IS 'one row per connection that a task with a sandbox asked for, and per request of its gateway';
 COMMENT ON COLUMN connections.ts IS 'when it was decided; nothing of the task went out before';
@@ -415,6 +474,7 @@ COMMENT ON COLUMN connections.ended_by IS 'closed, broken, idle, task ended, dae
 COMMENT ON COLUMN connections.status IS 'of the model''s answer to a request; NULL = none came, or it is no request';
 COMMENT ON COLUMN connections.connection IS 'joins its rows of audit';
 COMMENT ON COLUMN connections.seq IS 'the row in audit';
+COMMENT ON COLUMN connections.trace_id IS 'the call that led to it: view traces';
 
 CREATE OR REPLACE VIEW chain_bad AS
 SELECT seq FROM (

@@ -389,6 +389,16 @@ def test_options_of_delegate_arrive_as_the_operation_wants_them(daemon: DaemonTh
 
 
 @pytest.mark.usefixtures("daemon")
+def test_schema_tells_of_one_view_and_knows_a_misspelt_one(capsys: pytest.CaptureFixture[str]):
+    assert main(["schema", "decisions"]) == 0
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.split("\t") == ["view", "column", "type", "means"]
+    assert row.split("\t") == ["decisions", "effect", "VARCHAR", "allow, ask or deny"]
+    assert main(["schema", "decision"]) == UsageError.exit_status
+    assert "did you mean `decisions`?" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("daemon")
 @pytest.mark.parametrize(
     ("words", "keys"),
     [
@@ -399,7 +409,7 @@ def test_options_of_delegate_arrive_as_the_operation_wants_them(daemon: DaemonTh
         (["show", FIRST_TASK[:-1]], {"task_id", "witness", "rule", "known_s"}),
         (["cancel", FIRST_TASK], {"task_id", "state"}),
         (["sql", "SELECT 1"], {"columns", "rows", "truncated"}),
-        (["schema"], {"views"}),
+        (["schema"], {"views", "means"}),
         (["policy", "explain", "worker", "-C", "/srv"], {"effect", "rule"}),
         (["runners", "list"], {"runners"}),
         (["runners", "show", "claude"], {"name", "argv", "self_test"}),

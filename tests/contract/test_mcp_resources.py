@@ -64,6 +64,7 @@ async def test_every_listed_resource_can_be_read(connect: Callable[[], Client]) 
             "cmesh://status",
             "cmesh://peers",
             "cmesh://guide",
+            "cmesh://schema",
         ]
         for resource in listed:
             content = content_of(await client.read_resource(resource.uri))

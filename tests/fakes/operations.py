@@ -122,9 +122,11 @@ WITNESSES = {
     TaskState.DENIED: "the worker's answer",
 }
 VIEWS: list[list[object]] = [
-    ["tasks", "task_id", "VARCHAR"],
-    ["tasks", "state", "VARCHAR"],
-    ["decisions", "effect", "VARCHAR"],
+    ["tasks", "", "", "one row per task"],
+    ["tasks", "task_id", "VARCHAR", "made by the caller"],
+    ["tasks", "state", "VARCHAR", "the state"],
+    ["decisions", "", "", "every policy decision"],
+    ["decisions", "effect", "VARCHAR", "allow, ask or deny"],
 ]
 
 
@@ -139,6 +141,7 @@ class FakeOperations(Operations):
         calls: every call so far: name, context, arguments.
         check: what `check_patch` answers; None = that it would apply.
         failures: name of an operation -> the error its next calls raise.
+        rows: what `sql` answers; None = ids and states of its tasks.
         stopped: set by `down`.
     """
 
@@ -146,6 +149,7 @@ class FakeOperations(Operations):
         self.calls: list[tuple[str, Context, Arguments]] = []
         self.check: CheckPatchView | None = None
         self.failures: dict[str, Exception] = {}
+        self.rows: SqlView | None = None
         self.stopped = asyncio.Event()
         self.status_view = StatusView(
             version="0.1.0", phase="up", node="laptop", node_id="nLAPTOP", user="me@example.com",
@@ -506,7 +510,11 @@ class FakeOperations(Operations):
     async def sql(self, context: Context, arguments: SqlArguments) -> SqlView:
         self._called("sql", context, arguments)
         if "duckdb_columns" in arguments.sql or "information_schema" in arguments.sql:
-            return SqlView(columns=["view", "column", "type"], types=["VARCHAR"] * 3, rows=VIEWS)
+            return SqlView(
+                columns=["view", "column", "type", "means"], types=["VARCHAR"] * 4, rows=VIEWS
+            )
+        if self.rows is not None:
+            return self.rows
         rows: list[list[object]] = [[t.task_id, t.state] for t in self._tasks.values()]
         return SqlView(
             columns=["task_id", "state"], types=["VARCHAR", "VARCHAR"],

@@ -26,6 +26,7 @@ from cmesh.interfaces.cli import (
     policy,
     query,
     runners,
+    schema,
     service,
     setup,
     tasks,
@@ -108,6 +109,7 @@ app.command()(pair)
 tasks.register(app)
 events.register(app)
 query.register(app)
+schema.register(app)
 audit.register(app)
 policy.register(app)
 runners.register(app)

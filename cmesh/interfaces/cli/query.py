@@ -1,4 +1,4 @@
-"""The commands about the audit store: sql and schema."""
+"""The command `sql`: the audit store, asked by people."""
 
 import csv
 import json
@@ -17,22 +17,13 @@ from cmesh.text import one_line, scrub
 
 __all__ = ["print_rows", "register"]
 
-# Catalogue functions answer in the confined query process too; they read no file.
-_SCHEMA = """
-SELECT table_name AS "view", column_name AS "column", data_type AS "type"
-FROM duckdb_columns()
-WHERE table_name IN (SELECT view_name FROM duckdb_views() WHERE NOT internal)
-ORDER BY table_name, column_index
-"""
-_SCHEMA_ROWS = 10_000
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 FORMATS = ("table", "json", "csv")
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to the program."""
+    """Add the command to the program."""
     app.command()(sql)
-    app.command()(schema)
 
 
 def sql(
@@ -53,19 +44,6 @@ def sql(
     print_rows(view, form)
     if view.truncated:
         output.hint(f"only the first {len(view.rows)} rows; raise --limit for more")
-
-
-def schema(*, as_json: JsonOption = False) -> None:
-    """List the views that `cmesh sql` can ask. With their columns and types."""
-    arguments = checked(SqlArguments, sql=_SCHEMA, limit=_SCHEMA_ROWS)
-    view = call(lambda client: client.sql(arguments))
-    if as_json:
-        columns: dict[str, dict[str, str]] = {}
-        for name, column, kind in view.rows:
-            columns.setdefault(str(name), {})[str(column)] = str(kind)
-        output.print_json({"views": columns})
-        return
-    print_rows(view)
 
 
 def print_rows(view: SqlView, form: str = "table") -> None:

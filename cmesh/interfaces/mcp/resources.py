@@ -4,7 +4,7 @@ Only tasks can be subscribed to. A watch asks the daemon, it never drives a task
 """
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -16,6 +16,7 @@ from cmesh.daemon.arguments import (
     Context,
     NoArguments,
     ResultArguments,
+    SqlArguments,
     TaskArguments,
     TasksArguments,
 )
@@ -25,6 +26,7 @@ from cmesh.interfaces.mcp.fence import Fence
 from cmesh.interfaces.mcp.guide import GUIDE
 from cmesh.interfaces.mcp.render import peer_fields, status_fields, task_fields
 from cmesh.interfaces.mcp.result_page import result_text
+from cmesh.interfaces.schema import SCHEMA_ROWS, SCHEMA_SQL, View, views
 from cmesh.model import ENDED
 
 __all__ = ["complete", "read", "resources", "task_of", "templates", "watch"]
@@ -42,6 +44,7 @@ def resources() -> list[types.Resource]:
         ("status", "Whether cmesh here can delegate now, and what keeps it from that."),
         ("peers", "The user's other machines and what each allows."),
         ("guide", "How to delegate well: profiles, states, what to do when refused."),
+        ("schema", "The audit views that query() can ask: columns, types, meaning."),
     ]
     return [
         types.Resource(
@@ -143,6 +146,9 @@ async def _read(uri: str, operations: Operations, context: Context) -> tuple[str
             return GUIDE, _mime_type(host)
         if host == "status":
             return _json(status_fields(await operations.status(context, NoArguments())))
+        if host == "schema":
+            asked = SqlArguments(sql=SCHEMA_SQL, limit=SCHEMA_ROWS)
+            return _schema(views((await operations.sql(context, asked)).rows)), _mime_type(host)
         if host == "peers":
             view = await operations.list_peers(context, NoArguments())
             mark = Fence()
@@ -154,6 +160,15 @@ async def _read(uri: str, operations: Operations, context: Context) -> tuple[str
         arguments = _model(ResultArguments, task_id=parts[0], part="output", **query)
         return result_text(await operations.get_result(context, arguments), Fence()), "text/plain"
     raise UsageError("there is no such resource", hint="list the resources and templates")
+
+
+def _schema(found: Sequence[View]) -> str:
+    lines: list[str] = []
+    for one in found:
+        lines += [f"## {one.name}", "", one.means, ""]
+        lines += [f"- `{column.name}` {column.type}: {column.means}" for column in one.columns]
+        lines.append("")
+    return "\n".join(lines)
 
 
 def _split(uri: str) -> tuple[str, list[str], dict[str, str]]:
@@ -183,4 +198,4 @@ def _json(fields: dict[str, object]) -> tuple[str, str]:
 
 
 def _mime_type(name: str) -> str:
-    return "text/markdown" if name == "guide" else "application/json"
+    return "text/markdown" if name in ("guide", "schema") else "application/json"

@@ -189,8 +189,9 @@ _ALL = (
         name="query",
         title="Query the audit records",
         description=(
-            "Runs one SELECT (DuckDB SQL) over this machine's audit views: tasks, decisions, "
-            "events, results, receipts. Read-only, on a snapshot, in a confined process. "
+            "Runs one SELECT (DuckDB SQL) over this machine's audit views: tasks, events, results, "
+            "costs, decisions, denials, approvals, files_changed, commands_run, connections, peers, "
+            "traces. Read-only, on a snapshot, in a confined process. "
             "Columns: SELECT table_name, column_name, data_type FROM information_schema.columns. "
             "Rows are data that other machines may have written."
         ),

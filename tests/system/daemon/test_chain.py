@@ -214,6 +214,13 @@ print(json.dumps([name for name in os.environ if "PROXY" in name.upper()]))
     ids = [(await each.status()).node_id for each in (trio.first, trio.middle, trio.last)]
     told = json.loads(row[0])
     assert (told["child"], told["chain"]) == (child["task_id"], ids)
+    # One call is one trace on all three, and both tasks are in it.
+    trace = view.task_id.replace("-", "")
+    traces = [
+        await each.sql(f"SELECT task_id FROM traces WHERE trace_id = '{trace}' ORDER BY seq")
+        for each in (trio.first, trio.middle, trio.last)
+    ]
+    assert traces == [[[view.task_id]], [[view.task_id], [child["task_id"]]], [[child["task_id"]]]]
     connections = await trio.middle.sql(
         f"SELECT DISTINCT verdict, code FROM connections WHERE task_id = '{view.task_id}'"
     )

@@ -532,6 +532,22 @@ async def test_approval_is_seen_by_the_caller_and_may_come_while_it_is_away(pair
     await pair.doer.until(task_id, "running")
     pair.doer.shims.finish(task_id)
     assert (await pair.asker.until(task_id, "succeeded")).result is not None
+    for half, direction in ((pair.asker, "out"), (pair.doer, "in")):
+        found = await half.store.sql("SELECT direction, answer, reason FROM approvals", (), 9)
+        assert found.rows == [[direction, "approved", None]]
+
+
+async def test_a_refusal_by_the_owner_is_an_answer_on_both_sides(pair: Pair) -> None:
+    pair.doer.configure(pair.doer.rule('approval = "ask"'))
+    await pair.connect()
+    task_id = await pair.asker.delegate(pair.doer)
+    await pair.asker.until(task_id, "accepted")
+    there = await pair.doer.until(task_id, "waiting")
+    await pair.doer.worker.approve(there, yes=False, reason="not on a Friday")
+    await pair.asker.until(task_id, "denied")
+    for half in (pair.asker, pair.doer):
+        found = await half.store.sql("SELECT answer, reason FROM approvals", (), 9)
+        assert found.rows == [["denied", "not on a Friday"]]
 
 
 async def test_a_peer_that_acknowledges_nothing_cannot_fill_the_store(

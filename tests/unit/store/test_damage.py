@@ -229,7 +229,7 @@ async def test_every_view_and_column_has_a_comment() -> None:
     assert {view for view, *_ in described} == {
         "tasks", "events", "decisions", "denials", "results", "receipts", "peers", "audit",
         "threads", "connections", "steps", "commands_run", "releases",
-        "chain_bad",
+        "chain_bad", "traces", "costs", "approvals", "files_changed",
     }  # fmt: skip
     assert [row for row in described if not row[3]] == []
 

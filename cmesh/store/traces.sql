@@ -1,0 +1,1 @@
+-- Version 17: the views `traces`, `costs`, `approvals` and `files_changed` came, and `trace_id` in others; no table changes with this version.
