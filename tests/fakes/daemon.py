@@ -85,7 +85,7 @@ class DaemonThread:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._operations = FakeOperations()
+        self.operations = FakeOperations()
         self._server: ControlServer | None = None
         self._thread = threading.Thread(target=self._loop.run_forever)
 
@@ -107,11 +107,11 @@ class DaemonThread:
 
     async def _open(self) -> None:
         ensure_private_dir(state_dir())
-        self._server = ControlServer(control_socket(state_dir()), self._operations)
+        self._server = ControlServer(control_socket(state_dir()), self.operations)
         await self._server.start()
 
     async def _do(self, order: dict[str, Any]) -> dict[str, Any]:
-        return _do(self._operations, order)
+        return _do(self.operations, order)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(END_LIMIT_S)

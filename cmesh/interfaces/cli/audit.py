@@ -1,4 +1,4 @@
-"""The commands about the audit as evidence: whether it is as it was written."""
+"""The commands about the audit as a whole: reports on it, whether it is as it was written."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cmesh.interfaces.cli import output
+from cmesh.interfaces.cli import output, report
 from cmesh.interfaces.cli.exits import AUDIT_BROKEN_EXIT
 from cmesh.interfaces.cli.options import JsonOption
 from cmesh.paths import state_dir
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-_group = typer.Typer(help="Check that the audit is as it was written.")
+_group = typer.Typer(help="Report on the audit, check that it is as it was written.")
+report.register(_group)
 
 
 def register(app: typer.Typer) -> None:

@@ -28,7 +28,7 @@ from cmesh.interfaces.cli.session import call, checked
 from cmesh.paths import config_file
 from cmesh.tomltext import line_of
 
-__all__ = ["register"]
+__all__ = ["register", "rule_lines"]
 
 _group = typer.Typer(help="Explain policy decisions, show the rules.")
 
@@ -106,7 +106,7 @@ def show(*, as_json: JsonOption = False) -> None:
     if not config.configured:
         output.say("there is no such file, so nothing is allowed")
         output.hint("cmesh up")
-    lines = _rule_lines(path) if config.configured else {}
+    lines = rule_lines(path) if config.configured else {}
     for direction in ("inbound", "outbound"):
         rules: list[dict[str, object]] = list(policy[direction])
         if not rules:
@@ -119,7 +119,7 @@ def show(*, as_json: JsonOption = False) -> None:
             output.pairs([row for row in rest if row[0] not in ("effect", "name")])
 
 
-def _rule_lines(path: Path) -> dict[tuple[str, str], int]:
+def rule_lines(path: Path) -> dict[tuple[str, str], int]:
     """Return the line of each rule's header, by direction and name; the file is known to parse."""
     text = path.read_text("utf-8")
     found: dict[tuple[str, str], int] = {}
