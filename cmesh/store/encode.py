@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import singledispatch
 
 from cmesh.errors import StoreError
+from cmesh.protocol.trace import trace_id
 from cmesh.store.chain import canonical, clean, digest, micros, stored_json
 from cmesh.store.records import (
     AuditRecord,
@@ -149,6 +150,7 @@ def _(record: TaskRecord, salt: str) -> Row:
             "origin": stored_json(list(spec.origin)),
             "not_after": micros(spec.not_after),
             "traceparent": clean(spec.traceparent),
+            "trace": trace_id(spec.traceparent) or None,
             "follows": spec.follows,
             "artifacts": stored_json(list(spec.artifacts)) if spec.artifacts else None,
             "base": spec.base or None,

@@ -1,1 +1,3 @@
--- Version 17: the views `traces`, `costs`, `approvals` and `files_changed` came, and `trace_id` in others; no table changes with this version.
+-- Version 17: the trace that a task is in, as its header names it. NULL in rows from before, and where none came.
+
+ALTER TABLE task_row ADD COLUMN trace VARCHAR;

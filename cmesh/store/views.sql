@@ -7,19 +7,15 @@
 -- where nobody asks for the trace.
 CREATE OR REPLACE VIEW traces AS
 WITH led AS (
-  SELECT *, json_array_length(origin) AS hops,
-    direction = 'out' AND json_array_length(origin) > 0 AND starts_with(session, 'task:') AS handed
+  SELECT *, CASE
+    WHEN direction = 'out' AND starts_with(session, 'task:') AND json_array_length(origin) > 0
+      THEN TRY_CAST(substr(session, 6) AS UUID) END AS parent
   FROM task_row
 )
-SELECT
-  -- As `cmesh/protocol/trace.py` reads it. Rows from before it was sent: by what is known here.
-  CASE WHEN regexp_full_match(traceparent, '00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}')
-      AND substr(traceparent, 4, 32) <> repeat('0', 32)
-      THEN substr(traceparent, 4, 32)
-    WHEN handed THEN replace(substr(session, 6), '-', '')
-    ELSE replace(CAST(task_id AS VARCHAR), '-', '') END AS trace_id,
-  task_id, direction, CASE WHEN handed THEN TRY_CAST(substr(session, 6) AS UUID) END AS parent,
-  CAST(hops AS BIGINT) AS hops, traceparent, ts AS created_at, seq
+-- Where no header came along, as from older callers: by what is known here.
+SELECT coalesce(trace, replace(CAST(coalesce(parent, task_id) AS VARCHAR), '-', '')) AS trace_id,
+  task_id, direction, parent, CAST(json_array_length(origin) AS BIGINT) AS hops, traceparent,
+  ts AS created_at, seq
 FROM led;
 COMMENT ON VIEW traces IS 'one row per task: the call that led to it, on whatever machine that was made';
 COMMENT ON COLUMN traces.trace_id IS 'the same for all that one call led to, on every machine: a W3C trace id, 32 hex digits. The caller''s word';
@@ -61,6 +57,9 @@ WITH step AS (
   WHERE receipt_kind = 'result_ack' GROUP BY task_id
 ), joined AS (
   SELECT t.*, s.witness, s.code, s.reason, s.state_ts, s.state AS step_state,
+    -- As in `traces`; a join with that would cost more than all the rest.
+    CASE WHEN t.direction = 'out' AND starts_with(session, 'task:') AND json_array_length(origin) > 0
+      THEN TRY_CAST(substr(session, 6) AS UUID) END AS parent,
     coalesce(s.cancel_wish, false) AS cancel_wish, coalesce(p.events, 0) AS events, o.r, o.told_seq,
     coalesce(o.r.started_at, s.running_ts, p.running_ts) AS began_at,
     coalesce(nullif(o.r.caller_signature, ''), a.signature, '') AS caller_signature,
@@ -127,11 +126,9 @@ SELECT task_id, direction, peer, peer_id, principal, runner, profile, directory,
     WHEN r.worker_signature <> '' AND caller_signature <> '' THEN 'complete'
     ELSE 'pending' END AS receipt,
   idempotency_key, prompt_bytes, payload_hash, seq, split_part(peer, '.', 1) AS peer_name,
-  trace_id, parent
-FROM named LEFT JOIN (
-  SELECT task_id, any_value(trace_id) AS trace_id, any_value(parent) AS parent FROM traces
-  GROUP BY task_id
-) USING (task_id);
+  coalesce(trace, replace(CAST(coalesce(parent, task_id) AS VARCHAR), '-', '')) AS trace_id,
+  parent
+FROM named;
 COMMENT ON VIEW tasks IS 'one row per task, either direction';
 COMMENT ON COLUMN tasks.task_id IS 'made by the caller; the same on both sides';
 COMMENT ON COLUMN tasks.direction IS 'out = this node asked, in = this node was asked';

@@ -3,6 +3,7 @@
 import json
 import runpy
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import _duckdb as duckdb
 import pytest
 
 from cmesh.interfaces.schema import SCHEMA_ROWS, SCHEMA_SQL, views
+from cmesh.model import Direction
 from cmesh.protocol.trace import of_group, trace_id
 from cmesh.store.migrations import describe
 from cmesh.store.store import Store
 from tests.contract.audit_month import CALL, GROUP, MonthClock, live_a_month
+from tests.unit.store import support
 
 ROOT = Path(__file__).parents[2]
 PROMISED = Path(__file__).with_name("snapshots") / "views.json"
@@ -122,30 +125,29 @@ async def test_one_call_is_followed_over_machines(month: tuple[Store, Ids]) -> N
     assert group == [["buildbox"], ["gpu"]]
 
 
-async def test_tasks_of_older_callers_have_the_trace_that_can_be_known(tmp_path: Path) -> None:
-    del tmp_path
-    with duckdb.connect(":memory:") as connection:
-        _made(connection)
-        parent, child, forged = (f"0000000{n}-0000-7000-8000-000000000000" for n in (1, 2, 3))
-        for task, session, origin, header in (
-            (parent, "", "[]", ""),
-            (child, f"task:{parent}", '["nA"]', "not a header"),
-            (forged, f"task:{parent}", "[]", f"00-{'0' * 32}-00f067aa0ba902b7-01"),
-        ):
-            connection.execute(
-                "INSERT INTO task_row BY NAME SELECT 1 AS seq, now() AS ts, $1::UUID AS task_id,"
-                " 'out' AS direction, '' AS peer_id, '' AS peer, '' AS principal, $2 AS session,"
-                " '' AS project, '' AS idempotency_key, '' AS payload_hash,"
-                " '' AS worker_incarnation, '' AS runner, '' AS profile, '' AS directory,"
-                " 0 AS prompt_bytes, 0 AS runtime_s, 0 AS limit_bytes, '[]' AS accept,"
-                " $3 AS origin, now() AS not_after, $4 AS traceparent",
-                [task, session, origin, header],
-            )
-        found = connection.execute(
-            "SELECT trace_id, CAST(parent AS VARCHAR) FROM traces ORDER BY task_id"
-        ).fetchall()
-    ids = [one.replace("-", "") for one in (parent, parent, forged)]
-    assert found == list(zip(ids, (None, parent, None), strict=True))
+async def test_tasks_without_a_header_have_the_trace_that_can_be_known(tmp_path: Path) -> None:
+    parent = support.task(direction=Direction.IN)
+    child, forged, other = (support.task() for _ in range(3))
+    child = replace(child, session=f"task:{parent.task_id}")
+    # A local program may name its session as it likes; a task of a task has a chain.
+    forged = replace(forged, session=child.session, spec=replace(forged.spec, origin=()))
+    other = replace(other, session="task:'; DROP TABLE log; --")
+    broken = support.task(direction=Direction.IN)
+    broken = replace(broken, spec=replace(broken.spec, traceparent=CALL.upper()))
+    later = support.task(direction=Direction.IN)
+    later = replace(later, spec=replace(later.spec, traceparent=f"cc{CALL[2:]}-new"))
+    all_of_them = (parent, child, forged, other, broken, later)
+    store = await Store.open(tmp_path / "state", clock=MonthClock(), node="nSELF")
+    try:
+        await store.commit(all_of_them)
+        found = await rows(store, "SELECT trace_id, parent FROM traces ORDER BY seq")
+        assert await rows(store, "SELECT trace_id, parent FROM tasks ORDER BY seq") == found
+    finally:
+        await store.close()
+    own = [[one.task_id.replace("-", ""), None] for one in all_of_them]
+    own[1] = [parent.task_id.replace("-", ""), parent.task_id]
+    own[5] = [trace_id(CALL), None]
+    assert found == own
 
 
 async def test_what_an_owner_said_and_how_long_it_took(month: tuple[Store, Ids]) -> None:
@@ -212,9 +214,3 @@ async def test_every_view_answers_when_every_text_was_erased(tmp_path: Path) -> 
 def _counts(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
     views = {view for view, *_ in describe()}
     return {view: len(connection.execute(f"FROM {view}").fetchall()) for view in sorted(views)}
-
-
-def _made(connection: duckdb.DuckDBPyConnection) -> None:
-    from cmesh.store.migrations import migrate
-
-    migrate(connection)

@@ -3,7 +3,6 @@
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -38,7 +37,9 @@ def register(group: typer.Typer) -> None:
 
 def report(  # noqa: PLR0913 - typer reads the options from the signature
     *,
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="The report; see --list.")] = "",
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="The report; without: all names.")
+    ] = "",
     listed: Annotated[bool, typer.Option("--list", help="Say which reports there are.")] = False,
     since: Annotated[
         str, typer.Option(metavar="TIME", help="7d, 12h, a date or `all`: from when on.")
@@ -62,8 +63,6 @@ def report(  # noqa: PLR0913 - typer reads the options from the signature
     """
     if listed or not name:
         _list(as_json=as_json)
-        if not listed:
-            raise UsageError("no report is named", hint="cmesh audit report NAME")
         return
     wanted = _report(name)
     if form not in FORMATS:
@@ -161,14 +160,13 @@ def _asked(
     view = call(lambda client: client.sql(arguments))
     if wanted.shape is None:
         return view
-    answer = Answer(columns=view.columns, types=view.types, rows=view.rows)
-    made = asdict(wanted.shape(answer, rules))
-    cut = len(made["rows"]) > limit
+    made = wanted.shape(Answer(columns=view.columns, types=view.types, rows=view.rows), rules)
+    cut = len(made.rows) > limit
     return view.model_copy(
         update={
-            "columns": list(made["columns"]),
-            "types": list(made["types"]),
-            "rows": made["rows"][:limit],
+            "columns": list(made.columns),
+            "types": list(made.types),
+            "rows": made.rows[:limit],
             "truncated": view.truncated or cut,
         }
     )
