@@ -157,6 +157,16 @@ async def test_the_worker_runs_it_on_the_agents_work_and_signs_how_it_ended(
         assert 'part="acceptance"' in str(answer.fields["next"])
         assert answer.fields["verdict"] == failed.verdict
     assert laptop.cli("audit", "verify").returncode == 0
+    for machine, direction in ((laptop, "out"), (worker, "in")):
+        report = machine.cli("audit", "report", "failing", "--json", "--since", "1d")
+        told_rows = json.loads(report.stdout)["rows"]
+        assert [row[0] for row in told_rows] == [direction]
+        traced = await machine.sql(
+            "SELECT path, change FROM files_changed WHERE trace_id ="
+            f" '{passed.task_id.replace('-', '')}'"
+        )
+        assert traced == [["code", "modified"]]
+        assert machine.cli("audit", "report", "unused-rules").returncode == 0
 
 
 async def test_a_failed_agent_keeps_its_state_whatever_the_command_says(
