@@ -31,6 +31,7 @@ from typing import ClassVar
 
 __all__ = [
     "AuditBroken",
+    "AuditUnproven",
     "BranchExists",
     "ChangesRefused",
     "CmeshError",
@@ -575,6 +576,14 @@ class AuditBroken(StoreError):
     code = "audit_broken"
     exit_status = 76
     default_hint = "keep the files as they are; compare with what peers hold of this log"
+
+
+class AuditUnproven(StoreError):
+    """Raised when the other side could not be compared with, or can prove nothing yet."""
+
+    code = "audit_unproven"
+    exit_status = 77
+    default_hint = "nothing was found, and nothing was proved: compare again when the peer is there"
 
 
 class QueryRefused(StoreError):

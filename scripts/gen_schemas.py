@@ -18,9 +18,11 @@ sys.path.insert(0, str(ROOT))  # the schemas are those of this tree, installed o
 from pydantic import TypeAdapter  # noqa: E402
 
 from cmesh.configfile import config_schema  # noqa: E402
+from cmesh.interfaces.audit_report import AuditView  # noqa: E402
 from cmesh.protocol.messages import Message  # noqa: E402
 from cmesh.protocol.pair_messages import PairMessage  # noqa: E402
 from cmesh.runner.manifest import manifest_schema  # noqa: E402
+from cmesh.store.receipts_file import Line  # noqa: E402
 
 DIRECTORY = ROOT / "schemas"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -40,6 +42,19 @@ def pair_schema() -> dict[str, object]:
     return schema | {"title": "cmesh.pair.v1 message"}
 
 
+def audit_schema() -> dict[str, object]:
+    """Return the schema of what `cmesh audit verify --json` prints."""
+    schema: dict[str, object] = AuditView.model_json_schema(mode="serialization")
+    return schema | {"title": "a check of the audit"}
+
+
+def receipts_schema() -> dict[str, object]:
+    """Return the schema of one line of a file by `cmesh audit receipts`."""
+    adapter: TypeAdapter[object] = TypeAdapter(Line)
+    schema: dict[str, object] = adapter.json_schema()
+    return schema | {"title": "a line of a file of receipts"}
+
+
 def closed(schema: dict[str, object]) -> dict[str, object]:
     """Return a schema in which a free table takes no name but one of its form, as the code does."""
     return {key: _closed(value) for key, value in schema.items()}
@@ -55,9 +70,11 @@ def _closed(value: object) -> object:
 
 
 SCHEMAS: dict[str, Callable[[], dict[str, object]]] = {
+    "audit": audit_schema,
     "config": lambda: closed(config_schema()),
     "link": link_schema,
     "pair": pair_schema,
+    "receipts": receipts_schema,
     "runner": lambda: closed(manifest_schema()),
 }
 

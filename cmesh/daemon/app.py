@@ -73,6 +73,8 @@ from cmesh.daemon.pair_calls import (
 from cmesh.daemon.pair_rules import PairRules
 from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.daemon.patch_check import check_patch
+from cmesh.daemon.proof_calls import ProofArguments, ProofView
+from cmesh.daemon.proving import ask_proof
 from cmesh.daemon.release import program_of
 from cmesh.daemon.releasing import with_released
 from cmesh.daemon.results_text import read_artifact, read_patch, read_result
@@ -435,6 +437,11 @@ class App(Operations):
             pid=os.getpid(),
             agents=self._agents(),
         )
+
+    @override
+    async def ask_proof(self, context: Context, arguments: ProofArguments) -> ProofView:
+        await self._daemon.presence.rising()
+        return await ask_proof(self._daemon, arguments)
 
     @override
     async def hand_over(self, context: Context, arguments: NoArguments) -> StatusView:

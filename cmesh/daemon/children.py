@@ -64,6 +64,7 @@ from cmesh.daemon.pair_calls import (
     UnpairArguments,
 )
 from cmesh.daemon.patch_answers import CheckPatchView
+from cmesh.daemon.proof_calls import ProofArguments, ProofView
 from cmesh.daemon.runner_answers import (
     CheckView,
     LiveRunView,
@@ -264,6 +265,10 @@ class Children(Operations):
 
     @override
     async def copy_store(self, context: Context, arguments: NoArguments) -> CopyView:
+        raise _refused()
+
+    @override
+    async def ask_proof(self, context: Context, arguments: ProofArguments) -> ProofView:
         raise _refused()
 
     @override

@@ -27,6 +27,7 @@ from cmesh.daemon.node_id import read_node_id, write_node_id
 from cmesh.daemon.pairings import Pairings
 from cmesh.daemon.parts import Parts
 from cmesh.daemon.presence import Presence
+from cmesh.daemon.proofs import Proofs
 from cmesh.daemon.release import Release
 from cmesh.daemon.rules import Rules
 from cmesh.daemon.secrets import Secrets
@@ -133,6 +134,7 @@ class Daemon:
         self.worker = Worker(parts)
         self.release = Release(parts)
         self.caller = Caller(parts, self.links.get)
+        self.proofs = Proofs(parts, self.heads.now)
         self._node_id = read_node_id(settings.state_dir)
         self._background = Background()
         self._known_as: tuple[NodeId, str] | None = None
@@ -215,6 +217,7 @@ class Daemon:
             stack.push_async_callback(self.worker.close)
             stack.push_async_callback(self.caller.close)
             await self.worker.drain()
+            await self.proofs.close()
             await self.links.close(restarting=restarting)
 
     @property
@@ -284,6 +287,7 @@ class Daemon:
         """A link has ended."""
         self.worker.disconnected(link)
         self.caller.disconnected(link)
+        self.proofs.disconnected(link)
         self._tell_peer_tasks(link.identity.node_id)
 
     def take(self, link: Link, message: Message) -> None:
@@ -292,7 +296,7 @@ class Daemon:
             self.machines.take(link.identity.node_id, message.may)
             self.caller.offered(link, message.unacknowledged)
             self.caller.released.told(link, message.released)
-        elif not self.worker.take(link, message) and not self.caller.take(link, message):
+        elif not any(part.take(link, message) for part in (self.proofs, self.worker, self.caller)):
             about = message.type
             reason = f"a `{about}` is not served by this version"
             link.post(Failure(code="not_served", reason=reason, about=about))

@@ -40,6 +40,13 @@ class Heads:
         """Return this log's head, signed."""
         return signed_head(self._store, self._key, self._self_id())
 
+    def now(self) -> Seen | None:
+        """Return this log's head, signed, as part of an answer; None = the log is empty."""
+        head = self.mine()
+        if head.head_seq < 1:
+            return None
+        return Seen(head_seq=head.head_seq, head_hash=head.head_hash, signature=head.signature)
+
     def seen(self, peer_id: NodeId) -> Seen | None:
         """Return the newest audit head of a peer that this node holds."""
         head = self._store.head_of(peer_id)

@@ -55,6 +55,7 @@ from cmesh.daemon.pair_calls import (
     UnpairArguments,
 )
 from cmesh.daemon.patch_answers import CheckPatchView
+from cmesh.daemon.proof_calls import ProofArguments, ProofView
 from cmesh.daemon.runner_answers import (
     CheckView,
     LiveRunView,
@@ -239,6 +240,10 @@ class Operations(Protocol):
 
     async def copy_store(self, context: Context, arguments: NoArguments) -> CopyView:
         """Copy the store's database, as it is now."""
+        ...
+
+    async def ask_proof(self, context: Context, arguments: ProofArguments) -> ProofView:
+        """Ask a peer what it holds of this log, or what its own says; one page, some seconds."""
         ...
 
     async def hand_over(self, context: Context, arguments: NoArguments) -> StatusView:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from cmesh.daemon.actor import Actor
 from cmesh.daemon.draft import Draft
+from cmesh.daemon.heads import signed_head
 from cmesh.daemon.parts import Parts
 from cmesh.errors import AnswerInvalid, CmeshError, LinkError, PeerOutdated, RemoteProtocolError
 from cmesh.keys import verify
@@ -330,6 +331,9 @@ class Outbound:
             case _:
                 return
         link.post(message)
+        if send is Send.RESULT_ACK:
+            # After it, so that the head vouches for the end that was just committed.
+            link.post(signed_head(self._parts.store, self._parts.key, self._parts.self_id()))
 
 
 @dataclass(slots=True)

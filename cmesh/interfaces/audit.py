@@ -6,7 +6,7 @@ no daemon.
 
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,19 @@ from pathlib import Path
 from cmesh.errors import DaemonError, DaemonNotRunning, StoreBusy
 from cmesh.interfaces.client import run
 from cmesh.paths import control_socket
-from cmesh.store.audit import Report, Tell, check_copy, copy_at_rest, locked, require_store
+from cmesh.store.audit import (
+    Report,
+    Tell,
+    check_copy,
+    copy_at_rest,
+    locked,
+    read_copy,
+    require_store,
+)
+from cmesh.store.exchange import Reader
 from cmesh.store.head import read_head
 
-__all__ = ["Checked", "Tell", "check_store"]
+__all__ = ["Checked", "Tell", "check_store", "reading"]
 
 SNAPSHOTS = "snapshots"
 
@@ -30,8 +39,12 @@ class Checked:
     live: bool
 
 
-def check_store(store: Path, tell: Tell | None = None) -> Checked:
+def check_store(
+    store: Path, tell: Tell | None = None, also: Callable[[Reader], None] | None = None
+) -> Checked:
     """Check the store in a directory. Blocks, for about 20 s a million rows.
+
+    `also` is given the copy's rows for a check of its own, see `check_copy`.
 
     Raises:
         StoreBusy: somebody has it open who hands out no copy.
@@ -42,8 +55,24 @@ def check_store(store: Path, tell: Tell | None = None) -> Checked:
     head = read_head(store)
     live = locked(store)
     with _copy_of_daemon(store) if live else _copy_at_rest(store) as copy:
-        report = check_copy(copy, head, outputs=store / "blobs", whole=not live, tell=tell)
+        report = check_copy(
+            copy, head, outputs=store / "blobs", whole=not live, tell=tell, also=also
+        )
     return Checked(report=report, live=live)
+
+
+@contextmanager
+def reading(store: Path) -> Generator[Reader]:
+    """Give the rows of a copy of the store in a directory, as they are now; unchecked. Blocks.
+
+    Raises:
+        StoreBusy: somebody has it open who hands out no copy.
+        StoreError: there is none, it cannot be read, or there is no room for a copy.
+    """
+    require_store(store)
+    made = _copy_of_daemon(store) if locked(store) else _copy_at_rest(store)
+    with made as copy, read_copy(copy) as cursor:
+        yield cursor
 
 
 @contextmanager

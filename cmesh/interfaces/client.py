@@ -63,6 +63,7 @@ from cmesh.daemon.pair_calls import (
     PairView,
     UnpairArguments,
 )
+from cmesh.daemon.proof_calls import ProofArguments, ProofView
 from cmesh.daemon.runner_answers import (
     CheckView,
     LiveRunView,
@@ -324,6 +325,10 @@ class ControlClient:
     async def down(self) -> StatusView:
         """Stop the daemon."""
         return await self.call("down", NoArguments(), StatusView)
+
+    async def ask_proof(self, arguments: ProofArguments) -> ProofView:
+        """Ask a peer one thing about the logs of both nodes."""
+        return await self.call("ask_proof", arguments, ProofView)
 
     async def copy_store(self) -> CopyView:
         """Copy the store's database."""

@@ -37,6 +37,7 @@ from cmesh.daemon.arguments import (
     UntrustArguments,
 )
 from cmesh.daemon.pair_calls import PairArguments, PairRulesArguments, UnpairArguments
+from cmesh.daemon.proof_calls import ProofArguments
 from cmesh.daemon.setup_arguments import (
     SetupCheckArguments,
     SetupConfirmArguments,
@@ -104,6 +105,7 @@ OPERATIONS: Mapping[str, type[Arguments]] = MappingProxyType(
         "login": NoArguments,
         "down": NoArguments,
         "copy_store": NoArguments,
+        "ask_proof": ProofArguments,
         "hand_over": NoArguments,
     }
 )

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 
 from cmesh.model import TaskSpec
 from cmesh.protocol.convert import wire_spec
+from cmesh.protocol.proof_messages import PROOF
 from cmesh.protocol.session_events import Opened
 
 __all__ = ["FEATURES", "TAKES", "lacking", "outdated"]
@@ -23,8 +24,8 @@ FEATURES: Mapping[str, str] = {
 }
 """Fields of `spec.Spec` that came later, each with what it means to who asks."""
 
-TAKES = tuple(FEATURES)
-"""What this version says of itself."""
+TAKES: tuple[str, ...] = (*FEATURES, PROOF)
+"""What this version says of itself: those fields, and the message `proof`."""
 
 
 def lacking(spec: TaskSpec, takes: Collection[str]) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ from cmesh.protocol.link_messages import (
     Welcome,
 )
 from cmesh.protocol.outcome import Outcome
+from cmesh.protocol.proof_messages import Proof, ProofAnswer
 from cmesh.protocol.spec import CommitId, Spec
 
 __all__ = [
@@ -297,6 +298,8 @@ Message = Annotated[
     | Bundle
     | Sql
     | SqlAnswer
+    | Proof
+    | ProofAnswer
     | Receipt
     | Restarting
     | Ping

@@ -7,7 +7,7 @@ changed. While a daemon has the store only that daemon can copy it: see `locked`
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,13 +18,23 @@ from cmesh.locks import Held, shared
 from cmesh.store.database import Database, translate
 from cmesh.store.exchange import Reader
 from cmesh.store.head import STORE_LOCK, Head
+from cmesh.store.keyring import KeyUse, key_uses
 from cmesh.store.records import Finding
 from cmesh.store.recovery import bring_in
 from cmesh.store.signatures import Signed, check_signatures
 from cmesh.store.snapshot import FILE_NAME, copy_files
 from cmesh.store.verify import verify
 
-__all__ = ["Report", "Tell", "check_copy", "check_rows", "copy_at_rest", "locked", "require_store"]
+__all__ = [
+    "Report",
+    "Tell",
+    "check_copy",
+    "check_rows",
+    "copy_at_rest",
+    "locked",
+    "read_copy",
+    "require_store",
+]
 
 Tell = Callable[[str, int, int], None]
 """Told what is being looked at (`rows`, `signatures`, `outputs`), how far it is, and of how much."""
@@ -44,6 +54,7 @@ class Report:
             does not hold.
         outputs: files of output that are what their names say.
         prompts_left_out: prompts that the store's configuration leaves out.
+        keys: that signatures were checked with, and who confirmed each.
         finding: the first thing that is not as it was written; None = all is.
     """
 
@@ -54,6 +65,7 @@ class Report:
     outputs: int = 0
     prompts_left_out: int = 0
     finding: Finding | None = None
+    keys: Sequence[KeyUse] = ()
 
 
 def require_store(store: Path) -> None:
@@ -88,12 +100,19 @@ def copy_at_rest(store: Path, target: Path) -> None:
 
 
 def check_copy(
-    copy: Path, head: Head | None, *, outputs: Path, whole: bool, tell: Tell | None = None
+    copy: Path,
+    head: Head | None,
+    *,
+    outputs: Path,
+    whole: bool,
+    tell: Tell | None = None,
+    also: Callable[[Reader], None] | None = None,
 ) -> Report:
     """Check a copy of a store, which is changed on the way, and the outputs in a directory.
 
     `head` is what was acknowledged before the copy was made; None = it cannot be read. With
-    `whole` nobody wrote meanwhile, so no row may follow the head but from the journal.
+    `whole` nobody wrote meanwhile, so no row may follow the head but from the journal. `also`
+    is given the rows for a check of its own, unless the database itself cannot be believed.
 
     Raises:
         StoreDamaged: DuckDB cannot read the copy.
@@ -107,10 +126,29 @@ def check_copy(
     try:
         database.open()
         with _translated(database.path):
-            report = _check(database, head, whole=whole, tell=told)
+            report = _check(database, head, whole=whole, tell=told, also=also)
     finally:
         database.close()
     return report if report.finding is not None else _with_outputs(report, outputs, told)
+
+
+@contextlib.contextmanager
+def read_copy(copy: Path) -> Generator[Reader]:
+    """Give the rows of a copy of a store, which is changed on the way; unchecked.
+
+    Raises:
+        StoreDamaged: DuckDB cannot read the copy, or its journal does not follow.
+        SchemaTooNew: a newer cmesh wrote it.
+    """
+    database = Database(copy)
+    try:
+        database.open()
+        with _translated(database.path):
+            bring_in(database, database.top(), None)
+            with database.reading() as cursor:
+                yield cursor
+    finally:
+        database.close()
 
 
 def check_rows(
@@ -131,10 +169,18 @@ def check_rows(
         signatures_unknown=signed.unknown,
         prompts_left_out=found.prompts_left_out,
         finding=finding,
+        keys=() if finding else key_uses(cursor, signed.by_key, signed.unknown_of),
     )
 
 
-def _check(database: Database, head: Head, *, whole: bool, tell: Tell) -> Report:
+def _check(
+    database: Database,
+    head: Head,
+    *,
+    whole: bool,
+    tell: Tell,
+    also: Callable[[Reader], None] | None,
+) -> Report:
     top = database.top()
     journaled = any(database.path.parent.glob("journal-*"))
     try:
@@ -143,7 +189,10 @@ def _check(database: Database, head: Head, *, whole: bool, tell: Tell) -> Report
         return Report(head_seq=head.seq, finding=Finding(what=error.message))
     last = head.seq if whole and not journaled else None
     with database.reading() as cursor:
-        return check_rows(cursor, head, last=last, tell=tell)
+        report = check_rows(cursor, head, last=last, tell=tell)
+        if also is not None and (report.finding is None or report.finding.seq is not None):
+            also(cursor)
+        return report
 
 
 def _stranger(cursor: Reader, last: int | None) -> Finding | None:

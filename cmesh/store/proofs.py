@@ -74,11 +74,11 @@ def signed_count(cursor: Reader) -> int:
 
 
 def identities(cursor: Reader, kind: str) -> list[tuple[NodeId, str]]:
-    """Return (node id, public key) of every name and key this node had, by audit rows `kind`."""
+    """Return (node id, public key) of every name and key this node had, the present one last."""
     rows = read_rows(
         cursor,
-        "SELECT DISTINCT data->>'node_id' AS node_id, data->>'key' AS key FROM audit_row"
-        " WHERE kind = $1",
+        "SELECT data->>'node_id' AS node_id, data->>'key' AS key FROM audit_row"
+        " WHERE kind = $1 GROUP BY ALL ORDER BY max(seq)",
         [kind],
     )
     return [(NodeId(row["node_id"]), row["key"]) for row in rows]

@@ -4,7 +4,7 @@ Only reads. Every method belongs to one event loop and none blocks it.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import TypeVar
@@ -12,11 +12,13 @@ from typing import TypeVar
 from cmesh.clock import Clock
 from cmesh.errors import StoreError
 from cmesh.model import DayUse, Direction, Event, NodeId, TaskId, TaskState
-from cmesh.store import queries
+from cmesh.protocol.proof_messages import WholeEnd
+from cmesh.store import held, proofs, queries
 from cmesh.store.exchange import Reader
 from cmesh.store.index import Index
 from cmesh.store.process import DatabaseProcess
 from cmesh.store.records import ReceiptRecord, TaskSnapshot, TrustRecord
+from cmesh.store.signatures import NODE_UP
 
 __all__ = ["Reading"]
 
@@ -121,6 +123,22 @@ class Reading:
     def head_of(self, peer_id: NodeId) -> ReceiptRecord | None:
         """Return the latest audit head that a peer has signed for this node."""
         return self._index.head_of(peer_id)
+
+    async def held(self, peer_id: NodeId, after: int) -> held.Page:
+        """Return a page of what this store holds of a peer's log, and of ends they share."""
+        return await self._read(partial(held.page, peer_id=peer_id, after=after))
+
+    async def whole_end(self, peer_id: NodeId, task_id: TaskId) -> WholeEnd | None:
+        """Return what is signed of the end of a task with a peer; None = there is none."""
+        return await self._read(partial(held.whole_end, peer_id=peer_id, task_id=task_id))
+
+    async def own_keys(self) -> list[tuple[NodeId, str]]:
+        """Return (node id, public key) of every name and key that this node had."""
+        return await self._read(partial(proofs.identities, kind=NODE_UP))
+
+    async def hashes(self, seqs: Sequence[int]) -> Mapping[int, str]:
+        """Return the hashes, in hex, of those of these rows that the log has."""
+        return await self._read(partial(held.hashes, seqs=seqs))
 
     async def counts(self, peer_id: NodeId, since: datetime) -> int:
         """Return how many tasks of this peer were stored since, without denied ones.

@@ -5,8 +5,9 @@ is named did say so. Keys are those in the store: this node's from its rows `nod
 peer's from every decision about it. Only reads.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cmesh.keys import verify
 from cmesh.model import Direction, NodeId
@@ -31,12 +32,15 @@ class Signed:
     Attributes:
         fit: signatures that are their signers'.
         unknown: signatures of signers whose key the store does not hold.
+        by_key: those that fit, by their key; `unknown_of`: those that do not, by their signer.
         finding: the first that is not; None = none.
     """
 
     fit: int = 0
     unknown: int = 0
     finding: Finding | None = None
+    by_key: Counter[str] = field(default_factory=Counter[str])
+    unknown_of: Counter[NodeId] = field(default_factory=Counter[NodeId])
 
 
 def check_signatures(cursor: Reader, progress: Callable[[int, int], None] | None = None) -> Signed:
@@ -47,11 +51,15 @@ def check_signatures(cursor: Reader, progress: Callable[[int, int], None] | None
         for claim in claims:
             if not claim.tries:
                 signed.unknown += 1
-            elif any(verify(key, message, claim.signature) for key, message in claim.tries):
-                signed.fit += 1
-            else:
+                signed.unknown_of[claim.signer] += 1
+                continue
+            tries = (key for key, message in claim.tries if verify(key, message, claim.signature))
+            key = next(tries, None)
+            if key is None:
                 signed.finding = claim.finding
                 return signed
+            signed.fit += 1
+            signed.by_key[key] += 1
         done += len(claims)
         if progress is not None:
             progress(min(done, total), total)
@@ -62,6 +70,7 @@ def check_signatures(cursor: Reader, progress: Callable[[int, int], None] | None
 class _Claim:
     """A signature; the keys it may be of, each with what was signed; what it means if it is not."""
 
+    signer: NodeId
     signature: str
     tries: Sequence[tuple[str, bytes]]
     finding: Finding
@@ -73,6 +82,10 @@ class _Keys:
         self._peers: dict[NodeId, list[str]] = {}
         for peer_id, key in proofs.peer_keys(cursor):
             self._peers.setdefault(peer_id, []).append(key)
+
+    @property
+    def self_id(self) -> NodeId:
+        return self.own[-1][0] if self.own else NodeId("")
 
     def of(self, peer_id: NodeId) -> Sequence[str]:
         return self._peers.get(peer_id, [])
@@ -103,13 +116,16 @@ def _of_end(task: TaskSnapshot, seq: int, keys: _Keys) -> Iterator[_Claim]:
             continue
         what = f"the {who}'s signature is not over what is stored"
         finding = Finding(seq=seq, kind="result", task_id=record.task_id, what=what)
-        yield _Claim(signature, ours if (who == "worker") is inbound else theirs, finding)
+        by_us = (who == "worker") is inbound
+        signer = keys.self_id if by_us else record.peer_id
+        yield _Claim(signer, signature, ours if by_us else theirs, finding)
 
 
 def _of_head(seq: int, receipt: ReceiptRecord, keys: _Keys) -> _Claim:
     message = head_bytes(receipt.peer_id, receipt.head_seq, receipt.head_hash)
     finding = Finding(seq=seq, kind="receipt", what="its signature is not the peer's")
-    return _Claim(receipt.signature, [(key, message) for key in keys.of(receipt.peer_id)], finding)
+    tries = [(key, message) for key in keys.of(receipt.peer_id)]
+    return _Claim(receipt.peer_id, receipt.signature, tries, finding)
 
 
 def _end_bytes(task: TaskSnapshot, own_id: NodeId) -> bytes:

@@ -18,8 +18,10 @@ from typing_extensions import override
 from cmesh.clock import Clock
 from cmesh.daemon.actor import News
 from cmesh.daemon.caller import Caller
+from cmesh.daemon.heads import Heads
 from cmesh.daemon.networks import Networks
 from cmesh.daemon.parts import Parts
+from cmesh.daemon.proofs import Proofs
 from cmesh.daemon.rules import Rules
 from cmesh.daemon.worker import Worker
 from cmesh.errors import CmeshError
@@ -161,6 +163,8 @@ consent = "{FULL_CONSENT}"
         self.parts = parts
         self.worker = Worker(parts)
         self.caller = Caller(parts, self.link_to)
+        self.heads = Heads(self.store, self.key, lambda: self.node_id)
+        self.proofs = Proofs(parts, self.heads.now)
         self.shims.on_change = self.worker.changed
         await self.caller.recover()
         await self.worker.recover()
@@ -172,6 +176,7 @@ consent = "{FULL_CONSENT}"
             self.wire.abort()
         if self.carrying:
             await asyncio.wait(self.carrying)
+        await self.proofs.close()
         await self.caller.close()
         await self.worker.close()
         await self.parts.networks.close()
@@ -209,7 +214,7 @@ consent = "{FULL_CONSENT}"
         if isinstance(message, Grants):
             self.caller.offered(link, message.unacknowledged)
             self.caller.released.told(link, message.released)
-        elif not self.worker.take(link, message):
+        elif not (self.proofs.take(link, message) or self.worker.take(link, message)):
             assert self.caller.take(link, message), message
 
     def on_chunk(self, link: Link, chunk: Chunk) -> None:
@@ -238,6 +243,7 @@ consent = "{FULL_CONSENT}"
                 self.link = None
             self.worker.disconnected(link)
             self.caller.disconnected(link)
+            self.proofs.disconnected(link)
 
     def record(self, worker: "Half", **change: Any) -> TaskRecord:
         """Return a new task for `worker`; a change of a field of the spec."""

@@ -74,6 +74,7 @@ from cmesh.daemon.pair_calls import (
     UnpairArguments,
 )
 from cmesh.daemon.patch_answers import CheckPatchView
+from cmesh.daemon.proof_calls import ProofArguments, ProofView
 from cmesh.daemon.runner_answers import (
     CheckItem,
     CheckView,
@@ -107,6 +108,7 @@ from cmesh.errors import (
     UnknownPeer,
 )
 from cmesh.model import ENDED, TERMINAL, Direction, TaskState
+from cmesh.protocol.proof_messages import ProofAnswer
 from cmesh.question import question_in
 
 __all__ = ["FIRST_TASK", "GROUP", "FakeOperations"]
@@ -595,6 +597,12 @@ class FakeOperations(Operations):
     async def copy_store(self, context: Context, arguments: NoArguments) -> CopyView:
         self._called("copy_store", context, arguments)
         return CopyView(directory="/nowhere", version="0", pid=1)
+
+    @override
+    async def ask_proof(self, context: Context, arguments: ProofArguments) -> ProofView:
+        self._called("ask_proof", context, arguments)
+        answer = ProofAnswer(query_id="q")
+        return ProofView(node_id="nWORKER", name="worker", key="", answer=answer)
 
     @override
     async def hand_over(self, context: Context, arguments: NoArguments) -> StatusView:

@@ -1,25 +1,30 @@
 """The commands about the audit as a whole: reports on it, whether it is as it was written."""
 
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cmesh.interfaces.cli import output, report
-from cmesh.interfaces.cli.exits import AUDIT_BROKEN_EXIT
+from cmesh.interfaces.cli.exits import AUDIT_BROKEN_EXIT, AUDIT_UNPROVEN_EXIT
 from cmesh.interfaces.cli.options import JsonOption
 from cmesh.paths import state_dir
 
 if TYPE_CHECKING:
-    from cmesh.interfaces.audit import Checked, Tell
+    from cmesh.interfaces.audit import Tell
 
 __all__ = ["register"]
 
 _group = typer.Typer(help="Report on the audit, check that it is as it was written.")
 report.register(_group)
+
+StoreOption = Annotated[
+    str, typer.Option("--store", metavar="DIR", help="The store; default: this node's own.")
+]
+PeerArgument = Annotated[str, typer.Argument(metavar="PEER", help="A peer's name or node id.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -30,53 +35,67 @@ def register(app: typer.Typer) -> None:
 @_group.command()
 def verify(
     *,
-    store: Annotated[
-        str, typer.Option("--store", metavar="DIR", help="The store; default: this node's own.")
-    ] = "",
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against",
+            metavar="WHO",
+            help="Compare with what a peer holds of this log, and with what this node holds of the peer's. A name, `all` trusted peers, or a file by `cmesh audit receipts`. May be given several times.",
+        ),
+    ] = None,
+    store: StoreOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Check every row, signature and output of an audit store.
 
-    Works on a copy, with or without a running daemon. Names the first thing that is not as it was written, and then ends with status 76.
+    Works on a copy, with or without a running daemon. Names the first thing that is not as it was written, and then ends with status 76. With `--against` it asks the other side, which finds a log that was cut off or written anew; status 77 means that somebody could not be asked, or can vouch for nothing.
     """
-    from cmesh.interfaces.audit import check_store  # loads DuckDB
+    from cmesh.interfaces.against import check_against  # loads DuckDB
+    from cmesh.interfaces.audit_report import audit_view
+    from cmesh.interfaces.cli.audit_text import print_audit
 
-    directory = Path(store).absolute() if store else state_dir() / "store"
+    directory = _directory(store)
     with _progress() as tell:
-        checked = check_store(directory, tell)
-    finding = checked.report.finding
+        checked, compared = check_against(directory, against or (), tell)
+    view = audit_view(checked.report, str(directory), compared, live=checked.live)
     if as_json:
-        found = asdict(checked.report)
-        whole = {"ok": finding is None, "store": str(directory), "live": checked.live}
-        output.print_json({**whole, **found})
+        output.print_json(view)
     else:
-        _print(checked, directory)
-    if finding is not None:
-        raise typer.Exit(AUDIT_BROKEN_EXIT)
+        print_audit(view)
+    if not view.ok:
+        raise typer.Exit(AUDIT_BROKEN_EXIT if view.broken else AUDIT_UNPROVEN_EXIT)
 
 
-def _print(checked: "Checked", directory: Path) -> None:
-    report, finding = checked.report, checked.report.finding
-    how = "a copy that the daemon made" if checked.live else "no daemon has it open"
-    looked_at = [("store", f"{directory} ({how})"), ("rows", f"{report.rows:,}")]
-    if finding is not None:
-        where = "the store" if finding.seq is None else f"row {finding.seq}"
-        of = f" of task {finding.task_id}" if finding.task_id else ""
-        kind = f" ({finding.kind}{of})" if finding.kind else ""
-        output.pairs([*looked_at, ("BROKEN", f"{where}{kind}: {finding.what}")])
-        output.hint("nothing after it was looked at; `docs/audit.md` says what to do")
-        return
-    unknown = report.signatures_unknown
-    more = f", {unknown:,} not checked: the signer's key is not in this store" if unknown else ""
-    output.pairs(
-        [
-            *looked_at,
-            ("signatures", f"{report.signatures:,} fit{more}"),
-            ("outputs", f"{report.outputs:,}"),
-            ("prompts", f"{report.prompts_left_out:,} left out" * bool(report.prompts_left_out)),
-            ("all", "as it was written"),
-        ]
-    )
+@_group.command()
+def receipts(
+    peer: PeerArgument,
+    *,
+    file: Annotated[
+        str, typer.Option("--output", metavar="FILE", help="A new file, instead of stdout.")
+    ] = "",
+    store: StoreOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Print what this machine holds of a peer's audit, for a check over there.
+
+    Take the file to the other machine: `cmesh audit verify --against FILE`. It holds the texts of results of the tasks between both machines. It is JSON lines with and without `--json`.
+    """
+    from cmesh.interfaces.receipts import write_file, write_receipts  # loads DuckDB
+
+    directory = _directory(store)
+    if file:
+        count = write_file(directory, peer, Path(file))
+    else:
+        count = write_receipts(directory, peer, sys.stdout)
+        sys.stdout.flush()
+    if not as_json:
+        output.say(f"{count} receipts of `{peer}`")
+    elif file:
+        output.print_json({"file": str(Path(file).absolute()), "receipts": count})
+
+
+def _directory(store: str) -> Path:
+    return Path(store).absolute() if store else state_dir() / "store"
 
 
 @contextmanager

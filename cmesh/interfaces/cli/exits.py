@@ -8,10 +8,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from cmesh.daemon.answers import TaskView
-from cmesh.errors import AcceptanceFailed, AuditBroken, PolicyDenied, TaskError
+from cmesh.errors import AcceptanceFailed, AuditBroken, AuditUnproven, PolicyDenied, TaskError
 from cmesh.model import TaskState
 
-__all__ = ["AUDIT_BROKEN_EXIT", "DENIED_EXIT", "DETACHED_EXIT", "TASK_EXITS", "exit_of"]
+__all__ = [
+    "AUDIT_BROKEN_EXIT",
+    "AUDIT_UNPROVEN_EXIT",
+    "DENIED_EXIT",
+    "DETACHED_EXIT",
+    "TASK_EXITS",
+    "exit_of",
+]
 
 DETACHED_EXIT = 130
 """Ctrl-C while waiting (128 + SIGINT): the command ends, the task goes on."""
@@ -19,6 +26,8 @@ DETACHED_EXIT = 130
 DENIED_EXIT = PolicyDenied.exit_status
 
 AUDIT_BROKEN_EXIT = AuditBroken.exit_status
+
+AUDIT_UNPROVEN_EXIT = AuditUnproven.exit_status
 
 TASK_EXITS: Mapping[TaskState, int] = MappingProxyType(
     {

@@ -189,6 +189,7 @@ async def test_every_operation_can_be_called_by_its_name(
         "keep_login": {"name": "claude"},
         "drop_login": {"name": "claude"},
         "test_runner": {"name": "claude"},
+        "ask_proof": {"peer": "worker"},
         "setup_step": {"step": "machine"},
         "setup_confirm": {"plan_id": "s-00000000", "sha256": "0" * 64, "accept": True},
     }
