@@ -10,6 +10,7 @@ from pydantic import Field
 
 from cmesh.daemon.evidence_answers import EvidenceView, View
 from cmesh.daemon.file_answers import ArtifactView, PatchView
+from cmesh.daemon.fleet_view import SqlNodeView
 from cmesh.model import Direction, Profile, TaskState
 
 __all__ = [
@@ -426,7 +427,10 @@ class CopyView(View):
 
 
 class SqlView(View):
-    """Rows of a query as JSON values, with what was cut."""
+    """Rows of a query as JSON values, with what was cut.
+
+    `nodes`: of a fleet query, how each node answered; the first column is then `node`.
+    """
 
     columns: list[str]
     types: list[str]
@@ -434,3 +438,4 @@ class SqlView(View):
     truncated: bool = False
     elapsed_ms: float = 0
     head_seq: int = 0
+    nodes: list[SqlNodeView] = Field(default_factory=list[SqlNodeView])

@@ -58,6 +58,7 @@ from cmesh.daemon.diagnosis import diagnose
 from cmesh.daemon.diagnosis_answers import DiagnosisView
 from cmesh.daemon.fanning import FanOut
 from cmesh.daemon.file_answers import ArtifactPiece, PatchFile, ReleaseView
+from cmesh.daemon.fleet import Fleet
 from cmesh.daemon.followup import standing
 from cmesh.daemon.groups import Groups
 from cmesh.daemon.live_tests import LiveTests
@@ -136,6 +137,7 @@ class App(Operations):
         self._asking = Asking(daemon, self._lookup)
         self._groups = Groups(daemon, self._lookup)
         self._fan_out = FanOut(daemon, self._asking, self._groups)
+        self._fleet = Fleet(daemon)
         self._live_tests = LiveTests(daemon)
         self.wizard = Wizard(daemon, self._take_back, hand_over)
         self._pair_rules = PairRules(daemon)
@@ -365,6 +367,8 @@ class App(Operations):
 
     @override
     async def sql(self, context: Context, arguments: SqlArguments) -> SqlView:
+        if arguments.peers:
+            return await self._fleet.ask(arguments)
         rows = await self._daemon.store.sql(
             arguments.sql, tuple(arguments.parameters), arguments.limit
         )

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from cmesh.model import Direction, Profile, TaskState
 
 __all__ = [
+    "ASKED_MOST",
     "PEERS_MOST",
     "PROMPT_CHARACTERS",
     "TEXT_CHARACTERS",
@@ -55,6 +56,9 @@ WAIT_S = 45
 
 PEERS_MOST = 16
 """Peers that one call may ask."""
+
+ASKED_MOST = 64
+"""Peers that one fleet query names, or `all` stands for."""
 
 
 TEXT_CHARACTERS = 10_000
@@ -341,13 +345,21 @@ class UntrustArguments(Arguments):
 
 
 class SqlArguments(Arguments):
-    """Arguments of `sql`: one SELECT over the audit views, on a snapshot."""
+    """Arguments of `sql`: one SELECT over the audit views, on a snapshot.
+
+    `peers`: nodes that run it as well, `all` alone = every one whose key is trusted; then `local`
+    says whether this node does too, `limit` is of each node, and `timeout_s` is how long each is
+    waited for.
+    """
 
     sql: str = Field(min_length=1, max_length=65_536)
     parameters: list[str | int | float | bool | None] = Field(
         default_factory=list[str | int | float | bool | None], max_length=100
     )
     limit: int = Field(default=1_000, ge=1, le=100_000)
+    peers: list[PeerName] = Field(default_factory=list[str], max_length=ASKED_MOST)
+    local: bool = True
+    timeout_s: float = Field(default=20, gt=0, le=120, allow_inf_nan=False)
 
 
 class RunnerArguments(Arguments):

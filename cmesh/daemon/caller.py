@@ -14,6 +14,7 @@ from functools import partial
 from cmesh.daemon.answering import not_taken
 from cmesh.daemon.deadlines import Deadlines
 from cmesh.daemon.fetch import Outputs
+from cmesh.daemon.fleet_asks import FleetAsks
 from cmesh.daemon.hearsay import FORGOTTEN, Hearsay, forgotten
 from cmesh.daemon.outbound import Outbound, Word
 from cmesh.daemon.parts import Parts
@@ -50,6 +51,7 @@ from cmesh.protocol.messages import (
     Gap,
     Message,
     ResultMessage,
+    SqlAnswer,
     StillWanted,
 )
 from cmesh.store.records import DecisionRecord, TaskRecord, TaskSnapshot
@@ -65,6 +67,7 @@ class Caller:
     Attributes:
         hearsay: what workers said that is not stored.
         released: what was withheld and has been released since.
+        queries: what peers are asked of their audit.
     """
 
     def __init__(self, parts: Parts, link: Callable[[NodeId], Link | None]) -> None:
@@ -80,6 +83,7 @@ class Caller:
         self._outputs = Outputs(parts.store)
         self._turns = Turns()
         self.released = Released(parts, link)
+        self.queries = FleetAsks(self._turns)
 
     async def recover(self) -> None:
         """Take up every unfinished task of an earlier life."""
@@ -182,11 +186,15 @@ class Caller:
         for task_id in self.of(link.identity.node_id):
             self._outputs.pause(task_id)
         self.released.disconnected(link)
+        self.queries.disconnected(link)
 
     def take(self, link: Link, message: Message) -> bool:
         """Take a message; False when it is not the caller's."""
         if isinstance(message, Receipt):
             self._turns.add("receipt", link, partial(self._receipts.take, link, message))
+            return True
+        if isinstance(message, SqlAnswer):
+            self.queries.take(link, message)
             return True
         if isinstance(message, Failure):
             self._failed(link, message)
@@ -209,7 +217,7 @@ class Caller:
 
     def take_chunk(self, link: Link, chunk: Chunk) -> None:
         """Take a piece of an output that was asked for."""
-        if self.released.take_chunk(link, chunk):
+        if self.released.take_chunk(link, chunk) or self.queries.take_chunk(link, chunk):
             return
         if self._worker.get(chunk.task_id) == link.identity.node_id:
             self._turns.add(chunk.task_id, link, partial(self._chunk, link, chunk))
@@ -318,7 +326,7 @@ class Caller:
             self._tidy(task_id)
 
     def _failed(self, link: Link, message: Failure) -> None:
-        if self.released.failed(link, message):
+        if self.released.failed(link, message) or self.queries.failed(link, message):
             return
         task_id = TaskId(message.about)
         outbound = self._tasks.get(task_id)

@@ -39,6 +39,7 @@ from cmesh.model import (
 )
 from cmesh.nearest import did_you_mean
 from cmesh.node.whois import Peer
+from cmesh.policy.audit import decide_question
 from cmesh.policy.decide import (
     Decision,
     InboundRequest,
@@ -46,6 +47,7 @@ from cmesh.policy.decide import (
     decide_inbound,
     decide_outbound,
 )
+from cmesh.policy.rules import RUN_OPERATIONS
 from cmesh.protocol.facts import QUEUED, SENT, UNKNOWN
 from cmesh.store.records import TaskSnapshot
 
@@ -277,6 +279,9 @@ async def explain(daemon: Daemon, arguments: ExplainArguments, project: str) -> 
     peer = await daemon.presence.peer(arguments.peer)
     identity = await daemon.presence.identify(peer.identity.node_id)
     policy = daemon.rules.policy()
+    if arguments.direction == "outbound" and operation not in RUN_OPERATIONS:
+        size = arguments.prompt_bytes
+        return decision_view(decide_question(identity, policy, statement_bytes=size))
     if arguments.direction == "outbound":
         outbound = OutboundRequest(
             identity=identity,

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from cmesh.daemon import followup
 from cmesh.daemon.bundles import Bundles
 from cmesh.daemon.feed import Feeds
+from cmesh.daemon.fleet_answers import FleetAnswers
 from cmesh.daemon.happening import Happening
 from cmesh.daemon.inbound_rows import is_of, submitted_record, tombstone
 from cmesh.daemon.inbounds import Inbounds
@@ -41,6 +42,8 @@ from cmesh.protocol.messages import (
     Lacks,
     Message,
     ResultAck,
+    Sql,
+    SqlCancel,
     Submit,
     Subscribe,
     Wanted,
@@ -72,6 +75,7 @@ class Requests:
         self._inbounds = inbounds
         self._feeds = Feeds(parts)
         self._bundles = Bundles(parts)
+        self._answers = FleetAnswers(parts)
         self._turns = Turns()
         self._rates = Rates(parts, self._turns)
         self._gates: dict[NodeId, asyncio.Semaphore] = {}
@@ -88,6 +92,7 @@ class Requests:
         """Finish what has begun."""
         await self._turns.close()
         await self._feeds.close()  # after the turns, which begin some
+        await self._answers.close()
         self._bundles.close()
 
     async def decided(self, peer_id: NodeId) -> None:
@@ -101,6 +106,7 @@ class Requests:
     def disconnected(self, link: Link) -> None:
         """A link ended; its subscriptions end with it."""
         self._feeds.drop(link)
+        self._answers.drop(link)
         self._inbounds.incoming.relinked(link.identity.node_id)
         self._gates.pop(link.identity.node_id, None)  # who waits at it keeps it
 
@@ -163,8 +169,18 @@ class Requests:
             case Failure():
                 return self._not_sent(link, message)
             case _:
-                return False
+                return self._queried(link, message)
         self._turns.add(message.task_id, link, partial(self._stored, link, work))
+        return True
+
+    def _queried(self, link: Link, message: Message) -> bool:
+        """Take what is about a query; False when it is about something else."""
+        if isinstance(message, SqlCancel):
+            self._answers.cancel(link, message.query_id)
+        elif not isinstance(message, Sql):
+            return False
+        elif not self._rates.turn_away(link, message.query_id, len(message.sql)):
+            self._answers.take(link, message)
         return True
 
     async def _stored(self, link: Link, work: Callable[[], Awaitable[None]]) -> None:

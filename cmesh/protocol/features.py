@@ -11,7 +11,7 @@ from cmesh.protocol.convert import wire_spec
 from cmesh.protocol.proof_messages import PROOF
 from cmesh.protocol.session_events import Opened
 
-__all__ = ["FEATURES", "TAKES", "lacking", "outdated"]
+__all__ = ["FEATURES", "SQL", "TAKES", "lacking", "outdated"]
 
 FEATURES: Mapping[str, str] = {
     "turns": "a limit of turns (`--max-turns`)",
@@ -24,8 +24,11 @@ FEATURES: Mapping[str, str] = {
 }
 """Fields of `spec.Spec` that came later, each with what it means to who asks."""
 
-TAKES: tuple[str, ...] = (*FEATURES, PROOF)
-"""What this version says of itself: those fields, and the message `proof`."""
+SQL = "sql"
+"""That a node answers `sql` and hears `sql_cancel`; another one drops a link over the latter."""
+
+TAKES: tuple[str, ...] = (*FEATURES, PROOF, SQL)
+"""What this version says of itself: those fields, and the messages `proof` and `sql`."""
 
 
 def lacking(spec: TaskSpec, takes: Collection[str]) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ __all__ = [
     "Sentence",
     "Seq",
     "Signature",
+    "SqlValue",
     "Unacknowledged",
     "WireMessage",
     "is_unset",
@@ -87,6 +88,7 @@ Seq = Annotated[int, Field(ge=0, le=2**53)]
 Minor = Annotated[int, Field(ge=0, le=1_000)]
 Data = Annotated[dict[str, object], AfterValidator(storable)]
 Rows = Annotated[tuple[tuple[object, ...], ...], AfterValidator(storable)]
+SqlValue = Annotated[str, Field(max_length=65_536)] | bool | int | float | None
 Instant = Annotated[AwareDatetime, AfterValidator(_utc)]
 Sentence = Annotated[str, Field(max_length=2_000)]
 FollowUp = Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")]

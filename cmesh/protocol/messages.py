@@ -21,6 +21,7 @@ from cmesh.protocol.fields import (
     Sentence,
     Seq,
     Signature,
+    SqlValue,
     WireMessage,
     is_unset,
 )
@@ -44,6 +45,8 @@ __all__ = [
     "FRAME_BYTES",
     "MINOR",
     "MINOR_MINIMUM",
+    "SQL_BYTES",
+    "SQL_ROWS",
     "SUBPROTOCOL",
     "Accepted",
     "Artifact",
@@ -60,6 +63,8 @@ __all__ = [
     "ResultMessage",
     "Sql",
     "SqlAnswer",
+    "SqlCancel",
+    "SqlFile",
     "StillWanted",
     "Submit",
     "Subscribe",
@@ -68,6 +73,12 @@ __all__ = [
 
 BUNDLE_BYTES = 64 * 1024 * 1024
 """The longest git bundle that a caller sends where a worker lacks a commit."""
+
+SQL_BYTES = 16 * 1024 * 1024
+"""The longest Parquet file that answers a query of a peer."""
+
+SQL_ROWS = 100_000
+"""The most rows in it."""
 
 SUBPROTOCOL = "cmesh.v1"
 """The websocket subprotocol; another major version has another name."""
@@ -255,16 +266,51 @@ class Bundle(WireMessage):
 
 
 class Sql(WireMessage):
-    """Asks the peer to run one SELECT over what its policy lets this node see."""
+    """Asks the peer to run one SELECT over what its policy lets this node see.
+
+    Sent only to a peer that takes `sql`. Answered by `sql_answer`, or `failure` about the query.
+
+    Attributes:
+        query_id: a UUIDv7; the chunks of the answer carry it where others carry a task's id.
+        bytes: of the answer's Parquet that the sender takes; 0 = as many as the peer gives.
+    """
 
     type: Literal["sql"] = "sql"
     query_id: Annotated[str, Field(max_length=64)]
     sql: Annotated[str, Field(min_length=1, max_length=65_536)]
-    limit: Annotated[int, Field(ge=1, le=10_000)] = 1_000
+    limit: Annotated[int, Field(ge=1, le=SQL_ROWS)] = 1_000
+    parameters: Annotated[tuple[SqlValue, ...], Field(max_length=100, exclude_if=is_unset)] = ()
+    bytes: Annotated[int, Field(ge=0, le=SQL_BYTES, exclude_if=is_unset)] = 0
+
+
+class SqlFile(WireMessage):
+    """The Parquet of an answer, sent as chunks after it; and the log it was made of.
+
+    Attributes:
+        rows: in the file.
+        scope: `own` has only what belongs to tasks that the asker sent, `all` has everything.
+        head_seq, head_hash, signature: a `receipt` of the peer's log as it was when the query
+            came; the answer covers at least that.
+    """
+
+    sha256: Hex256
+    bytes: Annotated[int, Field(ge=1, le=SQL_BYTES)]
+    rows: Annotated[int, Field(ge=0, le=SQL_ROWS)]
+    scope: Literal["own", "all"]
+    elapsed_ms: Annotated[float, Field(ge=0, le=1e9)] = 0
+    head_seq: Seq
+    head_hash: Hex256
+    signature: Signature
 
 
 class SqlAnswer(WireMessage):
-    """Rows of a `sql`, or why there are none."""
+    """What came of a `sql`: a file that follows, or why there is none.
+
+    Attributes:
+        columns, rows: never used; `file` has them.
+        truncated: the query has more rows than were asked for, or fit.
+        change: what would make it an answer, as far as the asker may know.
+    """
 
     type: Literal["sql_answer"] = "sql_answer"
     query_id: Annotated[str, Field(max_length=64)]
@@ -273,6 +319,15 @@ class SqlAnswer(WireMessage):
     truncated: bool = False
     code: CodeOrNone = ""
     reason: Sentence = ""
+    change: Annotated[Sentence, Field(exclude_if=is_unset)] = ""
+    file: Annotated[SqlFile | None, Field(exclude_if=is_unset)] = None
+
+
+class SqlCancel(WireMessage):
+    """Nobody waits for a query's answer any more; it is ended, and never answered."""
+
+    type: Literal["sql_cancel"] = "sql_cancel"
+    query_id: Annotated[str, Field(max_length=64)]
 
 
 Message = Annotated[
@@ -298,6 +353,7 @@ Message = Annotated[
     | Bundle
     | Sql
     | SqlAnswer
+    | SqlCancel
     | Proof
     | ProofAnswer
     | Receipt

@@ -64,7 +64,7 @@ def main() -> None:
         request = requests.get()
         try:
             if "open" in request:
-                connection = _open(duckdb, request["open"])
+                connection = _open(duckdb, request["open"], request.get("part"))
                 _answer({"opened": True})
             elif connection is not None:
                 _answer(_query(duckdb, connection, request))
@@ -99,12 +99,52 @@ def _listen(requests: "queue.SimpleQueue[dict[str, Any]]") -> None:
         requests.put(json.loads(body))
 
 
-def _open(duckdb: Any, directory: str) -> Any:
+def _open(duckdb: Any, directory: str, part: Any) -> Any:
     os.chdir(directory)
-    connection = duckdb.connect("store.duckdb", read_only=True, config=_CONFIG)
+    if part is None:
+        connection = duckdb.connect("store.duckdb", read_only=True, config=_CONFIG)
+    else:
+        connection = _take_out(duckdb, part)
     for statement in _LOCKDOWN:
         connection.execute(statement)
     return connection
+
+
+def _take_out(duckdb: Any, part: dict[str, Any]) -> Any:
+    """Return a database in memory with some rows of the copy and its views; the copy is let go."""
+    connection = duckdb.connect(":memory:", config=_CONFIG)
+    connection.execute("ATTACH 'store.duckdb' AS whole (READ_ONLY)")
+    columns = (
+        "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = 'whole'"
+        " AND table_name IN (SELECT table_name FROM duckdb_tables() WHERE database_name = 'whole')"
+        " ORDER BY table_name, column_index"
+    )
+    tables: dict[str, list[str]] = {}
+    for table, column in connection.execute(columns).fetchall():
+        known = column in part["shown"].get(table, ())
+        empty = f'CASE WHEN false THEN "{column}" END AS "{column}"'  # of the same type
+        tables.setdefault(table, []).append(f'"{column}"' if known else empty)
+    for table, said in tables.items():
+        where = part["rows"].get(table, "false")
+        rows = f"SELECT {', '.join(said)} FROM whole.{table} WHERE {where}"  # noqa: S608 - the daemon's words
+        connection.execute(f"CREATE TABLE {table} AS {rows}")
+    views = "SELECT sql FROM duckdb_views() WHERE database_name = 'whole' AND NOT internal"
+    texts = [text for (text,) in connection.execute(views).fetchall()]
+    while texts:  # one may be made of others, which then come first
+        left = [text for text in texts if not _made(duckdb, connection, text)]
+        if len(left) == len(texts):
+            raise ValueError("the views cannot be made")
+        texts = left
+    connection.execute("DETACH whole")
+    return connection
+
+
+def _made(duckdb: Any, connection: Any, text: str) -> bool:
+    try:
+        connection.execute(text)
+    except duckdb.CatalogException:
+        return False
+    return True
 
 
 def _query(duckdb: Any, connection: Any, request: dict[str, Any]) -> dict[str, Any]:

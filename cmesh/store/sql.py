@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -60,7 +60,10 @@ class QueryProcess:
         take: Callable[[], Awaitable[Snapshot]],
         columns: Callable[[], Awaitable[Columns]],
         limits: QueryLimits | None = None,
+        part: Mapping[str, object] | None = None,
     ) -> None:
+        """Make it; `part` says which rows of a copy are to be seen, None = all."""
+        self._part = part
         self._take = take
         self._columns = columns
         self._limits = limits or QueryLimits()
@@ -145,7 +148,7 @@ class QueryProcess:
         if old_snapshot is not None:
             await asyncio.to_thread(shutil.rmtree, old_snapshot.directory, ignore_errors=True)
         opened = await fresh.ask(
-            {"open": str(self._snapshot.directory)},
+            {"open": str(self._snapshot.directory), "part": self._part},
             limit_s=self._limits.start_s,
             limit_bytes=self._limits.answer_bytes,
         )
@@ -156,6 +159,10 @@ class QueryProcess:
     async def _refused(self, message: str, text: str = "") -> QueryRefused:
         said, meant = misnamed(message, text, await self._columns())
         return QueryRefused(one_line(said, 500), hint=meant or None)
+
+    async def finish(self) -> None:
+        """Close it when the queries that wait have had their answers."""
+        await self._close_in_turn()
 
     def _end_idle(self) -> None:
         task = asyncio.get_running_loop().create_task(self._close_in_turn())

@@ -14,6 +14,8 @@ from cmesh.clock import Clock
 from cmesh.errors import DiskFull, StoreError
 from cmesh.model import TaskId
 from cmesh.store import queries
+from cmesh.store.answer import Answer, AnswerReader, Question, write_answer
+from cmesh.store.askers import Askers
 from cmesh.store.copies import Copies
 from cmesh.store.exchange import Opened
 from cmesh.store.index import FINISHED_KEPT, LATELY, Index
@@ -59,6 +61,7 @@ class Store(Reading):
         self._reservations = Reservations(self._knows, self._used, parts.prompts)
         self._copies = Copies(options.directory, process)
         self._queries = QueryProcess(self._copies.take, self._columns, limits)
+        self._askers = Askers(self._copies.take, self._columns, limits)
         self._writer = Writer(
             WriterOptions(
                 journal=parts.claim.journal,
@@ -233,6 +236,28 @@ class Store(Reading):
         self._require_open()
         return await self._queries.run(text, parameters, limit, self._head.seq)
 
+    def answer_path(self, query_id: str) -> Path:
+        """Return where the answer to a peer's query may be made: on this disk, gone after a crash."""
+        return self.incoming / f"incoming-answer-{query_id}"
+
+    async def answer(self, question: Question, path: Path) -> Answer:
+        """Run a peer's SELECT as `sql` does, and write the rows as Parquet to a new file.
+
+        The file is the caller's to remove, also after an error.
+
+        Raises:
+            QueryRefused: the SQL is wrong, or a limit was reached.
+            DiskFull: there is no room.
+        """
+        self._require_open()
+        rows = await self._askers.run(question, self._head.seq)
+        self._room.require(new=False)
+        return await write_answer(rows, path, question.most_bytes)
+
+    def reader(self) -> AnswerReader:
+        """Return what reads files of other nodes' answers; `close` it."""
+        return AnswerReader()
+
     async def verify(self) -> Verification:
         """Check every row of the log, and its typed row, against the chain and the head."""
         return await self._read(partial(verify, head=self._head))
@@ -254,6 +279,7 @@ class Store(Reading):
 
     async def _close(self) -> None:
         await self._queries.close()
+        await self._askers.close()
         await asyncio.to_thread(self._writer.stop)
         # What the commit thread settled last is still on its way through the loop.
         await asyncio.sleep(0)

@@ -11,6 +11,14 @@ from cmesh.daemon.answers import SqlView
 from cmesh.daemon.arguments import SqlArguments
 from cmesh.errors import UsageError
 from cmesh.interfaces.cli import output
+from cmesh.interfaces.cli.fleet import (
+    LocalOption,
+    PeersOption,
+    TimeoutOption,
+    asked,
+    end,
+    footer,
+)
 from cmesh.interfaces.cli.options import JsonOption
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.text import one_line, scrub
@@ -26,23 +34,33 @@ def register(app: typer.Typer) -> None:
     app.command()(sql)
 
 
-def sql(
+def sql(  # noqa: PLR0913 - typer reads the options from the signature
     *,
     query: Annotated[str, typer.Argument(metavar="SELECT", help="One SELECT; see `cmesh schema`.")],
     form: Annotated[str, typer.Option("--format", help="table, json (rows) or csv.")] = "table",
-    limit: Annotated[int, typer.Option(help="Most rows to return.")] = 1_000,
+    limit: Annotated[int, typer.Option(help="Most rows to return, of each node.")] = 1_000,
+    peers: PeersOption = "",
+    local: LocalOption = True,
+    timeout: TimeoutOption = "20s",
     as_json: JsonOption = False,
 ) -> None:
-    """Ask this node's audit store in SQL. Read-only, in a process of its own."""
+    """Ask this node's audit store in SQL. Read-only, in a process of its own.
+
+    With --peers other machines run it too, each under its own rules, and each row says of which node it is. Who did not answer, and why, comes last, on stderr, or as `nodes` with --json. Ctrl-C ends it everywhere.
+    """
     if form not in FORMATS:
         raise UsageError(f"`{form}` is no format", hint=f"use one of {', '.join(FORMATS)}")
-    arguments = checked(SqlArguments, sql=query, limit=limit)
+    arguments = checked(SqlArguments, sql=query, limit=limit, **asked(peers, timeout, local=local))
     view = call(lambda client: client.sql(arguments))
     if as_json:
         output.print_json(view)
+        end(view)
         return
-    print_rows(view, form)
-    if view.truncated:
+    if view.columns[1:] or not view.nodes:
+        print_rows(view, form)
+    footer(view)
+    end(view)
+    if view.truncated and not view.nodes:
         output.hint(f"only the first {len(view.rows)} rows; raise --limit for more")
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast
 from pydantic import Field
 
 from cmesh.daemon.arguments import (
+    ASKED_MOST,
     PEERS_MOST,
     WAIT_S,
     Arguments,
@@ -15,6 +16,7 @@ from cmesh.daemon.arguments import (
     CheckPatchArguments,
     Condition,
     DelegateArguments,
+    PeerName,
     PeerPlace,
     Prompt,
     ReplyArguments,
@@ -51,6 +53,7 @@ TaskOrGroup = Annotated[
     ),
 ]
 SQL_ROWS = 200
+FLEET_WAIT_S = 40
 RESULT_LIMIT = 9_000
 
 
@@ -177,7 +180,16 @@ class Query(Arguments):
     parameters: list[str] = Field(
         default_factory=list[str], max_length=100, description="values for `?`, in order, as text"
     )
-    limit: int = Field(default=50, ge=1, le=SQL_ROWS, description="rows at most")
+    limit: int = Field(default=50, ge=1, le=SQL_ROWS, description="rows at most, of each node")
+    peers: list[PeerName] = Field(
+        default_factory=list[PeerName],
+        max_length=ASKED_MOST,
+        description="also run it on these peers; `all` alone = every trusted one",
+    )
+    local: bool = Field(default=True, description="with peers: this machine runs it too")
+    timeout_s: float = Field(
+        default=20, gt=0, le=FLEET_WAIT_S, description="with peers: how long each is waited for"
+    )
 
 
 class SetupCheck(SetupCheckArguments):

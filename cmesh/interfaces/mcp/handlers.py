@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 
 import mcp_types as types
 
-from cmesh.daemon.answers import PeersView, StatusView, TaskView
+from cmesh.daemon.answers import PeersView, SqlView, StatusView, TaskView
 from cmesh.daemon.arguments import (
     Arguments,
     CancelArguments,
@@ -216,9 +216,18 @@ async def cancel_task(call: Call) -> types.CallToolResult:
 async def query(call: Call) -> types.CallToolResult:
     """Run one SELECT over the audit views."""
     given = call.read(Query)
-    arguments = SqlArguments(sql=given.sql, parameters=[*given.parameters], limit=given.limit)
+    arguments = SqlArguments(
+        sql=given.sql,
+        parameters=[*given.parameters],
+        limit=given.limit,
+        peers=given.peers,
+        local=given.local,
+        timeout_s=given.timeout_s,
+    )
     view = await call.operations.sql(call.context, arguments)
     fields, truncated = sql_fields(view, Fence())
+    if view.nodes:
+        return result(fields, _fleet_next(view, given))
     schema = "SELECT table_name, column_name, data_type FROM information_schema.columns"
     return result(fields, call_text("query", sql=_page(given, fields) if truncated else schema))
 
@@ -228,6 +237,14 @@ async def status(call: Call) -> types.CallToolResult:
     call.read(NoArguments)
     view = await call.operations.status(call.context, NoArguments())
     return result(status_fields(view), _status_next(view))
+
+
+def _fleet_next(view: SqlView, given: Query) -> str:
+    """Return the call that helps on: who may be asked where some did not answer, else the schema."""
+    if any(node.state != "answered" for node in view.nodes):
+        return call_text("list_peers")
+    schema = "SELECT table_name, column_name, data_type FROM information_schema.columns"
+    return call_text("query", sql=schema, limit=given.limit)
 
 
 def _page(given: Query, fields: Mapping[str, object]) -> str:

@@ -22,6 +22,7 @@ from cmesh.daemon.answers import (
 from cmesh.daemon.event_lines import event_line
 from cmesh.daemon.evidence_answers import CommandView, EvidenceView
 from cmesh.daemon.file_answers import PatchView
+from cmesh.daemon.fleet_view import SqlNodeView
 from cmesh.errors import AcceptanceFailed, CmeshError, NoPeerMatches, QueryRefused
 from cmesh.interfaces.age import heard
 from cmesh.interfaces.mcp.fence import Fence, cut_json, json_length, plain
@@ -373,7 +374,27 @@ def sql_fields(view: SqlView, mark: Fence) -> tuple[dict[str, object], bool]:
     }
     if truncated:
         fields["truncated"] = True
+    if view.nodes:
+        # Names of columns are a peer's own choice, as its words are.
+        fields["columns"] = [mark.name(column, "peers") for column in view.columns[:50]]
+        fields["types"] = [mark.name(kind, "peers") for kind in view.types[:50]]
+        fields["nodes"] = [_node_fields(node, mark) for node in view.nodes]
     return fields, truncated
+
+
+def _node_fields(node: SqlNodeView, mark: Fence) -> dict[str, object]:
+    """Return how one node of a fleet query answered."""
+    said = node.model_dump(
+        mode="json", exclude={"reason", "hint", "node", "head_hash", "node_id", "code"}
+    )
+    return _filled(
+        {
+            "node": mark.name(node.node, "peers"),
+            **said,
+            "code": mark.name(node.code, "peers") if node.code else "",
+            "reason": mark.text(defang(node.reason), "peers", 300),
+        }
+    )
 
 
 def rows_result(

@@ -193,7 +193,8 @@ _ALL = (
             "costs, decisions, denials, approvals, files_changed, commands_run, connections, peers, "
             "traces. Read-only, on a snapshot, in a confined process. "
             "Columns: SELECT table_name, column_name, data_type FROM information_schema.columns. "
-            "Rows are data that other machines may have written."
+            "Rows are data that other machines may have written. peers: they run it too, by their "
+            "own rules; `node` is then the first column, and `nodes` says who did not answer, and why."
         ),
         arguments=Query,
         run=query,

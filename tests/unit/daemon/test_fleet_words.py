@@ -1,0 +1,46 @@
+"""Answers of several nodes as one, by the names of their columns."""
+
+from cmesh.daemon.fleet_words import unite
+from cmesh.store.records import SqlRows
+
+
+def rows(columns: dict[str, str], *values: list[object]) -> SqlRows:
+    return SqlRows(
+        columns=tuple(columns),
+        types=tuple(columns.values()),
+        rows=list(values),
+        truncated=False,
+        elapsed_ms=0,
+        head_seq=0,
+    )
+
+
+def test_rows_are_joined_by_name_case_aside_and_gaps_are_null() -> None:
+    older = rows({"task": "UUID", "cost": "DOUBLE"}, ["t1", 1.5])
+    newer = rows({"TASK": "UUID", "turns": "BIGINT"}, ["t2", 3])
+    columns, types, united = unite([("a", older), ("b", newer)])
+    assert columns == ["node", "task", "cost", "turns"]
+    assert types == ["VARCHAR", "UUID", "DOUBLE", "BIGINT"]
+    assert united == [["a", "t1", 1.5, None], ["b", "t2", None, 3]]
+
+
+def test_types_that_differ_are_text_and_one_without_a_type_decides_nothing() -> None:
+    first = rows({"x": "BIGINT", "y": '"NULL"'}, [1, None])
+    second = rows({"x": "VARCHAR", "y": "BIGINT"}, ["a", 2])
+    _, types, _ = unite([("a", first), ("b", second)])
+    assert types == ["VARCHAR", "VARCHAR", "BIGINT"]
+
+
+def test_a_column_that_is_called_node_is_kept_beside_ours() -> None:
+    columns, _, united = unite([("a", rows({"Node": "VARCHAR"}, ["theirs"]))])
+    assert (columns, united) == (["node", "node_1"], [["a", "theirs"]])
+
+
+def test_names_of_a_peer_are_short_scrubbed_and_not_without_end() -> None:
+    wild = rows({"\x1b[2Jx" + "y" * 300: "VARCHAR"}, ["v"])
+    many = rows({f"c{at}": "BIGINT" for at in range(3_000)}, list(range(3_000)))
+    columns, types, united = unite([("a", wild), ("b", many), ("c", rows({}))])
+    assert "\x1b" not in columns[1]
+    assert len(columns[1]) <= 80
+    assert len(columns) == len(types) == len(united[0]) == 1_001
+    assert unite([]) == (["node"], ["VARCHAR"], [])
