@@ -15,7 +15,7 @@ from typing import IO, Literal
 from cmesh.daemon.arguments import SqlArguments
 from cmesh.daemon.node_id import read_node_id
 from cmesh.daemon.proof_calls import ProofArguments, ProofView
-from cmesh.errors import AuditUnproven, CmeshError, StoreError
+from cmesh.errors import AuditUnproven, CmeshError, DiskFull, StoreError
 from cmesh.interfaces.audit import Checked, Tell, check_store
 from cmesh.interfaces.audit_report import AgainstView
 from cmesh.interfaces.client import ControlClient, run
@@ -32,13 +32,16 @@ from cmesh.store.receipts_file import EndLine, Header, HeadLine, Total
 from cmesh.store.signatures import NODE_UP
 from cmesh.text import one_line
 
-__all__ = ["ALL", "check_against", "own_key", "own_keys"]
+__all__ = ["ALL", "check_against", "own_keys"]
 
 ALL = "all"
 """Stands for every peer whose key is trusted here."""
 
 BATCH = 200
 """Heads and ends that are compared at a time."""
+
+RECEIPTS_MOST = 2_000_000
+"""Heads and ends that are taken of one peer; it could go on for ever."""
 
 TRUSTED = "SELECT peer_id FROM peers WHERE trusted ORDER BY peer, peer_id"
 TRUSTED_MOST = 10_000
@@ -81,22 +84,22 @@ def check_against(
     return checked, views
 
 
-def own_key(state: Path) -> SigningKey | None:
+def own_keys(cursor: Reader, state: Path) -> list[tuple[NodeId, str]]:
+    """Return (node id, public key) this node ever had, by its rows and by its own files."""
+    own = proofs.identities(cursor, NODE_UP)
+    key, node_id = _own_key(state), read_node_id(state)
+    if key is not None and node_id and (node_id, key.public) not in own:
+        own.append((node_id, key.public))
+    return own
+
+
+def _own_key(state: Path) -> SigningKey | None:
     """Return the key of the node whose state directory it is; None = there is none to read."""
     path = state / "key"
     with contextlib.suppress(CmeshError, OSError):
         if path.exists():
             return SigningKey.load_or_make(path)
     return None
-
-
-def own_keys(cursor: Reader, state: Path) -> list[tuple[NodeId, str]]:
-    """Return (node id, public key) this node ever had, by its rows and by its own files."""
-    own = proofs.identities(cursor, NODE_UP)
-    key, node_id = own_key(state), read_node_id(state)
-    if key is not None and node_id and (node_id, key.public) not in own:
-        own.append((node_id, key.public))
-    return own
 
 
 def _targets(store: Path, names: Sequence[str]) -> list[str]:
@@ -135,13 +138,16 @@ def _told(store: Path, target: str, stack: ExitStack) -> _Told:
         run(control_socket(store.parent), lambda client: _gather(client, target, spool))
     except CmeshError as error:
         return _Told(target=target, via="link", error=error)
+    except OSError as error:
+        why = DiskFull(f"no room for what `{one_line(target, 60)}` holds: {error.strerror}")
+        return _Told(target=target, via="link", error=why)
     return _Told(target=target, via="link", file=spool)
 
 
 async def _gather(client: ControlClient, peer: str, spool: IO[bytes]) -> None:
     """Write all that a peer holds to `spool`, page by page, in the form of the file."""
     view = await client.ask_proof(ProofArguments(peer=peer))
-    header = Header(by=view.node_id, by_name=view.name, of="", now=view.answer.now)
+    header = Header(by=view.node_id, by_name=view.name, of="")
     _put(spool, header.model_dump_json())
     count = 0
     while True:
@@ -150,6 +156,8 @@ async def _gather(client: ControlClient, peer: str, spool: IO[bytes]) -> None:
         for end in view.answer.ends:
             _put(spool, EndLine(end=end).model_dump_json())
         count += len(view.answer.heads) + len(view.answer.ends)
+        if count > RECEIPTS_MOST:
+            raise AuditUnproven(f"`{one_line(peer, 60)}` tells of more than {RECEIPTS_MOST:,}")
         after = view.answer.next
         if not after:
             break
@@ -201,10 +209,7 @@ def _view(cursor: Reader, store: Path, told: _Told, sides: _Sides) -> AgainstVie
         return run(control_socket(store.parent), lambda client: client.ask_proof(arguments))
 
     _forward(comparison, sides.lines, ask if told.via == "link" else None)
-    for asked in comparison.asked():
-        if told.via == "file":
-            comparison.ends_at(header.now, asked)
-            continue
+    for asked in comparison.asked() if told.via == "link" else ():
         rows = [AskedHead(seq=head.head_seq, signature=head.signature) for head in asked]
         comparison.rows(asked, ask(rows=rows).answer.rows)
     outcome = comparison.outcome()

@@ -5,14 +5,11 @@ from pathlib import Path
 from typing import IO
 
 from cmesh.clock import SystemClock
-from cmesh.daemon.node_id import read_node_id
 from cmesh.errors import AuditUnproven, DiskFull, UnknownPeer, UsageError
-from cmesh.interfaces.against import own_key, own_keys
+from cmesh.interfaces.against import own_keys
 from cmesh.interfaces.audit import reading
 from cmesh.model import NodeId
 from cmesh.nearest import did_you_mean
-from cmesh.protocol.link_messages import Seen
-from cmesh.protocol.receipts import head_bytes
 from cmesh.store import held, receipts_file
 from cmesh.store.exchange import Reader
 from cmesh.store.receipts_file import Header
@@ -36,14 +33,12 @@ def write_receipts(store: Path, peer: str, file: IO[str]) -> int:
                 "this store does not say which node it is of",
                 hint="run `cmesh up` once, so that the node comes up",
             )
-        node_id = own[-1][0]
         header = Header(
-            by=node_id,
+            by=own[-1][0],
             by_name=_own_name(cursor),
             of=peer_id,
             of_name=name,
             made_at=SystemClock().now(),
-            now=_now(cursor, store.parent, node_id),
         )
         return receipts_file.write(file, header, receipts_file.lines_of(cursor, peer_id))
 
@@ -90,13 +85,3 @@ def _named(cursor: Reader, name: str) -> tuple[NodeId, str]:
 def _own_name(cursor: Reader) -> str:
     row = cursor.execute("SELECT node FROM store_row").fetchone()
     return str(row[0]) if row else ""
-
-
-def _now(cursor: Reader, state: Path, node_id: NodeId) -> Seen | None:
-    """Return the log's end, signed; None = the key is not there, or of another node id."""
-    key, seq = own_key(state), held.last_row(cursor)
-    if key is None or not seq or read_node_id(state) != node_id:
-        return None
-    hashed = held.hashes(cursor, [seq])[seq]
-    signature = key.sign(head_bytes(node_id, seq, hashed))
-    return Seen(head_seq=seq, head_hash=hashed, signature=signature)

@@ -30,6 +30,9 @@ _NO_ROW = 2**63
 SHOWN_MOST = 20
 """Differences that are named; the others are counted."""
 
+WHOLES_MOST, FOUND_MOST = 50, 1_000
+"""Ends that are asked for whole, and differences that are kept: a peer may make up any number."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
@@ -118,6 +121,7 @@ class Comparison:
         self._found: list[Difference] = []
         self._theirs: set[bytes] = set()
         self._pending: dict[str, HeldEnd] = {}
+        self._more = 0
 
     def heads(self, heads: Sequence[Seen]) -> None:
         """Take heads of this log that the peer holds."""
@@ -141,8 +145,10 @@ class Comparison:
                 self._count.ends += 1
                 if row["head_seq"] and row["head_hash"]:
                     anchors[row["head_seq"]] = row["head_hash"]
-            else:
+            elif len(self._pending) + len(self._found) < WHOLES_MOST:
                 self._pending[end.task_id] = end
+            else:
+                self._more += 1
         # The worker's signature covers its head just before: so many rows more are vouched for.
         known = held.hashes(self._cursor, anchors.keys())
         for seq, hashed in anchors.items():
@@ -166,7 +172,11 @@ class Comparison:
         self._add(Difference(whose="own", seq=seq, task_id=task_id, what=what, proved=proved))
 
     def asked(self) -> Iterator[list[Seen]]:
-        """Yield the peer's heads that are held here, so many as may be asked for at a time."""
+        """Yield the peer's heads that are held here, so many as may be asked for at a time.
+
+        On the way its ends are compared with those it told of. Only for a peer that answers
+        now: what was told earlier lacks what came since, and looks like a log that was cut off.
+        """
         after = 0
         while True:
             page = held.page(
@@ -193,25 +203,16 @@ class Comparison:
             what = f"`{self._known.peer}` has signed another row {head.head_seq} than its log has"
             self._of_peer(head, what)
 
-    def ends_at(self, now: Seen | None, asked: Sequence[Seen]) -> None:
-        """Take the peer's own word of where its log ends; for who cannot ask for rows."""
-        last = 0 if now is None else now.head_seq
-        for head in asked:
-            if head.head_seq <= last:
-                self._count.peer_heads += 1
-                continue
-            what = f"its log ends at row {last}, but it has signed row {head.head_seq}"
-            self._of_peer(head, what)
-
     def outcome(self) -> Outcome:
         """Return what was found. An end whose whole never came counts as not proved."""
         for task_id in list(self._pending):
             self.whole(TaskId(task_id), None)
         found = sorted([*self._heads_found(), *self._found], key=_order)
+        differing = len(found) + self._more
         proved = any(one.proved for one in found)
         nothing = not self._count.covered
         return Outcome(
-            verdict="differs" if proved else "unproven" if found or nothing else "fits",
+            verdict="differs" if proved else "unproven" if differing or nothing else "fits",
             heads=self._count.heads,
             ends=self._count.ends,
             covered_through=self._count.covered,
@@ -219,7 +220,7 @@ class Comparison:
             peer_heads=self._count.peer_heads,
             peer_ends=self._count.peer_ends,
             unknown_keys=self._count.unknown_keys,
-            differing=len(found),
+            differing=differing,
             differences=found[:SHOWN_MOST],
         )
 
@@ -295,7 +296,10 @@ class Comparison:
         return {row["task_id"]: _end_here(row) for row in rows}
 
     def _add(self, difference: Difference) -> None:
-        self._found.append(difference)
+        if len(self._found) < FOUND_MOST:
+            self._found.append(difference)
+        else:
+            self._more += 1
 
 
 def _end_here(row: Row) -> Row:

@@ -44,7 +44,6 @@ class Header(_Line):
 
     Attributes:
         by, of: node ids: who holds what follows, and whose log it is about.
-        now: the holder's own log's end when the file was made, signed; None = not told.
     """
 
     type: Literal["receipts"] = "receipts"
@@ -54,7 +53,6 @@ class Header(_Line):
     of: Name
     of_name: Name = ""
     made_at: datetime | None = None
-    now: Seen | None = None
 
 
 class HeadLine(_Line):

@@ -11,9 +11,14 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from cmesh.interfaces.audit import reading
 from cmesh.interfaces.cli.app import main
 from cmesh.keys import fingerprint
 from cmesh.model import NodeId, TaskId
+from cmesh.protocol.link_messages import Seen
+from cmesh.protocol.proof_messages import HeldEnd, RowNow
+from cmesh.store import held
+from cmesh.store.against import Comparison, Known, Outcome
 from cmesh.store.store import Store
 from scripts.gen_schemas import SCHEMAS
 from tests.security.two_logs import (
@@ -26,7 +31,7 @@ from tests.security.two_logs import (
     rechain,
     two_machines,
 )
-from tests.unit.store.support import FixedClock, trust
+from tests.unit.store.support import FixedClock, new_id, trust
 
 Verify = Callable[..., tuple[int, dict[str, Any]]]
 
@@ -84,7 +89,6 @@ def test_25_two_whole_logs_vouch_for_each_other(ids: list[TaskId], verify: Verif
         )  # fmt: skip
         assert one["ends"] == len(ids) - (machine == NAS)
         assert one["covered_through"] + one["rows_after"] == told["rows"]
-        assert one["peer_ends"] == len(ids) - (machine == LAPTOP)
         assert (one["unknown_keys"], one["differences"]) == (0, [])
 
 
@@ -153,16 +157,79 @@ def test_25_a_wholly_new_log_under_the_same_key_is_found(
     assert (status, told["against"][0]["covered_through"]) == (76, 0)
 
 
-def test_25_the_other_side_s_log_that_was_cut_off_is_found_here(
-    ids: list[TaskId], tmp_path: Path, verify: Verify
+def compared_with(base: Path, nas: Path) -> Outcome:
+    """Compare the laptop's log with what the store `nas` would answer over a link."""
+    own, peer = (LAPTOP.node_id, LAPTOP.key.public), NAS.key.public
+    known = Known(own=[own], peer_id=NAS.node_id, peer="nas", peer_keys=[peer])
+    with reading(LAPTOP.store(base)) as ours, reading(nas) as theirs:
+        comparison = Comparison(ours, known, through=held.last_row(ours))
+        page = held.page(theirs, LAPTOP.node_id, 0)
+        comparison.heads(page.heads)
+        for task_id in comparison.ends(page.ends):
+            comparison.whole(task_id, held.whole_end(theirs, LAPTOP.node_id, task_id))
+        for asked in comparison.asked():
+            now = held.hashes(theirs, [head.head_seq for head in asked])
+            rows = [RowNow(seq=seq, hash=hashed) for seq, hashed in now.items()]
+            comparison.rows(asked, rows)
+        return comparison.outcome()
+
+
+def test_25_the_other_side_s_log_that_was_cut_off_or_rewritten_is_found_here(
+    ids: list[TaskId], tmp_path: Path
 ) -> None:
+    whole = compared_with(tmp_path, NAS.store(tmp_path))
+    assert (whole.verdict, whole.peer_heads, whole.peer_ends) == ("fits", 3, 3)
+    rewritten = tmp_path / "rewritten" / "store"
+    shutil.copytree(NAS.store(tmp_path), rewritten)
+    rechain(rewritten, other_decision)
+    found = compared_with(tmp_path, rewritten)
+    assert (found.verdict, found.peer_heads, found.peer_ends) == ("differs", 0, 3)
+    assert {(one.whose, one.proved) for one in found.differences} == {("peer", True)}
     cut(NAS.store(tmp_path), 14)
-    status, told = verify()
-    differences = told["against"][0]["differences"]
-    assert status == 76
-    assert {one["whose"] for one in differences} == {"peer"}
-    assert "its log ends at row 14" in " ".join(one["what"] for one in differences)
-    assert {one["task_id"] for one in differences if one["proved"]} >= {None, ids[2]}
+    found = compared_with(tmp_path, NAS.store(tmp_path))
+    assert found.verdict == "differs"
+    assert {(one.whose, one.proved) for one in found.differences} == {("peer", True)}
+    assert {one.task_id for one in found.differences} >= {None, ids[2]}
+
+
+def test_25_a_file_of_yesterday_accuses_nobody(
+    ids: list[TaskId], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # What a peer had not got yet looks like what it has lost.
+    cut(NAS.store(tmp_path), 14)
+    file = receipts(tmp_path, NAS, capsys)
+    argv = ["audit", "verify", "--store", str(LAPTOP.store(tmp_path)), "--json"]
+    assert main([*argv, "--against", str(file)]) == 0
+    [one] = json.loads(capsys.readouterr().out)["against"]
+    assert (one["verdict"], one["ends"] < len(ids), one["rows_after"] > 0) == ("fits", True, True)
+
+
+def test_25_a_peer_that_makes_up_any_number_of_things_is_counted_and_not_believed(
+    ids: list[TaskId], tmp_path: Path
+) -> None:
+    assert ids
+    own = (LAPTOP.node_id, LAPTOP.key.public)
+    known = Known(own=[own], peer_id=NAS.node_id, peer="nas", peer_keys=[NAS.key.public])
+    with reading(LAPTOP.store(tmp_path)) as cursor:
+        comparison = Comparison(cursor, known, through=held.last_row(cursor))
+        asked = 0
+        for _ in range(4):
+            made_up = [
+                HeldEnd(task_id=new_id(), worked=False, worker_signature="x" * 86)
+                for _ in range(100)
+            ]
+            wholes = comparison.ends(made_up)
+            asked += len(wholes)
+            for task_id in wholes:
+                comparison.whole(task_id, None)
+        heads = [
+            Seen(head_seq=seq, head_hash="ab" * 32, signature="y" * 86) for seq in range(1, 200)
+        ]
+        comparison.heads(heads)
+        outcome = comparison.outcome()
+    assert (asked, outcome.verdict, len(outcome.differences)) == (50, "unproven", 20)
+    assert (outcome.differing, outcome.unknown_keys) == (401, 199)
+    assert not any(one.proved for one in outcome.differences)
 
 
 def test_25_nobody_is_accused_without_a_signature_of_its_own(
