@@ -1,4 +1,4 @@
-"""Calls to a daemon of another user, made by a process of that user: `tests.chaos.hands`."""
+"""Calls to a daemon of another user, made by a process of that user: `tests.system.daemon.hands`."""
 
 import asyncio
 import json
@@ -20,8 +20,9 @@ HANDS_LIMIT_S = 10.0
 class Hands:
     """A process of the machine's user that makes the calls."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, state: Path) -> None:
         self._process = process
+        self._state = str(state)
         self._open: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._last = 0
         self._receiver = asyncio.create_task(self._receive())
@@ -33,7 +34,7 @@ class Hands:
         """Start it for the daemon with this state directory."""
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
-            *(interpreter(user), "-m", "tests.chaos.hands", str(state)),
+            *(interpreter(user), "-m", "tests.system.daemon.hands"),
             cwd=ROOT,
             env=environment,
             stdin=pipe,
@@ -42,7 +43,7 @@ class Hands:
             start_new_session=True,
             **as_user(user),
         )
-        return cls(process)
+        return cls(process, state)
 
     async def call(self, operation: str, arguments: object) -> dict[str, Any]:
         """Call an operation; raises the daemon's error."""
@@ -50,7 +51,8 @@ class Hands:
         number = self._last
         future = self._open[number] = asyncio.get_running_loop().create_future()
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([number, operation, arguments]).encode() + b"\n")
+        line = json.dumps([number, self._state, operation, arguments])
+        self._process.stdin.write(line.encode() + b"\n")
         try:
             answer = await future
         finally:

@@ -3,8 +3,8 @@
 import asyncio
 import atexit
 import contextlib
+import fcntl
 import functools
-import json
 import os
 import pty
 import pwd
@@ -38,6 +38,7 @@ from cmesh.model import ENDED, Profile
 from cmesh.node.testnet import Testnet
 from cmesh.paths import control_socket
 from cmesh.policy.rules import FULL_CONSENT
+from tests.system.daemon.calls import ROOT, call_as
 
 __all__ = [
     "ME",
@@ -55,7 +56,6 @@ READY_LIMIT_S = 40.0
 END_LIMIT_S = 40.0
 POLL_S = 0.05
 TEST_USER = "cmesh-test"
-ROOT = Path(__file__).parents[3]
 _AS_USER = """
 import os, sys
 uid, gid, *command = sys.argv[1:]
@@ -78,12 +78,14 @@ def worker_user() -> pwd.struct_passwd:
     """Return who runs tasks in tests: this user, or as root an ordinary one made for it."""
     if os.getuid() != 0:
         return pwd.getpwuid(os.getuid())
-    try:
-        return pwd.getpwnam(TEST_USER)
-    except KeyError:
-        argv = ["useradd", "--system", "--no-create-home", "--shell", "/bin/sh", TEST_USER]
-        subprocess.run(argv, check=True, capture_output=True)
-        return pwd.getpwnam(TEST_USER)
+    with Path(__file__).open("rb") as ours:
+        fcntl.flock(ours, fcntl.LOCK_EX)  # tests run in several processes
+        try:
+            return pwd.getpwnam(TEST_USER)
+        except KeyError:
+            argv = ["useradd", "--system", "--no-create-home", "--shell", "/bin/sh", TEST_USER]
+            subprocess.run(argv, check=True, capture_output=True)
+            return pwd.getpwnam(TEST_USER)
 
 
 def here() -> pwd.struct_passwd:
@@ -362,24 +364,12 @@ class Machine:
         return path
 
     def _call_as_user(self, operation: str, arguments: Any) -> dict[str, Any]:
-        done = subprocess.run(
-            [
-                interpreter(self._user),
-                str(Path(__file__).with_name("call.py")),
-                str(self.state),
-                operation,
-            ],
-            cwd=ROOT,
-            env=self.environment() | {"PYTHONPATH": str(ROOT)},
-            input=arguments.model_dump_json(),
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=READY_LIMIT_S + END_LIMIT_S,
-            check=True,
-            **as_user(self._user),
+        answer = call_as(
+            self._user,
+            interpreter(self._user),
+            (self.state, operation, arguments.model_dump(mode="json")),
+            READY_LIMIT_S + END_LIMIT_S,
         )
-        answer = json.loads(done.stdout)
         if "error" in answer:
             raise error_from(answer["error"])
         return answer["result"]
