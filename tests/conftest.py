@@ -6,7 +6,8 @@ Under CI a skip that tests/expected_skips.txt does not list fails the run.
 import os
 import platform
 import re
-from collections.abc import Generator
+import sys
+from collections.abc import Callable, Generator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,8 +20,6 @@ EXPECTED_SKIPS = Path(__file__).with_name("expected_skips.txt")
 LOG_CHARS = 6_000
 OWN_PREFIXES = ("CMESH_", "XDG_")
 CLEARED = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
-
-_unexpected = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture
@@ -53,7 +52,22 @@ def pytest_report_header() -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_unexpected] = []
+    config.pluginmanager.register(Skips())
+    if hasattr(config, "workerinput"):
+        _show_timeouts()
+
+
+def _show_timeouts() -> None:
+    """Let a timeout print its stacks: the terminal of one of several processes goes nowhere."""
+    import pytest_timeout  # tests of mutants do without
+
+    end: Callable[[pytest.Item, object], None] = vars(pytest_timeout)["timeout_timer"]
+
+    def end_loudly(item: pytest.Item, settings: object) -> None:
+        vars(item.config.get_terminal_writer())["_file"] = sys.__stderr__
+        end(item, settings)
+
+    pytest_timeout.timeout_timer = end_loudly
 
 
 @pytest.hookimpl(wrapper=True)
@@ -61,14 +75,34 @@ def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if report.skipped and not hasattr(report, "wasxfail"):
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        line = f"{item.nodeid}: {reason.removeprefix('Skipped: ')}"
-        if not any(re.search(pattern, line) for pattern in expected_skips(EXPECTED_SKIPS)):
-            item.config.stash[_unexpected].append(line)
     if report.failed and isinstance(item, pytest.Function):
         add_logs(item, report)
     return report
+
+
+class Skips:
+    """Looks for skips that nobody expects; with several processes, in the one that reports."""
+
+    def __init__(self) -> None:
+        self.unexpected: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped and not hasattr(report, "wasxfail"):
+            # A tuple, or a list when another process has sent it.
+            why = report.longrepr
+            reason = str(why[2] if isinstance(why, (tuple, list)) else why)
+            line = f"{report.nodeid}: {reason.removeprefix('Skipped: ')}"
+            if not any(re.search(pattern, line) for pattern in expected_skips(EXPECTED_SKIPS)):
+                self.unexpected.append(line)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for line in self.unexpected:
+            terminalreporter.write_line(f"UNEXPECTED SKIP {line}")
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        found = self.unexpected and os.environ.get("CI") == "true"
+        if found and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def add_logs(item: pytest.Function, report: pytest.TestReport) -> None:
@@ -78,19 +112,6 @@ def add_logs(item: pytest.Function, report: pytest.TestReport) -> None:
         for log in sorted(ground.glob("*/log")):
             text = log.read_text("utf-8", "replace")[-LOG_CHARS:]
             report.sections.append((f"end of the log of {log.parent.name}", text))
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    for line in config.stash[_unexpected]:
-        terminalreporter.write_line(f"UNEXPECTED SKIP {line}")
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    unexpected = session.config.stash[_unexpected]
-    if unexpected and os.environ.get("CI") == "true" and session.exitstatus == pytest.ExitCode.OK:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def expected_skips(path: Path) -> list[str]:
