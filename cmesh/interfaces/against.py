@@ -213,7 +213,8 @@ def _view(cursor: Reader, store: Path, told: _Told, sides: _Sides) -> AgainstVie
         rows = [AskedHead(seq=head.head_seq, signature=head.signature) for head in asked]
         comparison.rows(asked, ask(rows=rows).answer.rows)
     outcome = comparison.outcome()
-    reason = "" if outcome.covered_through else f"`{name}` holds no signature of this node's log"
+    nothing = not outcome.covered_through and not outcome.differing
+    reason = f"`{name}` holds no signature of this node's log" if nothing else ""
     who = {"peer": name, "node_id": peer_id, "via": told.via, "reason": reason}
     return AgainstView.model_validate(who | asdict(outcome))
 

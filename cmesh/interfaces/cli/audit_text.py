@@ -93,6 +93,8 @@ def _difference(one: DifferenceView) -> str:
     log = "this log" if one.whose == "own" else "its log"
     where = log if one.seq is None else f"row {one.seq} of {log}"
     task = f" (task {one.task_id})" if one.task_id else ""
-    between = one.seq is not None and one.whose == "own" and one.fits_through + 1 < one.seq
-    range_ = f"; row {one.fits_through} fits, so it begins after that" if between else ""
-    return f"{where}{task}: {one.what}{range_}"
+    between = ""
+    if one.seq is not None and one.whose == "own" and one.fits_through + 1 < one.seq:
+        fits = f"row {one.fits_through} fits, so it begins after that"
+        between = f"; {fits if one.fits_through else 'it may begin anywhere before'}"
+    return f"{where}{task}: {one.what}{between}"
