@@ -38,10 +38,10 @@ from tests.system.daemon.agents import CLAUDE, CODEX, AgentRun, claude_run, code
 from tests.system.daemon.conftest import MakeMachine, command
 from tests.system.daemon.machine import ME, Machine, as_user, eventually, here, worker_user
 
-RUN_LIMIT_S = 90.0
+RUN_LIMIT_S = 120.0
 KEEP = "30d"
 
-pytestmark = [pytest.mark.anyio, pytest.mark.system, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.anyio, pytest.mark.system, pytest.mark.timeout(180)]
 _AGENTS = [
     pytest.param("claude", marks=pytest.mark.skipif(CLAUDE is None, reason="no `claude`")),
     pytest.param("codex", marks=pytest.mark.skipif(CODEX is None, reason="no `codex`")),
@@ -196,11 +196,12 @@ async def test_a_model_that_confirms_by_itself_changes_nothing(
         f"{key}={shlex.quote(value)}" for key, value in fresh.environment().items()
     )
     confirm = f"env {variables} {shlex.join(fresh.command('confirm'))}"
+    yes = "while echo y; do sleep 0.2; done"  # a terminal echoes what `yes` says, without end
     tries = [
         f"{confirm} 2>&1; echo status $?",
         f"yes | {confirm} 2>&1; echo status $?",
-        f"yes | script -qec {shlex.quote(confirm)} /dev/null 2>&1; echo status $?",
-        f"yes | setsid script -qec {shlex.quote(f'env -i {variables} {confirm}')} /dev/null; echo $?",
+        f"{yes} | script -qec {shlex.quote(confirm)} /dev/null 2>&1; echo status $?",
+        f"{yes} | setsid script -qec {shlex.quote(f'env -i {variables} {confirm}')} /dev/null; echo $?",
     ]
     tool, key = {"claude": ("$shell", "command"), "codex": ("exec_command", "cmd")}[agent]
     shells = [{"tool": tool, "input": {key: line}} for line in tries]
