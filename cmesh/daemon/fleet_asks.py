@@ -73,17 +73,19 @@ class FleetAsks:
         done: asyncio.Future[Taken] = asyncio.get_running_loop().create_future()
         entry = _Open(link=link, message=message, directory=directory, done=done)
         self._open[message.query_id] = entry
+        taken: Taken | None = None
         try:
             link.post(message)
             if link.ended:
                 raise LinkError("the link has ended")
-            return await done
+            taken = await done
+            return taken
         except asyncio.CancelledError:
             link.post(SqlCancel(query_id=message.query_id))
             raise
         finally:
             del self._open[message.query_id]
-            if entry.coming is not None and not _kept(done):
+            if entry.coming is not None and taken is None:  # also one that came in this moment
                 entry.coming.close()
 
     def take(self, link: Link, message: SqlAnswer) -> None:
@@ -166,10 +168,6 @@ def _check(link: Link, entry: _Open, file: SqlFile) -> None:
     signed = head_bytes(link.identity.node_id, file.head_seq, file.head_hash)
     if not verify(link.opened.key, signed, file.signature):
         raise RemoteProtocolError("the head of the peer's log is not signed by it")
-
-
-def _kept(done: "asyncio.Future[Taken]") -> bool:
-    return done.done() and not done.cancelled() and done.exception() is None
 
 
 def _fail(entry: _Open, error: CmeshError) -> None:

@@ -26,7 +26,10 @@ from cmesh.text import one_line
 __all__ = ["Answer", "AnswerReader", "Question", "write_answer"]
 
 WORK_LIMIT_S = 15.0
-"""How long one file may take to be made, or read, the process's start included."""
+"""How long a file may take to be made, the process's start included."""
+
+READ_LIMIT_S = 8.0
+"""How long a file of another machine may take to be read, likewise: the files behind it wait."""
 
 JSON_BYTES = 32 * 1024 * 1024
 """The longest word of the process."""
@@ -78,14 +81,16 @@ class _Process:
     async def start(cls) -> "_Process":
         return cls(await spawn(str(_WORKER)))
 
-    async def ask(self, message: dict[str, object]) -> dict[str, Any]:
+    async def ask(
+        self, message: dict[str, object], limit_s: float = WORK_LIMIT_S
+    ) -> dict[str, Any]:
         """Return the answer to one message; after `_Gone`, or a cancel, end the process."""
         body = json.dumps(message).encode()
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
         try:
-            async with asyncio.timeout(WORK_LIMIT_S):
+            async with asyncio.timeout(limit_s):
                 stdin.write(_HEADER.pack(len(body)) + body)
                 await stdin.drain()
                 length = _HEADER.unpack(await stdout.readexactly(_HEADER.size))[0]
@@ -93,7 +98,7 @@ class _Process:
                     raise _Gone("its answer is too long")
                 return cast("dict[str, Any]", json.loads(await stdout.readexactly(length)))
         except TimeoutError as error:
-            raise _Gone(f"it took more than {WORK_LIMIT_S:g} s") from error
+            raise _Gone(f"it took more than {limit_s:g} s") from error
         except (asyncio.IncompleteReadError, ConnectionError, ValueError) as error:
             raise _Gone("it used too much memory or time, or broke its process") from error
 
@@ -182,7 +187,7 @@ class AnswerReader:
             process = await asyncio.shield(self._starting)
             ask: dict[str, object] = {"read": str(path), "limit": limit, "bytes": most_bytes}
             try:
-                found = await process.ask(ask)
+                found = await process.ask(ask, READ_LIMIT_S)
             except _Gone as error:
                 await self._end()
                 raise RemoteProtocolError(f"the peer's file was not read: {error}") from error
