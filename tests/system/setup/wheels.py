@@ -6,6 +6,7 @@ tests. cmesh's comes from the tree, with the native parts that are built already
 
 import base64
 import csv
+import fcntl
 import hashlib
 import io
 import os
@@ -32,7 +33,10 @@ def own_wheel(into: Path) -> Path:
     """Build cmesh's wheel from the tree; nothing native is compiled again when it is current."""
     script = "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import release, os; release.make_wheel(release.ROOT, Path(sys.argv[2]), os.environ)"
     argv = [sys.executable, "-c", script, str(ROOT / "scripts"), str(into)]
-    subprocess.run(argv, check=True, timeout=BUILD_LIMIT_S, env=os.environ | {"PYTHONPATH": ""})
+    with Path(__file__).open("rb") as ours:
+        fcntl.flock(ours, fcntl.LOCK_EX)  # the tree has one `build/lib`, tests several processes
+        environment = os.environ | {"PYTHONPATH": ""}
+        subprocess.run(argv, check=True, timeout=BUILD_LIMIT_S, env=environment)
     [wheel] = into.glob("cmesh-*.whl")
     return wheel
 
