@@ -270,7 +270,7 @@ class FakeOperations(Operations):
         return SetupView(
             os="linux", arch="x86_64", host="laptop", phase="setup", config_file="/c/config.toml",
             steps=[SetupStepView(name="machine", done=False, what="no configuration yet")],
-            next=NextView(tool="setup_step", arguments={"step": "machine", "keep_text": "30d"}),
+            next=NextView(tool="setup_step", arguments={"step": "machine", "name": "laptop"}),
         )  # fmt: skip
 
     @override

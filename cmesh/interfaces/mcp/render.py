@@ -95,9 +95,9 @@ def error_result(error: CmeshError, next_call: str) -> types.CallToolResult:
     return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=True)
 
 
-def call_text(name: str, **arguments: object) -> str:
+def call_text(tool: str, /, **arguments: object) -> str:
     """Return a literal call: `get_task(task_id="…", wait_s=20)`."""
-    return f"{name}({', '.join(f'{key}={literal(value)}' for key, value in arguments.items())})"
+    return f"{tool}({', '.join(f'{key}={literal(value)}' for key, value in arguments.items())})"
 
 
 def task_fields(view: TaskView, mark: Fence, *, brief: bool = False) -> dict[str, object]:
