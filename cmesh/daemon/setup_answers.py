@@ -140,9 +140,11 @@ class SetupChangeView(View):
 class SetupPendingView(View):
     """The change that waits, for the terminal that shows it; `sha256` covers all that is shown.
 
-    `asked_by`: the agent that planned it, as it calls itself.
+    `asked_by`: the agent that planned it, as it calls itself. `by_code`: node id of the machine
+    that a code has to prove before the change is applied; empty = none.
     """
 
     plan: PlanView | None = None
     sha256: str = ""
     asked_by: str = ""
+    by_code: str = ""

@@ -30,9 +30,10 @@ class SetupCheckArguments(Arguments):
 class SetupStepArguments(Arguments):
     """Arguments of `setup_step`: a step, and what is wished of it; empty = its default."""
 
-    step: Literal["machine", "agents", "peer"] = Field(
+    step: Literal["machine", "agents", "peer", "pair"] = Field(
         description="machine = name, tailnet, how long texts are kept; agents = register cmesh "
-        "with the coding agents here; peer = ask another machine, or work for it"
+        "with the coding agents here; pair = ask another machine, or work for it, once a code that "
+        "the user carries over has proved its key; peer = the same, the user compares fingerprints"
     )
     name: _Line = Field(default="", description="machine: this machine's name on the tailnet")
     control_url: _Line = Field(
@@ -50,21 +51,21 @@ class SetupStepArguments(Arguments):
         description="agents: those to register, as setup_check names them; empty = all; "
         '["none"] = none, and do not ask again',
     )
-    peer: _Line = Field(default="", description="peer: a name or node_id from setup_check")
+    peer: _Line = Field(default="", description="pair, peer: a name or node_id from setup_check")
     allow: Literal["ask", "work", "both"] | None = Field(
         default=None,
-        description="peer: ask = agents here may ask it; work = it may ask this machine; both",
+        description="pair, peer: ask = agents here may ask it; work = it may ask this machine; both",
     )
     directory: _Line = Field(
-        default="", description="peer, work: the one directory here that it may ask about"
+        default="", description="pair, peer, work: the one directory here that it may ask about"
     )
     runners: list[_Name] = Field(
         default_factory=list[str],
         max_length=16,
-        description="peer, work: runners here that may work for it; empty = all that are ready",
+        description="pair, peer, work: runners here that may work for it; empty = all that are ready",
     )
     repository: _Line = Field(
-        default="", description="peer, ask: the directory here from which it may be asked"
+        default="", description="pair, peer, ask: the directory here from which it may be asked"
     )
     dry_run: bool = Field(default=False, description="show the change, let nothing wait")
 
@@ -72,7 +73,7 @@ class SetupStepArguments(Arguments):
 class SetupUndoArguments(Arguments):
     """Arguments of `setup_undo`: the newest applied change, or the newest of one step."""
 
-    step: Literal["machine", "agents", "peer"] | None = Field(
+    step: Literal["machine", "agents", "peer", "pair"] | None = Field(
         default=None, description="the step to take back; empty = the newest change"
     )
 

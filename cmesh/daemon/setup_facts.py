@@ -16,6 +16,7 @@ from cmesh.daemon.arguments import Context
 from cmesh.daemon.core import Daemon
 from cmesh.daemon.roots import real_path
 from cmesh.daemon.runner_answers import RunnerView
+from cmesh.daemon.trust import BY_CODE
 from cmesh.errors import NotCmesh, PeerUnreachable, PeerUntrusted
 from cmesh.keys import fingerprint
 from cmesh.model import Identity
@@ -156,6 +157,7 @@ class Look:
             linked=daemon.links.get(node_id) is not None,
             trust=standing,
             fingerprint=daemon.trust.fingerprint(node_id),
+            by_code=daemon.trust.confirmed_by(node_id) == BY_CODE,
             asks=asks,
             works=works,
             may_ask=tuple(profile.value for profile in contact.may.profiles),

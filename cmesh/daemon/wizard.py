@@ -8,10 +8,8 @@ is taken back without one.
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Generator
 from datetime import datetime
-from pathlib import Path
-from typing import Literal
 
 from cmesh.config import Config, read_config
 from cmesh.daemon.approval import require_no_task
@@ -31,19 +29,18 @@ from cmesh.daemon.setup_arguments import (
 )
 from cmesh.daemon.setup_facts import Look
 from cmesh.daemon.setup_views import next_view, pending_view, plan_view, setup_view
-from cmesh.errors import CmeshError, ConfigError, PlanGone, SetupBusy
-from cmesh.model import NodeId
-from cmesh.paths import require_private_dir
+from cmesh.daemon.wizard_apply import Applying, TakeBack
+from cmesh.errors import PlanGone, SetupBusy
 from cmesh.runner.shim_processes import stat_of
 from cmesh.setup import registering
-from cmesh.setup.directories import require_in_place, resolved
+from cmesh.setup.directories import resolved
 from cmesh.setup.person import require_person
-from cmesh.setup.plan import Plan, Wish, plan_of
-from cmesh.setup.records import Applied, Pending, Records, digest, read_text, write_whole
+from cmesh.setup.plan import Plan, Wish
+from cmesh.setup.planning import plan_of
+from cmesh.setup.records import Pending, Records
 from cmesh.setup.steps import next_of
 from cmesh.setup.undo import reverse_of
 from cmesh.setup.widening import widenings
-from cmesh.store.records import AuditRecord
 
 __all__ = ["Wizard"]
 
@@ -53,8 +50,10 @@ LOOK_S = 0.5
 LOOKS = 3
 """How often is looked anew where a change came in between; a person makes no more in that time."""
 
+SESSIONS = 64
+"""Of how many sessions is kept what they were told last; older ones wait from now on."""
+
 CLI_SESSION = "cli"
-TakeBack = Callable[[str], Awaitable[object]]
 
 
 class Wizard:
@@ -62,13 +61,14 @@ class Wizard:
 
     def __init__(self, daemon: Daemon, take_back: TakeBack, again: Callable[[], None]) -> None:
         self._daemon = daemon
-        self._take_back = take_back
-        self._again = again
         self._records = Records(daemon.settings.state_dir)
         self._look = Look(daemon, self._records)
         self._lock = asyncio.Lock()
         self._answered = asyncio.Event()
-        self._applied = 0
+        self._applying = Applying(
+            daemon, self._records, self._look, take_back, again, self._answered
+        )
+        self._told: dict[str, tuple[object, ...]] = {}
         self._agents: Counter[int] = Counter()
 
     @contextlib.contextmanager
@@ -90,16 +90,18 @@ class Wizard:
     async def check(self, context: Context, arguments: SetupCheckArguments) -> SetupView:
         """Look; wait first for something to change."""
         if arguments.wait_s:
-            await self._changed(arguments.wait_s)
+            await self._changed(context, arguments.wait_s)
         looks = 0
         while True:
             looks += 1
             async with self._lock:  # not in the midst of a change
-                await self._settle()
-                seen = self._applied
+                await self._applying.settle()
+                seen = self._applying.count
+            moment = self._moment()
             facts = await self._look.facts(context, meet=True)
             async with self._lock:
-                if self._applied == seen or looks == LOOKS:
+                if self._applying.count == seen or looks == LOOKS:
+                    self._remember(context, moment)
                     return setup_view(facts, self._pending())
 
     async def step(self, context: Context, arguments: SetupStepArguments) -> SetupChangeView:
@@ -107,7 +109,7 @@ class Wizard:
         require_no_task(context.pid, "a task sets nothing up")
         wish = Wish.model_validate(arguments.model_dump(exclude={"dry_run"}, exclude_none=True))
         async with self._lock:
-            await self._settle()
+            await self._applying.settle()
             facts = await self._look.facts(context, meet=wish.step == "peer")
             base = self._daemon.settings.config_file.parent
             wish = await asyncio.to_thread(resolved, wish, base)
@@ -116,7 +118,7 @@ class Wizard:
                 return await self._shown(context, plan_view(plan, "dry_run"))
             if plan.empty:
                 if plan.kept or plan.step == "agents":  # an answer, though nothing changes by it
-                    await self._apply(self._new(plan, context), context)
+                    await self._applying.apply(self._new(plan, context), context)
                 return await self._shown(context, plan_view(plan, "nothing"))
             pending = self._wait_for_person(plan, context)
             return await self._shown(context, pending_view(pending))
@@ -125,9 +127,9 @@ class Wizard:
         """Take a change back; at once when that widens nothing, else it waits for its person."""
         require_no_task(context.pid, "a task sets nothing up")
         async with self._lock:
-            await self._settle()
+            await self._applying.settle()
             applied = await asyncio.to_thread(self._records.applied)
-            current = await self._text()
+            current = await self._applying.text()
             back = reverse_of(applied, arguments.step or "", current)
             plan = await asyncio.to_thread(self._judged, back)
             if plan.widens:
@@ -135,7 +137,7 @@ class Wizard:
                     context, pending_view(self._wait_for_person(plan, context))
                 )
             pending = self._new(plan, context)
-            notes = await self._apply(pending, context)
+            notes = await self._applying.apply(pending, context)
             return await self._shown(context, plan_view(plan, "applied", notes=notes))
 
     async def pending(self) -> SetupPendingView:
@@ -143,8 +145,12 @@ class Wizard:
         found = self._pending()
         if found is None:
             return SetupPendingView()
+        proved = found.plan.by_code
         return SetupPendingView(
-            plan=pending_view(found), sha256=found.plan.sha256, asked_by=found.agent
+            plan=pending_view(found),
+            sha256=found.plan.sha256,
+            asked_by=found.agent,
+            by_code=proved.node_id if proved else "",
         )
 
     async def confirm(self, context: Context, arguments: SetupConfirmArguments) -> SetupChangeView:
@@ -165,23 +171,33 @@ class Wizard:
                 raise PlanGone("the change is not the one that was shown")
             if not arguments.accept:
                 self._records.keep_pending(None)
-                await self._audit("setup_declined", pending, context)
+                await self._applying.audit("setup_declined", pending, context)
                 view = plan_view(pending.plan, "declined", plan_id=pending.plan_id)
                 return await self._shown(context, view)
-            notes = await self._apply(pending, context)
+            notes = await self._applying.apply(pending, context)
             view = plan_view(pending.plan, "applied", plan_id=pending.plan_id, notes=notes)
             return await self._shown(context, view)
 
-    async def _changed(self, wait_s: float) -> None:
-        """Return when something has changed that the wizard waits for, or the time is over."""
-        before = (self._pending(), self._look.moment())
+    async def _changed(self, context: Context, wait_s: float) -> None:
+        """Return when something is other than this session was told last, or the time is over."""
+        before = self._told.get(context.session, self._moment())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
-                while (self._pending(), self._look.moment()) == before:
+                while self._moment() == before:
                     self._answered.clear()
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(LOOK_S):  # the rest announces nothing
                             await self._answered.wait()
+
+    def _moment(self) -> tuple[object, ...]:
+        return (self._pending(), self._look.moment())
+
+    def _remember(self, context: Context, moment: tuple[object, ...]) -> None:
+        """Keep what a session is told of, so that it does not wait for what came meanwhile."""
+        self._told.pop(context.session, None)
+        self._told[context.session] = moment
+        while len(self._told) > SESSIONS:
+            del self._told[next(iter(self._told))]
 
     def _wait_for_person(self, plan: Plan, context: Context) -> Pending:
         """Let a change wait; one of the same asker is replaced.
@@ -220,95 +236,19 @@ class Wizard:
         widens = widenings(before, after)
         if plan.trust is not None:
             widens += (f"the key of `{plan.trust.name}` is trusted",)
+        if plan.by_code is not None:
+            widens += (f"the key of `{plan.by_code.name}` is trusted, once a code has proved it",)
         return plan.model_copy(update={"widens": widens, "entries": entries})
 
     def _meaning(self, text: str | None) -> Config:
         return read_config(self._daemon.settings.config_file, text or "")
 
-    async def _apply(self, pending: Pending, context: Context) -> list[str]:
-        """Do what a plan says; what it did not come to is in the notes.
-
-        INVARIANT: the file, and what its paths lead to, is as the plan has seen it, or nothing is done.
-        """
-        plan = pending.plan
-        self._applied += 1
-        self._records.keep_pending(None)  # single use, whatever comes of it
-        self._answered.set()
-        if digest(await self._text()) != digest(plan.before):
-            raise PlanGone(f"`{plan.file}` has changed since the change was planned")
-        await asyncio.to_thread(require_in_place, plan)
-        applied = Applied(plan_id=pending.plan_id, plan=plan, at=self._now())
-        await asyncio.to_thread(self._records.keep, applied)
-        if plan.trust is not None:
-            node_id = NodeId(plan.trust.node_id)
-            await self._daemon.trust.pin(node_id, by="owner", expected=plan.trust.fingerprint)
-        if plan.before != plan.after:
-            await asyncio.to_thread(self._write, Path(plan.file), plan.after)
-        self._daemon.rules.config()  # it counts from now on
-        notes = await self._beside(plan)
-        await asyncio.to_thread(self._finish, applied)
-        await self._audit("setup_applied", pending, context)
-        return notes
-
-    async def _beside(self, plan: Plan) -> list[str]:
-        """Do what a plan does beside the file."""
-        notes: list[str] = []
-        if plan.untrust is not None:
-            try:
-                await self._take_back(plan.untrust.node_id)
-            except CmeshError as error:  # taken back already
-                notes.append(error.message)
-        if plan.entries:
-            here = await asyncio.to_thread(self._look.surroundings)
-            notes += await asyncio.to_thread(registering.carry_out, here, plan.entries)
-        if plan.trust is not None:
-            self._daemon.links.want(NodeId(plan.trust.node_id), unasked=True)
-        if plan.after is None and plan.before is not None:
-            notes.append("the daemon starts again, without a node")
-            self._again()
-        return notes
-
-    def _write(self, path: Path, text: str | None) -> None:
-        try:
-            if text is None:
-                path.unlink(missing_ok=True)
-                return
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            require_private_dir(path.parent)
-            write_whole(path, text)
-        except OSError as error:
-            raise ConfigError(f"`{path}` cannot be written: {error.strerror}") from error
-
-    def _finish(self, applied: Applied) -> None:
-        self._records.keep(applied.model_copy(update={"done": True}))
-        if applied.plan.undoes:
-            for old in self._records.applied():
-                if old.plan_id == applied.plan.undoes:
-                    self._records.keep(old.model_copy(update={"undone": True}))
-
-    async def _settle(self) -> None:
-        """Say of a change in the midst of which a daemon ended whether it came to be."""
-        current = await self._text()
-        for one in await asyncio.to_thread(self._records.applied):
-            if one.done or one.undone:
-                continue
-            if current == one.plan.after and not (one.plan.agents or one.plan.unagents):
-                await asyncio.to_thread(self._finish, one)
-            else:
-                undone = one.model_copy(update={"done": True, "undone": True})
-                await asyncio.to_thread(self._records.keep, undone)
-
     async def _shown(self, context: Context, view: PlanView) -> SetupChangeView:
+        moment = self._moment()
         facts = await self._look.facts(context)
         waits = self._pending() is not None
+        self._remember(context, moment)
         return SetupChangeView(plan=view, next=next_view(next_of(facts, pending=waits)))
-
-    async def _text(self) -> str | None:
-        file = self._daemon.settings.config_file
-        try:
-            return await asyncio.to_thread(read_text, file)
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"`{file}` cannot be read: {error}") from error
 
     def _pending(self) -> Pending | None:
         return self._records.pending(self._now())
@@ -320,23 +260,6 @@ class Wizard:
         return Pending.of(
             plan, self._now(), session=context.session, agent=context.agent, pid=context.pid
         )
-
-    async def _audit(
-        self, kind: Literal["setup_applied", "setup_declined"], pending: Pending, context: Context
-    ) -> None:
-        plan = pending.plan
-        data: dict[str, object] = {
-            "plan_id": pending.plan_id,
-            "plan_sha256": plan.sha256,
-            "step": plan.step,
-            "undoes": plan.undoes,
-            "widens": list(plan.widens),
-            "config_before": digest(plan.before),
-            "config_after": digest(plan.after),
-            "asked_by": {"agent": pending.agent, "session": pending.session, "pid": pending.pid},
-            "by": {"agent": context.agent, "session": context.session, "pid": context.pid},
-        }
-        await self._daemon.store.commit([AuditRecord(kind=kind, data=data)])
 
 
 def _owner(session: str, pid: int) -> str:

@@ -82,6 +82,7 @@ class PeerFact:
     Attributes:
         is_cmesh: it has answered as a cmesh node; None = not asked yet.
         trust: as `cmesh peers` says.
+        by_code: a code has proved the key that is trusted.
         asks, works: a rule here names it, to ask it, or to work for it.
         may_ask: profiles that it lets this machine ask for.
     """
@@ -95,6 +96,7 @@ class PeerFact:
     linked: bool = False
     trust: Literal["trusted", "waiting", "changed", "unknown"] = "unknown"
     fingerprint: str = ""
+    by_code: bool = False
     asks: bool = False
     works: bool = False
     may_ask: tuple[str, ...] = ()

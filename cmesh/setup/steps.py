@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from cmesh.setup.facts import Facts, PeerFact
+from cmesh.setup.plan_peer import fits
 from cmesh.text import one_line
 
 __all__ = ["CONTINUE", "Next", "Step", "next_of", "steps_of"]
@@ -102,8 +103,11 @@ def _machine(facts: Facts) -> Next:
         system = facts.tailscale
         if system is not None and system.control_url:
             arguments["control_url"] = system.control_url
-    ask = "ask the user once how long prompts and outputs are kept: `30d`, or `forever`"
-    return Next(tool="setup_step", arguments=arguments, user=ask)
+    say = (
+        "tell the user that prompts and outputs are kept for 30 days; another time, or `forever`, if"
+        " they want that"
+    )
+    return Next(tool="setup_step", arguments=arguments, user=say)
 
 
 def _rise(facts: Facts) -> Next:
@@ -145,27 +149,39 @@ def _peer(facts: Facts) -> Next:
 def _introduce(facts: Facts, peer: PeerFact) -> Next:
     """Return the step that lets two machines work together.
 
-    A key is shown to whoever is called: one that has not shown it yet has not looked itself.
+    What is proposed is a proposal: the person sees it whole, and says no where it is not meant.
     """
-    if not peer.fingerprint:
-        user = (
-            f'on `{peer.name}` the user says to its agent: "{CONTINUE}"; then it shows its key. Or'
-            f" the user runs `cmesh pair {peer.name}` in a terminal here and `cmesh pair` in one"
-            " there, which settles keys and rules by a code"
-        )
-        return Next(tool="setup_check", arguments={"wait_s": WAIT_S}, user=user)
-    arguments: dict[str, object] = {"step": "peer", "peer": peer.name, "allow": "ask"}
-    pair = (
-        f"instead of this step the user may run `cmesh pair {peer.name}` here and `cmesh pair` there,"
-        " each at a terminal of their own: it compares the keys by a short code"
+    arguments: dict[str, object] = {"step": "pair", "peer": peer.name, "allow": "ask"}
+    both = (
+        f'the same on `{peer.name}` (the user says to its agent: "{CONTINUE}"); then the user runs'
+        " `cmesh confirm` in a terminal of their own on both: one shows a code, which the user types"
+        " on the other"
     )
-    if peer.may_ask or not facts.workable or facts.root_refused:
-        return Next(tool="setup_step", arguments=arguments, user=pair)
-    user = (
-        f"ask the user: shall this machine ask `{peer.name}` (ask), work for it (work, and in which"
-        " directory), or both; "
+    if peer.may_ask or facts.root_refused:
+        return Next(tool="setup_step", arguments=arguments, user=both)
+    if not facts.workable:
+        return Next(tool="setup_step", arguments=arguments, user=_login_first(facts, peer) + both)
+    arguments["allow"] = "work"
+    else_ask = f"or `ask`, if this machine shall ask `{peer.name}`, or `both`; {both}"
+    if fits(facts, facts.project):
+        arguments["directory"] = facts.project
+        user = f"tell the user that `{peer.name}` may then ask about {facts.project}; {else_ask}"
+    else:
+        arguments["directory"] = "…"
+        user = f"ask the user about which one directory here `{peer.name}` may ask; {else_ask}"
+    return Next(tool="setup_step", arguments=arguments, user=user)
+
+
+def _login_first(facts: Facts, peer: PeerFact) -> str:
+    """Return what lets an agent here work for others; empty = none is here."""
+    keyless = next((one.name for one in facts.runners if one.needs_key and one.program), "")
+    if not keyless:
+        return ""
+    return (
+        f"if this machine shall work for `{peer.name}`, the user first runs `cmesh runners login"
+        f" {keyless}` (an account), or with `--key` (an API key), in a terminal, and you call"
+        " setup_check again; "
     )
-    return Next(tool="setup_step", arguments=arguments, user=user + pair)
 
 
 def _question(facts: Facts, peer: PeerFact) -> Next:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cmesh.errors import ConfigError, PlanGone
 from cmesh.setup.configtext import without_block
-from cmesh.setup.plan import Plan
+from cmesh.setup.plan import Plan, Trusting
 from cmesh.setup.records import Applied
 
 __all__ = ["reverse_of"]
@@ -40,11 +40,19 @@ def reverse_of(applied: Sequence[Applied], step: str, current: str | None) -> Pl
         file=plan.file,
         before=current,
         after=after,
-        untrust=plan.trust,
+        untrust=plan.trust or _proved(plan),
         unagents=plan.agents,
         effects=tuple(_effects(plan, after)),
         undoes=last.plan_id,
     )
+
+
+def _proved(plan: Plan) -> Trusting | None:
+    """Return the peer whose key a change made trusted by a code."""
+    peer = plan.by_code
+    if peer is None or peer.trusted:
+        return None
+    return Trusting(node_id=peer.node_id, name=peer.name, fingerprint="")
 
 
 def _without(plan: Plan, current: str | None) -> str | None:
@@ -63,8 +71,9 @@ def _without(plan: Plan, current: str | None) -> str | None:
 
 def _effects(plan: Plan, after: str | None) -> list[str]:
     effects: list[str] = []
-    if plan.trust is not None:
-        effects.append(f"trusts the key of `{plan.trust.name}` no more; its tasks here end")
+    trust = plan.trust or _proved(plan)
+    if trust is not None:
+        effects.append(f"trusts the key of `{trust.name}` no more; its tasks here end")
     effects += [f"takes cmesh out of the MCP servers of {name}" for name in plan.agents]
     if after is None:
         effects.append(

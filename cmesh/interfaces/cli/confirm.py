@@ -12,10 +12,11 @@ from cmesh.daemon.setup_arguments import SetupConfirmArguments
 from cmesh.errors import PlanGone, TaskRefused, UsageError
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.options import JsonOption
+from cmesh.interfaces.cli.pair_code import proved
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.text import one_line, reveal
 
-__all__ = ["answer", "ask", "register", "require_terminal", "show"]
+__all__ = ["answer", "ask", "register", "require_terminal", "said", "show"]
 
 DECLINED_EXIT = 1
 NAME_LENGTH = 80
@@ -33,15 +34,17 @@ def confirm(*, as_json: JsonOption = False) -> None:
     """Look at the change that waits for you, and apply it or drop it.
 
     `cmesh setup`, or an agent that you asked to set cmesh up, has planned it. It shows the exact
-    change of `config.toml` and every side effect, and asks. It needs a terminal of your own: an
-    agent or a task cannot run it. Ends with status 1 when you say no.
+    change of `config.toml` and every side effect, and asks. Where two machines are to trust each
+    other it shows a code, or asks for the one that the other machine shows: the code is your yes,
+    and Ctrl-C your no. It needs a terminal of your own: an agent or a task cannot run it. Ends
+    with status 1 when you say no.
     """
     require_terminal()
     pending = call(lambda client: client.setup_pending(), start=False)
     if pending.plan is None:
         raise PlanGone("no change waits for you")
     show(pending)
-    accept = ask("apply it?")
+    accept = said(pending)
     view = answer(pending, accept=accept)
     if as_json:
         output.print_json(view)
@@ -57,7 +60,7 @@ def require_terminal() -> None:
     Raises:
         TaskRefused: nobody can be at a terminal.
     """
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):
         raise TaskRefused(
             "nobody is at a terminal to confirm this",
             hint="open a terminal of your own, outside of every agent, and run `cmesh confirm`",
@@ -98,6 +101,23 @@ def ask(question: str) -> bool:
     if not line:
         raise UsageError("nobody answered", hint="nothing was changed; run it again")
     return line.strip().lower() in _YES
+
+
+def said(pending: SetupPendingView, question: str = "apply it?") -> bool:
+    """Return whether the person says yes to what was shown: by a code where one is asked for.
+
+    Blocks; a code that is not right again and again ends it.
+
+    Raises:
+        UsageError: the terminal is gone.
+        PairingEnded, PairingRefused: no code was right; the change waits on.
+    """
+    if not pending.by_code:
+        return ask(question)
+    sys.stdout.write("A code is your yes to all of this, on both machines; Ctrl-C is your no.\n")
+    sys.stdout.flush()
+    paired = proved(pending.by_code)
+    return paired is not None and (paired.by_this_command or ask(question))
 
 
 def answer(pending: SetupPendingView, *, accept: bool) -> SetupChangeView:

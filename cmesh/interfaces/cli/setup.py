@@ -82,7 +82,7 @@ def register(app: typer.Typer) -> None:
 def setup(  # noqa: PLR0913 - typer reads the options from the signature
     *,
     step: Annotated[
-        str, typer.Option(metavar="STEP", help="Only this step: machine, agents or peer.")
+        str, typer.Option(metavar="STEP", help="Only this step: machine, agents, peer or pair.")
     ] = "",
     name: Annotated[str, typer.Option(help="This machine's name on the tailnet.")] = "",
     control_url: Annotated[
@@ -227,7 +227,7 @@ def _take(step: str, view: SetupView, given: _Given) -> None:
     while True:
         if step == "machine":
             _ask_machine(given)
-        elif step == "peer":
+        elif step in ("peer", "pair"):
             _ask_peer(view, given)
         try:
             change = _plan(step, given)
@@ -310,7 +310,10 @@ def _confirmed() -> SetupChangeView | None:
         return None
     confirm.show(pending)
     try:
-        accept = _line("Apply it ([y]es, [n]o, [b]ack, [q]uit)?", "n").lower() in ("y", "yes")
+        if pending.by_code:
+            accept = confirm.said(pending)
+        else:
+            accept = _line("Apply it ([y]es, [n]o, [b]ack, [q]uit)?", "n").lower() in ("y", "yes")
     except (_Back, _Quit):
         confirm.answer(pending, accept=False)
         raise
@@ -362,7 +365,7 @@ def _arguments(step: str, given: _Given, *, dry_run: bool = False) -> SetupStepA
     if step == "machine":
         names = ("name", "control_url", "auth_key_file", "keep_text")
         fields |= {name: getattr(given, name) for name in names}
-    if step == "peer":
+    if step in ("peer", "pair"):
         names = ("peer", "directory", "repository", "runners")
         fields |= {name: getattr(given, name) for name in names} | {"allow": given.allow or None}
     return checked(SetupStepArguments, **fields)

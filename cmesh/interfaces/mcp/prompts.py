@@ -112,10 +112,10 @@ def _continue(_given: Mapping[str, str]) -> str:
         "already, or is being set up now.\n"
         "Call setup_check here. When this machine is not on the tailnet yet, do the steps up to "
         "`login` first, with the same account. Then setup_check shows the other machine among "
-        "`peers`: `trust: waiting` means that it has called here. Ask me whether this machine "
-        "works for it (in which directory), asks it, or both, and plan that one step. I compare "
-        "the key's fingerprint with the one that `cmesh status` shows there, and confirm by `cmesh "
-        "confirm` in a terminal of my own; never run it yourself. Follow `next` to the end."
+        "`peers`, and `next` proposes whether this machine works for it (in which directory) or "
+        "asks it: tell me what you plan, and plan that one step. I read it, and confirm by `cmesh "
+        "confirm` in a terminal of my own, here and on the other machine: one shows a code, which I "
+        "type on the other. Never run it yourself. Follow `next` to the end."
     )
 
 

@@ -37,6 +37,7 @@ from tests.fakes.model_server import ModelServer
 from tests.system.daemon.agents import CLAUDE, CODEX, AgentRun, claude_run, codex_run
 from tests.system.daemon.conftest import MakeMachine, command
 from tests.system.daemon.machine import ME, Machine, as_user, eventually, here, worker_user
+from tests.system.daemon.terminal import at_terminal
 
 RUN_LIMIT_S = 120.0
 KEEP = "30d"
@@ -104,7 +105,7 @@ def person(
         with contextlib.suppress(OSError):  # EIO: the program has ended
             while data := os.read(parent, 65_536):
                 seen += data
-                prompts = len(re.findall(rb"(?:\]|\?) $", seen[asked:]))
+                prompts = len(re.findall(rb"(?:\]|\?|code:) $", seen[asked:]))
                 if prompts and lines:
                     asked = len(seen)
                     os.write(parent, f"{lines.pop(0)}\n".encode())
@@ -139,10 +140,10 @@ async def ask(run: AgentRun) -> str:
     return done.stdout
 
 
-async def confirms(machine: Machine) -> str:
-    """Be the person: wait for a change, look at it and say yes; return the screen."""
+async def confirms(machine: Machine, word: str = "y") -> str:
+    """Be the person: wait for a change, look at it and say yes, or a code; return the screen."""
     await eventually(lambda: waiting(machine), RUN_LIMIT_S)
-    status, screen = await asyncio.to_thread(person, machine, "y")
+    status, screen = await asyncio.to_thread(person, machine, word)
     assert status == 0, screen
     return screen
 
@@ -181,6 +182,7 @@ async def test_an_agent_sets_a_machine_up_and_its_person_confirms(
     view = await look(fresh)
     assert {step.name for step in view.steps if step.done} >= {"machine", "login"}
     assert "up" in said
+    assert "unexpected failure" not in json.dumps(model.requests)
     pending_id = re.search(r"s-[0-9a-f]{8}", json.dumps(model.requests))
     assert pending_id  # the plan is named to the model
     [[data]] = await fresh.sql("SELECT data FROM audit WHERE kind = 'setup_applied'")
@@ -300,13 +302,24 @@ async def test_two_machines_meet_by_two_confirmations_and_part_by_one_call(
     if os.getuid() == 0:  # then `fresh` would refuse each task
         with pytest.raises(RootRefused):
             await plans(fresh, step="peer", peer=builder.name, allow="work", directory=str(place))
+    # One meets by a code, which is the person's yes on both machines; one by a fingerprint.
+    step = {"claude": "pair", "codex": "peer"}[agent]
     planned = await plans(
-        builder, step="peer", peer=me, allow="work", directory=str(place),
+        builder, step=step, peer=me, allow="work", directory=str(place),
         runners=["command:look"],
     )  # fmt: skip
     assert f'paths = ["{place}"]' in planned.plan.diff
-    status, screen = await asyncio.to_thread(person, builder, "y", user=owner)
-    assert (status, (await fresh.status()).fingerprint in screen) == (0, True)
+    if step == "peer":
+        status, screen = await asyncio.to_thread(person, builder, "y", user=owner)
+        assert (status, (await fresh.status()).fingerprint in screen) == (0, True)
+    else:
+        found = await waiting(builder)
+        assert found is not None
+        word = SetupConfirmArguments(plan_id=planned.plan.plan_id, sha256=found.sha256, accept=True)
+        with pytest.raises(TaskRefused):
+            await builder.call("setup_confirm", word)
+        # A yes that is typed, where a code is asked for, changes nothing.
+        assert (await asyncio.to_thread(person, fresh, "y"))[0] == PlanGone.exit_status
     run = run_of(agent, fresh, model.url, "continue helping me <<fake:meet>>")
     asked = {"directory": str(place), "runner": "command:look", "profile": "query", "wait_s": 40}
     model.scripts = {
@@ -314,7 +327,7 @@ async def test_two_machines_meet_by_two_confirmations_and_part_by_one_call(
             call("setup_check"),
             call(
                 "setup_step",
-                step="peer",
+                step=step,
                 peer=builder.name,
                 allow="ask",
                 repository=str(run.directory),
@@ -325,14 +338,22 @@ async def test_two_machines_meet_by_two_confirmations_and_part_by_one_call(
             {"text": "It says: {{last_tool_result}}"},
         ]
     }
-    said, _ = await asyncio.gather(ask(run), confirms(fresh))
+    if step == "peer":
+        said, _ = await asyncio.gather(ask(run), confirms(fresh))
+    else:
+        async with at_terminal(builder, "confirm") as shows:
+            code = await shows.code()
+            said, screen = await asyncio.gather(ask(run), confirms(fresh, code))
+            assert (await shows.end())[0] == 0
+        assert code.replace(" ", "") not in json.dumps(model.requests).replace(" ", "")
+        assert "A code is your yes" in screen
     assert "hello there" in said.partition("It says:")[2], said
     words = ("delegate", builder.name, "hello", "-C", str(place), "--runner", "command:look")
     elsewhere = await asyncio.to_thread(fresh.cli, *words, cwd=fresh.directory("other"))
     assert elsewhere.returncode != 0
     before = builder.config_file.read_text("utf-8")
     undone = SetupChangeView.model_validate(
-        await builder.call("setup_undo", SetupUndoArguments(step="peer"))
+        await builder.call("setup_undo", SetupUndoArguments.model_validate({"step": step}))
     )
     assert undone.plan.state == "applied"
     assert builder.config_file.read_text("utf-8") != before

@@ -7,7 +7,8 @@ import pytest
 
 from cmesh.errors import PlanGone, UsageError
 from cmesh.setup.directories import require_in_place, resolved
-from cmesh.setup.plan import Plan, Wish, plan_of
+from cmesh.setup.plan import Plan, Wish
+from cmesh.setup.planning import plan_of
 from tests.unit.setup.facts import UP, facts, peer
 
 

@@ -1,6 +1,7 @@
 """Plans of the wizard: narrow, whole, bound to their digest, and refused where they would not be."""
 
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ import pytest
 from cmesh.config import read_config
 from cmesh.errors import CmeshError, PeerUntrusted, RootRefused, UnknownPeer, UsageError
 from cmesh.setup.facts import AgentFact, RunnerFact, SystemTailscale
-from cmesh.setup.plan import Plan, Wish, plan_of
+from cmesh.setup.plan import ByCode, Plan, Wish
+from cmesh.setup.planning import plan_of
+from cmesh.setup.records import Applied
+from cmesh.setup.undo import reverse_of
 from cmesh.setup.widening import widenings
 from tests.unit.setup.facts import CONFIG, UP, facts, peer
 
@@ -70,6 +74,28 @@ def test_both_directions_are_two_narrow_rules_and_a_key():
     assert widenings(config, read_config(FILE, CONFIG)) == ()
 
 
+def test_a_pairing_trusts_no_key_but_the_one_that_a_code_proves():
+    unseen = peer(trust="unknown", fingerprint="")
+    made = plan(WORK | {"step": "pair"}, **UP, peers=(unseen,))
+    assert (made.trust, made.by_code) == (None, ByCode(node_id="nBUILD", name="builder"))
+    assert made.blocks == plan(WORK, **UP, peers=(peer(),)).blocks
+    assert any("proves by a code" in effect for effect in made.effects)
+    # A key that was only compared, or met first, is proved still; one that was proved is not again.
+    known = plan(WORK | {"step": "pair"}, **UP, peers=(peer(trust="trusted"),))
+    assert known.by_code == ByCode(node_id="nBUILD", name="builder", trusted=True)
+    proved = plan(WORK | {"step": "pair"}, **UP, peers=(peer(trust="trusted", by_code=True),))
+    assert proved.by_code is None
+
+
+@pytest.mark.parametrize(("before", "goes"), [(False, True), (True, False)])
+def test_a_pairing_is_taken_back_with_the_trust_it_brought_and_no_other(before: bool, goes: bool):
+    known = peer(trust="trusted" if before else "unknown")
+    made = plan(WORK | {"step": "pair"}, **UP, peers=(known,))
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    back = reverse_of([Applied(plan_id="s-1", plan=made, at=at, done=True)], "pair", made.after)
+    assert (back.after, back.untrust is not None) == (made.before, goes)
+
+
 @pytest.mark.parametrize(
     ("wish", "more", "error", "says"),
     [
@@ -90,6 +116,12 @@ def test_both_directions_are_two_narrow_rules_and_a_key():
         (WORK | {"allow": "ask"}, UP | {"project": ""}, UsageError, "repository"),
         (WORK, UP | {"peers": (peer(shared=True),)}, UsageError, "shared"),
         (WORK, UP | {"peers": (peer(trust="changed"),)}, PeerUntrusted, "another key"),
+        (
+            WORK | {"step": "pair"},
+            UP | {"peers": (peer(trust="changed"),)},
+            PeerUntrusted,
+            "another key",
+        ),
         (
             WORK,
             UP | {"peers": (peer(trust="unknown", fingerprint=""),)},
@@ -151,6 +183,7 @@ def test_the_digest_covers_every_field():
         {"after": f"{made.after}\n"},
         {"effects": ()},
         {"trust": None},
+        {"by_code": ByCode(node_id="n1", name="builder")},
         {"file": "/elsewhere"},
         {"widens": ("more",)},
         {"agents": ("claude",)},

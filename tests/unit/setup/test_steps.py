@@ -4,20 +4,21 @@ from typing import Any
 
 import pytest
 
-from cmesh.setup.facts import AgentFact, SystemTailscale
+from cmesh.setup.facts import AgentFact, RunnerFact, SystemTailscale
 from cmesh.setup.steps import next_of, steps_of
 from tests.unit.setup.facts import UP, facts, peer
 
 MET = peer(trust="trusted", asks=True, linked=True)
+KEYLESS = RunnerFact(name="claude", program="/c", needs_key=True, obstacle="no key")
 CASES: list[tuple[dict[str, Any], str, dict[str, Any], str]] = [
-    ({}, "setup_step", {"step": "machine", "name": "laptop"}, "how long"),
+    ({}, "setup_step", {"step": "machine", "name": "laptop"}, "30 days"),
     (
         {"tailscale": SystemTailscale(control_url="https://hs.example.com")},
         "setup_step",
         {"control_url": "https://hs.example.com"},
         "",
     ),
-    (UP | {"keep_text": None}, "setup_step", {"step": "machine", "keep_text": "30d"}, "how long"),
+    (UP | {"keep_text": None}, "setup_step", {"step": "machine", "keep_text": "30d"}, "30 days"),
     (UP | {"phase": "starting"}, "setup_check", {"wait_s": 20}, ""),
     (UP | {"phase": "login", "login_url": "https://l/1"}, "setup_check", {}, "https://l/1"),
     (UP | {"phase": "login", "login_url": "file:///etc"}, "setup_check", {}, "no web page"),
@@ -31,10 +32,32 @@ CASES: list[tuple[dict[str, Any], str, dict[str, Any], str]] = [
     ),
     (UP, "setup_check", {"wait_s": 20}, "continue helping me configure cmesh for this new node"),
     (UP | {"peers": (peer(is_cmesh=None),)}, "setup_check", {}, "continue helping"),
-    (UP | {"peers": (peer(),)}, "setup_step", {"step": "peer", "peer": "builder"}, "both"),
+    (
+        UP | {"peers": (peer(),)},
+        "setup_step",
+        {"step": "pair", "peer": "builder", "allow": "work", "directory": "/home/me/src/app"},
+        "both",
+    ),
+    (
+        UP | {"peers": (peer(),), "project": "/home/me"},
+        "setup_step",
+        {"step": "pair", "allow": "work", "directory": "…"},
+        "ask the user about which one directory",
+    ),
+    (
+        UP | {"peers": (peer(),), "runners": (KEYLESS,)},
+        "setup_step",
+        {"step": "pair", "allow": "ask"},
+        "`cmesh runners login claude`",
+    ),
     (UP | {"peers": (peer(),), "runners": ()}, "setup_step", {"allow": "ask"}, ""),
-    (UP | {"peers": (peer(fingerprint="", trust="unknown"),)}, "setup_check", {}, "on `builder`"),
-    (UP | {"peers": (peer(asks=True),)}, "setup_step", {"step": "peer"}, ""),
+    (
+        UP | {"peers": (peer(fingerprint="", trust="unknown"),)},
+        "setup_step",
+        {"step": "pair"},
+        "on `builder`",
+    ),
+    (UP | {"peers": (peer(asks=True),)}, "setup_step", {"step": "pair"}, ""),
     (UP | {"peers": (MET,)}, "setup_check", {}, "on `builder` the user says"),
     (
         UP | {"peers": (peer(trust="trusted", works=True, linked=True),)},
