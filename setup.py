@@ -6,6 +6,7 @@ from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -30,8 +31,22 @@ class BuildNative(build_ext):
         super().run()
 
 
+class BuildPages(build_py):
+    """Packs the documentation, which agents read as resources (`cmesh/interfaces/pages.py`)."""
+
+    def run(self) -> None:  # pyright: ignore[reportImplicitOverride]
+        """Copy the pages beside the modules; a tree that is run in place has them in `docs/`."""
+        super().run()
+        if self.editable_mode:
+            return
+        target = Path(self.build_lib) / "cmesh" / "pages"
+        target.mkdir(parents=True, exist_ok=True)
+        for page in (*Path("docs").glob("*.md"), Path("docs/llms.txt")):
+            shutil.copy2(page, target)
+
+
 setup(
     cffi_modules=["build_ext.py:ffibuilder"],
-    cmdclass={"build_ext": BuildNative},
+    cmdclass={"build_ext": BuildNative, "build_py": BuildPages},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -25,7 +25,7 @@ BEGIN, END = "<!-- made by scripts/gen_agents.py; do not edit -->", "<!-- end --
 def main(arguments: list[str]) -> int:
     """Write or check the page; return the exit status."""
     page = TARGET.read_text("utf-8")
-    made = re.sub(f"(?s){BEGIN}.*?{END}", lambda _: f"{BEGIN}\n{table()}\n{END}", page)
+    made = re.sub(f"(?s){BEGIN}.*?{END}", lambda _: f"{BEGIN}\n\n{table()}\n\n{END}", page)
     if "--check" not in arguments:
         TARGET.write_text(made, "utf-8")
         return 0

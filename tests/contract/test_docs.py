@@ -1,6 +1,7 @@
 """The pages say what is there: links, commands, keys, codes, tools, tests and examples."""
 
 import ast
+import itertools
 import re
 import shlex
 import subprocess
@@ -133,6 +134,19 @@ def test_every_test_and_contract_that_is_named_exists(page: Path) -> None:
     for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)", text_of(page)):
         assert (ROOT / file).is_file(), file
         assert name in functions(ROOT / file), f"{file}::{name}"
+
+
+def test_the_site_lists_every_page() -> None:
+    listed = set(re.findall(r"[\w-]+\.md", text_of(ROOT / "mkdocs.yml").partition("\nnav:")[2]))
+    assert {page.name for page in DOCS.glob("*.md")} <= listed
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_list_begins_after_an_empty_line(page: Path) -> None:
+    # Code hosts take one without; the site's Markdown makes it part of the paragraph.
+    for above, below in itertools.pairwise(prose_of(page).splitlines()):
+        item = re.match(r"(?:[-*] |\d+\. |\|)", below)
+        assert not item or not above or re.match(r"(?:[-*#|\s]|\d+\. )", above), below
 
 
 def test_every_invariant_names_its_guard() -> None:

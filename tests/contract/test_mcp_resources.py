@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from typing import Any, cast
 
 import mcp_types as types
 import pytest
-from mcp import Client
+from mcp import Client, MCPError
 from mcp.server.subscriptions import ResourceUpdated
 
 from cmesh.daemon.arguments import Context, DelegateArguments
@@ -65,6 +66,7 @@ async def test_every_listed_resource_can_be_read(connect: Callable[[], Client]) 
             "cmesh://peers",
             "cmesh://guide",
             "cmesh://schema",
+            "cmesh://docs",
         ]
         for resource in listed:
             content = content_of(await client.read_resource(resource.uri))
@@ -79,6 +81,7 @@ async def test_a_task_and_its_output_can_be_read(
     async with connect() as client:
         templates = (await client.list_resource_templates()).resource_templates
         assert [template.uri_template for template in templates] == [
+            "cmesh://docs/{page}",
             "cmesh://tasks/{task_id}",
             "cmesh://tasks/{task_id}/output{?offset,limit}",
         ]
@@ -169,3 +172,19 @@ async def test_peers_and_task_ids_are_completed(
     async with connect() as client:
         done = await client.complete(reference, {"name": argument, "value": value})
     assert done.completion.values == expected
+
+
+async def test_the_pages_of_the_documentation_can_be_read(connect: Callable[[], Client]) -> None:
+    async with connect() as client:
+        index = content_of(await client.read_resource("cmesh://docs"))
+        assert index.mime_type == "text/markdown"
+        for name in re.findall(r"\(([\w-]+)\.md\)", index.text):
+            assert content_of(await client.read_resource(f"cmesh://docs/{name}")).text[:2] == "# "
+        for wrong in ("nosuch", "..%2Fsecurity", "README", "decisions%2FREADME"):
+            with pytest.raises(MCPError):
+                await client.read_resource(f"cmesh://docs/{wrong}")
+        found = await client.complete(
+            types.ResourceTemplateReference(uri="cmesh://docs/{page}"),
+            {"name": "page", "value": "sec"},
+        )
+        assert found.completion.values == ["security"]

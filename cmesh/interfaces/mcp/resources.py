@@ -22,6 +22,7 @@ from cmesh.daemon.arguments import (
 )
 from cmesh.daemon.operations import Operations
 from cmesh.errors import UsageError
+from cmesh.interfaces import pages
 from cmesh.interfaces.mcp.fence import Fence
 from cmesh.interfaces.mcp.guide import GUIDE
 from cmesh.interfaces.mcp.render import peer_fields, status_fields, task_fields
@@ -35,6 +36,7 @@ TASKS_COMPLETED = 50
 WATCH_WAIT_S = 30.0
 
 _TASK = "cmesh://tasks/{task_id}"
+_PAGE = "cmesh://docs/{page}"
 _OUTPUT = "cmesh://tasks/{task_id}/output{?offset,limit}"
 
 
@@ -45,6 +47,7 @@ def resources() -> list[types.Resource]:
         ("peers", "The user's other machines and what each allows."),
         ("guide", "How to delegate well: profiles, states, what to do when refused."),
         ("schema", "The audit views that query() can ask: columns, types, meaning."),
+        ("docs", "The pages of cmesh's documentation; each is cmesh://docs/NAME."),
     ]
     return [
         types.Resource(
@@ -55,8 +58,14 @@ def resources() -> list[types.Resource]:
 
 
 def templates() -> list[types.ResourceTemplate]:
-    """Return the resources of a task."""
+    """Return the resources of a task, and the pages of the documentation."""
     return [
+        types.ResourceTemplate(
+            uri_template=_PAGE,
+            name="page",
+            description="A page of cmesh's documentation, to answer questions about cmesh.",
+            mime_type="text/markdown",
+        ),
         types.ResourceTemplate(
             uri_template=_TASK,
             name="task",
@@ -127,13 +136,15 @@ async def watch(
 async def complete(
     argument: str, value: str, operations: Operations, context: Context
 ) -> list[str]:
-    """Return peer names or task ids that begin with `value`; empty for other arguments."""
+    """Return peers, task ids or pages that begin with `value`; empty for other arguments."""
     if argument == "peer":
         view = await operations.list_peers(context, NoArguments())
         names = [peer.name for peer in view.peers]
     elif argument == "task_id":
         tasks = await operations.list_tasks(context, TasksArguments(limit=TASKS_COMPLETED))
         names = [task.task_id for task in tasks.tasks]
+    elif argument == "page":
+        names = pages.names()
     else:
         names = []
     return [name for name in names if name.startswith(value)][:100]
@@ -144,6 +155,8 @@ async def _read(uri: str, operations: Operations, context: Context) -> tuple[str
     if parts[:1] == [] and not query:
         if host == "guide":
             return GUIDE, _mime_type(host)
+        if host == "docs":
+            return pages.index(), _mime_type(host)
         if host == "status":
             return _json(status_fields(await operations.status(context, NoArguments())))
         if host == "schema":
@@ -153,6 +166,8 @@ async def _read(uri: str, operations: Operations, context: Context) -> tuple[str
             view = await operations.list_peers(context, NoArguments())
             mark = Fence()
             return _json({"peers": [peer_fields(peer, mark) for peer in view.peers]})
+    if host == "docs" and len(parts) == 1 and not query:
+        return pages.page(parts[0]), "text/markdown"
     if host == "tasks" and len(parts) == 1 and not query:
         view = await operations.get_task(context, _model(TaskArguments, task_id=parts[0]))
         return _json(task_fields(view, Fence()))
@@ -198,4 +213,4 @@ def _json(fields: dict[str, object]) -> tuple[str, str]:
 
 
 def _mime_type(name: str) -> str:
-    return "text/markdown" if name in ("guide", "schema") else "application/json"
+    return "text/markdown" if name in ("guide", "schema", "docs") else "application/json"
