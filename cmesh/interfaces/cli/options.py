@@ -38,6 +38,7 @@ __all__ = [
     "complete_peer",
     "complete_runner",
     "count",
+    "from_here",
     "seconds",
 ]
 
@@ -234,3 +235,15 @@ RunnerOption: TypeAlias = Annotated[
         help="Runner of the worker, see `cmesh peers`: an agent such as claude, or command:NAME.",
     ),
 ]
+
+
+def from_here(path: str) -> str:
+    """Return a path as it is meant at this terminal: from the directory that one stands in.
+
+    Empty stays so, and so does what begins with `~`. In a directory that was deleted nothing can be
+    added to a relative path, and its reader refuses it.
+    """
+    try:
+        return str(Path.cwd() / path) if path and not path.startswith("~") else path
+    except FileNotFoundError:
+        return "" if path == "." else path

@@ -12,7 +12,7 @@ from cmesh.daemon.pair_calls import PairArguments, UnpairArguments
 from cmesh.errors import UsageError
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.exits import DETACHED_EXIT, exit_of
-from cmesh.interfaces.cli.options import JsonOption, complete_peer, complete_runner
+from cmesh.interfaces.cli.options import JsonOption, complete_peer, complete_runner, from_here
 from cmesh.interfaces.cli.pair_code import confirmed, stop
 from cmesh.interfaces.cli.pair_rights import FIRST_QUESTION, Wishes, print_rules, settle
 from cmesh.interfaces.cli.session import call, checked
@@ -72,6 +72,7 @@ def pair(  # noqa: PLR0913 - typer reads the options from the signature
             "pairing needs a person at a terminal: it shows a code, or asks for one",
             hint="run it in a terminal of your own, on both machines",
         )
+    directory = None if directory is None else from_here(directory)
     try:
         view = confirmed(
             checked(PairArguments, peer=peer, directory=directory or "", runners=runner)

@@ -17,6 +17,7 @@ from cmesh.errors import PairingEnded, RunnerUnavailable, UsageError, VersionMis
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.delegate import explain_end
 from cmesh.interfaces.cli.follow import make_progress, wait_for
+from cmesh.interfaces.cli.options import from_here
 from cmesh.interfaces.cli.query import print_rows
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.setup.plan import AS_ROOT_HINT
@@ -132,6 +133,7 @@ def _directory(view: PairView, wishes: Wishes) -> str:
         )
         if not directory:
             return ""
+        directory = from_here(directory)
         try:
             _try(view, directory, wishes.runners)
         except UsageError as error:

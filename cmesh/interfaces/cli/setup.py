@@ -7,7 +7,6 @@ applied stays; run again it goes on from there.
 import json
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +19,7 @@ from cmesh.daemon.setup_arguments import (
 )
 from cmesh.errors import CmeshError, UsageError
 from cmesh.interfaces.cli import confirm, output
-from cmesh.interfaces.cli.options import JsonOption
+from cmesh.interfaces.cli.options import JsonOption, from_here
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.setup.grants import snippet
 from cmesh.text import one_line
@@ -129,12 +128,12 @@ def setup(  # noqa: PLR0913 - typer reads the options from the signature
     given = _Given(
         name=name,
         control_url=control_url,
-        auth_key_file=_from_here(auth_key_file),
+        auth_key_file=from_here(auth_key_file),
         keep_text=keep_text,
         peer=peer,
         allow=allow,
-        directory=directory,
-        repository=repository,
+        directory=from_here(directory),
+        repository=from_here(repository),
         runners=list(runner or ()),
     )
     for one in ("machine", "peer"):  # a wrong word is said before anything is asked or shown
@@ -271,7 +270,7 @@ def _ask_peer(view: SetupView, given: _Given) -> None:
         given.answer("directory", _line(question, ""))
     if given.allow != "work" and not given.repository:
         question = f"From which directory here is {given.peer} asked?"
-        given.answer("repository", _line(question, _cwd()))
+        given.answer("repository", _line(question, from_here(".")))
 
 
 def _chosen(peers: list[SetupPeerView]) -> str:
@@ -388,15 +387,3 @@ def _stands(step: SetupStepView) -> str:
     if step.what.startswith("optional: "):  # nobody has to do it, and not everybody can
         return step.what
     return f"{_MARKS[step.done]}: {step.what}"
-
-
-def _from_here(path: str) -> str:
-    """Return a path as it is meant at this terminal: from the directory that one stands in."""
-    return str(Path(_cwd(), path)) if path and not path.startswith("~") else path
-
-
-def _cwd() -> str:
-    try:
-        return str(Path.cwd())
-    except FileNotFoundError:
-        return ""
