@@ -30,7 +30,7 @@ from cmesh.daemon.arguments import (
     TaskArguments,
     TrustArguments,
 )
-from cmesh.errors import CmeshError
+from cmesh.errors import CmeshError, TaskNotFound
 from cmesh.interfaces.client import ControlClient
 from cmesh.interfaces.mcp.driver import AgentDriver
 from cmesh.interfaces.wire import error_from
@@ -124,11 +124,16 @@ def consent() -> str:
 
 
 async def eventually(check: Callable[[], Awaitable[T | None]], limit_s: float = END_LIMIT_S) -> T:
-    """Look again until there is an answer; for what announces nothing."""
+    """Look again until there is an answer; for what announces nothing.
+
+    A task that the machine does not know yet may still arrive.
+    """
     async with asyncio.timeout(limit_s):
-        while (answer := await check()) is None:
+        while True:
+            with contextlib.suppress(TaskNotFound):
+                if (answer := await check()) is not None:
+                    return answer
             await asyncio.sleep(POLL_S)
-        return answer
 
 
 class Machine:
