@@ -355,6 +355,14 @@ class Machine:
             async with driver:
                 yield driver
 
+    async def cleared(self, task_id: str) -> None:
+        """Wait until an ended task's directory is gone, which comes after its result."""
+
+        async def gone() -> bool | None:
+            return None if (self.state / "tasks" / task_id).exists() else True
+
+        await eventually(gone)
+
     def log_text(self) -> str:
         """Return all that the machine's programs have written so far, for people to read."""
         files = [self.log, self.state / "daemon.log", self.state / "cli.log"]

@@ -150,7 +150,7 @@ async def test_the_patch_comes_back_signed_and_the_directory_stays(
         f"SELECT patch->>'sha256' FROM results WHERE task_id = '{view.task_id}'"
     )
     assert kept == patch.sha256
-    assert not (worker.state / "tasks" / view.task_id).exists()
+    await worker.cleared(view.task_id)
     async with laptop.mcp() as agent:
         answer = await agent.call("get_result", task_id=view.task_id, part="patch")
         assert "GIT binary patch" in str(answer)
@@ -271,7 +271,7 @@ async def test_a_task_that_ends_while_the_daemon_is_away_has_its_patch_made_once
     assert (done.state, done.patch and done.patch.changed) == (TaskState.SUCCEEDED, ["M code"])
     data = await patch_of(laptop, view.task_id)
     assert (len(data), b"+one\n+two\n" in data) == (made.st_size, True)
-    assert not own.exists()
+    await worker.cleared(view.task_id)
 
 
 async def test_a_directory_that_is_no_repository_is_copied_as_it_is(
@@ -331,4 +331,4 @@ async def test_what_cannot_be_copied_ends_the_task_with_its_reason(
     assert (view.state, view.code) == (TaskState.FAILED, "runner_failed")
     assert "borrows objects of another one" in view.reason
     assert view.patch is None
-    assert not (worker.state / "tasks" / view.task_id).exists()
+    await worker.cleared(view.task_id)
