@@ -22,6 +22,7 @@ from cmesh.interfaces.audit_report import AuditView  # noqa: E402
 from cmesh.protocol.messages import Message  # noqa: E402
 from cmesh.protocol.pair_messages import PairMessage  # noqa: E402
 from cmesh.runner.manifest import manifest_schema  # noqa: E402
+from cmesh.store.manifest import Manifest  # noqa: E402
 from cmesh.store.receipts_file import Line  # noqa: E402
 
 DIRECTORY = ROOT / "schemas"
@@ -48,6 +49,12 @@ def audit_schema() -> dict[str, object]:
     return schema | {"title": "a check of the audit"}
 
 
+def export_schema() -> dict[str, object]:
+    """Return the schema of `manifest.json` of an export by `cmesh audit export`."""
+    schema: dict[str, object] = Manifest.model_json_schema()
+    return schema | {"title": "the manifest of an export of the audit"}
+
+
 def receipts_schema() -> dict[str, object]:
     """Return the schema of one line of a file by `cmesh audit receipts`."""
     adapter: TypeAdapter[object] = TypeAdapter(Line)
@@ -72,6 +79,7 @@ def _closed(value: object) -> object:
 SCHEMAS: dict[str, Callable[[], dict[str, object]]] = {
     "audit": audit_schema,
     "config": lambda: closed(config_schema()),
+    "export": export_schema,
     "link": link_schema,
     "pair": pair_schema,
     "receipts": receipts_schema,

@@ -26,7 +26,7 @@ from cmesh.store.audit import (
 from cmesh.store.exchange import Reader
 from cmesh.store.head import read_head
 
-__all__ = ["Checked", "Tell", "check_store", "reading"]
+__all__ = ["Checked", "Tell", "check_store", "copied", "reading"]
 
 SNAPSHOTS = "snapshots"
 
@@ -73,6 +73,19 @@ def reading(store: Path) -> Generator[Reader]:
     made = _copy_of_daemon(store) if locked(store) else _copy_at_rest(store)
     with made as copy, read_copy(copy) as cursor:
         yield cursor
+
+
+@contextmanager
+def copied(store: Path) -> Generator[tuple[Path, bool]]:
+    """Give a copy of a store, the block's to change, and whether a daemon made it.
+
+    Raises:
+        StoreBusy: somebody has it open who hands out no copy.
+        StoreError: there is no room for a copy, or it took too long.
+    """
+    live = locked(store)
+    with _copy_of_daemon(store) if live else _copy_at_rest(store) as copy:
+        yield copy, live
 
 
 @contextmanager

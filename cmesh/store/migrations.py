@@ -11,7 +11,7 @@ import _duckdb as duckdb
 from cmesh import __version__
 from cmesh.errors import SchemaTooNew
 
-__all__ = ["MIGRATIONS", "VIEWS", "describe", "migrate", "schema_version"]
+__all__ = ["MIGRATIONS", "VIEWS", "apply_all", "describe", "migrate", "schema_version"]
 
 MIGRATIONS: tuple[str, ...] = (
     "schema.sql",
@@ -83,8 +83,7 @@ def describe() -> list[tuple[str, str, str, str]]:
     A view's own comment comes first, with an empty column and type.
     """
     with duckdb.connect(":memory:", config={"threads": 1, "async_threads": 1}) as connection:
-        for name in (*MIGRATIONS, *VIEWS):
-            connection.execute(_text(name))
+        apply_all(connection)
         rows = connection.execute(
             "SELECT view_name, '', '', comment, view_oid, 0 FROM duckdb_views() WHERE NOT internal"
             " UNION ALL SELECT table_name, column_name, data_type, c.comment, v.view_oid,"
@@ -92,6 +91,12 @@ def describe() -> list[tuple[str, str, str, str]]:
             " ON v.view_name = c.table_name WHERE NOT v.internal ORDER BY 5, 6"
         ).fetchall()
     return [(str(v), str(c), str(t), str(comment or "")) for v, c, t, comment, *_ in rows]
+
+
+def apply_all(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make tables and views of the newest schema in an empty one, without the books of versions."""
+    for name in (*MIGRATIONS, *VIEWS):
+        connection.execute(_text(name))
 
 
 def _apply(connection: duckdb.DuckDBPyConnection, version: int, sql: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cmesh.interfaces.cli import output, report
+from cmesh.interfaces.cli import exports, output, report
 from cmesh.interfaces.cli.exits import AUDIT_BROKEN_EXIT, AUDIT_UNPROVEN_EXIT
 from cmesh.interfaces.cli.options import JsonOption
 from cmesh.paths import state_dir
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-_group = typer.Typer(help="Report on the audit, check that it is as it was written.")
+_group = typer.Typer(
+    help="Report on the audit, check that it is as it was written, export it and ask exports."
+)
 report.register(_group)
+exports.register(_group)
 
 StoreOption = Annotated[
     str, typer.Option("--store", metavar="DIR", help="The store; default: this node's own.")

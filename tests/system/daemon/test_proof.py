@@ -36,6 +36,11 @@ async def test_what_an_owner_cuts_off_the_other_daemon_still_vouches_for(
 
     await eventually(receipt)  # the caller's head, which came with its receipt of the end
 
+    exports = laptop.base / "exports"
+    exported = laptop.cli("audit", "export", str(exports), "--json")
+    assert json.loads(exported.stdout)["last_seq"] >= keep, exported.stderr
+    opened = laptop.cli("audit", "open", str(exports), "--verify", "--json")
+    assert json.loads(opened.stdout)["ok"], opened.stderr
     for machine, target, other in ((laptop, "builder", builder), (builder, "all", laptop)):
         status, told = verify(machine, target)
         [one] = told["against"]
