@@ -12,7 +12,10 @@ rights: unlike `cmesh sql`, nothing is confined here.
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
+
+# The whole package: a connection has `sql` and relations only once this was imported.
+from duckdb import DuckDBPyConnection
 
 from cmesh.errors import UsageError
 from cmesh.interfaces.audit import copied
@@ -21,15 +24,12 @@ from cmesh.paths import state_dir
 from cmesh.store.audit import require_store
 from cmesh.store.library import connect_copy, connect_file
 
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
-
 __all__ = ["connect", "connect_exports"]
 
 _T = TypeVar("_T")
 
 
-def connect(state: "str | Path | None" = None) -> "DuckDBPyConnection":
+def connect(state: str | Path | None = None) -> DuckDBPyConnection:
     """Return a read-only DuckDB connection on this node's audit as it is now. Blocks.
 
     It reads a copy, with or without a running daemon, which sees nothing of it later: call again
@@ -45,7 +45,7 @@ def connect(state: "str | Path | None" = None) -> "DuckDBPyConnection":
     """
     store = (state_dir() if state is None else Path(state).absolute()) / "store"
 
-    def work() -> "DuckDBPyConnection":
+    def work() -> DuckDBPyConnection:
         require_store(store)
         with copied(store) as (copy, _live):
             return connect_copy(copy)
@@ -53,7 +53,7 @@ def connect(state: "str | Path | None" = None) -> "DuckDBPyConnection":
     return _aside(work)
 
 
-def connect_exports(*targets: "str | Path", verify: bool = False) -> "DuckDBPyConnection":
+def connect_exports(*targets: str | Path, verify: bool = False) -> DuckDBPyConnection:
     """Return a read-only DuckDB connection on exports by `cmesh audit export`. Blocks.
 
     `targets` are directories or `s3://bucket/prefix`. The views have a first column `node`. All
@@ -68,7 +68,7 @@ def connect_exports(*targets: "str | Path", verify: bool = False) -> "DuckDBPyCo
     if not targets:
         raise UsageError("no export to open", hint="name directories or `s3://bucket/prefix`")
 
-    def work() -> "DuckDBPyConnection":
+    def work() -> DuckDBPyConnection:
         with opened([str(one) for one in targets], verify=verify, own=state_dir()) as found:
             return connect_file(found.database, found.finding)
 

@@ -1,6 +1,8 @@
 """`cmesh.audit`: a connection on a copy that leaves nothing behind and sees nothing later."""
 
 import gc
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from tests.unit.store.support import FixedClock, task
 
 # Inside a running loop, as in a notebook.
 pytestmark = pytest.mark.anyio
+ROOT = Path(__file__).parents[3]
 PROMPTS = "SELECT prompt FROM tasks ORDER BY seq"
 
 
@@ -76,6 +79,24 @@ async def test_exports_of_nodes_are_one_connection_and_a_changed_one_is_none(
     path.write_text(path.read_text("utf-8").replace('"desk"', '"disk"'))
     with pytest.raises(StoreDamaged):
         cmesh.audit.connect_exports(target)
+
+
+PROGRAM = """
+import cmesh.audit
+with cmesh.audit.connect() as audit:
+    audit.sql("SELECT prompt, state FROM tasks").show()
+"""
+
+
+async def test_a_program_that_imports_nothing_else_has_all_of_duckdb(
+    tmp_path: Path, clock: FixedClock
+) -> None:
+    node = Node(tmp_path / "laptop", "laptop")
+    await node.fill([task(prompt="why?")], clock)
+    environment = {"CMESH_STATE_DIR": str(node.state), "PYTHONPATH": str(ROOT)}
+    ran = [sys.executable, "-W", "error", "-c", PROGRAM]
+    done = subprocess.run(ran, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, "why?" in done.stdout, done.stderr) == (0, True, "")
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
