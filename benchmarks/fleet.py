@@ -167,7 +167,6 @@ async def _canned(base: Path) -> bytes:
         columns=("peer", "state", "tasks"),
         types=("VARCHAR", "VARCHAR", "BIGINT"),
         rows=[["a peer", json.dumps("succeeded"), 3]],
-        truncated=False,
         elapsed_ms=0,
         head_seq=1,
     )

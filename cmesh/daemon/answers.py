@@ -429,13 +429,19 @@ class CopyView(View):
 class SqlView(View):
     """Rows of a query as JSON values, with what was cut.
 
-    `nodes`: of a fleet query, how each node answered; the first column is then `node`.
+    Attributes:
+        cut_by: the limit that cut them, `rows` or `bytes`; empty = these are all.
+        head_seq: the last row of the log that the answer covers.
+        held_by: the sandbox around the query; `none` = limits of the operating system alone.
+        nodes: of a fleet query, how each node answered; the first column is then `node`.
     """
 
     columns: list[str]
     types: list[str]
     rows: list[list[object]]
     truncated: bool = False
+    cut_by: str = ""
     elapsed_ms: float = 0
     head_seq: int = 0
+    held_by: str = ""
     nodes: list[SqlNodeView] = Field(default_factory=list[SqlNodeView])

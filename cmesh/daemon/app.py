@@ -377,8 +377,10 @@ class App(Operations):
             types=list(rows.types),
             rows=rows.rows,
             truncated=rows.truncated,
+            cut_by=rows.cut_by,
             elapsed_ms=rows.elapsed_ms,
             head_seq=rows.head_seq,
+            held_by=rows.held_by,
         )
 
     @override

@@ -200,7 +200,7 @@ class AnswerReader:
             columns=tuple(map(str, found["columns"])),
             types=tuple(map(str, found["types"])),
             rows=cast("list[list[object]]", found["rows"]),
-            truncated=bool(found["truncated"]),
+            cut_by="rows" if found["truncated"] else "",
             elapsed_ms=0,
             head_seq=0,
         )

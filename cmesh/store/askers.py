@@ -6,14 +6,12 @@ before its statement runs: DuckDB has no grants, and a view hides nothing of the
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 
 from cmesh.model import NodeId
 from cmesh.store.answer import Question
-from cmesh.store.misnamed import Columns
 from cmesh.store.records import SqlRows
-from cmesh.store.snapshot import Snapshot
-from cmesh.store.sql import QueryLimits, QueryProcess
+from cmesh.store.sql import Copying, Query, QueryLimits, QueryProcess
 
 __all__ = ["PROCESSES_MOST", "Askers", "own_part"]
 
@@ -67,12 +65,10 @@ class Askers:
 
     def __init__(
         self,
-        take: Callable[[], Awaitable[Snapshot]],
-        columns: Callable[[], Awaitable[Columns]],
+        copying: Copying,
         limits: QueryLimits | None,
     ) -> None:
-        self._take = take
-        self._columns = columns
+        self._copying = copying
         self._limits = limits
         self._processes: OrderedDict[tuple[NodeId, bool], QueryProcess] = OrderedDict()
         self._ending: set[asyncio.Task[None]] = set()
@@ -83,7 +79,7 @@ class Askers:
         process = self._processes.get(key)
         if process is None:
             part = own_part(question.asker) if question.own else None
-            process = QueryProcess(self._take, self._columns, self._limits, part=part)
+            process = QueryProcess(self._copying, self._limits, part=part)
             self._processes[key] = process
         self._processes.move_to_end(key)
         while len(self._processes) > PROCESSES_MOST:
@@ -91,7 +87,8 @@ class Askers:
             ending = asyncio.ensure_future(old.finish())
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
-        return await process.run(question.text, question.parameters, question.limit, head_seq)
+        query = Query(text=question.text, parameters=question.parameters, limit=question.limit)
+        return await process.run(query, head_seq)
 
     async def close(self) -> None:
         """End all."""

@@ -21,7 +21,14 @@ from cmesh.store.migrations import migrate
 from cmesh.store.snapshot import FILE_NAME
 from cmesh.text import one_line
 
-__all__ = ["Database", "translate"]
+__all__ = ["WAL_CAP_BYTES", "Database", "translate"]
+
+WAL_CAP_BYTES = 16 * 1024**2
+"""A longer WAL is brought into the main file after the commit that made it so.
+
+It bounds what each snapshot copies while nothing may be written, and what a crash replays. Only
+a copy of the main file that is being made lets the WAL get longer, for as long as that takes.
+"""
 
 # One thread: more would idle as native threads and bring nothing for a file of this size.
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -30,7 +37,8 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     # A limit, not a reservation. A checkpoint at the start must never need more: a store that
     # peers filled with long texts opened with 2 GB and not with 1 GB.
     "memory_limit": "2GB",
-    "checkpoint_threshold": "16MB",
+    # Never by itself: the main file may change only when nobody copies it. See `WAL_CAP_BYTES`.
+    "checkpoint_threshold": "1TB",
     "python_enable_replacements": "false",
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
@@ -46,10 +54,18 @@ _LOCKDOWN = (
 
 
 class Database:
-    """One open file, for one thread."""
+    """One open file, for one thread.
+
+    Attributes:
+        held: no checkpoint is made by `insert`, whatever the length of the WAL.
+        checkpoints: how many were made since the file was opened.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / FILE_NAME
+        self.held = False
+        self.checkpoints = 0
+        self._wal = directory / f"{FILE_NAME}.wal"
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._inserts: dict[str, tuple[str, list[str]]] = {}
 
@@ -97,10 +113,17 @@ class Database:
             with contextlib.suppress(duckdb.Error):
                 connection.execute("ROLLBACK")
             raise
+        if not self.held and self._wal_bytes() > WAL_CAP_BYTES:
+            self.checkpoint()
 
     def checkpoint(self) -> None:
-        """Bring everything into the main file, so that no WAL is needed to read it."""
-        self._require().execute("CHECKPOINT")
+        """Bring everything into the main file, so that no WAL is needed to read it.
+
+        Without a WAL nothing is done, and the file keeps its bytes and its times.
+        """
+        if self._wal_bytes():
+            self._require().execute("CHECKPOINT")
+            self.checkpoints += 1
 
     def top(self) -> Head:
         """Return the last row's number and hash."""
@@ -151,6 +174,12 @@ class Database:
         if self._connection is None:
             raise StoreError("the store is closed")
         return self._connection
+
+    def _wal_bytes(self) -> int:
+        try:
+            return self._wal.stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def _add(self, table: str, rows: list[Mapping[str, object]]) -> None:
         statement, columns = self._inserts[table]

@@ -85,6 +85,7 @@ class _Server:
         database, value = self._database, None
         if database is None:
             raise StoreError("the database process was asked before it was opened")
+        database.held = ask.hold
         try:
             self._head = bring_in(database, self._head, ask.through)
             if ask.read is not None:
@@ -97,7 +98,7 @@ class _Server:
                 self.ended = True
         except duckdb.Error as error:
             raise translate(error, database.path) from error
-        return Answer(applied=self._head.seq, value=value)
+        return Answer(applied=self._head.seq, checkpoints=database.checkpoints, value=value)
 
 
 def _locked(opening: Opening) -> FileLock:

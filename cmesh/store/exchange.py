@@ -62,12 +62,14 @@ class Opened:
 class Ask:
     """Bring in the journal's rows up to `through`, which are durable; then do the work.
 
-    `end` makes a checkpoint and closes the file, and the process ends.
+    `end` makes a checkpoint and closes the file, and the process ends. With `hold` the main
+    file stays as it is, however long its WAL gets: somebody copies it.
     """
 
     through: int
     work: Literal["apply", "read", "checkpoint", "end"]
     read: Callable[[Reader], object] | None = None
+    hold: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +78,12 @@ class Answer:
 
     Attributes:
         applied: the last row in the database.
+        checkpoints: how often the main file was changed since the process opened it.
         value: what the read returned, or an `Opened`.
     """
 
     applied: int = 0
+    checkpoints: int = 0
     value: object = None
     error: StoreError | None = None
 

@@ -6,8 +6,9 @@ imports, loads DuckDB.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -67,12 +68,32 @@ class DatabaseProcess:
         self._idling: asyncio.TimerHandle | None = None
         self._retry_s = RETRY_S
         self._closing = False
+        self._holders = 0
+        self._checkpoints = 0  # of the processes before this one, and whatever those left open
+        self._of_child = 0
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def pid(self) -> int | None:
         """The process's id while one runs."""
         return None if self._child is None else self._child.pid
+
+    @property
+    def checkpoints(self) -> int:
+        """Another number than before when the main file may have been changed meanwhile."""
+        return self._checkpoints + self._of_child
+
+    @contextlib.contextmanager
+    def held_back(self) -> Generator[None]:
+        """Have the main file left as it is meanwhile, as far as can be; rows come in all the same.
+
+        What was begun before, and `close`, may change it: compare `checkpoints`.
+        """
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
 
     async def open(self, acknowledged: Head | None, incarnation: str) -> Opened:
         """Start the first process; bring in what the journal holds, whatever that is.
@@ -179,10 +200,11 @@ class DatabaseProcess:
             await self._start(head, head.seq, self._incarnation)
         child = self._child
         assert child is not None
-        answer = await child.ask(Ask(through=head.seq, work=work, read=read), ASK_LIMIT_S)
+        ask = Ask(through=head.seq, work=work, read=read, hold=self._holders > 0)
+        answer = await child.ask(ask, ASK_LIMIT_S)
         if answer.error is not None:
             raise answer.error
-        self._applied = answer.applied
+        self._applied, self._of_child = answer.applied, answer.checkpoints
         self._rest_later()
         return answer
 
@@ -210,6 +232,10 @@ class DatabaseProcess:
         child, self._child = self._child, None
         if child is not None:
             await child.end()
+            self._forget_child(unknown=1)
+
+    def _forget_child(self, unknown: int = 0) -> None:
+        self._checkpoints, self._of_child = self.checkpoints + unknown, 0
 
     def _apply_in(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
@@ -230,7 +256,8 @@ class DatabaseProcess:
     async def _bring_in(self) -> None:
         if self._applied < self._head.seq:
             await self._ask("apply")
-        if len(await asyncio.to_thread(self._options.journal.segments)) > SEGMENTS:
+        many = len(await asyncio.to_thread(self._options.journal.segments)) > SEGMENTS
+        if many and not self._holders:
             await self._ask("checkpoint")
             await asyncio.to_thread(self._options.journal.drop_through, self._applied)
 
@@ -246,7 +273,11 @@ class DatabaseProcess:
     async def _rest(self, timer: asyncio.TimerHandle | None) -> None:
         async def end() -> None:
             # Not when somebody came first and set a later time.
-            if self._child is not None and self._idling is timer:
+            if self._child is None or self._idling is not timer:
+                return
+            if self._holders:
+                self._rest_later()
+            else:
                 await self._end_at_rest()
                 await asyncio.to_thread(self._options.journal.drop_through, self._applied)
 
@@ -267,6 +298,7 @@ class DatabaseProcess:
         child, self._child = self._child, None
         if child is not None:
             await child.ended()
+            self._forget_child()
         self._at_rest = True
 
     async def _finish(self) -> bool:

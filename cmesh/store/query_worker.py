@@ -1,14 +1,13 @@
 """The confined query process: runs one user's SELECT after another on a snapshot.
 
-Started with `python -I`, an empty environment and pipes; imports nothing of cmesh, so
-that nothing of it is there to reach. The engine's own settings are no boundary: the
-limits of the operating system below, and the parent's kill, are.
+Started with `python -I -S`, an empty environment and one socket; imports nothing of cmesh, so
+that nothing of it is there to reach. The engine's own settings are no boundary: the sandbox
+and the limits of the operating system around this process, and the parent's kill, are.
 
 Frames both ways: four bytes of length, big-endian, then JSON.
 """
 
 import contextlib
-import ctypes
 import datetime
 import decimal
 import json
@@ -22,15 +21,14 @@ import threading
 import time
 from typing import Any, cast
 
-_ADDRESS_BYTES = 3 * 1024**3
-_CPU_S = 10
-_FILES = 64
 _CELL_CHARACTERS = 1024 * 1024
 _FETCH_ROWS = 256
 _EXACT_DIGITS = 15
 
+# What an error of the engine says about the limit that was reached; the parent has the figures.
+_LIMITS = {"InterruptException": "time", "OutOfMemoryException": "memory", "MemoryError": "memory"}
+
 _CONFIG: Any = {
-    "memory_limit": "256MB",
     "threads": 1,
     "async_threads": 1,
     "python_enable_replacements": "false",
@@ -44,7 +42,7 @@ _CONFIG: Any = {
 _LOCKDOWN = (
     "SET TimeZone='UTC'",
     "SET temp_directory=''",
-    "SET max_execution_time=5000",
+    "SET max_execution_time={engine_ms}",
     "SET max_expression_depth=250",
     "SET enable_external_access=false",
     "SET disabled_filesystems='LocalFileSystem'",
@@ -53,39 +51,42 @@ _LOCKDOWN = (
 
 
 def main() -> None:
-    """Serve requests until stdin ends."""
-    _confine()
+    """Serve requests until stdin ends. Arguments: the limits as JSON, then where modules are."""
+    limits = json.loads(sys.argv[1])
+    sys.path += sys.argv[2:]
+    if not limits["held"]:
+        _confine(limits)
     requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
-    import duckdb  # after the limits, which it must live under
+    import _duckdb as duckdb  # after the limits, which it must live under
 
-    connection: duckdb.DuckDBPyConnection | None = None
+    connection: Any = None
     while True:
         request = requests.get()
         try:
             if "open" in request:
-                connection = _open(duckdb, request["open"], request.get("part"))
+                connection = _open(duckdb, request["open"], request.get("part"), limits)
                 _answer({"opened": True})
             elif connection is not None:
-                _answer(_query(duckdb, connection, request))
+                _answer(_query(connection, request, int(limits["cpu_s"])))
         except (duckdb.Error, MemoryError, ValueError, OverflowError) as error:
             kind = type(error).__name__
-            _answer({"error": kind, "message": str(error)[:4000] or kind})
+            said = str(error)[:4000] or kind
+            _answer({"error": kind, "message": said, "limit": _LIMITS.get(kind, "")})
 
 
-def _confine() -> None:
+def _confine(limits: dict[str, Any]) -> None:
+    """Take from this process what it can take from itself, where no sandbox is around it."""
+    import ctypes
+
     with contextlib.suppress(OSError, AttributeError):
         # No network and no rights over other processes, where the kernel lets us.
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
         libc.unshare(0x10000000 | 0x40000000)  # CLONE_NEWUSER | CLONE_NEWNET
-    for limit, value in (
-        (resource.RLIMIT_AS, _ADDRESS_BYTES),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, _FILES),
-    ):
-        resource.setrlimit(limit, (value, value))
+    for name, value in limits["resources"].items():
+        kind = getattr(resource, f"RLIMIT_{name}")
+        resource.setrlimit(kind, (value, value))
 
 
 def _listen(requests: "queue.SimpleQueue[dict[str, Any]]") -> None:
@@ -99,20 +100,21 @@ def _listen(requests: "queue.SimpleQueue[dict[str, Any]]") -> None:
         requests.put(json.loads(body))
 
 
-def _open(duckdb: Any, directory: str, part: Any) -> Any:
+def _open(duckdb: Any, directory: str, part: Any, limits: dict[str, Any]) -> Any:
     os.chdir(directory)
+    config = {**_CONFIG, "memory_limit": f"{int(limits['memory_bytes'])}B"}
     if part is None:
-        connection = duckdb.connect("store.duckdb", read_only=True, config=_CONFIG)
+        connection = duckdb.connect("store.duckdb", read_only=True, config=config)
     else:
-        connection = _take_out(duckdb, part)
+        connection = _take_out(duckdb, part, config)
     for statement in _LOCKDOWN:
-        connection.execute(statement)
+        connection.execute(statement.format(engine_ms=int(limits["engine_ms"])))
     return connection
 
 
-def _take_out(duckdb: Any, part: dict[str, Any]) -> Any:
+def _take_out(duckdb: Any, part: dict[str, Any], config: Any) -> Any:
     """Return a database in memory with some rows of the copy and its views; the copy is let go."""
-    connection = duckdb.connect(":memory:", config=_CONFIG)
+    connection = duckdb.connect(":memory:", config=config)
     connection.execute("ATTACH 'store.duckdb' AS whole (READ_ONLY)")
     columns = (
         "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = 'whole'"
@@ -147,9 +149,9 @@ def _made(duckdb: Any, connection: Any, text: str) -> bool:
     return True
 
 
-def _query(duckdb: Any, connection: Any, request: dict[str, Any]) -> dict[str, Any]:
+def _query(connection: Any, request: dict[str, Any], cpu_s: int) -> dict[str, Any]:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    soft = int(used.ru_utime + used.ru_stime) + _CPU_S
+    soft = int(used.ru_utime + used.ru_stime) + cpu_s
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
     statements = connection.extract_statements(request["sql"])
     if len(statements) != 1:
@@ -170,17 +172,17 @@ def _fetch(cursor: Any, limit: int, limit_bytes: int) -> dict[str, Any]:
     columns = [str(column[0]) for column in cursor.description or ()]
     types = [str(column[1]) for column in cursor.description or ()]
     rows: list[list[Any]] = []
-    size, truncated = 0, False
+    size, cut_by = 0, ""
     # Results stream, so what is not fetched costs nothing.
-    while not truncated and (fetched := cursor.fetchmany(min(_FETCH_ROWS, limit + 1 - len(rows)))):
+    while not cut_by and (fetched := cursor.fetchmany(min(_FETCH_ROWS, limit + 1 - len(rows)))):
         for row in fetched:
             values = [_plain(value) for value in row]
             size += len(json.dumps(values))
             if len(rows) == limit or size > limit_bytes:
-                truncated = True
+                cut_by = "rows" if len(rows) == limit else "bytes"
                 break
             rows.append(values)
-    return {"columns": columns, "types": types, "rows": rows, "truncated": truncated}
+    return {"columns": columns, "types": types, "rows": rows, "cut_by": cut_by}
 
 
 def _plain(value: Any) -> Any:

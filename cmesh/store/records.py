@@ -283,14 +283,26 @@ class TaskSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SqlRows:
-    """The answer to a query: JSON values, cut to the asked rows and the size limit."""
+    """The answer to a query: JSON values, cut to the asked rows and the size limit.
+
+    Attributes:
+        cut_by: what cut them, `rows` or `bytes`; empty = these are all.
+        head_seq: the last row of the log in the copy that was asked.
+        held_by: the sandbox around the query; `none` = limits of the operating system alone.
+    """
 
     columns: tuple[str, ...]
     types: tuple[str, ...]
     rows: list[list[object]]
-    truncated: bool
+    cut_by: str = ""
     elapsed_ms: float
     head_seq: int
+    held_by: str = "none"
+
+    @property
+    def truncated(self) -> bool:
+        """Whether rows are missing."""
+        return bool(self.cut_by)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

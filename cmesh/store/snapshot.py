@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from cmesh.errors import DiskFull, StoreError
 from cmesh.paths import ensure_private_dir
@@ -18,11 +19,14 @@ from cmesh.text import one_line
 __all__ = [
     "COPY_LIMIT_S",
     "FILE_NAME",
+    "Base",
+    "Mark",
     "Snapshot",
-    "copy_database",
+    "add_to_base",
+    "copy_base",
     "copy_files",
     "forget_snapshots",
-    "take_snapshot",
+    "mark_of",
 ]
 
 FILE_NAME = "store.duckdb"
@@ -31,25 +35,33 @@ FILE_NAME = "store.duckdb"
 COPY_LIMIT_S = 30.0
 
 
+class Mark(NamedTuple):
+    """One state of the main file.
+
+    Attributes:
+        checkpoints: as its process counts them; the rest is what stat(2) says.
+    """
+
+    checkpoints: int
+    inode: int
+    size: int
+    modified_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """A copy of the main file, without its WAL; never written to."""
+
+    directory: Path
+    mark: Mark
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A whole copy in a directory of its own; `seq` is the last row in it."""
+    """A copy, base and WAL, in a directory of its own; `seq` is the last row in it."""
 
     directory: Path
     seq: int
-
-
-def copy_database(database: Path, target: Path) -> None:
-    """Copy the database and its WAL into the directory `target`, under their own names.
-
-    Nobody may write to the database meanwhile.
-
-    Raises:
-        DiskFull: there is no room for a copy.
-        StoreError: the copy failed or took too long.
-    """
-    wal = database.with_name(f"{database.name}.wal")
-    copy_files([path for path in (database, wal) if path.exists()], target)
 
 
 def copy_files(sources: Sequence[Path], target: Path) -> None:
@@ -76,18 +88,47 @@ def copy_files(sources: Sequence[Path], target: Path) -> None:
         raise DiskFull(text) if "No space left" in text else StoreError(f"no copy: {text}")
 
 
-def take_snapshot(database: Path, directory: Path, name: str, seq: int) -> Snapshot:
-    """Return a whole copy in a new directory `name` under `directory`."""
-    ensure_private_dir(directory)
-    made, making = directory / name, directory / f"{name}.part"
-    making.mkdir(mode=0o700)
+def mark_of(database: Path, checkpoints: int) -> Mark:
+    """Return what tells one state of the main file from another; it is looked at, not opened."""
+    seen = database.stat()
+    return Mark(checkpoints, seen.st_ino, seen.st_size, seen.st_mtime_ns)
+
+
+def copy_base(database: Path, directory: Path, mark: Mark) -> Base:
+    """Copy the main file alone into a new directory; `mark` is what it is a copy of.
+
+    Raises:
+        DiskFull: there is no room for a copy.
+        StoreError: the copy failed or took too long.
+    """
+    ensure_private_dir(directory.parent)
+    directory.mkdir(mode=0o700)
     try:
-        copy_database(database, making)
-        making.rename(made)
+        copy_files([database], directory)
     except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
         raise
-    return Snapshot(directory=made, seq=seq)
+    return Base(directory=directory, mark=mark)
+
+
+def add_to_base(base: Base, database: Path, directory: Path, seq: int) -> Snapshot:
+    """Fill `directory` with the base, as a link to it, and a copy of the database's WAL.
+
+    Nobody may write to the database meanwhile.
+
+    Raises:
+        DiskFull: there is no room for a copy.
+        StoreError: the copy failed or took too long.
+    """
+    source = base.directory / FILE_NAME
+    try:
+        (directory / FILE_NAME).hardlink_to(source)
+    except OSError:  # a file system without links
+        copy_files([source], directory)
+    wal = database.with_name(f"{FILE_NAME}.wal")
+    if wal.exists():
+        copy_files([wal], directory)
+    return Snapshot(directory=directory, seq=seq)
 
 
 def forget_snapshots(directory: Path) -> None:

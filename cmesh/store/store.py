@@ -25,7 +25,7 @@ from cmesh.store.reading import Reading
 from cmesh.store.records import AuditRecord, Record, SqlRows, TaskRecord, Verification
 from cmesh.store.reservations import Reservations
 from cmesh.store.room import DISK_FLOOR_BYTES, Room
-from cmesh.store.sql import QueryLimits, QueryProcess, SqlValue
+from cmesh.store.sql import Copying, Parameters, Query, QueryLimits, QueryProcess
 from cmesh.store.summary import summary
 from cmesh.store.verify import verify
 from cmesh.store.writer import Request, Settled, Writer, WriterOptions
@@ -60,8 +60,14 @@ class Store(Reading):
         self._room = Room(options.directory, options.floor_bytes)
         self._reservations = Reservations(self._knows, self._used, parts.prompts)
         self._copies = Copies(options.directory, process)
-        self._queries = QueryProcess(self._copies.take, self._columns, limits)
-        self._askers = Askers(self._copies.take, self._columns, limits)
+        copying = Copying(
+            directory=self._copies.directory,
+            fill=self._copies.take,
+            rest=self._copies.rest,
+            columns=self._columns,
+        )
+        self._queries = QueryProcess(copying, limits)
+        self._askers = Askers(copying, limits)
         self._writer = Writer(
             WriterOptions(
                 journal=parts.claim.journal,
@@ -227,14 +233,15 @@ class Store(Reading):
         """
         return await asyncio.to_thread(self._parts.blobs.read, sha256, offset, limit)
 
-    async def sql(self, text: str, parameters: Sequence[SqlValue], limit: int) -> SqlRows:
+    async def sql(self, text: str, parameters: Parameters, limit: int) -> SqlRows:
         """Run one SELECT over a copy, confined; it sees all that was committed before.
 
         Raises:
             QueryRefused: the SQL is wrong, or a limit was reached.
         """
         self._require_open()
-        return await self._queries.run(text, parameters, limit, self._head.seq)
+        query = Query(text=text, parameters=parameters, limit=limit)
+        return await self._queries.run(query, self._head.seq)
 
     def answer_path(self, query_id: str) -> Path:
         """Return where the answer to a peer's query may be made: on this disk, gone after a crash."""
@@ -269,7 +276,7 @@ class Store(Reading):
             StoreError: there is no room, or DuckDB fails.
         """
         self._require_open()
-        return (await self._copies.take()).directory
+        return await self._copies.whole()
 
     async def close(self) -> None:
         """Settle every commit, bring all rows into DuckDB, give up the lock; idempotent."""
@@ -280,6 +287,7 @@ class Store(Reading):
     async def _close(self) -> None:
         await self._queries.close()
         await self._askers.close()
+        await self._copies.rest()
         await asyncio.to_thread(self._writer.stop)
         # What the commit thread settled last is still on its way through the loop.
         await asyncio.sleep(0)

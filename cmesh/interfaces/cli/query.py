@@ -58,10 +58,21 @@ def sql(  # noqa: PLR0913 - typer reads the options from the signature
         return
     if view.columns[1:] or not view.nodes:
         print_rows(view, form)
-    footer(view)
-    end(view)
-    if view.truncated and not view.nodes:
+    if view.nodes:
+        footer(view)
+        end(view)
+        return
+    _hints(view)
+
+
+def _hints(view: SqlView) -> None:
+    """Say what the rows do not: what is missing of them, and what they were got with."""
+    if view.cut_by == "bytes":
+        output.hint(f"only the first {len(view.rows)} rows: with more, the answer is too long")
+    elif view.truncated:
         output.hint(f"only the first {len(view.rows)} rows; raise --limit for more")
+    if view.held_by == "none":
+        output.hint("no sandbox on this machine: limits of the operating system held the query")
 
 
 def print_rows(view: SqlView, form: str = "table") -> None:

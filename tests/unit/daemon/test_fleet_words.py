@@ -9,7 +9,6 @@ def rows(columns: dict[str, str], *values: list[object]) -> SqlRows:
         columns=tuple(columns),
         types=tuple(columns.values()),
         rows=list(values),
-        truncated=False,
         elapsed_ms=0,
         head_seq=0,
     )

@@ -48,7 +48,6 @@ def rows_of(columns: list[str], types: list[str], rows: list[list[object]]) -> S
         columns=tuple(columns),
         types=tuple(types),
         rows=rows,
-        truncated=False,
         elapsed_ms=1,
         head_seq=9,
     )

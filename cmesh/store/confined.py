@@ -1,0 +1,254 @@
+"""One confined process of `query_worker.py`: started, asked, ended.
+
+On Linux this project's own sandbox is around it: a copy of the database to read and nothing
+else, no network, a filter of system calls. Where there is no sandbox, limits of the operating
+system are, and the answer says so. Nothing here knows SQL.
+"""
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+from cmesh.errors import QueryRefused
+from cmesh.paths import ensure_private_dir
+from cmesh.sandbox.plan import interpreter, plan
+from cmesh.sandbox.profile import SandboxSpec
+from cmesh.sandbox.start import start
+from cmesh.sandbox.tier import NO_SANDBOX, Enforcement
+
+__all__ = ["Confined", "QueryLimits"]
+
+MIB = 1024**2
+
+_HEADER = struct.Struct(">I")
+_WORKER = Path(__file__).with_name("query_worker.py")
+_SHOWN_AT = "/snapshot"
+"""Where the copy is seen below bubblewrap, so that a query cannot tell where it really lies."""
+
+_ENVIRONMENT = {"HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
+_MODULES = ("_duckdb", "pytz")
+_SIGNALLED = 128  # what bubblewrap and shells add to the number of a signal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryLimits:
+    """What a query may take. Who asks is told which of them it reached.
+
+    Attributes:
+        engine_s: then the engine ends it; what the engine does not notice ends with `wall_s`.
+        wall_s: then its process is killed.
+        cpu_s: of processor time, likewise.
+        memory_bytes: the engine's own; with all else its process has `address_bytes`.
+        answer_bytes: of rows as JSON; the rest is cut.
+        start_s: for a process to start and open a copy.
+        queue_s: how long to wait for the queries before.
+        idle_s: then the processes end and the copies go.
+    """
+
+    engine_s: float = 5.0
+    wall_s: float = 8.0
+    cpu_s: int = 10
+    memory_bytes: int = 256 * MIB
+    address_bytes: int = 3 * 1024 * MIB
+    answer_bytes: int = 8 * MIB
+    start_s: float = 20.0
+    queue_s: float = 30.0
+    idle_s: float = 60.0
+
+    def resources(self) -> dict[str, int]:
+        """Return the limits of the operating system, by name of RLIMIT_* (getrlimit(2))."""
+        return {"AS": self.address_bytes, "FSIZE": 0, "CORE": 0, "NOFILE": 64}
+
+    def reached(self, name: str) -> str:
+        """Return what is told of a limit that the query process names."""
+        if name == "time":
+            return f"the query reached its limit of {self.engine_s:g} s and was ended"
+        return f"the query reached its limit of {self.memory_bytes // MIB} MiB of memory"
+
+
+class Confined:
+    """A process with a directory that it may read; make it with `begin`.
+
+    Attributes:
+        directory: what it sees; a copy of the database is put there before it is told to open it.
+        seen_at: where the process itself finds that directory.
+        held_by: the sandbox around it in one word, `none` = limits of the operating system alone.
+    """
+
+    def __init__(self, place: Path, pid: int, own: socket.socket, held_by: str) -> None:
+        self.directory = place / "store"
+        self.seen_at = str(self.directory) if held_by == NO_SANDBOX else "."
+        self.held_by = held_by
+        self._place = place
+        self._pid = pid
+        self._own = own
+        self._status: asyncio.Future[int] | None = None
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    @classmethod
+    async def begin(
+        cls, place: Path, found: Enforcement, limits: QueryLimits, threads: ThreadPoolExecutor
+    ) -> "Confined":
+        """Start one in the new directory `place`, which goes with it.
+
+        Args:
+            place: where nothing is yet.
+            found: what this machine can hold it with.
+            limits: what it may take.
+            threads: one that lives longer than the process, which dies with its thread.
+
+        Raises:
+            QueryRefused: it did not start; nothing of it is left.
+        """
+        own, other = socket.socketpair()
+        loop = asyncio.get_running_loop()
+        try:
+            pid = await loop.run_in_executor(threads, _start, place, found, limits, other)
+        except (OSError, ValueError) as error:
+            own.close()
+            await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
+            why = error.strerror if isinstance(error, OSError) else error
+            raise QueryRefused(f"the query process did not start: {why}") from error
+        finally:
+            other.close()
+        return cls(place, pid, own, found.label)
+
+    async def ask(
+        self, message: dict[str, object], *, limit_s: float, limit_bytes: int
+    ) -> dict[str, Any]:
+        """Return the answer to a message; one at a time. After an error, end the process.
+
+        Raises:
+            QueryRefused: there is none, and why: which limit was reached.
+        """
+        body = json.dumps(message).encode()
+        try:
+            async with asyncio.timeout(limit_s):
+                if self._streams is None:
+                    self._streams = await asyncio.open_unix_connection(sock=self._own)
+                reader, writer = self._streams
+                writer.write(_HEADER.pack(len(body)) + body)
+                await writer.drain()
+                length = _HEADER.unpack(await reader.readexactly(_HEADER.size))[0]
+                if length > limit_bytes:
+                    raise QueryRefused(
+                        f"the answer is longer than its limit of {limit_bytes} bytes"
+                    )
+                return cast("dict[str, Any]", json.loads(await reader.readexactly(length)))
+        except TimeoutError as error:
+            raise QueryRefused(
+                f"the query reached its limit of {limit_s:g} s and was ended"
+            ) from error
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            raise QueryRefused(await self._why_gone()) from error
+
+    async def end(self) -> None:
+        """Kill the process and all it may have started, reap it, remove its directory."""
+        if self._status is None or not self._status.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._pid, signal.SIGKILL)
+        await self._ended()
+        if self._streams is None:
+            self._own.close()
+        else:
+            writer = self._streams[1]
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+        await asyncio.to_thread(shutil.rmtree, self._place, ignore_errors=True)
+
+    async def _ended(self) -> int:
+        """Return how the process ended: its exit code, or the negative number of its signal."""
+        if self._status is None:
+            self._status = asyncio.ensure_future(asyncio.to_thread(_reap, self._pid))
+        return await asyncio.shield(self._status)
+
+    async def _why_gone(self) -> str:
+        status = await self._ended()
+        signalled = -status if status < 0 else status - _SIGNALLED
+        if signalled == signal.SIGXCPU:
+            return "the query reached its limit of processor time and was ended"
+        return f"the query reached its limit of memory, or broke its process (status {status})"
+
+
+def _start(place: Path, found: Enforcement, limits: QueryLimits, end: socket.socket) -> int:
+    """Start the process with `end` as its standard input and output; return its number. Blocks."""
+    ensure_private_dir(place.parent)
+    place.mkdir(mode=0o700)
+    for name, mode in (("store", 0o700), ("home", 0o500), ("tmp", 0o500)):
+        (place / name).mkdir(mode=mode)
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        if not found.tier:
+            return _start_unheld(limits, end.fileno(), null)
+        return start(_launch(place, found, limits), end.fileno(), end.fileno(), null)
+    finally:
+        os.close(null)
+
+
+def _launch(place: Path, found: Enforcement, limits: QueryLimits) -> dict[str, Any]:
+    where, python = os.path.realpath(place), interpreter()
+    mounts = found.tier in {1, 3}
+    spec = SandboxSpec(
+        directory=_SHOWN_AT if mounts else f"{where}/store",
+        copy=f"{where}/store" if mounts else "",
+        writes_directory=False,
+        home=f"{where}/home",
+        tmp=f"{where}/tmp",  # noqa: S108 - its own
+        read=(*python.needs, str(_WORKER), *_places()),
+        limits=limits.resources(),
+    )
+    return {
+        "argv": [python.program, *_arguments(limits, held=True)],
+        "cwd": spec.directory,
+        "env": _ENVIRONMENT,
+        "sandbox": plan(spec, found),
+    }
+
+
+def _start_unheld(limits: QueryLimits, end: int, null: int) -> int:
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, *_arguments(limits, held=False)],
+        _ENVIRONMENT,
+        file_actions=[(os.POSIX_SPAWN_DUP2, fd, to) for to, fd in enumerate((end, end, null))],
+        setsid=True,
+        setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD),
+    )
+
+
+def _arguments(limits: QueryLimits, *, held: bool) -> Sequence[str]:
+    told = {
+        "held": held,
+        "resources": limits.resources(),
+        "cpu_s": limits.cpu_s,
+        "engine_ms": round(limits.engine_s * 1000),
+        "memory_bytes": limits.memory_bytes,
+    }
+    return ["-I", "-S", str(_WORKER), json.dumps(told), *_places()]
+
+
+@cache
+def _places() -> tuple[str, ...]:
+    """Return the directories that hold what the process imports; none of it is loaded here."""
+    found = [importlib.util.find_spec(name) for name in _MODULES]
+    origins = [Path(spec.origin).resolve() for spec in found if spec and spec.origin]
+    # A package's origin is in its own directory.
+    return tuple({str(o.parents[1] if o.stem == "__init__" else o.parent): None for o in origins})
+
+
+def _reap(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
