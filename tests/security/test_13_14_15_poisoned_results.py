@@ -21,6 +21,7 @@ from cmesh.interfaces.cli import output
 from cmesh.interfaces.mcp.fence import Fence
 from cmesh.interfaces.mcp.server import McpSession
 from cmesh.interfaces.mcp.tools import listed
+from cmesh.interfaces.schema import SCHEMA_SQL
 from tests.fakes.operations import FakeOperations
 from tests.security.corpus import CONTROLS, INJECTIONS
 
@@ -125,8 +126,11 @@ async def everything(hostile: str) -> list[list[str]]:
     worker = operations.peers["worker"]
     operations.peers["worker"] = worker.model_copy(update={"paths": [text], "runners": [text]})
 
+    of_the_store = operations.sql
+
     async def sql(context: Context, arguments: SqlArguments) -> SqlView:
-        del context
+        if arguments.sql == SCHEMA_SQL:  # whose rows are of cmesh's own words
+            return await of_the_store(context, arguments)
         if "error" in arguments.sql:
             raise QueryRefused(f"Conversion Error: could not convert '{text}'")
         return SqlView(columns=["a"], types=["VARCHAR"], rows=[[text], [{"k": [text]}]])
