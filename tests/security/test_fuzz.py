@@ -67,6 +67,6 @@ def test_a_parser_that_fails_in_another_way_would_be_noticed(
         return decode(text)
 
     monkeypatch.setattr(session_module, "decode", breaks)
-    found = fuzz_frames(200, SEED)
+    found = fuzz_frames(1_000, SEED)
     assert found.crashes
     assert "IndexError" in found.crashes[0]
