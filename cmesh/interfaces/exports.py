@@ -18,6 +18,7 @@ from cmesh.locks import FileLock, Held
 from cmesh.store.audit import Report, require_store
 from cmesh.store.export import Exported, export
 from cmesh.store.exports import (
+    Loaded,
     Told,
     check_chain,
     check_heads,
@@ -109,7 +110,8 @@ def opened(
     vouched = keys_known(exports, key)
     with tempfile.TemporaryDirectory(prefix="cmesh-exports-") as name:
         work = Path(name)
-        nodes, loaded, finding = list[OpenedNode](), [], None
+        nodes, loaded = list[OpenedNode](), list[Loaded]()
+        finding: Finding | None = None
         for number, one in enumerate(exports):
             place = work / f"{number}"
             place.mkdir(mode=0o700)

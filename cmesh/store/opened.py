@@ -1,5 +1,6 @@
 """Asking one database that was made of exports: as `cmesh sql` asks, in its confined process."""
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -9,8 +10,8 @@ import _duckdb as duckdb
 
 from cmesh.store import queries
 from cmesh.store.records import SqlRows
-from cmesh.store.snapshot import Snapshot
-from cmesh.store.sql import QueryProcess, SqlValue
+from cmesh.store.snapshot import FILE_NAME, Snapshot, copy_files
+from cmesh.store.sql import Copying, Query, QueryProcess, SqlValue
 
 __all__ = ["OpenedExports"]
 
@@ -20,12 +21,16 @@ _SEQ = 1  # the file never changes, so any number that is always the same
 class OpenedExports:
     """A database of `cmesh.store.exports.load`, in its directory, until the block ends.
 
-    Belongs to one event loop. The process may delete the file.
+    Belongs to one event loop. The process sees a link to the file, and may not write to it.
     """
 
     def __init__(self, database: Path) -> None:
         self._database = database
-        self._process = QueryProcess(self._take, self._columns)
+        self._process = QueryProcess(
+            Copying(
+                directory=database.parent, fill=self._fill, rest=_nothing, columns=self._columns
+            )
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -44,11 +49,20 @@ class OpenedExports:
         Raises:
             QueryRefused: the SQL is wrong, or a limit was reached.
         """
-        return await self._process.run(text, parameters, limit, _SEQ)
+        return await self._process.run(Query(text=text, parameters=parameters, limit=limit), _SEQ)
 
-    async def _take(self) -> Snapshot:
-        return Snapshot(directory=self._database.parent, seq=_SEQ)
+    async def _fill(self, directory: Path) -> Snapshot:
+        # Beside the database, so on the same file system; one without links gets a copy.
+        try:
+            (directory / FILE_NAME).hardlink_to(self._database)
+        except OSError:
+            await asyncio.to_thread(copy_files, [self._database], directory)
+        return Snapshot(directory=directory, seq=_SEQ)
 
     async def _columns(self) -> dict[str, list[str]]:
         with duckdb.connect(str(self._database), read_only=True) as connection:
             return queries.columns(connection)
+
+
+async def _nothing() -> None:
+    """There is nothing to give up: the database is the only one there will be."""

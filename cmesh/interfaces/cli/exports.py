@@ -155,6 +155,8 @@ async def _ask(exports: "OpenedExports", query: str, limit: int) -> SqlView:
         types=list(rows.types),
         rows=rows.rows,
         truncated=rows.truncated,
+        cut_by=rows.cut_by,
+        held_by=rows.held_by,
         elapsed_ms=rows.elapsed_ms,
     )
 
