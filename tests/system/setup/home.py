@@ -1,5 +1,6 @@
 """A home of its own for an installation, and a release to install from."""
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -118,9 +119,11 @@ class Home:
             name = str(path.relative_to(self.path))
             if "/versions/" in name and name.count("/") > 4:
                 continue
-            mode = stat.filemode(path.lstat().st_mode)
-            content: object = str(path.readlink()) if path.is_symlink() else ""
-            if path.is_file() and not path.is_symlink():
-                content = path.read_bytes()
-            found[name] = (mode, content)
+            # The files of a daemon that runs come and go.
+            with contextlib.suppress(FileNotFoundError):
+                mode = stat.filemode(path.lstat().st_mode)
+                content: object = str(path.readlink()) if path.is_symlink() else ""
+                if path.is_file() and not path.is_symlink():
+                    content = path.read_bytes()
+                found[name] = (mode, content)
         return found
