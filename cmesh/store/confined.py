@@ -97,6 +97,7 @@ class Confined:
         self._own = own
         self._status: asyncio.Future[int] | None = None
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._over = False
 
     @classmethod
     async def begin(
@@ -137,8 +138,13 @@ class Confined:
         body = json.dumps(message).encode()
         try:
             async with asyncio.timeout(limit_s):
+                if self._over:
+                    raise QueryRefused("the query process was ended")
                 if self._streams is None:
                     self._streams = await asyncio.open_unix_connection(sock=self._own)
+                    if self._over:  # it was ended while they were opened, which did not see them
+                        self._streams[1].close()
+                        raise QueryRefused("the query process was ended")
                 reader, writer = self._streams
                 writer.write(_HEADER.pack(len(body)) + body)
                 await writer.drain()
@@ -157,6 +163,7 @@ class Confined:
 
     async def end(self) -> None:
         """Kill the process and all it may have started, reap it, remove its directory."""
+        self._over = True
         if self._status is None or not self._status.done():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._pid, signal.SIGKILL)

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +85,7 @@ class QueryProcess:
         self._seq = -1  # of the worker's copy
         self._idle: asyncio.TimerHandle | None = None
         self._ending: set[asyncio.Task[None]] = set()
+        self._leaving: set[asyncio.Task[None]] = set()
 
     async def run(self, query: Query, head_seq: int) -> SqlRows:
         """Run one SELECT on a copy that holds row `head_seq`.
@@ -116,11 +117,18 @@ class QueryProcess:
             self._idle.cancel()
         worker, self._worker = self._worker, None
         if worker is not None:
-            await worker.end()
+            self._leave(worker.end())
         spare, self._spare = self._spare, None
         if spare is not None:
-            with contextlib.suppress(QueryRefused):
-                await (await asyncio.shield(spare)).end()
+            self._leave(_end_started(spare))
+        if self._leaving:
+            await asyncio.wait(self._leaving)
+
+    def _leave(self, end: Coroutine[Any, Any, None]) -> None:
+        """End a process in a task of its own: who waits for it may be cancelled, it may not."""
+        task = asyncio.ensure_future(end)
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
     async def _run(self, query: Query, head_seq: int) -> SqlRows:
         if self._idle is not None:
@@ -155,10 +163,12 @@ class QueryProcess:
         if self._worker and self._seq >= head_seq:
             return self._worker
         fresh = await asyncio.shield(self._prepare())
+        if self._closed:
+            raise QueryRefused("the store is closed")
         old, self._worker, self._spare = self._worker, fresh, None
-        self._seq = (await self._copying.fill(fresh.directory)).seq
         if old is not None:
-            await old.end()
+            self._leave(old.end())
+        self._seq = (await self._copying.fill(fresh.directory)).seq
         opened = await fresh.ask(
             {"open": fresh.seen_at, "part": self._part},
             limit_s=self._limits.start_s,
@@ -166,6 +176,9 @@ class QueryProcess:
         )
         if "error" in opened:
             raise await self._refused(str(opened.get("message", "")))
+        if self._part is not None:
+            # The other rows must not be kept from it by the engine's word alone.
+            await asyncio.to_thread(_empty, fresh.directory)
         return fresh
 
     def _prepare(self) -> "asyncio.Task[Confined]":
@@ -208,6 +221,16 @@ class QueryProcess:
 
 
 _LESS = "ask for less: fewer rows, a shorter time, an aggregate"
+
+
+def _empty(directory: Path) -> None:
+    for path in directory.iterdir():
+        path.unlink()
+
+
+async def _end_started(spare: "asyncio.Task[Confined]") -> None:
+    with contextlib.suppress(QueryRefused):
+        await (await asyncio.shield(spare)).end()
 
 
 def _retrieve(task: "asyncio.Task[Confined]") -> None:

@@ -171,7 +171,7 @@ BOMBS = [
     ("SELECT string_agg(a.range::VARCHAR || repeat('x', 1000)) FROM range(1000000) a", "memory"),
     ("SELECT DISTINCT repeat('x', 1000) || range FROM range(10000000) ORDER BY 1", ""),
     ("SELECT levenshtein(repeat('ab', 1000000), repeat('ba', 1000000))", ""),
-    ("SELECT list_reduce([x::BIGNUM FOR x IN range(1, 400000)], lambda a, b: a * b)", ""),
+    ("SELECT list_reduce([x::BIGNUM FOR x IN range(1, 4000000)], lambda a, b: a * b)", ""),
 ]
 """With what must stand in the message: the limit that was reached."""
 
