@@ -163,6 +163,7 @@ async def test_an_agent_that_cmesh_does_not_know_is_added_by_a_manifest(
     for task in held:
         await eventually(lambda one=task.task_id: running(builder, one))
     waits = await laptop.delegate("builder", "parley", app, new=True)
+    await eventually(lambda: builder.task(waits.task_id))  # admitted, with the manifest of now
     file.write_text(text.replace('"--json"]', '"--json", "--more"]', 1), "utf-8")
     hold.unlink()
     for task in held:
