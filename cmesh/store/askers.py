@@ -32,7 +32,7 @@ _ROWS: Mapping[str, str] = {
 
 _SHOWN: Mapping[str, str] = {
     "store_row": "incarnation node created_at",
-    "task_row": "seq ts task_id trace_id direction peer_id peer principal session project payload_hash"
+    "task_row": "seq ts task_id trace direction peer_id peer principal session project payload_hash"
     " runner profile directory prompt prompt_bytes runtime_s limit_bytes limit_usd accept origin"
     " not_after traceparent follows thread turn limit_turns limit_tokens artifacts base changes"
     " answer_schema",
