@@ -4,7 +4,7 @@ Fields are stable; new ones may be added. How they are filled: `views`, `overvie
 """
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,9 @@ from cmesh.daemon.evidence_answers import EvidenceView, View
 from cmesh.daemon.file_answers import ArtifactView, PatchView
 from cmesh.daemon.fleet_view import SqlNodeView
 from cmesh.model import Direction, Profile, TaskState
+
+if TYPE_CHECKING:  # commands load these views, and no store
+    from cmesh.store.records import SqlRows
 
 __all__ = [
     "SUMMARY_CHARACTERS",
@@ -445,3 +448,17 @@ class SqlView(View):
     head_seq: int = 0
     held_by: str = ""
     nodes: list[SqlNodeView] = Field(default_factory=list[SqlNodeView])
+
+    @classmethod
+    def of(cls, rows: "SqlRows") -> "SqlView":
+        """Return what a store answered, as it is told."""
+        return cls(
+            columns=list(rows.columns),
+            types=list(rows.types),
+            rows=rows.rows,
+            truncated=rows.truncated,
+            cut_by=rows.cut_by,
+            elapsed_ms=rows.elapsed_ms,
+            head_seq=rows.head_seq,
+            held_by=rows.held_by,
+        )

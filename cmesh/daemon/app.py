@@ -372,16 +372,7 @@ class App(Operations):
         rows = await self._daemon.store.sql(
             arguments.sql, tuple(arguments.parameters), arguments.limit
         )
-        return SqlView(
-            columns=list(rows.columns),
-            types=list(rows.types),
-            rows=rows.rows,
-            truncated=rows.truncated,
-            cut_by=rows.cut_by,
-            elapsed_ms=rows.elapsed_ms,
-            head_seq=rows.head_seq,
-            held_by=rows.held_by,
-        )
+        return SqlView.of(rows)
 
     @override
     async def explain(self, context: Context, arguments: ExplainArguments) -> DecisionView:

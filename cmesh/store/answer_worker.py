@@ -47,11 +47,8 @@ _AS_TEXT = {"INTERVAL", "JSON", "BIT", "BIGNUM"}
 
 
 def main() -> None:
-    """Serve requests until stdin ends. Arguments: the limits as JSON, then where modules are."""
-    limits: dict[str, Any] = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
-    sys.path += sys.argv[2:]
-    if not limits.get("held"):
-        _confine()
+    """Serve requests until stdin ends."""
+    _confine()
     requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
     import _duckdb as duckdb  # after the limits, which it must live under
@@ -75,7 +72,7 @@ def main() -> None:
 
 
 def _confine() -> None:
-    """Take from this process what it can take from itself, where no sandbox is around it."""
+    """Take from this process what it can take from itself: no sandbox is around it."""
     import ctypes
 
     with contextlib.suppress(OSError, AttributeError):

@@ -149,16 +149,8 @@ async def _prompt(database: Path, form: str, limit: int) -> None:
 
 
 async def _ask(exports: "OpenedExports", query: str, limit: int) -> SqlView:
-    rows = await exports.ask(query, limit)
-    return SqlView(
-        columns=list(rows.columns),
-        types=list(rows.types),
-        rows=rows.rows,
-        truncated=rows.truncated,
-        cut_by=rows.cut_by,
-        held_by=rows.held_by,
-        elapsed_ms=rows.elapsed_ms,
-    )
+    view = SqlView.of(await exports.ask(query, limit))
+    return view.model_copy(update={"head_seq": 0})  # of several logs there is no one head
 
 
 def _statement() -> str | None:
