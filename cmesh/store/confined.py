@@ -10,7 +10,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import shutil
 import signal
 import socket
 import struct
@@ -28,6 +27,7 @@ from cmesh.sandbox.plan import interpreter, plan
 from cmesh.sandbox.profile import SandboxSpec
 from cmesh.sandbox.start import start
 from cmesh.sandbox.tier import NO_SANDBOX, Enforcement
+from cmesh.store.snapshot import discard
 
 __all__ = ["Confined", "QueryLimits"]
 
@@ -120,7 +120,7 @@ class Confined:
             pid = await loop.run_in_executor(threads, _start, place, found, limits, other)
         except (OSError, ValueError) as error:
             own.close()
-            await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
+            await asyncio.to_thread(discard, place)
             why = error.strerror if isinstance(error, OSError) else error
             raise QueryRefused(f"the query process did not start: {why}") from error
         finally:
@@ -175,7 +175,7 @@ class Confined:
             writer.close()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
-        await asyncio.to_thread(shutil.rmtree, self._place, ignore_errors=True)
+        await asyncio.to_thread(discard, self._place)
 
     async def _ended(self) -> int:
         """Return how the process ended: its exit code, or the negative number of its signal."""

@@ -6,7 +6,6 @@ come in as ever. Nothing may be written only while the WAL is copied, whose leng
 """
 
 import asyncio
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from cmesh.store.snapshot import (
     Snapshot,
     add_to_base,
     copy_base,
-    forget_snapshots,
+    discard,
     mark_of,
 )
 
@@ -72,7 +71,7 @@ class Copies:
                 await asyncio.to_thread(directory.mkdir, mode=0o700)
                 await self._take(directory)
             except BaseException:
-                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+                await asyncio.to_thread(discard, directory)
                 raise
             finally:
                 await self._drop()  # so that only the copy's own name is left of it
@@ -85,7 +84,7 @@ class Copies:
 
     async def forget(self) -> None:
         """Remove what an earlier life left."""
-        await asyncio.to_thread(forget_snapshots, self._snapshots)
+        await asyncio.to_thread(discard, self._snapshots)
 
     async def _take(self, directory: Path) -> Snapshot:
         add = partial(self._add, directory)
@@ -118,4 +117,4 @@ class Copies:
     async def _drop(self) -> None:
         base, self._base = self._base, None
         if base is not None:
-            await asyncio.to_thread(shutil.rmtree, base.directory, ignore_errors=True)
+            await asyncio.to_thread(discard, base.directory)

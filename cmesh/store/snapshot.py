@@ -4,6 +4,8 @@ The copying is a child's: no process that may open the live file with DuckDB mus
 in another way too (see database.py).
 """
 
+import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -25,7 +27,7 @@ __all__ = [
     "add_to_base",
     "copy_base",
     "copy_files",
-    "forget_snapshots",
+    "discard",
     "mark_of",
 ]
 
@@ -131,6 +133,16 @@ def add_to_base(base: Base, database: Path, directory: Path, seq: int) -> Snapsh
     return Snapshot(directory=directory, seq=seq)
 
 
-def forget_snapshots(directory: Path) -> None:
-    """Delete what an earlier process left."""
+def discard(directory: Path) -> None:
+    """Remove a directory and all below, whatever the modes; what cannot go stays. Blocks.
+
+    A query's process has folders that nothing may be made in, and bubblewrap leaves mount points
+    there all the same. Nobody else may change the tree meanwhile.
+    """
+    for parent, folders, _ in os.walk(directory):
+        for folder in folders:
+            with contextlib.suppress(OSError):
+                path = Path(parent, folder)
+                if not path.is_symlink():
+                    path.chmod(0o700)
     shutil.rmtree(directory, ignore_errors=True)

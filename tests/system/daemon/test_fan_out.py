@@ -97,6 +97,8 @@ async def test_each_peer_gets_its_task_once_whoever_refuses_or_is_away(
         await fan_out(caller, *peers, **(fields | {"directory": str(place / "another")}))
     # Another session or a restart knows the group, and its refusals.
     await caller.stop()
+    copies = caller.state / "store" / "snapshots"
+    assert not list(copies.glob("query-*")), "a query's folder outlived its process"
     await caller.up()
     kept = await group(caller, view.group[:8])
     assert [(r.peer, r.code) for r in kept.refused] == [("three", "policy_denied")]
