@@ -29,6 +29,7 @@ __all__ = [
     "TaskSpec",
     "TaskState",
     "Usage",
+    "host_label",
 ]
 
 TaskId = NewType("TaskId", str)
@@ -139,6 +140,16 @@ class Identity:
     capabilities: Mapping[str, tuple[object, ...]] = field(
         default_factory=dict[str, tuple[object, ...]]
     )
+
+    @property
+    def label(self) -> str:
+        """The host's own part of its name, as people are shown it and say it."""
+        return host_label(self.name)
+
+
+def host_label(name: str) -> str:
+    """Return the first label of a MagicDNS name."""
+    return name.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

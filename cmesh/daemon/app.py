@@ -98,7 +98,7 @@ from cmesh.daemon.views import event_view, state_of
 from cmesh.daemon.wizard import Wizard
 from cmesh.errors import ConfigError, LocalProtocolError, TaskRefused
 from cmesh.keys import fingerprint
-from cmesh.model import TERMINAL, Direction, TaskState
+from cmesh.model import TERMINAL, Direction, TaskState, host_label
 from cmesh.setup.person import require_person
 from cmesh.store.records import TaskSnapshot
 
@@ -167,7 +167,7 @@ class App(Operations):
     async def _take_back(self, peer: str) -> UntrustView:
         daemon = self._daemon
         pin = await daemon.trust.take_back(peer)
-        name = pin.peer.partition(".")[0]
+        name = host_label(pin.peer)
         why = taken_back(name)
         daemon.machines.forget(pin.peer_id)
         await daemon.links.drop(pin.peer_id, why)

@@ -35,7 +35,7 @@ from cmesh.errors import (
     UsageError,
     VersionMismatch,
 )
-from cmesh.model import Direction, Limits, NodeId, TaskId, TaskSpec
+from cmesh.model import Direction, Limits, NodeId, TaskId, TaskSpec, host_label
 from cmesh.node.whois import Peer
 from cmesh.policy.chain import narrowed
 from cmesh.policy.decide import OutboundRequest, decide_outbound
@@ -256,7 +256,7 @@ class Asking:
     def _require_usable(self, peer: Peer) -> None:
         self._daemon.trust.require_same(peer.identity)
         if peer.identity.expired:
-            label = peer.identity.name.partition(".")[0]
+            label = peer.identity.label
             raise KeyExpired(
                 f"the node key of `{label}` has expired",
                 hint="run `cmesh login` on that machine",
@@ -327,7 +327,7 @@ class Asking:
                     told_to_a_task(decision), hint="report it; do not work around it"
                 )
             change = decision.change
-            name, may = record.peer.partition(".")[0], daemon.links.contact(record.peer_id).may
+            name, may = host_label(record.peer), daemon.links.contact(record.peer_id).may
             there = needed_there(name, may, record.spec)
             # A comment, so that the lines before it and it can be pasted as they are.
             raise PolicyDenied(decision.reason, hint=f"{change}\n# {there}" if there else change)
@@ -336,7 +336,7 @@ class Asking:
     def _outdated(self, peer_id: NodeId, name: str, spec: TaskSpec) -> str:
         """Say what of a task the worker does not take, as the open link tells; empty = nothing."""
         link = self._daemon.links.get(peer_id)
-        return "" if link is None else outdated(spec, name.partition(".")[0], link.opened)
+        return "" if link is None else outdated(spec, host_label(name), link.opened)
 
     async def _hand_on(
         self, context: Context, arguments: DelegateArguments, peer: Peer, turn: Turn
@@ -451,7 +451,7 @@ class Asking:
         if waits or daemon.links.get(peer_id) is not None:
             return
         if error is None:
-            name = record.peer.partition(".")[0]
+            name = host_label(record.peer)
             error = PeerUnreachable(f"`{name}` did not answer within {CONTACT_LIMIT_S:g} s")
         task = await daemon.store.task(record.task_id)
         if task is None or task.state != QUEUED:

@@ -334,7 +334,7 @@ class Caller:
             return
         # An output that is not kept there says nothing of the task.
         if message.code in FORGOTTEN and self._outputs.pending(task_id) is None:
-            reason = forgotten(message.code, link.identity.name.partition(".")[0])
+            reason = forgotten(message.code, link.identity.label)
             outbound.tell(
                 Word(happened=GotForgotten(), code=message.code, reason=reason, link=link)
             )

@@ -58,7 +58,7 @@ class Candidate:
     @property
     def name(self) -> str:
         """The peer's host label."""
-        return self.peer.identity.name.partition(".")[0]
+        return self.peer.identity.label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

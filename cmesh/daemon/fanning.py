@@ -19,7 +19,7 @@ from cmesh.daemon.choosing import chosen_all
 from cmesh.daemon.core import Daemon
 from cmesh.daemon.groups import Groups
 from cmesh.errors import CmeshError, TaskConflict, UsageError
-from cmesh.model import NodeId, TaskId
+from cmesh.model import NodeId, TaskId, host_label
 from cmesh.node.whois import Peer
 from cmesh.store.records import Refused, Selection, TaskRecord
 
@@ -41,7 +41,7 @@ class _Target:
 
     @property
     def name(self) -> str:
-        return self.peer.identity.name.partition(".")[0]
+        return self.peer.identity.label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +230,7 @@ class FanOut:
         try:
             await self._asking.send(record, queue=queue)
         except CmeshError as error:
-            return _refused(record.peer.partition(".")[0], error)
+            return _refused(host_label(record.peer), error)
         return None
 
 
@@ -253,7 +253,7 @@ def _placed(text: str) -> tuple[str, str]:
 def _target(peer: Peer, arguments: FanOutArguments, directory: str) -> _Target:
     place = directory or arguments.directory
     if not place:
-        name = peer.identity.name.partition(".")[0]
+        name = peer.identity.label
         raise UsageError(
             f"no directory is named for `{name}`", hint=f"name one for all, or `{name}:/directory`"
         )

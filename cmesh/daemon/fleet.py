@@ -30,7 +30,7 @@ from cmesh.errors import (
     UsageError,
 )
 from cmesh.link.link import Link
-from cmesh.model import Direction, NodeId
+from cmesh.model import Direction, NodeId, host_label
 from cmesh.node.whois import Peer
 from cmesh.policy.audit import decide_question
 from cmesh.policy.decide import Decision
@@ -83,7 +83,7 @@ class _Node:
 
     @property
     def name(self) -> str:
-        return self.peer.identity.name.partition(".")[0]
+        return self.peer.identity.label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,7 +237,7 @@ class Fleet:
         daemon = self._daemon
         began = daemon.settings.clock.monotonic()
         status = daemon.presence.status
-        name = status.name.partition(".")[0] if status else daemon.rules.config().node.hostname
+        name = host_label(status.name) if status else daemon.rules.config().node.hostname
         view = SqlNodeView(node=name, node_id=daemon.self_id(), state="answered")
         seq, digest = daemon.store.head
         try:

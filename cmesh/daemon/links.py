@@ -261,7 +261,7 @@ class Links:
         identity = await self._presence.node.whois(address)
         if identity.expired:
             raise KeyExpired(f"the node key of `{identity.name}` has expired")
-        name = identity.name.partition(".")[0]
+        name = identity.label
         node = self._presence.node
         wire = await dial(node, address, name=name, limit_s=DIAL_LIMIT_S, pairing=pairing)
         return wire, identity

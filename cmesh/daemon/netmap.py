@@ -9,10 +9,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from cmesh.errors import UnknownPeer
+from cmesh.model import host_label
 from cmesh.nearest import did_you_mean
 from cmesh.node.whois import NodeStatus, Peer
 
-__all__ = ["Netmap", "label", "names"]
+__all__ = ["Netmap", "names"]
 
 AGE_LIMIT_S = 1.0
 """How long an answer is used when nothing tells of a change; a key expires without a notice."""
@@ -66,18 +67,18 @@ class Netmap:
             NodeError: the node cannot say.
         """
         found = await self.named(name)
-        exact = [peer for peer in found if name != label(peer)]
+        exact = [peer for peer in found if name != peer.identity.label]
         if len(exact or found) > 1:  # a machine shared in from another tailnet, for example
             names = "` or `".join(peer.identity.name for peer in found)
             raise UnknownPeer(f"`{name}` means more than one peer", hint=f"name `{names}`")
         if found:
             return (exact or found)[0]
-        if own is not None and name in (own.name, own.name.partition(".")[0], own.node_id):
+        if own is not None and name in (own.name, host_label(own.name), own.node_id):
             raise UnknownPeer(
                 f"`{name}` is this machine itself, and a peer is another one",
                 hint="name another machine, see `cmesh peers`",
             )
-        labels = [label(peer) for peer in self._peers]
+        labels = [peer.identity.label for peer in self._peers]
         hint = did_you_mean(name, labels) or "run `cmesh peers`"
         raise UnknownPeer(f"no peer is named `{name}`", hint=hint)
 
@@ -85,9 +86,4 @@ class Netmap:
 def names(peer: Peer) -> set[str]:
     """Return all that a peer is called by."""
     identity = peer.identity
-    return {label(peer), identity.name, str(identity.node_id), *identity.addresses}
-
-
-def label(peer: Peer) -> str:
-    """Return a peer's host label."""
-    return peer.identity.name.partition(".")[0]
+    return {identity.label, identity.name, str(identity.node_id), *identity.addresses}

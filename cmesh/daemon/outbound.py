@@ -16,7 +16,7 @@ from cmesh.daemon.parts import Parts
 from cmesh.errors import AnswerInvalid, CmeshError, LinkError, PeerOutdated, RemoteProtocolError
 from cmesh.keys import verify
 from cmesh.link.link import Link
-from cmesh.model import Direction, Event, TaskId
+from cmesh.model import Direction, Event, TaskId, host_label
 from cmesh.protocol import state as table
 from cmesh.protocol.convert import result_from, submit
 from cmesh.protocol.facts import OPEN, QUEUED, SENT
@@ -199,7 +199,7 @@ class Outbound:
         if record is None or link is None:
             return (word,)
         same_store = draft.sent_to() in {"", link.opened.incarnation}
-        why = outdated(record.spec, record.peer.partition(".")[0], link.opened)
+        why = outdated(record.spec, host_label(record.peer), link.opened)
         if not why or not same_store:
             return (word,)
         return Word(happened=UserCancels(), code=PeerOutdated.code, reason=why), word

@@ -36,6 +36,7 @@ from cmesh.model import (
     TaskId,
     TaskSpec,
     TaskState,
+    host_label,
 )
 from cmesh.nearest import did_you_mean
 from cmesh.node.whois import Peer
@@ -122,7 +123,7 @@ def _outbox(daemon: Daemon, outbound: Sequence[TaskSnapshot]) -> list[OutboxView
             waiting.setdefault(task.record.peer_id, []).append(task)
     found = [
         OutboxView(
-            peer=tasks[0].record.peer.partition(".")[0],
+            peer=host_label(tasks[0].record.peer),
             node_id=peer_id,
             tasks=len(tasks),
             link=link_state(daemon, peer_id),
@@ -153,7 +154,7 @@ def peer_view(daemon: Daemon, peer: Peer) -> PeerView:
     if contact.at is not None:
         age = round((daemon.settings.clock.now() - contact.at).total_seconds(), 1)
     return PeerView(
-        name=identity.name.partition(".")[0],
+        name=identity.label,
         node_id=identity.node_id,
         user=identity.user,
         tags=list(identity.tags),
@@ -205,7 +206,7 @@ async def knowledge(daemon: Daemon, task: TaskSnapshot) -> Knowledge:
     if record.direction is Direction.IN:
         return Knowledge(link=link, follow_up=follow_up)
     if task.state == TaskState.DENIED and task.code == PolicyDenied.code:
-        may, name = daemon.links.contact(record.peer_id).may, record.peer.partition(".")[0]
+        may, name = daemon.links.contact(record.peer_id).may, host_label(record.peer)
         advice = offered_instead(name, may, record.spec)
         return Knowledge(link=link, follow_up=follow_up, advice=advice)
     note = daemon.caller.hearsay.note(record.task_id)
@@ -221,7 +222,7 @@ async def knowledge(daemon: Daemon, task: TaskSnapshot) -> Knowledge:
         code, reason = task.code, task.reason
     elsewhere = daemon.caller.elsewhere(record.task_id)
     if elsewhere:
-        code, reason = "store_replaced", _elsewhere(record.peer.partition(".")[0])
+        code, reason = "store_replaced", _elsewhere(host_label(record.peer))
     retry_in_s = None
     if note.retry_after_s is not None:
         retry_in_s = note.at + note.retry_after_s - daemon.settings.clock.monotonic()
@@ -239,7 +240,7 @@ async def knowledge(daemon: Daemon, task: TaskSnapshot) -> Knowledge:
 
 def _kept(task: TaskSnapshot, error: CmeshError) -> str:
     """Say why a task's worker cannot be reached, what helps, and what becomes of the task."""
-    name = task.record.peer.partition(".")[0]
+    name = host_label(task.record.peer)
     step = error.hint
     if isinstance(error, PeerUnreachable):
         # The error's own advice ends with one for a call that failed, and this one has not.
@@ -330,7 +331,7 @@ def _there(daemon: Daemon, arguments: ExplainArguments, identity: Identity) -> s
         not_after=daemon.settings.clock.now(),
         follows=TaskId("") if operation is Operation.FOLLOW_UP else None,
     )
-    return needed_there(identity.name.partition(".")[0], may, spec)
+    return needed_there(identity.label, may, spec)
 
 
 def _reports_cost(daemon: Daemon, runner: str) -> bool:

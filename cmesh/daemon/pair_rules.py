@@ -82,7 +82,7 @@ class PairRules:
         peer = await daemon.presence.peer(arguments.peer)
         identity = await daemon.presence.identify(peer.identity.node_id)
         daemon.trust.require_same(identity)
-        name = identity.name.partition(".")[0]
+        name = identity.label
         if daemon.trust.confirmed_by(identity.node_id) != BY_CODE:
             raise PeerUntrusted(
                 f"nobody has confirmed the key of `{name}` by a code",
@@ -153,7 +153,7 @@ class PairRules:
         new: Sequence[Rule],
         written: Sequence[_Written],
     ) -> None:
-        peer = identity.name.partition(".")[0]
+        peer = identity.label
         added = [
             _Written(
                 peer_id=identity.node_id,

@@ -136,7 +136,7 @@ class Pairings:
                 self._board.end(before, "stopped")
         attempt = self._board.attempt = Attempt(
             peer_id=identity.node_id,
-            peer=identity.name.partition(".")[0],
+            peer=identity.label,
             user=identity.user or ", ".join(identity.tags),
             owner=pid,
             began=now,
@@ -186,7 +186,7 @@ class Pairings:
     def _require_unlocked(self, identity: Identity, now: float) -> None:
         left_s = self._board.locks.left_s(identity.node_id, now)
         if left_s:
-            name = identity.name.partition(".")[0]
+            name = identity.label
             raise PairingRefused(
                 f"too many codes were wrong: a pairing with `{name}` is refused for"
                 f" {LOCKED_S / 60:g} minutes",

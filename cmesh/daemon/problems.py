@@ -89,7 +89,7 @@ def _expiring(daemon: Daemon) -> list[Problem]:
     for link in daemon.links.all():
         who = link.identity
         if who.key_expiry is not None and who.key_expiry <= soon:
-            label = who.name.partition(".")[0]
+            label = who.label
             found.append(_expires(f"the node key of `{label}`", who.key_expiry, f"on `{label}`"))
     return found
 

@@ -85,7 +85,7 @@ class Proofs:
             PeerUnreachable: it went away, or did not answer within `ANSWER_LIMIT_S`.
             CmeshError: it refuses, for the reason of that code.
         """
-        name = link.identity.name.partition(".")[0]
+        name = link.identity.label
         if PROOF not in link.opened.takes:
             software = link.opened.software or "an older version"
             raise PeerOutdated(f"`{name}` runs {software}, which cannot be asked what it holds")

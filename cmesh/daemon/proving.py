@@ -22,7 +22,7 @@ async def ask_proof(daemon: Daemon, arguments: ProofArguments) -> ProofView:
     """
     peer = await daemon.presence.peer(arguments.peer)
     daemon.trust.require_same(peer.identity)
-    node_id, name = peer.identity.node_id, peer.identity.name.partition(".")[0]
+    node_id, name = peer.identity.node_id, peer.identity.label
     if daemon.links.get(node_id) is None:
         await daemon.links.attempt(node_id, CONTACT_LIMIT_S, unasked=True)
     link = daemon.links.get(node_id)

@@ -14,7 +14,7 @@ from cmesh.daemon.parts import Parts
 from cmesh.daemon.views import patch_view, state_of
 from cmesh.daemon.withheld import Withheld, withheld
 from cmesh.errors import TaskRefused
-from cmesh.model import Direction
+from cmesh.model import Direction, host_label
 from cmesh.redact import Redactor
 from cmesh.store.records import Record, StepRecord, TaskSnapshot
 from cmesh.text import one_line
@@ -45,7 +45,7 @@ class Release:
         record = task.record
         return ReleaseView(
             task_id=record.task_id,
-            peer=record.peer.partition(".")[0],
+            peer=host_label(record.peer),
             node_id=record.peer_id,
             principal=one_line(record.principal, 200),
             withheld=shown,

@@ -14,7 +14,7 @@ from cmesh.daemon.followup import Standing
 from cmesh.daemon.verdict import verdict
 from cmesh.daemon.views import answer_of, artifact_views, evidence_view, patch_view, state_of
 from cmesh.errors import AnswerInvalid, SecretFound, TaskRefused
-from cmesh.model import Direction, Result
+from cmesh.model import Direction, Result, host_label
 from cmesh.protocol.spec import CHANGES_BYTES
 from cmesh.redact import Redactor
 from cmesh.store.records import TaskSnapshot
@@ -82,7 +82,7 @@ async def read_result(
     end = min(len(text), arguments.offset + arguments.limit)
     return ResultView(
         task_id=task_id,
-        peer=task.record.peer.partition(".")[0],
+        peer=host_label(task.record.peer),
         state=state_of(task, follow_up=follow_up),
         part=arguments.part,
         text=text[arguments.offset : end],

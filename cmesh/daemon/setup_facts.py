@@ -19,7 +19,7 @@ from cmesh.daemon.runner_answers import RunnerView
 from cmesh.daemon.trust import BY_CODE
 from cmesh.errors import NotCmesh, PeerUnreachable, PeerUntrusted
 from cmesh.keys import fingerprint
-from cmesh.model import Identity
+from cmesh.model import Identity, host_label
 from cmesh.node.whois import Peer
 from cmesh.policy.match import match_peer
 from cmesh.runner.programs import Programs
@@ -71,7 +71,7 @@ class Look:
             config=text,
             problem=daemon.rules.error.message if daemon.rules.error else "",
             phase=phase,
-            node=status.name.partition(".")[0] if status else config.node.hostname,
+            node=host_label(status.name) if status else config.node.hostname,
             login_url=daemon.presence.login_url if phase != "up" else "",
             tailnet=status.tailnet if status else "",
             testnet=status.testnet if status else False,
@@ -148,7 +148,7 @@ class Look:
         is_cmesh = True if answered else False if isinstance(contact.error, NotCmesh) else None
         asks, works = self._rules(identity)
         return PeerFact(
-            name=identity.name.partition(".")[0],
+            name=identity.label,
             node_id=node_id,
             user=identity.user,
             online=peer.online,

@@ -10,7 +10,7 @@ from typing import Literal
 
 from cmesh.errors import CmeshError, PeerUntrusted, UnknownPeer, WrongMachine
 from cmesh.keys import fingerprint
-from cmesh.model import Identity, NodeId
+from cmesh.model import Identity, NodeId, host_label
 from cmesh.nearest import did_you_mean
 from cmesh.store.records import AuditRecord, TrustRecord
 from cmesh.store.store import Store
@@ -91,7 +91,7 @@ class Trust:
             return
         if not repeated:  # it knocks until it is let in; one row tells of it
             await self._store.commit([self._contact(identity, key)])
-        name = identity.name.partition(".")[0]
+        name = identity.label
         if self._taken_back.get(identity.node_id) == key:
             raise taken_back(name)
         what = (
@@ -226,7 +226,7 @@ def taken_back(name: str) -> PeerUntrusted:
 
 def _label(of: TrustRecord | Identity) -> str:
     name = of.peer if isinstance(of, TrustRecord) else of.name
-    return name.partition(".")[0]
+    return host_label(name)
 
 
 def _names(pin: TrustRecord) -> set[str]:

@@ -30,7 +30,7 @@ from cmesh.daemon.file_answers import ArtifactView, PatchView
 from cmesh.daemon.followup import POSSIBLE, Standing
 from cmesh.daemon.outbound import EVENTS_CUT
 from cmesh.daemon.verdict import verdict
-from cmesh.model import ENDED, Direction, Event, Limits, TaskState
+from cmesh.model import ENDED, Direction, Event, Limits, TaskState, host_label
 from cmesh.policy.decide import Decision
 from cmesh.protocol.evidence import Acceptance, Before, Changed, Evidence
 from cmesh.protocol.facts import WorkerFacts
@@ -131,7 +131,7 @@ def task_view(
     return TaskView(
         task_id=record.task_id,
         direction=record.direction,
-        peer=record.peer.partition(".")[0],
+        peer=host_label(record.peer),
         node_id=record.peer_id,
         state=state,
         witness=_witness(task, state),

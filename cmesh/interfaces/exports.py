@@ -16,8 +16,8 @@ from cmesh.interfaces.audit import copied
 from cmesh.keys import SigningKey, fingerprint
 from cmesh.locks import FileLock, Held
 from cmesh.store.audit import Report, require_store
-from cmesh.store.export import Exported, export
-from cmesh.store.exports import (
+from cmesh.store.export_ask import OpenedExports
+from cmesh.store.export_read import (
     Loaded,
     Told,
     check_chain,
@@ -27,9 +27,9 @@ from cmesh.store.exports import (
     keys_known,
     load,
 )
+from cmesh.store.export_write import Exported, export
 from cmesh.store.head import read_head
 from cmesh.store.manifest import TrustedPeer
-from cmesh.store.opened import OpenedExports
 from cmesh.store.records import Finding
 
 __all__ = ["Exported", "Opened", "OpenedExports", "OpenedNode", "Told", "export_store", "opened"]

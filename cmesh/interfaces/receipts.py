@@ -8,7 +8,7 @@ from cmesh.clock import SystemClock
 from cmesh.errors import AuditUnproven, DiskFull, UnknownPeer, UsageError
 from cmesh.interfaces.against import own_keys
 from cmesh.interfaces.audit import reading
-from cmesh.model import NodeId
+from cmesh.model import NodeId, host_label
 from cmesh.nearest import did_you_mean
 from cmesh.store import held, receipts_file
 from cmesh.store.exchange import Reader
@@ -72,11 +72,11 @@ def _named(cursor: Reader, name: str) -> tuple[NodeId, str]:
     found = found or [one for one in known if name == one[1].partition(".")[0]]
     if len(found) == 1:
         node_id, full = found[0]
-        return node_id, full.partition(".")[0]
+        return node_id, host_label(full)
     if found:
         ids = "` or `".join(node_id for node_id, _ in found)
         raise UnknownPeer(f"`{name}` means more than one peer", hint=f"name `{ids}`")
-    labels = sorted({full.partition(".")[0] for _, full in known})
+    labels = sorted({host_label(full) for _, full in known})
     raise UnknownPeer(
         f"this store knows no peer `{name}`", hint=did_you_mean(name, labels) or "run `cmesh peers`"
     )

@@ -6,7 +6,7 @@ Nothing that a caller has written stands in it; the prompt comes after it, or ap
 
 import re
 
-from cmesh.model import Profile
+from cmesh.model import Profile, host_label
 from cmesh.question import QUESTION_MARK
 
 __all__ = ["fresh_copy", "in_front", "preface_of"]
@@ -52,7 +52,7 @@ def preface_of(profile: Profile, principal: str, peer: str) -> str:
     Both are what the tailnet says of the caller. The text is the same for every turn of a
     conversation, because some agents keep that of the first.
     """
-    who, where = _named(principal, "a user"), _named(peer.partition(".")[0], "of a peer")
+    who, where = _named(principal, "a user"), _named(host_label(peer), "of a peer")
     asked = f"This task came by cmesh from {who} on the machine {where}. {_NOBODY}"
     held = f"Its profile is {profile.value}. {_HOLDS[profile]}"
     return f"{asked}\n{held}\n{_REFUSED}\n{_REPORT}\n{_ASK}"

@@ -4,6 +4,7 @@ from collections import Counter
 
 from cmesh.interfaces.audit_report import AgainstView, AuditView, DifferenceView
 from cmesh.interfaces.cli import output
+from cmesh.model import host_label
 
 __all__ = ["print_audit"]
 
@@ -58,7 +59,7 @@ def _keys(view: AuditView) -> str:
     """Return one line a key; names of peers may be chosen by them, so ids stand beside."""
     lines = list[str]()
     for key in view.keys:
-        name = key.name.partition(".")[0] or key.node_id
+        name = host_label(key.name) or key.node_id
         who = name if name == key.node_id else f"{name} ({key.node_id})"
         what = f"{_CONFIRMED[key.confirmed]}{_STANDING.get(key.standing, '')}"
         lines.append(f"{key.fingerprint or '-':<24}  {who}: {what}, {key.signatures:,} signatures")

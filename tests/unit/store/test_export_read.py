@@ -19,7 +19,7 @@ from cmesh.interfaces.exports import OpenedExports, export_store, opened
 from cmesh.keys import SigningKey
 from cmesh.locks import FileLock
 from cmesh.store import places
-from cmesh.store.exports import fetch, find
+from cmesh.store.export_read import fetch, find
 from cmesh.store.manifest import MANIFEST, read_manifest, seal
 from tests.unit.store.exporting import Node
 from tests.unit.store.support import FixedClock, event, state, task

@@ -10,7 +10,7 @@ import pytest
 from cmesh.errors import StoreDamaged, StoreError, UsageError
 from cmesh.interfaces.exports import OpenedExports, export_store, opened
 from cmesh.store import bucket
-from cmesh.store.exports import find
+from cmesh.store.export_read import find
 from tests.unit.store.exporting import Node
 from tests.unit.store.support import FixedClock, task
 

@@ -19,7 +19,7 @@ _SEQ = 1  # the file never changes, so any number that is always the same
 
 
 class OpenedExports:
-    """A database of `cmesh.store.exports.load`, in its directory, until the block ends.
+    """A database of `cmesh.store.export_read.load`, in its directory, until the block ends.
 
     Belongs to one event loop. The process sees a link to the file, and may not write to it.
     """
