@@ -16,7 +16,7 @@ from cmesh.tomltext import TomlMistake, read_table
 __all__ = ["OtherDaemon", "Sorted", "other_daemons", "sorted_config", "sorted_state"]
 
 _STATE = frozenset({
-    "cli.log", "control.sock", "daemon.log", "daemon.log.1", "down", "key", "launch.json",
+    "cli.log", "control.sock", "dashboard.html", "daemon.log", "daemon.log.1", "down", "key", "launch.json",
     "livetest", "logins", "machines.json", "machines.unread", "node", "node.log", "node.log.1",
     "node_id", "pairings.json", "replace.lock", "replacing", "selftest", "selftests.json",
     "service.json", "sessions", "setup", "start.lock", "store", "tasks",

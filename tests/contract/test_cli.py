@@ -123,7 +123,7 @@ def test_the_commands_of_this_release_are_all_there():
     names = {path.split()[0] for path, _command in commands()}
     wanted = (
         "demo setup confirm up down status login peers pair delegate reply wait tasks show logs result apply cancel approve "
-        "deny release sql audit policy runners doctor service schema mcp uninstall version"
+        "deny release sql audit policy runners doctor service schema mcp dashboard uninstall version"
     )
     assert names == set(wanted.split())
 

@@ -32,6 +32,7 @@ from cmesh.interfaces.cli import (
     tasks,
     uninstall,
 )
+from cmesh.interfaces.cli.dashboard import dashboard
 from cmesh.interfaces.cli.exits import DETACHED_EXIT
 from cmesh.interfaces.cli.options import JsonOption
 from cmesh.interfaces.cli.pair import pair
@@ -116,6 +117,7 @@ runners.register(app)
 doctor.register(app)
 agents.register(app)
 service.register(app)
+app.command()(dashboard)
 uninstall.register(app)
 
 

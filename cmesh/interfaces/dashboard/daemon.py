@@ -1,0 +1,89 @@
+"""The daemon as pages see it: one connection that is made again when the daemon restarts."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from cmesh.clock import Clock
+from cmesh.errors import DaemonNotRunning, DaemonRestarted, DaemonRestarting, DaemonTimeout
+from cmesh.interfaces.client import ControlClient
+
+__all__ = ["AWAY", "AWAY_LIMIT_S", "Daemon"]
+
+AWAY = (DaemonNotRunning, DaemonRestarted, DaemonRestarting, DaemonTimeout)
+"""How a call fails while no daemon is there."""
+
+AWAY_LIMIT_S = 5.0
+"""How long a page waits for a daemon that restarts."""
+
+RETRY_S = 0.1
+
+_T = TypeVar("_T")
+Work = Callable[[ControlClient], Awaitable[_T]]
+
+
+class Daemon:
+    """A client of the control socket for many requests at once; close it in the end."""
+
+    def __init__(self, path: Path, clock: Clock, *, agent: str = "") -> None:
+        self._path = path
+        self._clock = clock
+        self._agent = agent
+        self._client: ControlClient | None = None
+        self._connecting = asyncio.Lock()
+
+    async def call(self, work: Work[_T], *, away_s: float = AWAY_LIMIT_S) -> _T:
+        """Do `work`, which changes nothing: it is done again when the daemon restarts meanwhile.
+
+        Raises:
+            DaemonNotRunning: none came back within `away_s`.
+            CmeshError: what the operation raised.
+        """
+        until = self._clock.monotonic() + away_s
+        while True:
+            client = None
+            try:
+                client = await self._connected()
+                return await work(client)
+            except AWAY:
+                await self._lost(client)
+                if self._clock.monotonic() >= until:
+                    raise
+            await asyncio.sleep(RETRY_S)
+
+    async def act(self, work: Work[_T]) -> _T:
+        """Do `work` once, whatever becomes of it.
+
+        Raises:
+            DaemonRestarted: the daemon went away meanwhile; what became of it, a look tells.
+            CmeshError: what the operation raised.
+        """
+        client = await self._connected()
+        try:
+            return await work(client)
+        except AWAY:
+            await self._lost(client)
+            raise
+
+    async def close(self) -> None:
+        """Close the connection; open calls raise `DaemonRestarted`."""
+        async with self._connecting:
+            client, self._client = self._client, None
+            if client is not None:
+                await client.close()
+
+    async def _connected(self) -> ControlClient:
+        async with self._connecting:
+            if self._client is None:
+                client = ControlClient(self._path, session="dashboard", agent=self._agent)
+                await client.__aenter__()
+                self._client = client
+            return self._client
+
+    async def _lost(self, client: ControlClient | None) -> None:
+        """Give a broken connection up, unless another request has made a new one by now."""
+        async with self._connecting:
+            if client is not None and self._client is client:
+                self._client = None
+                await client.close()

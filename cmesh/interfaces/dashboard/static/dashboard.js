@@ -1,0 +1,79 @@
+// What every page does: times in the reader's zone, parts that refresh themselves, keys, questions
+// before what cannot be taken back. Pages work without it.
+"use strict";
+
+const dashboard = {
+  /** Show times in the browser's own zone, within an element. */
+  times(root) {
+    const form = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+    for (const time of root.querySelectorAll("time[datetime]")) {
+      const at = new Date(time.dateTime);
+      if (Number.isNaN(at.getTime())) continue;
+      time.title = time.dateTime;
+      time.textContent = form.format(at);
+    }
+  },
+
+  /** Say whether the daemon is away. */
+  away(is) {
+    document.getElementById("away").hidden = !is;
+  },
+
+  /** Take the parts with these ids from a new page of this address; false = it could not be had. */
+  async refresh(ids) {
+    const answer = await fetch(location.href, { headers: { "X-Refresh": "1" } }).catch(() => null);
+    if (answer && answer.status === 401) location.reload();
+    if (!answer || !answer.ok) return false;
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    for (const id of ids) {
+      const old = document.getElementById(id);
+      const fresh = page.getElementById(id);
+      if (!old || !fresh || old.dataset.was === fresh.innerHTML) continue;
+      const open = [...old.querySelectorAll("details[open][id]")].map((one) => one.id);
+      const focus = old.contains(document.activeElement) && document.activeElement.getAttribute("href");
+      const was = fresh.innerHTML;
+      old.replaceChildren(...fresh.childNodes);
+      old.dataset.was = was;
+      for (const name of open) document.getElementById(name)?.setAttribute("open", "");
+      if (focus) old.querySelector(`[href="${CSS.escape(focus)}"]`)?.focus();
+      dashboard.times(old);
+    }
+    return true;
+  },
+};
+window.cmeshDashboard = dashboard;
+
+dashboard.times(document);
+
+// `data-refresh="SECONDS"` on an element with an id: it is kept current while it can be seen.
+for (const part of document.querySelectorAll("[data-refresh][id]")) {
+  setInterval(async () => {
+    if (document.hidden) return;
+    dashboard.away(!(await dashboard.refresh([part.id])));
+  }, 1000 * Number(part.dataset.refresh));
+}
+
+// A page that says that the daemon is away looks again.
+if (document.querySelector("[data-away]")) setTimeout(() => location.reload(), 2000);
+
+// `data-confirm="QUESTION"` on a form.
+document.addEventListener("submit", (event) => {
+  const question = event.target.dataset.confirm;
+  if (question && !window.confirm(question)) event.preventDefault();
+});
+
+// j and k go through links of rows, / goes to the search, as in many lists.
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.altKey || event.metaKey) return;
+  if (event.target.closest("input, textarea, select")) return;
+  if (event.key === "/") {
+    const search = document.querySelector("input[type=search]");
+    if (search) { event.preventDefault(); search.focus(); }
+    return;
+  }
+  if (event.key !== "j" && event.key !== "k") return;
+  const rows = [...document.querySelectorAll("a.row")];
+  const at = rows.indexOf(document.activeElement);
+  const next = event.key === "j" ? at + 1 : Math.max(0, at - 1);
+  rows[Math.min(next, rows.length - 1)]?.focus();
+});
