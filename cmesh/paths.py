@@ -24,6 +24,7 @@ __all__ = [
     "ensure_private_dir",
     "git_environment",
     "key_file",
+    "log_file",
     "login_environment",
     "login_file",
     "login_home",
@@ -113,6 +114,11 @@ def control_socket(state: Path) -> Path:
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/cmesh-{os.getuid()}"  # noqa: S108
     return Path(runtime) / f"cmesh-{digest}.sock"
+
+
+def log_file(state: Path) -> Path:
+    """Return the path of the daemon's log."""
+    return state / "daemon.log"
 
 
 def key_file(state: Path, runner: str) -> Path:

@@ -21,15 +21,20 @@ __all__ = [
     "SetupStepView",
     "SetupView",
     "SystemTailscaleView",
+    "UnitView",
 ]
 
 
 class SetupStepView(View):
-    """One step of the wizard, and on what it rests that it is done."""
+    """One step of the wizard, and on what it rests that it is done.
+
+    `offered`: it can be taken here, and was not declined.
+    """
 
     name: str
     done: bool
     what: str = ""
+    offered: bool = True
 
 
 class NextView(View):
@@ -84,22 +89,33 @@ class SystemTailscaleView(View):
     peers: list[str] = Field(default_factory=list[str])
 
 
+class UnitView(View):
+    """The unit of a service manager that the terminal writes, or takes away, when it is confirmed.
+
+    `text`: of the file; empty = it is taken away.
+    """
+
+    file: str
+    text: str = ""
+
+
 class PlanView(View):
     """A change: what it does to the file, and every side effect.
 
-    `state`: `waiting` for its person; `applied`; `nothing` to change; `dry_run`; `declined`.
-    `plan_id` names it and authorises nothing. `widens`: what is allowed afterwards that was not.
+    `state`: `waiting` for its person; `applied`; `confirmed` = the terminal that confirmed it does
+    the rest; `nothing` to change; `dry_run`; `declined`. `plan_id` names it and authorises nothing. `widens`: what is allowed afterwards that was not.
     `notes`: what a part of it met when it was applied.
     """
 
     plan_id: str = ""
     step: str
     title: str
-    state: Literal["waiting", "applied", "nothing", "dry_run", "declined"]
+    state: Literal["waiting", "applied", "confirmed", "nothing", "dry_run", "declined"]
     file: str = ""
     diff: str = ""
     effects: list[str] = Field(default_factory=list[str])
     widens: list[str] = Field(default_factory=list[str])
+    unit: UnitView | None = None
     expires_at: datetime | None = None
     notes: list[str] = Field(default_factory=list[str])
 

@@ -30,10 +30,11 @@ class SetupCheckArguments(Arguments):
 class SetupStepArguments(Arguments):
     """Arguments of `setup_step`: a step, and what is wished of it; empty = its default."""
 
-    step: Literal["machine", "agents", "peer", "pair"] = Field(
+    step: Literal["machine", "agents", "peer", "pair", "service"] = Field(
         description="machine = name, tailnet, how long texts are kept; agents = register cmesh "
         "with the coding agents here; pair = ask another machine, or work for it, once a code that "
-        "the user carries over has proved its key; peer = the same, the user compares fingerprints"
+        "the user carries over has proved its key; peer = the same, the user compares fingerprints; "
+        "service = systemd keeps cmesh running without a session"
     )
     name: _Line = Field(default="", description="machine: this machine's name on the tailnet")
     control_url: _Line = Field(
@@ -73,7 +74,7 @@ class SetupStepArguments(Arguments):
 class SetupUndoArguments(Arguments):
     """Arguments of `setup_undo`: the newest applied change, or the newest of one step."""
 
-    step: Literal["machine", "agents", "peer", "pair"] | None = Field(
+    step: Literal["machine", "agents", "peer", "pair", "service"] | None = Field(
         default=None, description="the step to take back; empty = the newest change"
     )
 

@@ -10,24 +10,23 @@ import platform
 import socket
 from pathlib import Path
 
-from cmesh.config import environment
 from cmesh.daemon import runner_views
 from cmesh.daemon.arguments import Context
 from cmesh.daemon.core import Daemon
 from cmesh.daemon.roots import real_path
 from cmesh.daemon.runner_answers import RunnerView
 from cmesh.daemon.trust import BY_CODE
-from cmesh.errors import NotCmesh, PeerUnreachable, PeerUntrusted
+from cmesh.errors import NotCmesh, PeerUnreachable, PeerUntrusted, ServiceFailed
 from cmesh.keys import fingerprint
 from cmesh.model import Identity, host_label
 from cmesh.node.whois import Peer
 from cmesh.policy.match import match_peer
 from cmesh.runner.programs import Programs
 from cmesh.setup import registering, tailscale
-from cmesh.setup.facts import AgentFact, Facts, PeerFact, RunnerFact, SystemTailscale
+from cmesh.setup.facts import AgentFact, Facts, PeerFact, RunnerFact, SystemTailscale, UnitFact
 from cmesh.setup.plan import FOREVER
 from cmesh.setup.records import Applied, Records, read_text
-from cmesh.setup.service import manager
+from cmesh.setup.service import here, manager
 from cmesh.setup.service.kept import read_kept
 from cmesh.setup.surroundings import Surroundings, surroundings
 
@@ -58,7 +57,7 @@ class Look:
         file = daemon.settings.config_file
         text = await asyncio.to_thread(read_text, file)
         applied = await asyncio.to_thread(self._records.applied)
-        kept = await asyncio.to_thread(read_kept, daemon.settings.state_dir)
+        state = daemon.settings.state_dir
         holding = daemon.sandboxes.found
         phase = daemon.presence.phase if daemon.configured else "setup"
         return Facts(
@@ -67,7 +66,7 @@ class Look:
             host=socket.gethostname(),
             home=Path.home().resolve(),
             config_file=file,
-            state_dir=daemon.settings.state_dir,
+            state_dir=state,
             config=text,
             problem=daemon.rules.error.message if daemon.rules.error else "",
             phase=phase,
@@ -79,7 +78,7 @@ class Look:
             fingerprint=fingerprint(daemon.key.public),
             keep_text=_kept(config.store.keep_text_days, applied),
             kept_asked=_asked(applied, "machine"),
-            own=tuple(one.resolve() for one in (file.parent, daemon.settings.state_dir)),
+            own=tuple(one.resolve() for one in (file.parent, state)),
             project=real_path(context.project),
             agents=await asyncio.to_thread(self._agents),
             agents_asked=_asked(applied, "agents"),
@@ -87,8 +86,10 @@ class Look:
             peers=tuple(found),
             tailscale=await asyncio.to_thread(self._tailscale),
             sandbox=holding.label if holding else "",
-            service=kept.manager if kept else "",
-            serviceable=await asyncio.to_thread(_serviceable, daemon.settings.state_dir),
+            service=await asyncio.to_thread(_keeper, state),
+            serviceable=await asyncio.to_thread(_serviceable, state),
+            unit=await asyncio.to_thread(_unit, state, file.parent),
+            service_asked=any(one.plan.step == "service" for one in applied),
             wanted_name=config.node.hostname,
             trouble=daemon.presence.trouble if daemon.configured else "",
             root_refused=os.getuid() == 0 and not config.worker.allow_root,
@@ -203,8 +204,22 @@ def _counts(view: RunnerView, look: Look) -> bool:
 
 
 def _serviceable(state: Path) -> bool:
-    around = manager.Surroundings(home=Path.home(), environment=environment(), state=state)
-    return manager.which(around) is not None
+    return manager.which(here.surroundings(state)) is not None
+
+
+def _keeper(state: Path) -> str:
+    """Return the manager that starts the daemon by itself; empty = none does."""
+    kept = read_kept(state)
+    if kept is None or not manager.standing(kept, here.surroundings(state)).enabled:
+        return ""
+    return kept.manager
+
+
+def _unit(state: Path, config: Path) -> UnitFact | None:
+    try:
+        return here.unit_fact(state, config)
+    except ServiceFailed:  # no unit file can name these directories
+        return None
 
 
 def _kept(days: int | None, applied: list[Applied]) -> str | None:

@@ -11,11 +11,12 @@ from cmesh.daemon.setup_answers import (
     SetupStepView,
     SetupView,
     SystemTailscaleView,
+    UnitView,
 )
 from cmesh.setup.facts import Facts, PeerFact, RunnerFact, SystemTailscale
 from cmesh.setup.plan import Plan
 from cmesh.setup.records import Pending
-from cmesh.setup.steps import Next, next_of, steps_of
+from cmesh.setup.steps import Next, Step, next_of, steps_of
 
 __all__ = ["next_view", "pending_view", "plan_view", "setup_view"]
 
@@ -41,7 +42,7 @@ def setup_view(facts: Facts, pending: Pending | None) -> SetupView:
         runners=[_runner(runner) for runner in facts.runners],
         peers=[_peer(peer) for peer in facts.peers],
         tailscale=_tailscale(facts.tailscale),
-        steps=[SetupStepView(name=s.name, done=s.done, what=s.what) for s in steps_of(facts)],
+        steps=[_step(step) for step in steps_of(facts)],
         waiting=pending_view(pending) if pending else None,
         next=next_view(next_of(facts, pending=pending is not None)),
     )
@@ -62,6 +63,7 @@ def pending_view(pending: Pending) -> PlanView:
 def plan_view(plan: Plan, state: str, *, plan_id: str = "", notes: Sequence[str] = ()) -> PlanView:
     """Return a change."""
     fields = {"step": plan.step, "title": plan.title, "state": state, "plan_id": plan_id}
+    unit = plan.unit and UnitView(file=plan.unit.file, text=plan.unit.after or "")
     return PlanView.model_validate(
         {
             **fields,
@@ -69,9 +71,14 @@ def plan_view(plan: Plan, state: str, *, plan_id: str = "", notes: Sequence[str]
             "diff": plan.diff,
             "effects": list(plan.effects),
             "widens": list(plan.widens),
+            "unit": unit,
             "notes": list(notes),
         }
     )
+
+
+def _step(step: Step) -> SetupStepView:
+    return SetupStepView(name=step.name, done=step.done, what=step.what, offered=step.offered)
 
 
 def _runner(runner: RunnerFact) -> SetupRunnerView:

@@ -10,6 +10,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Generator
 from datetime import datetime
+from pathlib import Path
 
 from cmesh.config import Config, read_config
 from cmesh.daemon.approval import require_no_task
@@ -36,8 +37,10 @@ from cmesh.setup import registering
 from cmesh.setup.directories import resolved
 from cmesh.setup.person import require_person
 from cmesh.setup.plan import Plan, Wish
+from cmesh.setup.plan_service import require_as_planned
 from cmesh.setup.planning import plan_of
 from cmesh.setup.records import Pending, Records
+from cmesh.setup.service.manager import read_unit
 from cmesh.setup.steps import next_of
 from cmesh.setup.undo import reverse_of
 from cmesh.setup.widening import widenings
@@ -124,7 +127,10 @@ class Wizard:
             return await self._shown(context, pending_view(pending))
 
     async def undo(self, context: Context, arguments: SetupUndoArguments) -> SetupChangeView:
-        """Take a change back; at once when that widens nothing, else it waits for its person."""
+        """Take a change back; at once when that widens nothing, else it waits for its person.
+
+        A unit waits too: the daemon that systemd ends cannot be the one that takes it away.
+        """
         require_no_task(context.pid, "a task sets nothing up")
         async with self._lock:
             await self._applying.settle()
@@ -132,7 +138,7 @@ class Wizard:
             current = await self._applying.text()
             back = reverse_of(applied, arguments.step or "", current)
             plan = await asyncio.to_thread(self._judged, back)
-            if plan.widens:
+            if plan.widens or plan.unit is not None:
                 return await self._shown(
                     context, pending_view(self._wait_for_person(plan, context))
                 )
@@ -171,11 +177,14 @@ class Wizard:
                 raise PlanGone("the change is not the one that was shown")
             if not arguments.accept:
                 self._records.keep_pending(None)
+                if pending.plan.step == "service":
+                    await self._applying.keep_declined(pending)
                 await self._applying.audit("setup_declined", pending, context)
                 view = plan_view(pending.plan, "declined", plan_id=pending.plan_id)
                 return await self._shown(context, view)
             notes = await self._applying.apply(pending, context)
-            view = plan_view(pending.plan, "applied", plan_id=pending.plan_id, notes=notes)
+            state = "applied" if pending.plan.unit is None else "confirmed"
+            view = plan_view(pending.plan, state, plan_id=pending.plan_id, notes=notes)
             return await self._shown(context, view)
 
     async def _changed(self, context: Context, wait_s: float) -> None:
@@ -222,7 +231,10 @@ class Wizard:
 
         Raises:
             ConfigError: the file would not be usable, or an agent's settings cannot be changed.
+            PlanGone: the unit that is to be taken back was changed since.
         """
+        if plan.unit is not None:
+            require_as_planned(plan.unit, read_unit(Path(plan.unit.file)))
         here = self._look.surroundings() if plan.agents or plan.unagents else None
         entries = (
             ()

@@ -5,6 +5,7 @@ A change is written down before it is made, so that the next daemon can say whet
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,17 @@ from cmesh.paths import require_private_dir
 from cmesh.setup import registering
 from cmesh.setup.directories import require_in_place
 from cmesh.setup.plan import Plan
-from cmesh.setup.records import Applied, Pending, Records, digest, read_text, write_whole
+from cmesh.setup.plan_service import require_as_planned
+from cmesh.setup.records import (
+    EXPIRES_AFTER,
+    Applied,
+    Pending,
+    Records,
+    digest,
+    read_text,
+    write_whole,
+)
+from cmesh.setup.service.manager import read_unit
 from cmesh.store.records import AuditRecord
 
 __all__ = ["Applying", "TakeBack"]
@@ -53,6 +64,8 @@ class Applying:
     async def apply(self, pending: Pending, context: Context) -> list[str]:
         """Do what a plan says; what it did not come to is in the notes.
 
+        A unit is for the terminal that gave the word: whether it came to be is settled later.
+
         INVARIANT: the file, and what its paths lead to, is as the plan has seen it, or nothing is done.
         """
         plan = pending.plan
@@ -63,6 +76,9 @@ class Applying:
         if digest(await self.text()) != digest(plan.before):
             raise PlanGone(f"`{plan.file}` has changed since the change was planned")
         await asyncio.to_thread(require_in_place, plan)
+        if plan.unit is not None:
+            found = await asyncio.to_thread(read_unit, Path(plan.unit.file))
+            require_as_planned(plan.unit, found)
         applied = Applied(plan_id=pending.plan_id, plan=plan, at=self._daemon.settings.clock.now())
         await asyncio.to_thread(self._records.keep, applied)
         if plan.trust is not None:
@@ -72,14 +88,26 @@ class Applying:
             await asyncio.to_thread(self._write, Path(plan.file), plan.after)
         self._daemon.rules.config()  # it counts from now on
         notes = await self._beside(plan)
-        await asyncio.to_thread(self._finish, applied)
+        if plan.unit is None:
+            await asyncio.to_thread(self._finish, applied)
         await self.audit("setup_applied", pending, context)
         return notes
+
+    async def keep_declined(self, pending: Pending) -> None:
+        """Remember that a person was asked and said no, so that nobody asks again."""
+        now = self._daemon.settings.clock.now()
+        declined = Applied(
+            plan_id=pending.plan_id, plan=pending.plan, at=now, done=True, undone=True
+        )
+        await asyncio.to_thread(self._records.keep, declined)
 
     async def settle(self) -> None:
         """Say of a change in the midst of which a daemon ended whether it came to be."""
         current = await self.text()
         for one in await asyncio.to_thread(self._records.applied):
+            if one.plan.unit is not None:
+                await asyncio.to_thread(self._settle_unit, one)
+                continue
             if one.done or one.undone:
                 continue
             if current == one.plan.after and not (one.plan.agents or one.plan.unagents):
@@ -111,6 +139,7 @@ class Applying:
             "step": plan.step,
             "undoes": plan.undoes,
             "widens": list(plan.widens),
+            "unit": plan.unit.file if plan.unit else "",
             "config_before": digest(plan.before),
             "config_after": digest(plan.after),
             "asked_by": {"agent": pending.agent, "session": pending.session, "pid": pending.pid},
@@ -163,9 +192,28 @@ class Applying:
         except OSError as error:
             raise ConfigError(f"`{path}` cannot be written: {error.strerror}") from error
 
+    def _settle_unit(self, applied: Applied) -> None:
+        """Say of a unit whether its file is as it was to be; one that is gone is taken back."""
+        unit = applied.plan.unit
+        if unit is None or applied.undone or (applied.done and applied.plan.undoes):
+            return
+        there = read_unit(Path(unit.file))
+        if applied.done:
+            if there is None:
+                self._records.keep(applied.model_copy(update={"undone": True}))
+        elif there == unit.after:
+            self._finish(applied)
+        elif self._daemon.settings.clock.now() > _given_up(applied.at):
+            self._records.keep(applied.model_copy(update={"done": True, "undone": True}))
+
     def _finish(self, applied: Applied) -> None:
         self._records.keep(applied.model_copy(update={"done": True}))
         if applied.plan.undoes:
             for old in self._records.applied():
                 if old.plan_id == applied.plan.undoes:
                     self._records.keep(old.model_copy(update={"undone": True}))
+
+
+def _given_up(confirmed: datetime) -> datetime:
+    """Return when a terminal that was to do something is not waited for any more."""
+    return confirmed + EXPIRES_AFTER

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TextIO
 
 from cmesh.errors import CmeshError, DaemonError, UnsafePermissions, by_code
+from cmesh.paths import log_file
 
 __all__ = [
     "failure",
     "failure_in",
     "keep_small",
-    "log_file",
     "open_log",
     "report_failure",
     "reported",
@@ -26,11 +26,6 @@ LOG_LIMIT_BYTES = 10 * 1024 * 1024
 LOG_TAIL_BYTES = 64 * 1024
 
 _FAILURE = "cmesh-failure "
-
-
-def log_file(state: Path) -> Path:
-    """Return the path of the daemon's log."""
-    return state / "daemon.log"
 
 
 def open_log(state: Path) -> int:

@@ -19,7 +19,6 @@ from cmesh.daemon.runner_answers import RunnerView
 from cmesh.errors import CmeshError, ConfigError, DaemonTimeout
 from cmesh.interfaces.client import ControlClient, run
 from cmesh.interfaces.launch import read_launch
-from cmesh.interfaces.service_unit import surroundings, unit_of
 from cmesh.paths import control_socket
 from cmesh.setup.agents import survey
 from cmesh.setup.doctor.facts import (
@@ -34,6 +33,7 @@ from cmesh.setup.doctor.facts import (
 )
 from cmesh.setup.doctor.outside import control_fact, shell_programs
 from cmesh.setup.doctor.places import state_facts
+from cmesh.setup.service.here import surroundings, unit_of
 from cmesh.setup.service.manager import fact
 from cmesh.setup.surroundings import surroundings as this_machine
 

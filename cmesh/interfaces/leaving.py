@@ -21,13 +21,13 @@ from cmesh.errors import (
     NodeError,
 )
 from cmesh.interfaces.client import ControlClient
-from cmesh.interfaces.service_unit import surroundings
 from cmesh.interfaces.start import mark_down, wait_gone
 from cmesh.locks import holder
 from cmesh.model import ENDED, Direction
 from cmesh.node.node import Node, NodeOptions
 from cmesh.paths import control_socket
 from cmesh.setup.service import manager
+from cmesh.setup.service.here import surroundings
 from cmesh.setup.service.kept import read_kept
 from cmesh.store.head import STORE_LOCK
 

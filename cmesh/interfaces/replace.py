@@ -25,7 +25,7 @@ from cmesh.errors import (
 )
 from cmesh.interfaces import start
 from cmesh.interfaces.client import run
-from cmesh.interfaces.daemon_log import failure, log_file, open_log
+from cmesh.interfaces.daemon_log import failure, open_log
 from cmesh.interfaces.launch import (
     Launch,
     begin_replacing,
@@ -37,7 +37,7 @@ from cmesh.interfaces.launch import (
 from cmesh.interfaces.replace_check import Checked, check, is_installed, unfit
 from cmesh.interfaces.standby import READY_LINE, WORD
 from cmesh.locks import FileLock, Held
-from cmesh.paths import control_socket, ensure_private_dir
+from cmesh.paths import control_socket, ensure_private_dir, log_file
 from cmesh.store.backup import head_mark, restore
 
 __all__ = ["Replaced", "replace"]

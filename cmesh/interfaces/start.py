@@ -26,10 +26,10 @@ from cmesh.errors import (
     StoreBusy,
     by_code,
 )
-from cmesh.interfaces.daemon_log import failure, log_file, open_log, reported
+from cmesh.interfaces.daemon_log import failure, open_log, reported
 from cmesh.interfaces.launch import daemon_argv, read_launch
 from cmesh.locks import holder
-from cmesh.paths import control_socket, daemon_environment, ensure_private_dir
+from cmesh.paths import control_socket, daemon_environment, ensure_private_dir, log_file
 
 __all__ = [
     "START_LIMIT_S",

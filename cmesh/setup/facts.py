@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["AgentFact", "Facts", "PeerFact", "RunnerFact", "SystemPeer", "SystemTailscale"]
+__all__ = [
+    "AgentFact",
+    "Facts",
+    "PeerFact",
+    "RunnerFact",
+    "SystemPeer",
+    "SystemTailscale",
+    "UnitFact",
+]
 
 Phase = Literal["setup", "starting", "login", "up", "down", "failed"]
 
@@ -105,6 +113,23 @@ class PeerFact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnitFact:
+    """The systemd user unit that could keep the daemon.
+
+    Attributes:
+        wanted: the text that this version would write.
+        found: the text that is there; None = no file.
+        lingers: the user's units run without a log-in.
+    """
+
+    name: str
+    file: Path
+    wanted: str
+    found: str | None = None
+    lingers: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """All of it.
 
@@ -116,8 +141,10 @@ class Facts:
         problem: why the file is not in force; empty = it is, or there is none.
         keep_text: what it says of how long texts are kept; None = nothing.
         kept_asked: somebody was asked before how long texts are kept.
-        service: which service manager keeps the daemon; empty = none does.
+        service: which service manager keeps the daemon and starts it by itself; empty = none does.
         serviceable: a service manager of this user runs, so that one could.
+        unit: what the wizard would give to systemd; None = no systemd of this user runs.
+        service_asked: whether it shall was asked before.
         wanted_name: what the configuration says that this machine is called.
         trouble: why the node is not up, as far as that is known; empty = it is, or it is not known.
         root_refused: the daemon is root and may not run tasks so: it would refuse each.
@@ -151,6 +178,8 @@ class Facts:
     sandbox: str = ""
     service: str = ""
     serviceable: bool = True
+    unit: UnitFact | None = None
+    service_asked: bool = False
     wanted_name: str = ""
     trouble: str = ""
     root_refused: bool = False

@@ -22,10 +22,11 @@ __all__ = [
     "Plan",
     "StepName",
     "Trusting",
+    "UnitChange",
     "Wish",
 ]
 
-StepName = Literal["machine", "agents", "peer", "pair"]
+StepName = Literal["machine", "agents", "peer", "pair", "service"]
 FOREVER = "forever"
 NOBODY = "none"
 """Instead of agents: register with none, and do not ask again."""
@@ -97,6 +98,19 @@ class Block(_Value):
     text: str
 
 
+class UnitChange(_Value):
+    """What becomes of a service manager's unit; the terminal that confirms it does it.
+
+    Attributes:
+        before, after: text of its file; None = no file.
+    """
+
+    name: str
+    file: str
+    before: str | None = None
+    after: str | None = None
+
+
 class Plan(_Value):
     """One change.
 
@@ -105,6 +119,7 @@ class Plan(_Value):
         blocks: the rules among what is new.
         trust, untrust: keys. by_code: the peer that a code is to prove. agents, unagents: names of agents to register, or to take out.
         entries: what registering, or taking out, changes in the agents' settings.
+        unit: of the service manager.
         effects: everything else that happens, a sentence each, for people.
         widens: what is allowed or exposed afterwards that was not; empty = nothing.
         kept: what was answered to how long texts are kept; empty = it was not asked.
@@ -123,6 +138,7 @@ class Plan(_Value):
     agents: tuple[str, ...] = ()
     unagents: tuple[str, ...] = ()
     entries: tuple[Entry, ...] = ()
+    unit: UnitChange | None = None
     effects: tuple[str, ...] = ()
     widens: tuple[str, ...] = ()
     kept: str = ""
@@ -130,14 +146,17 @@ class Plan(_Value):
 
     @property
     def diff(self) -> str:
-        """What changes in the file, and in those of agents."""
+        """What changes in the file, in those of agents and in that of the unit."""
         own = diff(self.before, self.after, self.file)
+        if self.unit is not None:
+            own += diff(self.unit.before, self.unit.after, self.unit.file)
         return own + "".join(entry.diff for entry in self.entries)
 
     @property
     def empty(self) -> bool:
         """Nothing would change."""
         acts = self.trust or self.untrust or self.by_code or self.agents or self.unagents
+        acts = acts or self.unit
         return self.before == self.after and not acts
 
     @property

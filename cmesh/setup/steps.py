@@ -16,7 +16,8 @@ __all__ = ["CONTINUE", "Next", "Step", "next_of", "steps_of"]
 
 WAIT_S = 20
 CONTINUE = "continue helping me configure cmesh for this new node"
-_SERVICE = "optional: the user runs `cmesh service install`, so that it runs without a session"
+_SERVICE = 'optional: setup_step(step="service"), so that cmesh runs without a session'
+_BY_HAND = "optional: the user runs `cmesh service install`, so that it runs without a session"
 _NO_MANAGER = (
     "optional: no service manager of this user runs here; after a restart of the machine a command"
     " or an agent's session starts cmesh again (docs/service.md has other supervisors)"
@@ -29,11 +30,12 @@ _CONFIRM = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One step: whether it is done, and on what that rests."""
+    """One step: whether it is done, and on what that rests; `offered`: the wizard can take it."""
 
     name: str
     done: bool
     what: str
+    offered: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +69,13 @@ def steps_of(facts: Facts) -> list[Step]:
             done=not _unregistered(facts),
             what=f"registered with {', '.join(agents) or 'no agent'}",
         ),
-        Step(name="service", done=bool(facts.service), what=_service(facts)),
         Step(name="peer", done=bool(met), what=_peers(facts, allowed)),
+        Step(
+            name="service",
+            done=bool(facts.service),
+            what=_service(facts),
+            offered=_offers_service(facts),
+        ),
         Step(
             name="verify",
             done=any(peer.linked and (peer.may_ask or peer.works) for peer in met),
@@ -141,6 +148,12 @@ def _peer(facts: Facts) -> Next:
         return Next(tool="setup_check", arguments={"wait_s": WAIT_S}, user=user)
     peer = met[0]
     if peer.linked and peer.works:
+        if _offers_service(facts):
+            user = (
+                f"`{peer.name}` may ask this machine now; ask the user whether systemd shall keep"
+                " cmesh here, so that it answers without a session; if not, the setup is done"
+            )
+            return Next(tool="setup_step", arguments={"step": "service"}, user=user)
         return Next(tool="list_peers", user=f"`{peer.name}` may ask this machine now; ask there")
     user = f'on `{peer.name}` the user says to its agent: "{CONTINUE}"'
     return Next(tool="setup_check", arguments={"wait_s": WAIT_S}, user=user)
@@ -192,8 +205,9 @@ def _question(facts: Facts, peer: PeerFact) -> Next:
         "runner": peer.runners[0] if peer.runners else "…",
         "profile": "query",
     }
-    optional = not facts.service and facts.serviceable
-    return Next(tool="delegate", arguments=arguments, user=_SERVICE if optional else "")
+    return Next(
+        tool="delegate", arguments=arguments, user=_SERVICE if _offers_service(facts) else ""
+    )
 
 
 def _machine_stands(facts: Facts) -> str:
@@ -204,7 +218,14 @@ def _machine_stands(facts: Facts) -> str:
 def _service(facts: Facts) -> str:
     if facts.service:
         return f"{facts.service} keeps the daemon"
-    return _SERVICE if facts.serviceable else _NO_MANAGER
+    if facts.unit is not None:
+        return _SERVICE
+    return _BY_HAND if facts.serviceable else _NO_MANAGER
+
+
+def _offers_service(facts: Facts) -> bool:
+    """Say whether the wizard can have systemd keep the daemon, and nobody has said no to it."""
+    return facts.unit is not None and not facts.service and not facts.service_asked
 
 
 def _verified(met: Sequence[PeerFact]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from cmesh.errors import ConfigError, PlanGone
 from cmesh.setup.configtext import without_block
 from cmesh.setup.plan import Plan, Trusting
+from cmesh.setup.plan_service import taken_away
 from cmesh.setup.records import Applied
 
 __all__ = ["reverse_of"]
@@ -34,6 +35,7 @@ def reverse_of(applied: Sequence[Applied], step: str, current: str | None) -> Pl
     last = found[-1]
     plan = last.plan
     after = current if plan.before == plan.after else _without(plan, current)
+    unit, about = (None, ()) if plan.unit is None else taken_away(plan.unit)
     return Plan(
         step=plan.step,
         title=f"take back: {plan.title}",
@@ -42,7 +44,8 @@ def reverse_of(applied: Sequence[Applied], step: str, current: str | None) -> Pl
         after=after,
         untrust=plan.trust or _proved(plan),
         unagents=plan.agents,
-        effects=tuple(_effects(plan, after)),
+        unit=unit,
+        effects=(*_effects(plan, after), *about),
         undoes=last.plan_id,
     )
 

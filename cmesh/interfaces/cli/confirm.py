@@ -121,10 +121,11 @@ def said(pending: SetupPendingView, question: str = "apply it?") -> bool:
 
 
 def answer(pending: SetupPendingView, *, accept: bool) -> SetupChangeView:
-    """Give the word to the daemon, for exactly what was shown. Blocks.
+    """Give the word to the daemon, for exactly what was shown, and do here what it leaves. Blocks.
 
     Raises:
         TaskRefused, PlanGone: it is not taken.
+        ServiceFailed: the service manager refused, or this terminal would give it something else.
     """
     arguments = checked(
         SetupConfirmArguments,
@@ -132,7 +133,14 @@ def answer(pending: SetupPendingView, *, accept: bool) -> SetupChangeView:
         sha256=pending.sha256,
         accept=accept,
     )
-    return call(lambda client: client.setup_confirm(arguments), start=False)
+    view = call(lambda client: client.setup_confirm(arguments), start=False)
+    if view.plan.state != "confirmed" or view.plan.unit is None:
+        return view
+    from cmesh.interfaces.cli.servicing import carry_out
+
+    carry_out(view.plan.unit)
+    done = view.plan.model_copy(update={"state": "applied"})
+    return view.model_copy(update={"plan": done})
 
 
 def _told(view: SetupChangeView) -> None:

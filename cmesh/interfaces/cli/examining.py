@@ -13,10 +13,10 @@ from cmesh.clock import SystemClock
 from cmesh.errors import CmeshError, ConfigError, DoctorProblem, DoctorWarning, UsageError
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.servicing import renew_service
-from cmesh.interfaces.daemon_log import LOG_TAIL_BYTES, log_file
+from cmesh.interfaces.daemon_log import LOG_TAIL_BYTES
 from cmesh.interfaces.doctor_facts import find_out
 from cmesh.interfaces.versions import machine_versions, versions
-from cmesh.paths import config_file, state_dir
+from cmesh.paths import config_file, log_file, state_dir
 from cmesh.setup.agents import apply, plan_add
 from cmesh.setup.clients import client_named
 from cmesh.setup.doctor import bundle

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from cmesh.daemon.setup_answers import UnitView
 from cmesh.errors import (
     CmeshError,
     DaemonNotRunning,
@@ -16,16 +17,22 @@ from cmesh.errors import (
 from cmesh.interfaces import start
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.client import run
-from cmesh.interfaces.daemon_log import log_file
 from cmesh.interfaces.launch import read_launch
-from cmesh.interfaces.service_unit import surroundings, unit_of
-from cmesh.paths import config_dir, control_socket, ensure_private_dir, state_dir
+from cmesh.paths import config_dir, control_socket, ensure_private_dir, log_file, state_dir
 from cmesh.setup.service import manager
+from cmesh.setup.service.here import surroundings, unit_of
 from cmesh.setup.service.kept import Kept, read_kept
 from cmesh.setup.service.manager import Surroundings
 from cmesh.setup.service.unit import Change, Kind, Unit
 
-__all__ = ["install_service", "print_log", "remove_service", "renew_service", "show_service"]
+__all__ = [
+    "carry_out",
+    "install_service",
+    "print_log",
+    "remove_service",
+    "renew_service",
+    "show_service",
+]
 
 GONE_LIMIT_S = 30.0
 LOG_BYTES = 1024 * 1024
@@ -69,6 +76,39 @@ def renew_service(_file: str) -> None:
         CmeshError: as `install_service`.
     """
     _install(surroundings(state_dir()), _quiet, linger=False)
+
+
+def carry_out(shown: UnitView) -> None:
+    """Give the unit that a person was shown to its manager, or take that one away. Blocks.
+
+    INVARIANT: no other unit is written or removed than the one that was shown.
+
+    Raises:
+        ServiceFailed: this terminal would write another, another is there, or the manager refused.
+        CmeshError: the daemon did not come up; the error is its own.
+    """
+    around = surroundings(state_dir())
+    kept, found = read_kept(around.state), manager.read_unit(Path(shown.file))
+    if not shown.text:
+        if kept is None or kept.file != shown.file:
+            raise ServiceFailed(
+                f"`{shown.file}` keeps this daemon no more", hint="cmesh service status"
+            )
+        manager.remove(kept, manager.removal_plan(kept), around, output.say)
+        return
+    kind, unit = manager.require(around), unit_of(around.state, config_dir())
+    written = [(str(one.path), one.write) for one in manager.plan(kind, unit, around) if one.path]
+    if written != [(shown.file, shown.text)]:
+        raise ServiceFailed(
+            "this terminal would have another unit written than the one that was shown",
+            hint="its XDG variables, or its cmesh, are not the daemon's; `cmesh service install`"
+            " here writes that one",
+        )
+    if found not in (None, shown.text):
+        raise ServiceFailed(
+            f"`{shown.file}` was changed since", hint="look at it; then `cmesh service install`"
+        )
+    _install(around, output.say, linger=False)
 
 
 def _install(around: Surroundings, say: Callable[[str], None], *, linger: bool) -> tuple[Kept, int]:

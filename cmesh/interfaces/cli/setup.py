@@ -1,7 +1,7 @@
 """`cmesh setup`: the wizard at a terminal. The same steps, plans and undo as an agent's tools have.
 
-At most four questions; Enter takes the answer that is offered, `b` goes back, `q` ends it. What was
-applied stays; run again it goes on from there.
+Enter takes the answer that is offered, `b` goes back, `q` ends it. What was applied stays; run
+again it goes on from there.
 """
 
 import json
@@ -29,8 +29,8 @@ __all__ = ["register"]
 WAIT_S = 40
 """One look that waits; the wizard looks again until the person ends it."""
 
-_NOT_HERE = ("service", "verify")
-"""Steps of which a command of their own, or the other machine, is the doer."""
+_NOT_HERE = "verify"
+"""The step whose doer is the other machine."""
 
 PROMPTS_MOST = 5
 """How often a step is asked for anew whose answers cannot be used."""
@@ -81,7 +81,10 @@ def register(app: typer.Typer) -> None:
 def setup(  # noqa: PLR0913 - typer reads the options from the signature
     *,
     step: Annotated[
-        str, typer.Option(metavar="STEP", help="Only this step: machine, agents, peer or pair.")
+        str,
+        typer.Option(
+            metavar="STEP", help="Only this step: machine, agents, peer, pair or service."
+        ),
     ] = "",
     name: Annotated[str, typer.Option(help="This machine's name on the tailnet.")] = "",
     control_url: Annotated[
@@ -206,7 +209,7 @@ def _walk(only: str, given: _Given) -> None:
 def _todo(view: SetupView, done: set[str]) -> str:
     """Return the step that comes next here; empty = none that this machine can take alone."""
     for step in view.steps:
-        if step.done or step.name in done or step.name in _NOT_HERE:
+        if step.done or step.name in done or step.name == _NOT_HERE or not step.offered:
             continue
         if step.name == "peer" and not any(peer.is_cmesh for peer in view.peers):
             continue

@@ -8,7 +8,7 @@ from pathlib import Path
 from cmesh.config import TESTNET_VARIABLE
 from cmesh.daemon.answers import StatusView
 from cmesh.interfaces.client import ControlClient
-from cmesh.interfaces.daemon_log import log_file
+from cmesh.paths import log_file
 from cmesh.text import scrub
 
 __all__ = ["DemoNode"]

@@ -15,12 +15,12 @@ from pathlib import Path
 from cmesh.clock import Clock
 from cmesh.errors import DaemonNotRunning, DaemonTimeout
 from cmesh.interfaces.client import ControlClient
-from cmesh.interfaces.daemon_log import failure, log_file
+from cmesh.interfaces.daemon_log import failure
 from cmesh.interfaces.demo.ending import Left, end
 from cmesh.interfaces.demo.machine import DemoNode
 from cmesh.interfaces.start import clear_down, serve_argv
 from cmesh.node.testnet import Testnet
-from cmesh.paths import control_socket, daemon_environment, ensure_private_dir
+from cmesh.paths import control_socket, daemon_environment, ensure_private_dir, log_file
 
 __all__ = ["Stage"]
 

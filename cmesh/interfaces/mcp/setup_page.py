@@ -75,7 +75,7 @@ def _fields(view: SetupView, mark: Fence) -> dict[str, object]:
         "peers": [_peer(peer, mark) for peer in view.peers[:PEERS_SHOWN]],
         "more_peers": len(view.peers) > PEERS_SHOWN,
         "system_tailscale": _tailscale(view.tailscale, mark),
-        "steps": [step.model_dump() for step in view.steps],
+        "steps": [step.model_dump(exclude_defaults=True) for step in view.steps],
         "waiting": _plan(view.waiting) if view.waiting else None,
     }
     return {key: value for key, value in fields.items() if value not in _EMPTY} | _user(view.next)

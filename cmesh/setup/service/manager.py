@@ -27,10 +27,12 @@ __all__ = [
     "fact",
     "is_written",
     "plan",
+    "read_unit",
     "removal_plan",
     "remove",
     "require",
     "standing",
+    "unit_file",
     "which",
 ]
 
@@ -117,6 +119,11 @@ def unit_file(kind: Kind, name: str, around: Surroundings) -> Path:
     if kind == "launchd":
         return launchd.plist_file(name, around.home)
     return windows_task.task_file(name, around.state)
+
+
+def read_unit(file: Path) -> str | None:
+    """Return what a unit's file says; None = there is none, or it cannot be read. Blocks."""
+    return _read(file)
 
 
 def apply(kind: Kind, unit: Unit, steps: Sequence[Change], around: Surroundings, say: Say) -> None:

@@ -11,7 +11,18 @@ from pathlib import Path
 
 from cmesh.setup.service.unit import HANDED_OVER, Change, Standing, Unit
 
-__all__ = ["LINGER", "changes", "removal", "standing", "start", "status", "unit_file", "unit_text"]
+__all__ = [
+    "LINGER",
+    "changes",
+    "enabling",
+    "lingers",
+    "removal",
+    "standing",
+    "start",
+    "status",
+    "unit_file",
+    "unit_text",
+]
 
 LINGER = Path("/var/lib/systemd/linger")
 """Has a file for each user whose units run without a log-in."""
@@ -73,13 +84,17 @@ def unit_text(unit: Unit) -> str:
 
 def changes(unit: Unit, file: Path, *, linger: bool) -> list[Change]:
     """Return what makes the manager keep the unit, and start it now."""
-    steps = [
-        Change(path=file, write=unit_text(unit)),
-        Change(argv=(*_SYSTEMCTL, "daemon-reload")),
-        Change(argv=(*_SYSTEMCTL, "enable", f"{unit.name}.service")),
-        *(Change(argv=argv) for argv in start(unit.name)),
-    ]
+    steps = [Change(path=file, write=unit_text(unit)), *enabling(unit.name)]
     return [*steps, Change(argv=("loginctl", "enable-linger"))] if linger else steps
+
+
+def enabling(name: str) -> list[Change]:
+    """Return what makes the manager read the unit's file, start it at log-in, and start it now."""
+    return [
+        Change(argv=(*_SYSTEMCTL, "daemon-reload")),
+        Change(argv=(*_SYSTEMCTL, "enable", f"{name}.service")),
+        *(Change(argv=argv) for argv in start(name)),
+    ]
 
 
 def removal(name: str, file: Path) -> list[Change]:
@@ -114,9 +129,14 @@ def standing(shown: str, linger: Path = LINGER) -> Standing:
         enabled=fields.get("UnitFileState") == "enabled",
         active=fields.get("ActiveState") in ("active", "reloading", "activating"),
         pid=int(pid) if pid.isdigit() else 0,
-        lingers=(linger / pwd.getpwuid(os.getuid()).pw_name).exists(),
+        lingers=lingers(linger),
         detail=f"{fields.get('ActiveState', '')} ({fields.get('SubState', '')})",
     )
+
+
+def lingers(linger: Path = LINGER) -> bool:
+    """Say whether this user's units run without a log-in."""
+    return (linger / pwd.getpwuid(os.getuid()).pw_name).exists()
 
 
 def environment(own: Mapping[str, str], uid: int) -> dict[str, str]:

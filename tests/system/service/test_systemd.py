@@ -14,11 +14,18 @@ import pytest
 from typing_extensions import override
 
 from cmesh.daemon.answers import StatusView
-from cmesh.errors import CmeshError
+from cmesh.daemon.setup_answers import SetupChangeView, SetupView
+from cmesh.daemon.setup_arguments import (
+    SetupCheckArguments,
+    SetupStepArguments,
+    SetupUndoArguments,
+)
+from cmesh.errors import CmeshError, PlanGone, ServiceFailed
 from cmesh.model import TaskState
 from cmesh.node.testnet import Testnet
 from tests.system.daemon.conftest import OUTBOUND, inbound
 from tests.system.daemon.machine import READY_LIMIT_S, Machine, as_user, eventually, worker_user
+from tests.system.daemon.terminal import at_terminal
 from tests.system.service.systemd import hierarchies, systemctl, user_manager
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system, pytest.mark.timeout(240)]
@@ -213,3 +220,63 @@ async def test_removed_it_leaves_nothing_but_the_running_task(two: Two) -> None:
     assert builder.cli("service", "remove").returncode == 86
     assert (await asyncio.to_thread(builder.cli, "up", "--json")).returncode == 0
     await two.ends_well("removed", task)
+
+
+async def plans(builder: Kept, *, undo: bool = False) -> SetupChangeView:
+    if undo:
+        answer = await builder.call("setup_undo", SetupUndoArguments(step="service"))
+    else:
+        answer = await builder.call("setup_step", SetupStepArguments(step="service"))
+    return SetupChangeView.model_validate(answer)
+
+
+async def says(builder: Kept, word: str) -> tuple[int, str]:
+    async with at_terminal(builder, "confirm") as shows:
+        shows.type(word)  # the terminal keeps it until it is asked for
+        return await shows.end()
+
+
+async def test_the_wizard_has_systemd_keep_it_by_a_persons_word_and_takes_it_back(
+    two: Two,
+) -> None:
+    builder, task = two.builder, await two.running("wizard")
+
+    async def stands() -> tuple[bool, bool]:
+        view = SetupView.model_validate(await builder.call("setup_check", SetupCheckArguments()))
+        [step] = [step for step in view.steps if step.name == "service"]
+        return step.done, step.offered
+
+    before = (await builder.again(0)).pid
+    planned = (await plans(builder)).plan
+    assert (planned.state, planned.unit is not None) == ("waiting", True)
+    assert planned.unit is not None
+    file = Path(planned.unit.file)
+    status, screen = await says(builder, "n")
+    assert (status, "enable cmesh-" in screen, "+ExecStart=" in screen) == (1, True, True)
+    assert await stands() == (False, False)  # who said no is not asked by itself again
+
+    # What came into its place after it was shown is not overwritten, nor is it planned over.
+    await plans(builder)
+    file.write_text("[Service]\n", "utf-8")
+    assert (await says(builder, "y"))[0] == PlanGone.exit_status
+    assert file.read_text("utf-8") == "[Service]\n"
+    with pytest.raises(ServiceFailed, match="not what cmesh would write"):
+        await plans(builder)
+    file.unlink()
+
+    await plans(builder)
+    status, screen = await says(builder, "y")
+    assert (status, "applied" in screen) == (0, True), screen + builder.log_text()
+    assert file.read_text("utf-8") == planned.unit.text
+    assert (await builder.again(before)).pid == builder.main_pid()
+    assert await stands() == (True, False)
+    assert (await plans(builder)).plan.state == "nothing"
+
+    assert (await plans(builder, undo=True)).plan.state == "waiting"
+    assert (await says(builder, "y"))[0] == 0
+    assert not file.exists()
+    assert (await asyncio.to_thread(builder.cli, "up", "--json")).returncode == 0
+    assert (await stands())[0] is False
+    with pytest.raises(PlanGone, match="nothing to undo"):
+        await plans(builder, undo=True)
+    await two.ends_well("wizard", task)

@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from cmesh.configfile import starter_config
-from cmesh.setup.facts import Facts, PeerFact, RunnerFact
+from cmesh.setup.facts import Facts, PeerFact, RunnerFact, UnitFact
 
-__all__ = ["CONFIG", "UP", "facts", "peer"]
+__all__ = ["CONFIG", "UNIT", "UP", "facts", "peer"]
 
 CONFIG = starter_config("laptop")
 CLAUDE = RunnerFact(name="claude", program="/usr/bin/claude", sandboxed=True)
+UNIT = UnitFact(
+    name="cmesh", file=Path("/home/me/.config/systemd/user/cmesh.service"), wanted="[Unit]\n"
+)
 UP: dict[str, Any] = {"config": CONFIG, "phase": "up", "node": "laptop", "keep_text": "30d"}
 
 

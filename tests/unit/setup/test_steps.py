@@ -6,7 +6,7 @@ import pytest
 
 from cmesh.setup.facts import AgentFact, RunnerFact, SystemTailscale
 from cmesh.setup.steps import next_of, steps_of
-from tests.unit.setup.facts import UP, facts, peer
+from tests.unit.setup.facts import UNIT, UP, facts, peer
 
 MET = peer(trust="trusted", asks=True, linked=True)
 KEYLESS = RunnerFact(name="claude", program="/c", needs_key=True, obstacle="no key")
@@ -65,6 +65,20 @@ CASES: list[tuple[dict[str, Any], str, dict[str, Any], str]] = [
         {},
         "may ask",
     ),
+    (
+        UP | {"unit": UNIT, "peers": (peer(trust="trusted", works=True, linked=True),)},
+        "setup_step",
+        {"step": "service"},
+        "ask the user whether systemd",
+    ),
+    (
+        UP
+        | {"unit": UNIT, "peers": (peer(trust="trusted", works=True, linked=True),)}
+        | {"service_asked": True},
+        "list_peers",
+        {},
+        "may ask",
+    ),
 ]
 
 
@@ -86,10 +100,10 @@ def test_the_end_is_a_first_question():
     known = peer(
         trust="trusted", asks=True, linked=True, may_ask=("query",), paths=("/srv",), runners=("x",)
     )
-    step = next_of(facts(**UP, peers=(known,)), pending=False)
+    step = next_of(facts(**UP, peers=(known,), unit=UNIT), pending=False)
     assert step.tool == "delegate"
     assert step.arguments["directory"] == "/srv"
-    assert "cmesh service install" in step.user
+    assert 'setup_step(step="service")' in step.user
     kept = steps_of(facts(**UP, peers=(known,), service="systemd"))
     assert all(one.done for one in kept)
     undone = [one.name for one in steps_of(facts(**UP, peers=(known,))) if not one.done]
@@ -126,6 +140,8 @@ def test_an_answered_question_is_not_asked_again():
         ({"keep_text": None}, "machine", "how long texts are kept was not said yet"),
         ({"serviceable": False}, "service", "no service manager of this user runs here"),
         ({"service": "systemd"}, "service", "systemd keeps the daemon"),
+        ({}, "service", "the user runs `cmesh service install`"),
+        ({"unit": UNIT}, "service", 'setup_step(step="service")'),
         ({}, "verify", "no link yet with a machine that a rule here is about"),
         ({"peers": (MET,)}, "verify", "lets this machine ask for nothing yet"),
     ],
