@@ -26,7 +26,8 @@ from cmesh.model import TaskId
 from cmesh.protocol.codec import encode_chunk
 from cmesh.protocol.messages import Message, Sql, SqlAnswer, SqlFile
 from cmesh.protocol.receipts import head_bytes
-from cmesh.store.answer import Answer, AnswerReader, write_answer
+from cmesh.store.answer import Answer, AnswerFiles
+from cmesh.store.confined import Confinement
 from cmesh.store.records import SqlRows
 from tests.fakes.half import Half, StillClock, connect
 
@@ -82,21 +83,17 @@ async def measure(made: Stage, count: int) -> list[Row]:
 async def _ask(asker: Half, links: list[Link]) -> float:
     """Return the seconds of one query of all links, the reading and joining of rows included."""
     begun = time.perf_counter()
-    reader = asker.store.reader()
-    reader.prepare()
-    try:
-        answers = await asyncio.gather(*(_one(asker, link, reader) for link in links))
-    finally:
-        await reader.close()
+    async with asker.store.answer_files() as files:
+        answers = await asyncio.gather(*(_one(asker, link, files) for link in links))
     assert len(unite(answers)[2]) >= len(links)
     return time.perf_counter() - begun
 
 
-async def _one(asker: Half, link: Link, reader: AnswerReader) -> tuple[str, SqlRows]:
+async def _one(asker: Half, link: Link, files: AnswerFiles) -> tuple[str, SqlRows]:
     message = Sql(query_id=str(uuid_utils.uuid7()), sql=SELECT)
     taken = await asker.caller.queries.ask(link, message, asker.store.incoming)
     try:
-        return link.identity.name, await reader.read(taken.path, 1_000, 100_000)
+        return link.identity.name, await files.read(taken.path, 1_000, 100_000)
     finally:
         taken.path.unlink()
 
@@ -170,5 +167,6 @@ async def _canned(base: Path) -> bytes:
         elapsed_ms=0,
         head_seq=1,
     )
-    await write_answer(rows, base / "canned", 1_000_000)
+    async with AnswerFiles(Confinement(base / "canning")) as files:
+        await files.write(rows, base / "canned", 1_000_000)
     return (base / "canned").read_bytes()

@@ -5,9 +5,8 @@ than the call's own time, and no machine's silence or rubbish stops another's ro
 """
 
 import asyncio
-import contextlib
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,7 +35,7 @@ from cmesh.policy.audit import decide_question
 from cmesh.policy.decide import Decision
 from cmesh.protocol.features import SQL
 from cmesh.protocol.messages import SQL_BYTES, Sql
-from cmesh.store.answer import AnswerReader
+from cmesh.store.answer import AnswerFiles
 from cmesh.store.records import AuditRecord, DecisionRecord, ReceiptRecord, Record, SqlRows
 
 __all__ = ["ALL", "Fleet"]
@@ -100,7 +99,7 @@ class _Place:
     """Where files come to, who reads them, and how many bytes of JSON each node's rows may have."""
 
     directory: Path
-    reader: AnswerReader
+    files: AnswerFiles
     share: int
 
 
@@ -127,8 +126,8 @@ class Fleet:
         await daemon.presence.rising()
         nodes = [self._judged(peer, arguments) for peer in await self._peers(arguments.peers)]
         await self._commit_asked(nodes, arguments)
-        async with self._place() as (directory, reader):
-            place = _Place(directory, reader, share=ROWS_BYTES // (len(nodes) + 1))
+        async with daemon.store.answer_files() as files:
+            place = _Place(daemon.store.incoming, files, share=ROWS_BYTES // (len(nodes) + 1))
             works = [self._heard(node, arguments, place) for node in nodes]
             if arguments.local:
                 works.insert(0, self._own(arguments))
@@ -223,16 +222,6 @@ class Fleet:
                 records.append(one.receipt)
         await self._daemon.store.commit(records)
 
-    @contextlib.asynccontextmanager
-    async def _place(self) -> AsyncGenerator[tuple[Path, AnswerReader]]:
-        """Give a directory for what comes, and who reads it; both end with the call."""
-        reader = self._daemon.store.reader()
-        reader.prepare()
-        try:
-            yield self._daemon.store.incoming, reader
-        finally:
-            await reader.close()
-
     async def _own(self, arguments: SqlArguments) -> _Heard:
         daemon = self._daemon
         began = daemon.settings.clock.monotonic()
@@ -269,7 +258,7 @@ class Fleet:
                     link, _message(node, arguments), place.directory
                 )
             # Not in its own time: the file of another may hold the reader up.
-            rows = await place.reader.read(taken.path, arguments.limit, place.share)
+            rows = await place.files.read(taken.path, arguments.limit, place.share)
             return self._answered(node, view, taken, rows, self._since(began))
         except TimeoutError:
             said = f"no answer within {arguments.timeout_s:g} s"

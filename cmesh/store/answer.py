@@ -7,35 +7,32 @@ import asyncio
 import base64
 import contextlib
 import hashlib
-import json
-import os
-import signal
-import struct
-from collections.abc import Sequence
+import shutil
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from cmesh.errors import DiskFull, QueryRefused, RemoteProtocolError
 from cmesh.model import NodeId
-from cmesh.store.child import spawn
+from cmesh.store.confined import Confined, Confinement, Program, QueryLimits
 from cmesh.store.records import SqlRows
 from cmesh.store.sql import SqlValue
 from cmesh.text import one_line
 
-__all__ = ["Answer", "AnswerReader", "Question", "write_answer"]
+__all__ = ["LIMITS", "Answer", "AnswerFiles", "Question"]
 
-WORK_LIMIT_S = 15.0
-"""How long a file may take to be made, the process's start included."""
+LIMITS = QueryLimits(engine_s=7.0, wall_s=8.0, answer_bytes=32 * 1024 * 1024)
+"""For one file of another machine: the files behind it wait. `answer_bytes` is of rows as JSON."""
 
-READ_LIMIT_S = 8.0
-"""How long a file of another machine may take to be read, likewise: the files behind it wait."""
+WRITE_LIMIT_S = 15.0
+"""How long an own file may take to be made."""
 
-JSON_BYTES = 32 * 1024 * 1024
-"""The longest word of the process."""
-
-_HEADER = struct.Struct(">I")
-_WORKER = Path(__file__).with_name("answer_worker.py")
+_PROGRAM = Program(
+    file=Path(__file__).with_name("answer_worker.py"), name="answer", work="the work on the file"
+)
+_NAME = "answer.parquet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,131 +66,92 @@ class Question:
     own: bool
 
 
-class _Gone(Exception):
-    """Raised when the process gives no answer: it was ended, or has ended itself."""
+class AnswerFiles:
+    """Makes files, or reads those of other machines, one after another; `close` it.
 
-
-class _Process:
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-
-    @classmethod
-    async def start(cls) -> "_Process":
-        return cls(await spawn(str(_WORKER)))
-
-    async def ask(
-        self, message: dict[str, object], limit_s: float = WORK_LIMIT_S
-    ) -> dict[str, Any]:
-        """Return the answer to one message; after `_Gone`, or a cancel, end the process."""
-        body = json.dumps(message).encode()
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        try:
-            async with asyncio.timeout(limit_s):
-                stdin.write(_HEADER.pack(len(body)) + body)
-                await stdin.drain()
-                length = _HEADER.unpack(await stdout.readexactly(_HEADER.size))[0]
-                if length > JSON_BYTES:
-                    raise _Gone("its answer is too long")
-                return cast("dict[str, Any]", json.loads(await stdout.readexactly(length)))
-        except TimeoutError as error:
-            raise _Gone(f"it took more than {limit_s:g} s") from error
-        except (asyncio.IncompleteReadError, ConnectionError, ValueError) as error:
-            raise _Gone("it used too much memory or time, or broke its process") from error
-
-    async def end(self) -> None:
-        """Kill and reap it."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        await self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-            with contextlib.suppress(ConnectionError):
-                await self._process.stdin.wait_closed()
-
-
-async def write_answer(rows: SqlRows, path: Path, most_bytes: int) -> Answer:
-    """Write rows to a new file; those that do not fit into `most_bytes` are left out.
-
-    Types that Parquet or JSON has no word for come as text. The file is the caller's to remove,
-    also after an error.
-
-    Raises:
-        QueryRefused: no file could be made of them.
-        DiskFull: there is no room.
+    INVARIANT: a file that breaks the process costs its sender its own rows: the next file is
+    read by a new one. Belongs to one event loop.
     """
-    process = await _Process.start()
-    try:
+
+    def __init__(self, confinement: Confinement, limits: QueryLimits = LIMITS) -> None:
+        self._confinement = confinement
+        self._limits = limits
+        self._turn = asyncio.Lock()
+        # One thread for as long as this is open: a process in a sandbox dies with its thread.
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="answer")
+        self._starting: asyncio.Task[Confined] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Start the process, without waiting for it."""
+        self._prepare()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def write(self, rows: SqlRows, path: Path, most_bytes: int) -> Answer:
+        """Write rows to a new file; those that do not fit into `most_bytes` are left out.
+
+        Types that Parquet or JSON has no word for come as text. The file is the caller's to
+        remove, also after an error.
+
+        Raises:
+            QueryRefused: no file could be made of them.
+            DiskFull: there is no room.
+        """
         table: dict[str, object] = {
             "columns": rows.columns,
             "types": rows.types,
             "rows": rows.rows,
             "bytes": most_bytes,
         }
-        made = await process.ask({"write": table})
-        if "error" in made:
-            raise QueryRefused(f"no file could be made of the rows: {_said(made)}")
-        digest, size = hashlib.sha256(), int(made["bytes"])
-        try:
-            with path.open("xb") as file:
-                while file.tell() < size:
-                    told = await process.ask({"piece": file.tell()})
-                    piece = base64.b64decode(told["data"])
-                    digest.update(piece)
-                    file.write(piece)
-        except OSError as error:
-            raise DiskFull(f"no room for an answer: {error.strerror}") from error
-    except _Gone as error:
-        raise QueryRefused(f"no file could be made of the rows: {error}") from error
-    finally:
-        await process.end()
-    count = int(made["rows"])
-    return Answer(
-        sha256=digest.hexdigest(),
-        bytes=size,
-        rows=count,
-        truncated=rows.truncated or count < len(rows.rows),
-        elapsed_ms=rows.elapsed_ms,
-        head_seq=rows.head_seq,
-    )
-
-
-class AnswerReader:
-    """Reads files of other machines, one after another; `close` it.
-
-    INVARIANT: a file that breaks the process costs its sender its own rows: the next file is
-    read by a new one.
-    """
-
-    def __init__(self) -> None:
-        self._turn = asyncio.Lock()
-        self._starting: asyncio.Task[_Process] | None = None
-
-    def prepare(self) -> None:
-        """Start the process, without waiting for it."""
-        if self._starting is None:
-            self._starting = asyncio.ensure_future(_Process.start())
+        async with self._turn, self._process() as process:
+            made = await self._ask(process, {"write": table}, WRITE_LIMIT_S)
+            if "error" in made:
+                raise QueryRefused(f"no file could be made of the rows: {_said(made)}")
+            digest, size = hashlib.sha256(), int(made["bytes"])
+            try:
+                with path.open("xb") as file:
+                    while file.tell() < size:
+                        told = await self._ask(process, {"piece": file.tell()}, WRITE_LIMIT_S)
+                        piece = base64.b64decode(told["data"])
+                        digest.update(piece)
+                        file.write(piece)
+            except OSError as error:
+                raise DiskFull(f"no room for an answer: {error.strerror}") from error
+        count = int(made["rows"])
+        return Answer(
+            sha256=digest.hexdigest(),
+            bytes=size,
+            rows=count,
+            truncated=rows.truncated or count < len(rows.rows),
+            elapsed_ms=rows.elapsed_ms,
+            head_seq=rows.head_seq,
+        )
 
     async def read(self, path: Path, limit: int, most_bytes: int) -> SqlRows:
         """Return up to `limit` rows of a file, and up to `most_bytes` of them as JSON.
 
         Raises:
             RemoteProtocolError: it is no file of rows, or reading it takes too much.
+            QueryRefused: the process did not start.
+            DiskFull: there is no room for a copy, where the file system has no hard links.
         """
-        async with self._turn:
-            self.prepare()
-            assert self._starting is not None
-            process = await asyncio.shield(self._starting)
-            ask: dict[str, object] = {"read": str(path), "limit": limit, "bytes": most_bytes}
+        async with self._turn, self._process() as process:
+            shown = process.directory / _NAME
+            await asyncio.to_thread(_show, path, shown)
+            ask: dict[str, object] = {
+                "read": f"{process.seen_at}/{_NAME}",
+                "limit": limit,
+                "bytes": most_bytes,
+            }
             try:
-                found = await process.ask(ask, READ_LIMIT_S)
-            except _Gone as error:
-                await self._end()
-                raise RemoteProtocolError(f"the peer's file was not read: {error}") from error
-            except BaseException:  # its next answer would be the wrong one
-                await self._end()
-                raise
+                found = await self._ask(process, ask, self._limits.wall_s)
+            except QueryRefused as error:
+                raise RemoteProtocolError(
+                    f"the peer's file was not read: {error.message}"
+                ) from error
+            shown.unlink()
         if "error" in found:
             raise RemoteProtocolError(f"the peer's file cannot be read: {_said(found)}")
         return SqlRows(
@@ -203,17 +161,53 @@ class AnswerReader:
             cut_by="rows" if found["truncated"] else "",
             elapsed_ms=0,
             head_seq=0,
+            held_by=process.held_by,
         )
 
     async def close(self) -> None:
-        """End the process."""
-        async with self._turn:
-            await self._end()
+        """End the process; cancelled, it is ended all the same."""
+        leaving = self._let_go()
+        self._threads.shutdown(wait=False)
+        await leaving
 
-    async def _end(self) -> None:
+    def _prepare(self) -> "asyncio.Task[Confined]":
+        if self._starting is None:
+            # A task of its own: a start that was cancelled half way would be a process of nobody.
+            self._starting = asyncio.ensure_future(
+                self._confinement.begin(_PROGRAM, self._limits, self._threads)
+            )
+        return self._starting
+
+    @contextlib.asynccontextmanager
+    async def _process(self) -> AsyncGenerator[Confined]:
+        """Give the process; after any error, also a cancel, it is ended.
+
+        Its next answer would be the wrong one.
+        """
+        try:
+            yield await asyncio.shield(self._prepare())
+        except BaseException:
+            await self._let_go()
+            raise
+
+    async def _ask(
+        self, process: Confined, message: dict[str, object], limit_s: float
+    ) -> dict[str, Any]:
+        return await process.ask(message, limit_s=limit_s, limit_bytes=self._limits.answer_bytes)
+
+    def _let_go(self) -> "asyncio.Future[None]":
         starting, self._starting = self._starting, None
-        if starting is not None:
-            await (await asyncio.shield(starting)).end()
+        return self._confinement.let_go(starting)
+
+
+def _show(path: Path, shown: Path) -> None:
+    try:
+        shown.hardlink_to(path)
+    except OSError:  # a file system without links
+        try:
+            shutil.copyfile(path, shown)
+        except OSError as error:
+            raise DiskFull(f"no room for a peer's answer: {error.strerror}") from error
 
 
 def _said(answer: dict[str, Any]) -> str:

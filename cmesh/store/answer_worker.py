@@ -1,7 +1,8 @@
 """The confined process for files between nodes: makes Parquet of rows, and rows of Parquet.
 
-A file of another machine is opened here and nowhere else. No SQL of anybody runs in this
-process; started like `query_worker.py`, it imports nothing of cmesh either.
+A file of another machine is opened here and nowhere else, so what holds users' SQL holds this
+process too: the sandbox, or the limits of the operating system, and the parent's kill. No SQL of
+anybody runs in it; started like `query_worker.py`, it imports nothing of cmesh either.
 
 Frames both ways: four bytes of length, big-endian, then JSON.
 """
@@ -21,9 +22,6 @@ import sys
 import threading
 from typing import Any, cast
 
-_ADDRESS_BYTES = 2 * 1024**3
-_CPU_S = 10
-_FILES = 64
 _CELL_CHARACTERS = 1024 * 1024
 _NAME_CHARACTERS = 200
 _COLUMNS = 1_000
@@ -32,7 +30,6 @@ _EXACT_DIGITS = 15
 _PIECE_BYTES = 512 * 1024
 
 _CONFIG: Any = {
-    "memory_limit": "256MB",
     "threads": 1,
     "async_threads": 1,
     "python_enable_replacements": "false",
@@ -47,8 +44,11 @@ _AS_TEXT = {"INTERVAL", "JSON", "BIT", "BIGNUM"}
 
 
 def main() -> None:
-    """Serve requests until stdin ends."""
-    _confine()
+    """Serve requests until stdin ends. Arguments: the limits as JSON, then where modules are."""
+    limits = json.loads(sys.argv[1])
+    sys.path += sys.argv[2:]
+    if not limits["held"]:
+        _confine(limits)
     requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
     import _duckdb as duckdb  # after the limits, which it must live under
@@ -57,40 +57,35 @@ def main() -> None:
     while True:
         request = requests.get()
         try:
-            _give_time()
+            _give_time(int(limits["cpu_s"]))
             if "write" in request:
-                made, rows = _written(duckdb, request["write"])
+                made, rows = _written(_connect(duckdb, limits), request["write"])
                 _answer({"bytes": len(made), "rows": rows})
             elif "piece" in request:
                 piece = made[request["piece"] : request["piece"] + _PIECE_BYTES]
                 _answer({"data": base64.b64encode(piece).decode()})
             else:
-                _answer(_read(duckdb, request))
+                _answer(_read(_connect(duckdb, limits), request))
         except (duckdb.Error, MemoryError, ValueError, OverflowError, OSError) as error:
             kind = type(error).__name__
             _answer({"error": kind, "message": str(error)[:1000] or kind})
 
 
-def _confine() -> None:
-    """Take from this process what it can take from itself: no sandbox is around it."""
+def _confine(limits: dict[str, Any]) -> None:
+    """Take from this process what it can take from itself, where no sandbox is around it."""
     import ctypes
 
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
         libc.unshare(0x10000000 | 0x40000000)  # CLONE_NEWUSER | CLONE_NEWNET
-    for limit, value in (
-        (resource.RLIMIT_AS, _ADDRESS_BYTES),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, _FILES),
-    ):
-        resource.setrlimit(limit, (value, value))
+    for name, value in limits["resources"].items():
+        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
 
 
-def _give_time() -> None:
+def _give_time(cpu_s: int) -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    soft = int(used.ru_utime + used.ru_stime) + _CPU_S
+    soft = int(used.ru_utime + used.ru_stime) + cpu_s
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
 
 
@@ -105,36 +100,34 @@ def _listen(requests: "queue.SimpleQueue[dict[str, Any]]") -> None:
         requests.put(json.loads(body))
 
 
-def _connect(duckdb: Any) -> Any:
-    connection = duckdb.connect(":memory:", config=_CONFIG)
+def _connect(duckdb: Any, limits: dict[str, Any]) -> Any:
+    config = {**_CONFIG, "memory_limit": f"{int(limits['memory_bytes'])}B"}
+    connection = duckdb.connect(":memory:", config=config)
     for statement in (
         "SET TimeZone='UTC'",
         "SET temp_directory=''",
-        "SET max_execution_time=8000",
+        f"SET max_execution_time={int(limits['engine_ms'])}",
     ):
         connection.execute(statement)
     return connection
 
 
-def _written(duckdb: Any, table: dict[str, Any]) -> tuple[bytes, int]:
+def _written(connection: Any, table: dict[str, Any]) -> tuple[bytes, int]:
     """Return the rows as Parquet, as many of them as fit, and how many those are."""
     rows = cast("list[list[Any]]", table["rows"])
-    connection = _connect(duckdb)
-    try:
-        _fill(duckdb, connection, table["columns"], table["types"], rows)
+    with contextlib.closing(connection):
+        _fill(connection, table["columns"], table["types"], rows)
         count, most = len(rows), int(table["bytes"])
         while True:
             made = _copied(connection, count)
             if len(made) <= most or count == 0:
                 return made, count
             count = min(count - 1, int(count * most / len(made) * 0.9))
-    finally:
-        connection.close()
 
 
-def _fill(
-    duckdb: Any, connection: Any, columns: list[str], types: list[str], rows: list[list[Any]]
-) -> None:
+def _fill(connection: Any, columns: list[str], types: list[str], rows: list[list[Any]]) -> None:
+    import _duckdb as duckdb
+
     names = _distinct(columns)
     lists = [[_text(row[at]) for row in rows] for at in range(len(columns))]
     values = ", ".join(f"unnest(${at}::VARCHAR[]) AS c{at}" for at in range(1, len(lists) + 1))
@@ -211,10 +204,9 @@ def _copied(connection: Any, count: int) -> bytes:
     return b"".join(parts)
 
 
-def _read(duckdb: Any, request: dict[str, Any]) -> dict[str, Any]:
+def _read(connection: Any, request: dict[str, Any]) -> dict[str, Any]:
     """Return the rows of a file that anybody may have made."""
-    connection = _connect(duckdb)
-    try:
+    with contextlib.closing(connection):
         limit = int(request["limit"])
         connection.execute(
             f"SELECT * FROM read_parquet(?, hive_partitioning = false) LIMIT {limit + 1}",  # noqa: S608
@@ -223,8 +215,6 @@ def _read(duckdb: Any, request: dict[str, Any]) -> dict[str, Any]:
         if len(connection.description) > _COLUMNS:
             raise ValueError(f"the file has more than {_COLUMNS} columns")
         return _fetch(connection, limit, int(request["bytes"]))
-    finally:
-        connection.close()
 
 
 def _fetch(cursor: Any, limit: int, limit_bytes: int) -> dict[str, Any]:

@@ -1,14 +1,17 @@
-"""One confined process of `query_worker.py`: started, asked, ended.
+"""One confined process for what nobody vouches for: started, asked, ended.
 
-On Linux this project's own sandbox is around it: a copy of the database to read and nothing
-else, no network, a filter of system calls. Where there is no sandbox, limits of the operating
-system are, and the answer says so. Nothing here knows SQL.
+Users' SQL runs in one, other machines' files are read in one. On Linux this project's own
+sandbox is around it: one directory to read and nothing else, no network, a filter of system
+calls. Where there is no sandbox, limits of the operating system are, and a query's answer says
+so. Nothing here knows SQL or files.
 """
 
 import asyncio
 import contextlib
 import importlib.util
+import itertools
 import json
+import logging
 import os
 import signal
 import socket
@@ -24,23 +27,43 @@ from typing import Any, cast
 from cmesh.errors import QueryRefused
 from cmesh.paths import ensure_private_dir
 from cmesh.sandbox.plan import interpreter, plan
+from cmesh.sandbox.probe import find_enforcement
 from cmesh.sandbox.profile import SandboxSpec
 from cmesh.sandbox.start import start
 from cmesh.sandbox.tier import NO_SANDBOX, Enforcement
 from cmesh.store.snapshot import discard
 
-__all__ = ["Confined", "QueryLimits"]
+__all__ = ["QUERY", "Confined", "Confinement", "Program", "QueryLimits"]
+
+_log = logging.getLogger(__name__)
 
 MIB = 1024**2
 
 _HEADER = struct.Struct(">I")
-_WORKER = Path(__file__).with_name("query_worker.py")
+_NUMBERS = itertools.count(1)
 _SHOWN_AT = "/snapshot"
 """Where the copy is seen below bubblewrap, so that a query cannot tell where it really lies."""
 
 _ENVIRONMENT = {"HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
 _MODULES = ("_duckdb", "pytz")
 _SIGNALLED = 128  # what bubblewrap and shells add to the number of a signal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What runs confined: a file that imports nothing but the standard library and `_MODULES`.
+
+    Attributes:
+        name: begins the names of its directories.
+        work: what it does, as it is told of a limit.
+    """
+
+    file: Path
+    name: str
+    work: str
+
+
+QUERY = Program(file=Path(__file__).with_name("query_worker.py"), name="query", work="the query")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,52 +103,25 @@ class QueryLimits:
 
 
 class Confined:
-    """A process with a directory that it may read; make it with `begin`.
+    """A process with a directory that it may read; make it with `Confinement.begin`.
 
     Attributes:
-        directory: what it sees; a copy of the database is put there before it is told to open it.
+        directory: what it sees; what it is to read is put there before it is told so.
         seen_at: where the process itself finds that directory.
         held_by: the sandbox around it in one word, `none` = limits of the operating system alone.
     """
 
-    def __init__(self, place: Path, pid: int, own: socket.socket, held_by: str) -> None:
+    def __init__(self, place: Path, pid: int, own: socket.socket, held_by: str, work: str) -> None:
         self.directory = place / "store"
         self.seen_at = str(self.directory) if held_by == NO_SANDBOX else "."
         self.held_by = held_by
+        self._work = work
         self._place = place
         self._pid = pid
         self._own = own
         self._status: asyncio.Future[int] | None = None
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._over = False
-
-    @classmethod
-    async def begin(
-        cls, place: Path, found: Enforcement, limits: QueryLimits, threads: ThreadPoolExecutor
-    ) -> "Confined":
-        """Start one in the new directory `place`, which goes with it.
-
-        Args:
-            place: where nothing is yet.
-            found: what this machine can hold it with.
-            limits: what it may take.
-            threads: one that lives longer than the process, which dies with its thread.
-
-        Raises:
-            QueryRefused: it did not start; nothing of it is left.
-        """
-        own, other = socket.socketpair()
-        loop = asyncio.get_running_loop()
-        try:
-            pid = await loop.run_in_executor(threads, _start, place, found, limits, other)
-        except (OSError, ValueError) as error:
-            own.close()
-            await asyncio.to_thread(discard, place)
-            why = error.strerror if isinstance(error, OSError) else error
-            raise QueryRefused(f"the query process did not start: {why}") from error
-        finally:
-            other.close()
-        return cls(place, pid, own, found.label)
 
     async def ask(
         self, message: dict[str, object], *, limit_s: float, limit_bytes: int
@@ -139,12 +135,12 @@ class Confined:
         try:
             async with asyncio.timeout(limit_s):
                 if self._over:
-                    raise QueryRefused("the query process was ended")
+                    raise QueryRefused(f"the process of {self._work} was ended")
                 if self._streams is None:
                     self._streams = await asyncio.open_unix_connection(sock=self._own)
                     if self._over:  # it was ended while they were opened, which did not see them
                         self._streams[1].close()
-                        raise QueryRefused("the query process was ended")
+                        raise QueryRefused(f"the process of {self._work} was ended")
                 reader, writer = self._streams
                 writer.write(_HEADER.pack(len(body)) + body)
                 await writer.drain()
@@ -156,7 +152,7 @@ class Confined:
                 return cast("dict[str, Any]", json.loads(await reader.readexactly(length)))
         except TimeoutError as error:
             raise QueryRefused(
-                f"the query reached its limit of {limit_s:g} s and was ended"
+                f"{self._work} reached its limit of {limit_s:g} s and was ended"
             ) from error
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             raise QueryRefused(await self._why_gone()) from error
@@ -187,11 +183,85 @@ class Confined:
         status = await self._ended()
         signalled = -status if status < 0 else status - _SIGNALLED
         if signalled == signal.SIGXCPU:
-            return "the query reached its limit of processor time and was ended"
-        return f"the query reached its limit of memory, or broke its process (status {status})"
+            return f"{self._work} reached its limit of processor time and was ended"
+        return f"{self._work} reached its limit of memory, or broke its process (status {status})"
 
 
-def _start(place: Path, found: Enforcement, limits: QueryLimits, end: socket.socket) -> int:
+class Confinement:
+    """Where confined processes are made, and what this machine can hold them with.
+
+    Attributes:
+        directory: each has a new one below it.
+        found: what holds them, looked at once; None = not yet.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.found: Enforcement | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    async def begin(
+        self, program: Program, limits: QueryLimits, threads: ThreadPoolExecutor
+    ) -> Confined:
+        """Start one.
+
+        Args:
+            program: what runs in it.
+            limits: what it may take.
+            threads: one that lives longer than the process, which dies with its thread.
+
+        Raises:
+            QueryRefused: it did not start; nothing of it is left.
+        """
+        if self.found is None:
+            self.found = await asyncio.to_thread(find_enforcement)
+            if not self.found.tier:
+                _log.warning("query_without_sandbox why=%s", self.found.why)
+        place = self.directory / f"{program.name}-{next(_NUMBERS)}"
+        own, other = socket.socketpair()
+        loop = asyncio.get_running_loop()
+        try:
+            pid = await loop.run_in_executor(
+                threads, _start, place, self.found, limits, program, other
+            )
+        except (OSError, ValueError) as error:
+            own.close()
+            await asyncio.to_thread(discard, place)
+            why = error.strerror if isinstance(error, OSError) else error
+            raise QueryRefused(f"the process of {program.work} did not start: {why}") from error
+        finally:
+            other.close()
+        return Confined(place, pid, own, self.found.label, program.work)
+
+    def let_go(self, starting: asyncio.Task[Confined] | None) -> asyncio.Future[None]:
+        """End a process that was begun, or is being begun; return what tells when it has ended.
+
+        In a task of its own: who waits for that may be cancelled, the end may not.
+        """
+        loop = asyncio.get_running_loop()
+        if starting is None:
+            done: asyncio.Future[None] = loop.create_future()
+            done.set_result(None)
+            return done
+        task = loop.create_task(_end_begun(starting))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+        return asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Wait until what was let go has ended."""
+        if self._leaving:
+            await asyncio.wait(self._leaving)
+
+
+async def _end_begun(starting: asyncio.Task[Confined]) -> None:
+    with contextlib.suppress(QueryRefused):  # it did not start, which whoever asked was told
+        await (await starting).end()
+
+
+def _start(
+    place: Path, found: Enforcement, limits: QueryLimits, program: Program, end: socket.socket
+) -> int:
     """Start the process with `end` as its standard input and output; return its number. Blocks."""
     ensure_private_dir(place.parent)
     place.mkdir(mode=0o700)
@@ -200,13 +270,15 @@ def _start(place: Path, found: Enforcement, limits: QueryLimits, end: socket.soc
     null = os.open(os.devnull, os.O_RDWR)
     try:
         if not found.tier:
-            return _start_unheld(limits, end.fileno(), null)
-        return start(_launch(place, found, limits), end.fileno(), end.fileno(), null)
+            return _start_unheld(limits, program, end.fileno(), null)
+        return start(_launch(place, found, limits, program), end.fileno(), end.fileno(), null)
     finally:
         os.close(null)
 
 
-def _launch(place: Path, found: Enforcement, limits: QueryLimits) -> dict[str, Any]:
+def _launch(
+    place: Path, found: Enforcement, limits: QueryLimits, program: Program
+) -> dict[str, Any]:
     where, python = os.path.realpath(place), interpreter()
     mounts = found.tier in {1, 3}
     spec = SandboxSpec(
@@ -215,21 +287,21 @@ def _launch(place: Path, found: Enforcement, limits: QueryLimits) -> dict[str, A
         writes_directory=False,
         home=f"{where}/home",
         tmp=f"{where}/tmp",  # noqa: S108 - its own
-        read=(*python.needs, str(_WORKER), *_places()),
+        read=(*python.needs, str(program.file), *_places()),
         limits=limits.resources(),
     )
     return {
-        "argv": [python.program, *_arguments(limits, held=True)],
+        "argv": [python.program, *_arguments(limits, program, held=True)],
         "cwd": spec.directory,
         "env": _ENVIRONMENT,
         "sandbox": plan(spec, found),
     }
 
 
-def _start_unheld(limits: QueryLimits, end: int, null: int) -> int:
+def _start_unheld(limits: QueryLimits, program: Program, end: int, null: int) -> int:
     return os.posix_spawn(
         sys.executable,
-        [sys.executable, *_arguments(limits, held=False)],
+        [sys.executable, *_arguments(limits, program, held=False)],
         _ENVIRONMENT,
         file_actions=[(os.POSIX_SPAWN_DUP2, fd, to) for to, fd in enumerate((end, end, null))],
         setsid=True,
@@ -237,7 +309,7 @@ def _start_unheld(limits: QueryLimits, end: int, null: int) -> int:
     )
 
 
-def _arguments(limits: QueryLimits, *, held: bool) -> Sequence[str]:
+def _arguments(limits: QueryLimits, program: Program, *, held: bool) -> Sequence[str]:
     told = {
         "held": held,
         "resources": limits.resources(),
@@ -245,7 +317,7 @@ def _arguments(limits: QueryLimits, *, held: bool) -> Sequence[str]:
         "engine_ms": round(limits.engine_s * 1000),
         "memory_bytes": limits.memory_bytes,
     }
-    return ["-I", "-S", str(_WORKER), json.dumps(told), *_places()]
+    return ["-I", "-S", str(program.file), json.dumps(told), *_places()]
 
 
 @cache

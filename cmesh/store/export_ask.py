@@ -9,6 +9,7 @@ from typing import Self
 import _duckdb as duckdb
 
 from cmesh.store import queries
+from cmesh.store.confined import Confinement
 from cmesh.store.records import SqlRows
 from cmesh.store.snapshot import FILE_NAME, Snapshot, copy_files
 from cmesh.store.sql import Copying, Query, QueryProcess, SqlValue
@@ -28,7 +29,10 @@ class OpenedExports:
         self._database = database
         self._process = QueryProcess(
             Copying(
-                directory=database.parent, fill=self._fill, rest=_nothing, columns=self._columns
+                confinement=Confinement(database.parent),
+                fill=self._fill,
+                rest=_nothing,
+                columns=self._columns,
             )
         )
 

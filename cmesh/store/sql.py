@@ -6,8 +6,6 @@ question was asked.
 
 import asyncio
 import contextlib
-import itertools
-import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,9 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from cmesh.errors import QueryRefused
-from cmesh.sandbox.probe import find_enforcement
-from cmesh.sandbox.tier import Enforcement
-from cmesh.store.confined import Confined, QueryLimits
+from cmesh.store.confined import QUERY, Confined, Confinement, QueryLimits
 from cmesh.store.misnamed import Columns, misnamed
 from cmesh.store.records import SqlRows
 from cmesh.store.snapshot import Snapshot
@@ -25,14 +21,11 @@ from cmesh.text import one_line
 
 __all__ = ["Copying", "Parameters", "Query", "QueryLimits", "QueryProcess", "SqlValue"]
 
-_log = logging.getLogger(__name__)
-
 SqlValue = str | int | float | bool | None
 Parameters = Sequence[SqlValue] | Mapping[str, SqlValue]
 """Bound in order to `?` or `$1`, or by name to `$name`; the engine takes no mixture."""
 
 SQL_BYTES = 64 * 1024
-_NUMBERS = itertools.count(1)
 _OVERHEAD = 2  # JSON as sent may be this much longer than the rows' own
 
 
@@ -50,13 +43,13 @@ class Copying:
     """What a `QueryProcess` gets its copies from.
 
     Attributes:
-        directory: where each process's directory is made.
+        confinement: where each process is made.
         fill: puts a copy into an empty one.
         rest: gives up the disk that only the next copy would need.
         columns: of the views, for errors that help.
     """
 
-    directory: Path
+    confinement: Confinement
     fill: Callable[[Path], Awaitable[Snapshot]]
     rest: Callable[[], Awaitable[None]]
     columns: Callable[[], Awaitable[Columns]]
@@ -76,7 +69,6 @@ class QueryProcess:
         self._copying = copying
         self._limits = limits or QueryLimits()
         self._turn = asyncio.Lock()
-        self._found: Enforcement | None = None
         # One thread for as long as this is open: a process in a sandbox dies with its thread.
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="query")
         self._worker: Confined | None = None
@@ -192,13 +184,7 @@ class QueryProcess:
     async def _begin(self) -> Confined:
         if self._closed:
             raise QueryRefused("the store is closed")
-        if self._found is None:
-            self._found = await asyncio.to_thread(find_enforcement)
-            if not self._found.tier:
-                _log.warning("query_without_sandbox why=%s", self._found.why)
-        # Several of these make places side by side.
-        place = self._copying.directory / f"query-{next(_NUMBERS)}"
-        return await Confined.begin(place, self._found, self._limits, self._threads)
+        return await self._copying.confinement.begin(QUERY, self._limits, self._threads)
 
     async def _refused(self, message: str, text: str = "") -> QueryRefused:
         said, meant = misnamed(message, text, await self._copying.columns())

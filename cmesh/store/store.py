@@ -14,8 +14,9 @@ from cmesh.clock import Clock
 from cmesh.errors import DiskFull, StoreError
 from cmesh.model import TaskId
 from cmesh.store import queries
-from cmesh.store.answer import Answer, AnswerReader, Question, write_answer
+from cmesh.store.answer import Answer, AnswerFiles, Question
 from cmesh.store.askers import Askers
+from cmesh.store.confined import Confinement
 from cmesh.store.copies import Copies
 from cmesh.store.exchange import Opened
 from cmesh.store.index import FINISHED_KEPT, LATELY, Index
@@ -60,8 +61,9 @@ class Store(Reading):
         self._room = Room(options.directory, options.floor_bytes)
         self._reservations = Reservations(self._knows, self._used, parts.prompts)
         self._copies = Copies(options.directory, process)
+        self._confinement = Confinement(self._copies.directory)
         copying = Copying(
-            directory=self._copies.directory,
+            confinement=self._confinement,
             fill=self._copies.take,
             rest=self._copies.rest,
             columns=self._columns,
@@ -257,13 +259,14 @@ class Store(Reading):
             DiskFull: there is no room.
         """
         self._require_open()
-        rows = await self._askers.run(question, self._head.seq)
-        self._room.require(new=False)
-        return await write_answer(rows, path, question.most_bytes)
+        async with self.answer_files() as files:
+            rows = await self._askers.run(question, self._head.seq)
+            self._room.require(new=False)
+            return await files.write(rows, path, question.most_bytes)
 
-    def reader(self) -> AnswerReader:
-        """Return what reads files of other nodes' answers; `close` it."""
-        return AnswerReader()
+    def answer_files(self) -> AnswerFiles:
+        """Return what reads files of other nodes' answers; use it in an `async with`."""
+        return AnswerFiles(self._confinement)
 
     async def verify(self) -> Verification:
         """Check every row of the log, and its typed row, against the chain and the head."""
@@ -287,6 +290,7 @@ class Store(Reading):
     async def _close(self) -> None:
         await self._queries.close()
         await self._askers.close()
+        await self._confinement.close()
         await self._copies.rest()
         await asyncio.to_thread(self._writer.stop)
         # What the commit thread settled last is still on its way through the loop.

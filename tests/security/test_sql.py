@@ -10,10 +10,11 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from cmesh.clock import SystemClock
-from cmesh.errors import QueryRefused
+from cmesh.errors import QueryRefused, RemoteProtocolError
 from cmesh.sandbox.tier import Enforcement
 from cmesh.store.records import AuditRecord
 from cmesh.store.sql import QueryLimits
@@ -98,19 +99,12 @@ async def test_a_query_process_has_its_copy_and_nothing_else(store: Store, tmp_p
         b"LC_ALL",
         b"",
     }
-    limits, status = _proc(pid, "limits").decode(), _proc(pid, "status").decode()
-    assert "Max file size             0                    0" in limits
-    assert "Seccomp:\t2" in status
-    assert "NoNewPrivs:\t1" in status
+    _assert_held(pid, rows.held_by)
     assert {str(link.readlink()) for link in _descriptors(pid)} - {"/dev/null"} <= {
         f"socket:[{_inode(pid, 0)}]",
         "/snapshot/store.duckdb",
         f"{worker.directory.resolve()}/store.duckdb",
     }
-    if rows.held_by.startswith("tier3"):
-        own = Path(f"/proc/{pid}/ns")
-        for kind in ("net", "mnt", "pid", "user", "ipc"):
-            assert (own / kind).readlink() != Path(f"/proc/self/ns/{kind}").readlink()
     place = worker.directory.parent
     await store.close()
     assert not Path(f"/proc/{pid}").exists()
@@ -118,8 +112,44 @@ async def test_a_query_process_has_its_copy_and_nothing_else(store: Store, tmp_p
     assert not list((tmp_path / "state" / "snapshots").glob("*"))
 
 
+async def test_what_reads_the_files_of_others_is_held_like_a_query(
+    store: Store, tmp_path: Path
+) -> None:
+    async with store.answer_files() as files:
+        await files.write(await store.sql("SELECT 1 AS a", [], 1), tmp_path / "file", 100_000)
+        found = await files.read(tmp_path / "file", 10, 100_000)
+        if found.held_by == "none":
+            pytest.skip("no sandbox on this machine")
+        assert files._starting is not None
+        process = await files._starting
+        [pid] = [
+            pid for pid in _group(process._pid) if b"answer_worker.py" in _proc(pid, "cmdline")
+        ]
+        _assert_held(pid, found.held_by)
+        opened = {str(link.readlink()) for link in _descriptors(pid)} - {"/dev/null"}
+        assert opened <= {f"socket:[{_inode(pid, 0)}]"}  # no file of a machine stays open
+        assert not list(process.directory.iterdir())
+    assert not Path(f"/proc/{pid}").exists()
+    assert not process.directory.exists()
+
+
+async def test_a_file_that_is_a_bomb_costs_itself_alone_without_a_sandbox_too(
+    store: Store, tmp_path: Path
+) -> None:
+    bomb = "COPY (SELECT repeat('a', 5000000) AS s FROM range(500)) TO '{}' (FORMAT parquet, COMPRESSION zstd)"
+    with duckdb.connect(":memory:") as connection:
+        await asyncio.to_thread(connection.execute, bomb.format(tmp_path / "bomb"))
+    store._confinement.found = Enforcement(why="none here")
+    async with store.answer_files() as files:
+        await files.write(await store.sql("SELECT 1 AS a", [], 1), tmp_path / "file", 100_000)
+        with pytest.raises(RemoteProtocolError):
+            await files.read(tmp_path / "bomb", 500, 2**40)
+        found = await files.read(tmp_path / "file", 10, 100_000)
+    assert (found.rows, found.held_by) == ([[1]], "none")
+
+
 async def test_without_a_sandbox_it_runs_by_limits_and_says_so(store: Store) -> None:
-    store._queries._found = Enforcement(why="none here")
+    store._confinement.found = Enforcement(why="none here")
     assert (await store.sql("SELECT count(*) FROM tasks", [], 1)).held_by == "none"
     for text in (
         "COPY (SELECT 1) TO 'store.duckdb' (FORMAT csv, USE_TMP_FILE false)",
@@ -146,6 +176,17 @@ def _proc(pid: int, name: str) -> bytes:
 
 def _descriptors(pid: int) -> list[Path]:
     return list(Path(f"/proc/{pid}/fd").iterdir())
+
+
+def _assert_held(pid: int, held_by: str) -> None:
+    limits, status = _proc(pid, "limits").decode(), _proc(pid, "status").decode()
+    assert "Max file size             0                    0" in limits
+    assert "Seccomp:\t2" in status
+    assert "NoNewPrivs:\t1" in status
+    if held_by.startswith("tier3"):
+        own = Path(f"/proc/{pid}/ns")
+        for kind in ("net", "mnt", "pid", "user", "ipc"):
+            assert (own / kind).readlink() != Path(f"/proc/self/ns/{kind}").readlink()
 
 
 def _inode(pid: int, fd: int) -> int:

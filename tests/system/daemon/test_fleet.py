@@ -2,20 +2,27 @@
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import signal
 import subprocess
 from pathlib import Path
 from typing import Any, cast
 
+import duckdb
 import pytest
 
 from cmesh.daemon.answers import SqlView
 from cmesh.daemon.arguments import SqlArguments, TrustArguments
 from cmesh.errors import LinkError, SecretFound, UnknownPeer
+from cmesh.model import TaskId
 from cmesh.node.node import Node
 from cmesh.node.testnet import Testnet
-from tests.fakes.link_peer import LinkPeer
+from cmesh.protocol.codec import encode_chunk
+from cmesh.protocol.features import TAKES
+from cmesh.protocol.messages import Sql, SqlAnswer, SqlFile
+from cmesh.protocol.receipts import head_bytes
+from tests.fakes.link_peer import Channel, LinkPeer
 from tests.system.daemon.conftest import OUTBOUND, MakeMachine, command, inbound
 from tests.system.daemon.machine import Machine, as_user, eventually, worker_user
 from tests.system.daemon.test_bad_peers import options, standing
@@ -78,22 +85,24 @@ async def test_each_machine_answers_by_its_own_rules_and_who_does_not_is_named(
             "gone": ("offline", "peer_unreachable"),
             "older": ("too_old", "peer_outdated"),
         }
+        await a_file_that_is_a_bomb_costs_its_sender_its_rows(captain, peer, ground)
     assert view.columns == ["node", "prompt"]
     assert {row[0] for row in view.rows} == {"tells"}  # the captain was asked for nothing
     there = next(node for node in view.nodes if node.node == "tells")
     assert (there.scope, there.rows > 0, len(there.head_hash)) == ("own", True, 64)
     receipts = "SELECT count(*) FROM receipts WHERE peer_name = 'tells' AND head_seq = "
     assert (await captain.sql(f"{receipts}{there.head_seq}"))[0][0] >= 1
-    # Both sides have written down the same query, and what became of it.
-    asked = "SELECT data->>'$.query' FROM audit WHERE kind = '{}' AND data->>'$.sql_sha256' = (SELECT max(data->>'$.sql_sha256') FROM audit WHERE kind = '{}' AND data->>'$.peer_id' = '{}')"
+    # Both sides have written down the same queries, and what became of them.
+    queries = "SELECT data->>'$.query' FROM audit WHERE kind = '{}' ORDER BY seq"
     tells_id = (await tells.status()).node_id
-    [[one]] = await captain.sql(asked.format("query_asked", "query_asked", tells_id))
-    [[same]] = await tells.sql("SELECT data->>'$.query' FROM audit WHERE kind = 'query_received'")
-    assert one == same
+    of_tells = f"query_asked' AND data->>'$.peer_id' = '{tells_id}"
+    asked = await captain.sql(queries.format(of_tells))
+    assert len(asked) == 2
+    assert asked == await tells.sql(queries.format("query_received"))
     ends = await tells.sql(
         "SELECT data->>'$.state', data->>'$.scope' FROM audit WHERE kind = 'query_answered'"
     )
-    assert ends == [["answered", "own"]]
+    assert ends == [["answered", "own"]] * 2
     [[denied]] = await denies.sql("SELECT operation FROM denials")
     assert denied == "sql_own"
 
@@ -125,6 +134,46 @@ async def test_each_machine_answers_by_its_own_rules_and_who_does_not_is_named(
     assert [node["state"] for node in nodes] == ["answered", "answered"]
 
     await cancelled_everywhere(captain, tells)
+
+
+async def a_file_that_is_a_bomb_costs_its_sender_its_rows(
+    captain: Machine, peer: LinkPeer, ground: Path
+) -> None:
+    select = "SELECT repeat('a', 200000000) AS prompt"
+    with duckdb.connect(":memory:") as connection:
+        made = f"COPY ({select}) TO '{ground}/bomb' (FORMAT parquet, COMPRESSION zstd)"
+        await asyncio.to_thread(connection.execute, made)
+    peer.takes = TAKES
+    channel = await peer.dial((await captain.status()).addresses[0])
+    sending = asyncio.create_task(answer(peer, channel, (ground / "bomb").read_bytes()))
+    view = await ask(captain, TASKS, "tells", "older", local=False)
+    await sending
+    states = {node.node: (node.state, node.code) for node in view.nodes}
+    assert states == {
+        "tells": ("answered", ""),
+        "older": ("bad_answer", "remote_protocol_error"),
+    }
+    assert "file" in next(node.reason for node in view.nodes if node.node == "older")
+    assert {row[0] for row in view.rows} == {"tells"}
+
+
+async def answer(peer: LinkPeer, channel: Channel, data: bytes) -> None:
+    """Answer the next query with these bytes, as a peer would whose file is all right."""
+    message = await channel.receive()
+    while not isinstance(message, Sql):
+        message = await channel.receive()
+    sha256, head = hashlib.sha256(data).hexdigest(), "ab" * 32
+    file = SqlFile(
+        sha256=sha256,
+        bytes=len(data),
+        rows=1,
+        scope="all",
+        head_seq=1,
+        head_hash=head,
+        signature=peer.key.sign(head_bytes(peer.node_id, 1, head)),
+    )
+    await channel.send(SqlAnswer(query_id=message.query_id, file=file))
+    await channel.raw(encode_chunk(TaskId(message.query_id), sha256, 0, data, final=True))
 
 
 async def cancelled_everywhere(captain: Machine, tells: Machine) -> None:

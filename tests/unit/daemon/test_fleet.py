@@ -54,11 +54,8 @@ async def ask(pair: Pair, message: Sql) -> Taken:
 
 
 async def rows(half: Half, taken: Taken, limit: int = 1_000) -> SqlRows:
-    reader = half.store.reader()
-    try:
-        return await reader.read(taken.path, limit, 1_000_000)
-    finally:
-        await reader.close()
+    async with half.store.answer_files() as files:
+        return await files.read(taken.path, limit, 1_000_000)
 
 
 async def noted(half: Half, kind: str) -> list[dict[str, Any]]:

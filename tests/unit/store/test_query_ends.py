@@ -45,7 +45,7 @@ class Held:
 class Machine:
     """A `QueryProcess` over such processes."""
 
-    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, tmp_path: Path) -> None:
         self.started: list[Held] = []
         self.fails = False
         self.directory = tmp_path
@@ -54,9 +54,11 @@ class Machine:
             self.started.append(Held(tmp_path))
             return self.started[-1]
 
-        monkeypatch.setattr("cmesh.store.sql.Confined", SimpleNamespace(begin=begin))
         self.copying = Copying(
-            directory=tmp_path, fill=self.fill, rest=self.nothing, columns=self.names
+            confinement=cast("Any", SimpleNamespace(begin=begin)),
+            fill=self.fill,
+            rest=self.nothing,
+            columns=self.names,
         )
         self.process = QueryProcess(self.copying)
 
@@ -74,8 +76,8 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    return Machine(tmp_path, monkeypatch)
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
 
 
 async def test_the_process_before_is_ended_when_no_new_copy_can_be_made(machine: Machine) -> None:
