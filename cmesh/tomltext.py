@@ -3,10 +3,11 @@
 import re
 import tomllib
 from collections.abc import Iterator
+from typing import Any
 
 from cmesh.policy.mistakes import Location
 
-__all__ = ["TomlMistake", "line_of", "read_table"]
+__all__ = ["TomlMistake", "line_of", "read_table", "rule_lines"]
 
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
@@ -58,6 +59,23 @@ def line_of(text: str, where: Location) -> int | None:
         if where[:length] in lines:
             return lines[where[:length]]
     return None
+
+
+def rule_lines(text: str) -> dict[tuple[str, str], int]:
+    """Return the line of each policy rule's header, by direction and name.
+
+    Raises:
+        ValueError: it is no TOML. A text that is no `config.toml` raises what it likes.
+    """
+    found: dict[tuple[str, str], int] = {}
+    table: dict[str, Any] = tomllib.loads(text)
+    for direction in ("inbound", "outbound"):
+        for effect, rules in table.get(direction, {}).items():
+            for index, rule in enumerate(rules):
+                line = line_of(text, (direction, effect, index))
+                if line is not None:
+                    found[direction, rule["name"]] = line
+    return found
 
 
 _NAME = r"""(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)"""

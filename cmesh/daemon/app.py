@@ -24,7 +24,7 @@ from cmesh.daemon.answers import (
     TaskView,
     UntrustView,
 )
-from cmesh.daemon.approval import answered, require_no_task
+from cmesh.daemon.approval import DASHBOARD, answered, require_no_task
 from cmesh.daemon.arguments import (
     ApproveArguments,
     ArtifactArguments,
@@ -79,6 +79,8 @@ from cmesh.daemon.proving import ask_proof
 from cmesh.daemon.release import program_of
 from cmesh.daemon.releasing import with_released
 from cmesh.daemon.results_text import read_artifact, read_patch, read_result
+from cmesh.daemon.review import review
+from cmesh.daemon.review_calls import PolicyReview, ReviewArguments
 from cmesh.daemon.runner_answers import (
     CheckView,
     LiveRunView,
@@ -349,7 +351,8 @@ class App(Operations):
         approved = arguments.approve
         if approved:
             require_no_task(context.pid)
-        program = program_of(context.pid)
+        named = context.agent.startswith(DASHBOARD)
+        program = DASHBOARD if named else program_of(context.pid)
         try:
             await self._daemon.worker.approve(task, yes=approved, reason=arguments.reason)
         except LocalProtocolError as error:
@@ -378,6 +381,11 @@ class App(Operations):
     async def explain(self, context: Context, arguments: ExplainArguments) -> DecisionView:
         await self._daemon.presence.rising()
         return await overview.explain(self._daemon, arguments, context.project)
+
+    @override
+    async def review_policy(self, context: Context, arguments: ReviewArguments) -> PolicyReview:
+        await self._daemon.presence.rising()
+        return await review(self._daemon, arguments)
 
     @override
     async def list_runners(self, context: Context, arguments: NoArguments) -> RunnersView:

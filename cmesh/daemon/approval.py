@@ -18,10 +18,13 @@ from cmesh.runner.manifest import Manifest
 from cmesh.runner.shim_processes import MARKER, stat_of
 from cmesh.store.records import AuditRecord, TaskRecord
 
-__all__ = ["APPROVAL", "answered", "require_no_task", "will_run"]
+__all__ = ["APPROVAL", "DASHBOARD", "answered", "require_no_task", "will_run"]
 
 APPROVAL = "approval"
 """Kind of audit row: which process of this machine gave the owner's word on a task."""
+
+DASHBOARD = "cmesh dashboard"
+"""How the process that serves the dashboard calls itself; what it answers is recorded so."""
 
 _PREFACE = "{preface}"
 """Stands in the arguments for what an agent is told: its words are cmesh's own."""
@@ -88,7 +91,10 @@ def _answer(manifest: Manifest) -> str:
 
 
 def answered(task_id: TaskId, pid: int, program: str, *, yes: bool) -> AuditRecord:
-    """Return the row of an answer to a task that waited; why it was no stands with its end."""
+    """Return the row of an answer to a task that waited; why it was no stands with its end.
+
+    `program` is the process's name, or what it calls itself: `cmesh dashboard` says that.
+    """
     data = {"answer": "approved" if yes else "denied", "pid": pid, "program": program}
     return AuditRecord(kind=APPROVAL, task_id=task_id, data=data)
 

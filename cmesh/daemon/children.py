@@ -65,6 +65,7 @@ from cmesh.daemon.pair_calls import (
 )
 from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.daemon.proof_calls import ProofArguments, ProofView
+from cmesh.daemon.review_calls import PolicyReview, ReviewArguments
 from cmesh.daemon.runner_answers import (
     CheckView,
     LiveRunView,
@@ -225,6 +226,10 @@ class Children(Operations):
 
     @override
     async def explain(self, context: Context, arguments: ExplainArguments) -> DecisionView:
+        raise _refused()
+
+    @override
+    async def review_policy(self, context: Context, arguments: ReviewArguments) -> PolicyReview:
         raise _refused()
 
     @override

@@ -56,6 +56,7 @@ from cmesh.daemon.pair_calls import (
 )
 from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.daemon.proof_calls import ProofArguments, ProofView
+from cmesh.daemon.review_calls import PolicyReview, ReviewArguments
 from cmesh.daemon.runner_answers import (
     CheckView,
     LiveRunView,
@@ -200,6 +201,10 @@ class Operations(Protocol):
 
     async def explain(self, context: Context, arguments: ExplainArguments) -> DecisionView:
         """Decide a hypothetical request with today's rules; nothing is stored or sent."""
+        ...
+
+    async def review_policy(self, context: Context, arguments: ReviewArguments) -> PolicyReview:
+        """Return the rules in words, and who may do what in one directory here by them."""
         ...
 
     async def list_runners(self, context: Context, arguments: NoArguments) -> RunnersView:

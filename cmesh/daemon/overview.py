@@ -60,6 +60,7 @@ __all__ = [
     "peer_view",
     "peers",
     "status",
+    "tells",
 ]
 
 
@@ -296,6 +297,7 @@ async def explain(daemon: Daemon, arguments: ExplainArguments, project: str) -> 
         )
         view = decision_view(decide_outbound(outbound, policy))
         return view.model_copy(update={"there": _there(daemon, arguments, identity)})
+    reports = tells(daemon, arguments.runner)
     inbound = InboundRequest(
         identity=identity,
         operation=operation,
@@ -310,8 +312,8 @@ async def explain(daemon: Daemon, arguments: ExplainArguments, project: str) -> 
         tokens=arguments.tokens or None,
         running=0,
         today=0,
-        reports_cost=_reports_cost(daemon, arguments.runner),
-        reports=_reports(daemon, arguments.runner),
+        reports_cost="cost" in reports,
+        reports=reports - {"cost"},
         chain=(),
         self_id=daemon.self_id(),
     )
@@ -334,14 +336,12 @@ def _there(daemon: Daemon, arguments: ExplainArguments, identity: Identity) -> s
     return needed_there(identity.label, may, spec)
 
 
-def _reports_cost(daemon: Daemon, runner: str) -> bool:
+def tells(daemon: Daemon, runner: str) -> frozenset[str]:
+    """Return what a runner tells while it runs, `cost` if it tells that; nothing for a command."""
     manifest = daemon.rules.manifests.by_name.get(runner)
-    return manifest is not None and manifest.reports_cost
-
-
-def _reports(daemon: Daemon, runner: str) -> frozenset[str]:
-    manifest = daemon.rules.manifests.by_name.get(runner)
-    return frozenset(manifest.reports) if manifest is not None else frozenset()
+    if manifest is None:
+        return frozenset()
+    return frozenset(manifest.reports) | ({"cost"} if manifest.reports_cost else set[str]())
 
 
 def _operation(name: str) -> Operation:

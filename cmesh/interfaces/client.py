@@ -64,6 +64,7 @@ from cmesh.daemon.pair_calls import (
     UnpairArguments,
 )
 from cmesh.daemon.proof_calls import ProofArguments, ProofView
+from cmesh.daemon.review_calls import PolicyReview, ReviewArguments
 from cmesh.daemon.runner_answers import (
     CheckView,
     LiveRunView,
@@ -289,6 +290,10 @@ class ControlClient:
     async def explain(self, arguments: ExplainArguments) -> DecisionView:
         """Decide a hypothetical request."""
         return await self.call("explain", arguments, DecisionView)
+
+    async def review_policy(self, arguments: ReviewArguments) -> PolicyReview:
+        """Return the rules in words, and who may do what in one directory."""
+        return await self.call("review_policy", arguments, PolicyReview)
 
     async def list_runners(self) -> RunnersView:
         """Return every runner as it acts on the daemon's machine."""

@@ -38,6 +38,7 @@ from cmesh.daemon.arguments import (
 )
 from cmesh.daemon.pair_calls import PairArguments, PairRulesArguments, UnpairArguments
 from cmesh.daemon.proof_calls import ProofArguments
+from cmesh.daemon.review_calls import ReviewArguments
 from cmesh.daemon.setup_arguments import (
     SetupCheckArguments,
     SetupConfirmArguments,
@@ -95,6 +96,7 @@ OPERATIONS: Mapping[str, type[Arguments]] = MappingProxyType(
         "release": ReleaseArguments,
         "sql": SqlArguments,
         "explain": ExplainArguments,
+        "review_policy": ReviewArguments,
         "list_runners": NoArguments,
         "check_runner": RunnerArguments,
         "new_runner": NewRunnerArguments,

@@ -13,7 +13,7 @@ import pytest
 from cmesh.daemon.answers import SqlView
 from cmesh.errors import UsageError
 from cmesh.interfaces.cli.app import main
-from cmesh.interfaces.cli.report import moment_of
+from cmesh.interfaces.reporting import moment_of
 from cmesh.interfaces.reports import REPORTS, Answer, Rule, auto_run, unused
 from cmesh.store.store import Store
 from tests.contract.audit_month import MonthClock, live_a_month

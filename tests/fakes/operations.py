@@ -75,6 +75,13 @@ from cmesh.daemon.pair_calls import (
 )
 from cmesh.daemon.patch_answers import CheckPatchView
 from cmesh.daemon.proof_calls import ProofArguments, ProofView
+from cmesh.daemon.review_calls import (
+    CellView,
+    MayView,
+    PolicyReview,
+    ReviewArguments,
+    RuleView,
+)
 from cmesh.daemon.runner_answers import (
     CheckItem,
     CheckView,
@@ -107,7 +114,7 @@ from cmesh.errors import (
     TaskUnfinished,
     UnknownPeer,
 )
-from cmesh.model import ENDED, TERMINAL, Direction, TaskState
+from cmesh.model import ENDED, TERMINAL, Direction, Profile, TaskState
 from cmesh.protocol.proof_messages import ProofAnswer
 from cmesh.question import question_in
 
@@ -535,6 +542,24 @@ class FakeOperations(Operations):
                 ConditionView(rule=RULE, condition="path", wanted="/srv", got=arguments.directory)
             ],
             change=f"add `{arguments.directory}` to paths of rule `{RULE}`",
+        )
+
+    @override
+    async def review_policy(self, context: Context, arguments: ReviewArguments) -> PolicyReview:
+        self._called("review_policy", context, arguments)
+        directory = arguments.directory or "/srv"
+        effect = "allow" if _allowed(directory) else "deny"
+        cell = CellView(profile=Profile.QUERY, runner="claude", effect=effect, rule=RULE)
+        rule = RuleView(
+            direction="inbound", effect="allow", name=RULE, line=3, says="Anyone may ask for tasks."
+        )
+        return PolicyReview(
+            file="/config/config.toml",
+            rules=[rule],
+            directory=directory,
+            directories=["/srv"],
+            runners=["claude"],
+            peers=[MayView(name="worker", node_id="nWORKER", trust="trusted", cells=[cell])],
         )
 
     @override

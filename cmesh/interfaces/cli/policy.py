@@ -1,10 +1,8 @@
 """The commands about policy: what would be decided and why, and the rules as read."""
 
 import shlex
-import tomllib
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import typer
 
@@ -26,9 +24,9 @@ from cmesh.interfaces.cli.options import (
 )
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.paths import config_file
-from cmesh.tomltext import line_of
+from cmesh.tomltext import rule_lines
 
-__all__ = ["register", "rule_lines"]
+__all__ = ["register"]
 
 _group = typer.Typer(help="Explain policy decisions, show the rules.")
 
@@ -106,7 +104,7 @@ def show(*, as_json: JsonOption = False) -> None:
     if not config.configured:
         output.say("there is no such file, so nothing is allowed")
         output.hint("cmesh up")
-    lines = rule_lines(path) if config.configured else {}
+    lines = rule_lines(path.read_text("utf-8")) if config.configured else {}
     for direction in ("inbound", "outbound"):
         rules: list[dict[str, object]] = list(policy[direction])
         if not rules:
@@ -117,20 +115,6 @@ def show(*, as_json: JsonOption = False) -> None:
             output.data(f"\n{direction} {rule['effect']}: {rule['name']}{at}")
             rest = [(name, _value(value)) for name, value in rule.items()]
             output.pairs([row for row in rest if row[0] not in ("effect", "name")])
-
-
-def rule_lines(path: Path) -> dict[tuple[str, str], int]:
-    """Return the line of each rule's header, by direction and name; the file is known to parse."""
-    text = path.read_text("utf-8")
-    found: dict[tuple[str, str], int] = {}
-    table: dict[str, Any] = tomllib.loads(text)
-    for direction in ("inbound", "outbound"):
-        for effect, rules in table.get(direction, {}).items():
-            for index, rule in enumerate(rules):
-                line = line_of(text, (direction, effect, index))
-                if line is not None:
-                    found[direction, rule["name"]] = line
-    return found
 
 
 def _print_decision(view: DecisionView) -> None:

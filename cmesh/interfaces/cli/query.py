@@ -1,7 +1,5 @@
 """The command `sql`: the audit store, asked by people."""
 
-import csv
-import json
 import sys
 from typing import Annotated
 
@@ -21,11 +19,10 @@ from cmesh.interfaces.cli.fleet import (
 )
 from cmesh.interfaces.cli.options import JsonOption
 from cmesh.interfaces.cli.session import call, checked
-from cmesh.text import one_line, scrub
+from cmesh.interfaces.tabular import cell_text, csv_lines
 
 __all__ = ["print_rows", "register"]
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 FORMATS = ("table", "json", "csv")
 
 
@@ -80,30 +77,6 @@ def print_rows(view: SqlView, form: str = "table") -> None:
     if form == "json":
         output.print_json([dict(zip(view.columns, row, strict=True)) for row in view.rows])
     elif form == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow([_inert(one_line(column)) for column in view.columns])
-        writer.writerows([_csv_cell(value) for value in row] for row in view.rows)
+        sys.stdout.write("".join(csv_lines(view)))
     else:
-        output.table(view.columns, [[_cell(value) for value in row] for row in view.rows])
-
-
-def _cell(value: object) -> str:
-    """Return a value as text; NULL is empty."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return scrub(value)
-    return scrub(json.dumps(value, ensure_ascii=False))
-
-
-def _csv_cell(value: object) -> str:
-    # A number may begin with a minus; only a text can be a formula.
-    return _inert(_cell(value)) if isinstance(value, str) else _cell(value)
-
-
-def _inert(text: str) -> str:
-    """Return a text that no spreadsheet takes for a formula: a remote machine may have written it.
-
-    The apostrophe is what spreadsheets themselves put before such a text.
-    """
-    return f"'{text}" if text.startswith(_FORMULA) else text
+        output.table(view.columns, [[cell_text(value) for value in row] for row in view.rows])

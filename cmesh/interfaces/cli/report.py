@@ -1,9 +1,8 @@
 """The command `audit report`: named questions to the audit, for a span of time and a peer."""
 
-import re
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -13,19 +12,17 @@ from cmesh.daemon.answers import SqlView
 from cmesh.daemon.arguments import SqlArguments
 from cmesh.errors import UsageError
 from cmesh.interfaces.cli import output
-from cmesh.interfaces.cli.options import JsonOption, complete_peer, seconds
-from cmesh.interfaces.cli.policy import rule_lines
+from cmesh.interfaces.cli.options import JsonOption, complete_peer
 from cmesh.interfaces.cli.query import FORMATS, print_rows
 from cmesh.interfaces.cli.session import call, checked
-from cmesh.interfaces.reports import REPORTS, Answer, Report, Rule
+from cmesh.interfaces.reporting import Span, moment_of, question_of, rules_in, shaped
+from cmesh.interfaces.reports import REPORTS, Report, Rule
 from cmesh.nearest import did_you_mean
 from cmesh.paths import config_file
 from cmesh.text import one_line
 
-__all__ = ["moment_of", "register"]
+__all__ = ["register"]
 
-ALWAYS = "all"
-_AGO = re.compile(r"\d+[smhd]")
 _SHOWN = 60
 _TEXT_CHARACTERS = 60
 
@@ -75,7 +72,7 @@ def report(  # noqa: PLR0913 - typer reads the options from the signature
         raise UsageError(
             "`--since` is not before `--until`", hint="for example --since 14d --until 7d"
         )
-    rules = _rules() if wanted.shape is not None else ()
+    rules = rules_in(config_file()) if wanted.shape is not None else ()
     view = _asked(wanted, first, last, peer, rules, limit)
     span = {"since": first.isoformat(), "until": last.isoformat(), "peer": peer}
     if as_json:
@@ -89,26 +86,6 @@ def report(  # noqa: PLR0913 - typer reads the options from the signature
         print_rows(view, form)
     if view.truncated:
         output.hint(f"only the first {len(view.rows)} rows; raise --limit, or ask for less time")
-
-
-def moment_of(text: str, now: datetime) -> datetime:
-    """Return the moment that `7d`, a date, a date with a time, or `all` means; local without zone.
-
-    Raises:
-        UsageError: it has no such form.
-    """
-    if text == ALWAYS:
-        return datetime(1970, 1, 1, tzinfo=UTC)
-    try:
-        if _AGO.fullmatch(text):
-            return now - timedelta(seconds=seconds(text))
-        found = datetime.fromisoformat(text)
-        return found.astimezone(UTC) if found.tzinfo else found.astimezone().astimezone(UTC)
-    except (ValueError, OverflowError, OSError) as error:
-        raise UsageError(
-            f"`{one_line(text, _SHOWN)}` is no time",
-            hint="write 7d, 12h, 2026-11-30, 2026-11-30T18:00 or all",
-        ) from error
 
 
 def _list(*, as_json: bool) -> None:
@@ -126,50 +103,12 @@ def _report(name: str) -> Report:
     return found
 
 
-def _rules() -> Sequence[Rule]:
-    """Return the rules as the file has them now.
-
-    Raises:
-        ConfigError: it cannot be used.
-    """
-    from cmesh.config import load_config
-
-    path = config_file()
-    config = load_config(path)
-    lines = rule_lines(path) if config.configured else {}
-    both = (("inbound", config.policy.inbound), ("outbound", config.policy.outbound))
-    return [
-        Rule(
-            direction=direction,
-            effect=rule.effect,
-            name=rule.name,
-            line=lines.get((direction, rule.name), 0),
-        )
-        for direction, rules in both
-        for rule in rules
-    ]
-
-
 def _asked(
     wanted: Report, first: datetime, last: datetime, peer: str, rules: Sequence[Rule], limit: int
 ) -> SqlView:
-    # What is made of all rows needs all of them.
-    most = limit if wanted.shape is None else 100_000
-    given = [first.isoformat(), last.isoformat(), peer]
-    arguments = checked(SqlArguments, sql=wanted.sql, parameters=given, limit=most)
-    view = call(lambda client: client.sql(arguments))
-    if wanted.shape is None:
-        return view
-    made = wanted.shape(Answer(columns=view.columns, types=view.types, rows=view.rows), rules)
-    cut = len(made.rows) > limit
-    return view.model_copy(
-        update={
-            "columns": list(made.columns),
-            "types": list(made.types),
-            "rows": made.rows[:limit],
-            "truncated": view.truncated or cut,
-        }
-    )
+    asked = question_of(wanted, Span(first, last, peer), limit)
+    view = call(lambda client: client.sql(checked(SqlArguments, **asked)))
+    return shaped(wanted, view, rules, limit)
 
 
 def _print(name: str, wanted: Report, view: SqlView, first: datetime, peer: str) -> None:
