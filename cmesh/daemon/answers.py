@@ -84,7 +84,10 @@ class WillRunView(View):
     `bind_ignored`: folders that are shown beside the copy. `accept`: the acceptance command that
     runs after it. `artifacts`: globs of files that it hands over. `preface`: what it is told by
     cmesh beside the prompt, `{preface}` in `argv`; `answer`: how it is held to a JSON Schema.
+    `prompt`: all that it asks, with what cannot be seen written as `<U+202E>`.
     """
+
+    prompt: str = ""
 
     argv: list[str] = Field(default_factory=list[str])
     directory: str = ""

@@ -380,7 +380,8 @@ class App(Operations):
     @override
     async def explain(self, context: Context, arguments: ExplainArguments) -> DecisionView:
         await self._daemon.presence.rising()
-        return await overview.explain(self._daemon, arguments, context.project)
+        project = arguments.project or context.project
+        return await overview.explain(self._daemon, arguments, project)
 
     @override
     async def review_policy(self, context: Context, arguments: ReviewArguments) -> PolicyReview:

@@ -17,6 +17,7 @@ from cmesh.policy.explain import narrowing
 from cmesh.runner.manifest import Manifest
 from cmesh.runner.shim_processes import MARKER, stat_of
 from cmesh.store.records import AuditRecord, TaskRecord
+from cmesh.text import reveal
 
 __all__ = ["APPROVAL", "DASHBOARD", "answered", "require_no_task", "will_run"]
 
@@ -52,6 +53,7 @@ def will_run(parts: Parts, record: TaskRecord, grant: Grant) -> WillRunView:
     except OSError as error:
         return WillRunView(obstacle=f"`{grant.directory}`: {error.strerror}")
     return WillRunView(
+        prompt=reveal(spec.prompt),
         argv=list(launch.argv),
         directory=launch.cwd,
         profile=grant.profile.name,

@@ -390,7 +390,10 @@ class LiveRunArguments(Arguments):
 
 
 class ExplainArguments(Arguments):
-    """Arguments of `policy explain`: would this be allowed, by which rule, and why not."""
+    """Arguments of `policy explain`: would this be allowed, by which rule, and why not.
+
+    `project`: outbound, where the request comes from; empty = where its asker is.
+    """
 
     direction: Literal["inbound", "outbound"]
     peer: PeerName
@@ -404,3 +407,4 @@ class ExplainArguments(Arguments):
     tokens: int = Field(default=0, ge=0, le=10**12)
     cost_usd: float = Field(default=0, ge=0, le=1_000_000, allow_inf_nan=False)
     prompt_bytes: int = 0
+    project: str = Field(default="", max_length=4096)

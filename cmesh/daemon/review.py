@@ -12,7 +12,6 @@ from cmesh.daemon.review_calls import (
     CellView,
     MayView,
     PolicyReview,
-    QueryCellView,
     ReviewArguments,
     RuleView,
 )
@@ -20,8 +19,9 @@ from cmesh.daemon.roots import real_path
 from cmesh.errors import CmeshError
 from cmesh.model import Identity
 from cmesh.node.whois import Peer
+from cmesh.policy.audit import decide_answer
 from cmesh.policy.rules import Policy
-from cmesh.policy.who_may import directories_of, may_here, may_query, runners_of
+from cmesh.policy.who_may import directories_of, may_here, runners_of
 from cmesh.policy.wording import inbound_words, outbound_words
 from cmesh.tomltext import rule_lines
 
@@ -132,14 +132,8 @@ def _rows(
             )
             for cell in may_here(who, view.directory, reports, self_id, policy)
         ]
-        queries = [
-            QueryCellView(
-                operation=operation,
-                effect=decision.effect,
-                rule=decision.rule or "",
-                reason=decision.reason,
-            )
-            for operation, decision in may_query(who, self_id, policy)
-        ]
-        found.append(row.model_copy(update={"cells": cells, "queries": queries}))
+        decision, scope, _operation = decide_answer(who, self_id, policy)
+        sees = scope if decision.effect == "allow" else "nothing"
+        more = {"cells": cells, "sees": sees, "sees_rule": decision.rule or ""}
+        found.append(row.model_copy(update=more))
     return found

@@ -15,7 +15,6 @@ __all__ = [
     "CellView",
     "MayView",
     "PolicyReview",
-    "QueryCellView",
     "ReviewArguments",
     "RuleView",
 ]
@@ -50,20 +49,12 @@ class CellView(View):
     reason: str = ""
 
 
-class QueryCellView(View):
-    """What the rules say to a query of the audit: `sql_own` or `sql_all`."""
-
-    operation: str
-    effect: Effect
-    rule: str = ""
-    reason: str = ""
-
-
 class MayView(View):
     """A peer, and what it may do here.
 
     `trust`: of its key, without which nothing is done for it whatever the rules say. `unknown`:
-    whois does not answer for it, so there are no cells and everything is denied.
+    whois does not answer for it, so there are no cells and everything is denied. `sees`: what a
+    query of the audit answers it with, by `sees_rule`.
     """
 
     name: str
@@ -74,7 +65,8 @@ class MayView(View):
     trust: Literal["trusted", "waiting", "changed", "unknown"] = "unknown"
     unknown: str = ""
     cells: list[CellView] = Field(default_factory=list[CellView])
-    queries: list[QueryCellView] = Field(default_factory=list[QueryCellView])
+    sees: Literal["nothing", "own", "all"] = "nothing"
+    sees_rule: str = ""
 
 
 class PolicyReview(View):

@@ -12,9 +12,7 @@ from cmesh.policy.decide import decide_inbound
 from cmesh.policy.request import Decision, InboundRequest
 from cmesh.policy.rules import Policy
 
-__all__ = ["Cell", "directories_of", "may_here", "may_query", "runners_of"]
-
-QUERIES = (Operation.SQL_OWN, Operation.SQL_ALL)
+__all__ = ["Cell", "directories_of", "may_here", "runners_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,16 +46,6 @@ def may_here(
         _cell(plain, profile, runner, tells, policy)
         for runner, tells in runners.items()
         for profile in Profile
-    )
-
-
-def may_query(
-    identity: Identity, self_id: NodeId, policy: Policy
-) -> tuple[tuple[Operation, Decision], ...]:
-    """Decide queries of the audit, of the peer's own rows and of all. Never raises."""
-    return tuple(
-        (operation, decide_inbound(query_request(identity, operation, self_id), policy))
-        for operation in QUERIES
     )
 
 

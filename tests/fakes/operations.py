@@ -150,6 +150,7 @@ class FakeOperations(Operations):
         calls: every call so far: name, context, arguments.
         check: what `check_patch` answers; None = that it would apply.
         failures: name of an operation -> the error its next calls raise.
+        pending: what `setup_pending` answers.
         rows: what `sql` answers; None = ids and states of its tasks.
         stopped: set by `down`.
     """
@@ -159,6 +160,7 @@ class FakeOperations(Operations):
         self.check: CheckPatchView | None = None
         self.failures: dict[str, Exception] = {}
         self.rows: SqlView | None = None
+        self.pending = SetupPendingView()
         self.stopped = asyncio.Event()
         self.status_view = StatusView(
             version="0.1.0", phase="up", node="laptop", node_id="nLAPTOP", user="me@example.com",
@@ -210,6 +212,11 @@ class FakeOperations(Operations):
     def hold(self, task_id: str) -> TaskView:
         """Let a task wait for its worker's owner."""
         return self._move(task_id, TaskState.WAITING_APPROVAL, {})
+
+    def ask(self, view: TaskView) -> TaskView:
+        """Let another machine have asked for a task here."""
+        self._tasks[view.task_id], self._events[view.task_id] = view, []
+        return view
 
     def emit(
         self, task_id: str, kind: str, text: str, data: Mapping[str, object] | None = None
@@ -300,7 +307,7 @@ class FakeOperations(Operations):
     @override
     async def setup_pending(self, context: Context, arguments: NoArguments) -> SetupPendingView:
         self._called("setup_pending", context, arguments)
-        return SetupPendingView()
+        return self.pending
 
     @override
     async def setup_confirm(

@@ -67,6 +67,8 @@ def print_json(value: BaseModel | Mapping[str, object] | Sequence[object]) -> No
         text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
     # In JSON such characters stand inside strings only, where an escape means the same.
     sys.stdout.write(_UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
+    # At once, as above: `cmesh dashboard` prints its link and then serves.
+    sys.stdout.flush()
 
 
 def paged(text: str) -> None:

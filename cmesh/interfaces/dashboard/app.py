@@ -13,7 +13,13 @@ from typing_extensions import override
 
 from cmesh.clock import Clock
 from cmesh.errors import CmeshError, UsageError
-from cmesh.interfaces.dashboard import pages_overview
+from cmesh.interfaces.dashboard import (
+    pages_approvals,
+    pages_audit,
+    pages_overview,
+    pages_peers,
+    pages_policy,
+)
 from cmesh.interfaces.dashboard.daemon import Daemon
 from cmesh.interfaces.dashboard.guard import SIGN_IN, Guard
 from cmesh.interfaces.dashboard.page import (
@@ -29,7 +35,13 @@ from cmesh.interfaces.dashboard.sign_in import SignIn
 
 __all__ = ["PAGES", "create_app"]
 
-PAGES: Sequence[Page] = (pages_overview.PAGE,)
+PAGES: Sequence[Page] = (
+    pages_overview.PAGE,
+    pages_approvals.PAGE,
+    pages_policy.PAGE,
+    pages_audit.PAGE,
+    pages_peers.PAGE,
+)
 """All pages, in the order of the menu."""
 
 STATIC_S = 3600

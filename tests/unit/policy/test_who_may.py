@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from cmesh.model import Operation, Profile
+from cmesh.model import Profile
 from cmesh.policy.decide import decide_inbound
 from cmesh.policy.rules import RuleLimits
-from cmesh.policy.who_may import directories_of, may_here, may_query, runners_of
+from cmesh.policy.who_may import directories_of, may_here, runners_of
 from tests.unit.policy.support import WORKER, allow, asks, deny, inbound, node, out_allow, who
 
 RUNNERS = {"claude": frozenset({"cost", "turns"}), "command:test": frozenset[str]()}
@@ -62,12 +62,6 @@ def test_a_limit_that_a_runner_does_not_tell_denies_as_it_would_a_task():
         if cell.profile is Profile.QUERY
     }
     assert found == {"claude": "allow", "command:test": "deny"}
-
-
-def test_queries_of_the_audit_have_cells_of_their_own():
-    rules = inbound(allow(operations=(Operation.SQL_OWN,), profiles=(), runners=(), paths=()))
-    found = {operation: decision.effect for operation, decision in may_query(who(), WORKER, rules)}
-    assert found == {Operation.SQL_OWN: "allow", Operation.SQL_ALL: "deny"}
 
 
 def test_what_is_offered_to_choose_from_is_what_rules_open():

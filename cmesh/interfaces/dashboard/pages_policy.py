@@ -1,0 +1,130 @@
+"""The rules in words, who may do what here by them, and a request tried without being made."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from cmesh.daemon.answers import DecisionView
+from cmesh.daemon.arguments import ExplainArguments
+from cmesh.daemon.review_calls import MayView, PolicyReview, ReviewArguments
+from cmesh.errors import CmeshError
+from cmesh.interfaces.client import ControlClient
+from cmesh.interfaces.dashboard.form import checked
+from cmesh.interfaces.dashboard.page import Page, area_of, render
+from cmesh.model import Operation, Profile
+
+__all__ = ["EFFECTS", "PAGE", "Cell", "Row", "matrix"]
+
+EFFECTS = {"allow": "good", "ask": "warn", "deny": "bad"}
+"""The badge of an answer."""
+
+_TRIED = ("direction", "peer", "operation", "profile", "runner", "directory", "project")
+"""Fields of the box, in the order of their place on the page."""
+
+_DEFAULTS = {
+    "direction": "inbound",
+    "peer": "",
+    "operation": "task",
+    "profile": "query",
+    "runner": "claude",
+    "directory": "",
+    "project": "",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One answer of the matrix; `query` leads to the box that explains it."""
+
+    effect: str
+    badge: str
+    rule: str
+    reason: str
+    query: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A peer and a profile: a cell for each runner."""
+
+    profile: str
+    cells: Sequence[Cell]
+
+
+async def _policy(request: Request) -> Response:
+    arguments = checked(ReviewArguments, directory=request.query_params.get("directory", ""))
+    review = await area_of(request).daemon.call(lambda client: client.review_policy(arguments))
+    fields = {**_DEFAULTS, "directory": review.directory}
+    return render(request, "policy.html", _values(review, fields))
+
+
+async def _try(request: Request) -> Response:
+    asked = request.query_params
+    fields = {name: asked.get(name, _DEFAULTS[name]).strip() for name in _TRIED}
+
+    async def look(client: ControlClient) -> tuple[PolicyReview, DecisionView | CmeshError]:
+        review = await client.review_policy(checked(ReviewArguments, directory=""))
+        try:
+            return review, await client.explain(checked(ExplainArguments, **fields))
+        except CmeshError as error:
+            return review, error
+
+    review, found = await area_of(request).daemon.call(look)
+    return render(request, "policy_try.html", {**_values(review, fields), "found": found})
+
+
+def _values(review: PolicyReview, fields: Mapping[str, str]) -> dict[str, object]:
+    return {
+        "review": review,
+        "rules": [
+            (name, [rule for rule in review.rules if rule.direction == name])
+            for name in ("inbound", "outbound")
+        ],
+        "matrix": [(peer, matrix(peer, review)) for peer in review.peers],
+        "fields": fields,
+        "operations": [operation.value for operation in Operation],
+        "profiles": [profile.value for profile in Profile],
+        "effects": EFFECTS,
+    }
+
+
+def matrix(peer: MayView, review: PolicyReview) -> list[Row]:
+    """Return a peer's rows, one for each profile; none for one that whois does not know."""
+    by_place = {(cell.profile, cell.runner): cell for cell in peer.cells}
+    rows = list[Row]()
+    for profile in Profile:
+        found = [by_place.get((profile, runner)) for runner in review.runners]
+        cells = [
+            Cell(
+                effect=cell.effect,
+                badge=EFFECTS[cell.effect],
+                rule=cell.rule,
+                reason=cell.reason,
+                query=urlencode(
+                    {
+                        "direction": "inbound",
+                        "peer": peer.node_id,
+                        "profile": cell.profile.value,
+                        "runner": cell.runner,
+                        "directory": review.directory,
+                    }
+                ),
+            )
+            for cell in found
+            if cell is not None
+        ]
+        if cells:
+            rows.append(Row(profile=profile.value, cells=cells))
+    return rows
+
+
+PAGE = Page(
+    name="policy",
+    title="Policy",
+    path="/policy",
+    routes=[Route("/policy", _policy), Route("/policy/try", _try)],
+)
