@@ -122,7 +122,7 @@ def commands() -> list[tuple[str, Any]]:
 def test_the_commands_of_this_release_are_all_there():
     names = {path.split()[0] for path, _command in commands()}
     wanted = (
-        "demo setup confirm up down status login peers pair delegate reply wait tasks show logs result apply cancel approve "
+        "demo setup confirm up down status login peers pair delegate reply wait tasks show logs watch result apply cancel approve "
         "deny release sql audit policy runners doctor service schema mcp dashboard uninstall version"
     )
     assert names == set(wanted.split())
@@ -199,6 +199,46 @@ def test_logs_print_what_a_task_did_and_follow_it_to_its_end(process: DaemonProc
     assert (status, out, err) == (0, "", "")
     last = Cli("logs", FIRST_TASK, "--after", "2").end()[1]
     assert last.rstrip().endswith("retry  overloaded (try 1 of 4)")
+
+
+def test_watch_prints_a_line_for_each_change_and_none_twice(process: DaemonProcess):
+    Cli(*TASK, "--no-wait").end()
+    process.order("emit", task_id=FIRST_TASK, kind="text", text="before")
+    told, read = Cli("watch", "--json"), Cli("watch", "worker")
+    assert told.process.stdout is not None
+    assert read.process.stdout is not None
+    first = json.loads(told.process.stdout.readline())
+    assert (first["change"], first["task_id"], first["state"]) == ("task", FIRST_TASK, "queued")
+    assert "queued" in read.process.stdout.readline()
+    process.order("start", task_id=FIRST_TASK)
+    assert json.loads(told.process.stdout.readline())["was"] == "queued"
+    process.order("emit", task_id=FIRST_TASK, kind="text", text=EVIL)
+    line = told.process.stdout.readline()
+    assert json.loads(line)["event"]["text"] == EVIL
+    assert line.isascii()
+    assert "\x1b" not in line
+    process.order("finish", task_id=FIRST_TASK, state="succeeded", text="done")
+    assert json.loads(told.process.stdout.readline())["task"]["summary"] == "done"
+    process.kill()
+    with DaemonProcess(dict(os.environ)) as again:
+        assert "waiting for the daemon" in told.until("waiting for")
+        assert "is back" in told.until("is back")
+        Cli(*TASK, "--no-wait").end()
+        again.order("start", task_id=FIRST_TASK)
+        told.process.send_signal(signal.SIGINT)
+        read.process.send_signal(signal.SIGINT)
+        status, out, _err = told.end()
+        assert status == 130
+        assert {json.loads(one)["change"] for one in out.splitlines()} <= {"task", "state"}
+        status, out, _err = read.end()
+    assert status == 130
+    assert "\x1b" not in out
+    said = [line.split("  ")[-1] for line in out.splitlines()]
+    assert said[:3] == [
+        "running (was queued)",
+        "text: plain<U+001B>]0;title<U+0007> <U+001B>[31mred<U+202E>",
+        "succeeded (was running)",
+    ]
 
 
 def test_a_task_without_events_is_told_as_such(

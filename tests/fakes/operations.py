@@ -28,6 +28,7 @@ from cmesh.daemon.answers import (
     TasksView,
     TaskView,
     UntrustView,
+    WillRunView,
 )
 from cmesh.daemon.arguments import (
     ApproveArguments,
@@ -217,6 +218,17 @@ class FakeOperations(Operations):
         """Let another machine have asked for a task here."""
         self._tasks[view.task_id], self._events[view.task_id] = view, []
         return view
+
+    def knock(self, will_run: WillRunView, prompt: str = "look") -> TaskView:
+        """Take in a task of the peer `worker` that waits for this machine's owner."""
+        task_id = f"{FIRST_TASK[:-12]}{len(self._tasks) + 1:012d}"
+        asked = DelegateArguments(peer="worker", prompt=prompt, directory="/srv/app")
+        made = self._new_task(task_id, self.peers["worker"], asked)
+        inbound = {"direction": Direction.IN, "will_run": will_run, "known_at": None}
+        self.ask(made.model_copy(update=inbound))
+        return self._move(
+            task_id, TaskState.WAITING_APPROVAL, {"expires_at": EPOCH + timedelta(days=1)}
+        )
 
     def emit(
         self, task_id: str, kind: str, text: str, data: Mapping[str, object] | None = None

@@ -31,6 +31,7 @@ from cmesh.interfaces.cli import (
     setup,
     tasks,
     uninstall,
+    watch,
 )
 from cmesh.interfaces.cli.dashboard import dashboard
 from cmesh.interfaces.cli.exits import DETACHED_EXIT
@@ -109,6 +110,7 @@ peers.register(app)
 app.command()(pair)
 tasks.register(app)
 events.register(app)
+watch.register(app)
 query.register(app)
 schema.register(app)
 audit.register(app)
