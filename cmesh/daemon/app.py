@@ -372,9 +372,7 @@ class App(Operations):
     async def sql(self, context: Context, arguments: SqlArguments) -> SqlView:
         if arguments.peers:
             return await self._fleet.ask(arguments)
-        rows = await self._daemon.store.sql(
-            arguments.sql, tuple(arguments.parameters), arguments.limit
-        )
+        rows = await self._daemon.store.sql(arguments.sql, arguments.parameters, arguments.limit)
         return SqlView.of(rows)
 
     @override

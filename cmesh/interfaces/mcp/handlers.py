@@ -27,7 +27,7 @@ from cmesh.daemon.arguments import (
     TasksArguments,
 )
 from cmesh.daemon.operations import Operations
-from cmesh.errors import TaskConflict, TaskUnfinished
+from cmesh.errors import TaskConflict, TaskUnfinished, UsageError
 from cmesh.interfaces.mcp.arguments import (
     DEFAULT_WAIT_S,
     Cancel,
@@ -216,14 +216,12 @@ async def cancel_task(call: Call) -> types.CallToolResult:
 async def query(call: Call) -> types.CallToolResult:
     """Run one SELECT over the audit views."""
     given = call.read(Query)
-    arguments = SqlArguments(
-        sql=given.sql,
-        parameters=[*given.parameters],
-        limit=given.limit,
-        peers=given.peers,
-        local=given.local,
-        timeout_s=given.timeout_s,
-    )
+    if given.named and given.parameters:
+        raise UsageError("`parameters` and `named` together", hint="use `?` or `$name`, not both")
+    fields: dict[str, object] = given.model_dump(exclude={"named"})
+    if given.named:
+        fields["parameters"] = given.named
+    arguments = SqlArguments.model_validate(fields)
     view = await call.operations.sql(call.context, arguments)
     fields, truncated = sql_fields(view, Fence())
     if view.nodes:

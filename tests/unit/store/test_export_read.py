@@ -14,11 +14,12 @@ from jsonschema import Draft202012Validator
 
 from cmesh.errors import QueryRefused, StoreBusy, StoreDamaged, StoreError, UsageError
 from cmesh.interfaces.cli.app import main
-from cmesh.interfaces.cli.exits import AUDIT_BROKEN_EXIT
+from cmesh.interfaces.cli.exits import AUDIT_BROKEN_EXIT, CUT_EXIT
 from cmesh.interfaces.exports import OpenedExports, export_store, opened
 from cmesh.keys import SigningKey
 from cmesh.locks import FileLock
 from cmesh.store import places
+from cmesh.store.confined import QueryLimits
 from cmesh.store.export_read import fetch, find
 from cmesh.store.manifest import MANIFEST, read_manifest, seal
 from tests.unit.store.exporting import Node
@@ -321,6 +322,43 @@ async def test_what_is_asked_of_exports_can_read_and_nothing_else(
             assert (await asked.ask("SELECT count(*) FROM audit", 10)).rows == [[node.head[0]]]
         place = found.database.parent
     assert not place.exists()
+
+
+BOMB = "SELECT list(a.i) FROM range(100000000) a(i)"
+
+
+@pytest.mark.parametrize(
+    ("sql", "status", "said"),
+    [
+        (BOMB, QueryRefused.exit_status, "its limit of 256 MiB of memory"),
+        (
+            "SELECT repeat('x', 1000000) FROM range(20)",
+            CUT_EXIT,
+            "only the first 8 rows: with more",
+        ),
+        ("SELECT n FROM events", CUT_EXIT, "only the first 1 rows; raise --limit"),
+        ("SELECT $a", QueryRefused.exit_status, "each `?` or `$name` needs a value"),
+    ],
+)
+async def test_a_query_of_exports_that_reaches_a_limit_is_told_which(
+    sql: str, status: int, said: str, node: Node, target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export_store(node.state, str(target))
+    limit = "1" if "events" in sql else "100"
+    words = ["audit", "open", str(target), "--format", "csv", "--limit", limit, "--sql", sql]
+    assert await asyncio.to_thread(main, words) == status
+    assert said in capsys.readouterr().err
+
+
+async def test_exports_answer_on_after_a_query_that_took_too_long(node: Node, target: Path) -> None:
+    export_store(node.state, str(target))
+    slow = "SELECT sum(a.i * b.i) FROM range(1000000) a(i), range(1000000) b(i)"
+    with opened([str(target)], verify=False) as found:
+        async with OpenedExports(found.database, QueryLimits(engine_s=0.2, wall_s=1.0)) as asked:
+            with pytest.raises(QueryRefused, match="reached its limit of") as error:
+                await asked.ask(slow, 10)
+            assert error.value.hint.startswith("ask for less")
+            assert (await asked.ask("SELECT count(*) FROM tasks", 10)).rows == [[1]]
 
 
 async def test_nodes_of_one_name_are_told_apart(
