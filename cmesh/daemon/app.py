@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing_extensions import override
 
 from cmesh import __version__
-from cmesh.daemon import overview, releasing, runner_files, runner_logins, runner_views
+from cmesh.daemon import forgetting, overview, releasing, runner_files, runner_logins, runner_views
 from cmesh.daemon.answers import (
     CopyView,
     DecisionView,
@@ -60,6 +60,7 @@ from cmesh.daemon.fanning import FanOut
 from cmesh.daemon.file_answers import ArtifactPiece, PatchFile, ReleaseView
 from cmesh.daemon.fleet import Fleet
 from cmesh.daemon.followup import standing
+from cmesh.daemon.forget_calls import CompactView, ForgetArguments, ForgetView
 from cmesh.daemon.groups import Groups
 from cmesh.daemon.live_tests import LiveTests
 from cmesh.daemon.lookup import Lookup
@@ -367,6 +368,16 @@ class App(Operations):
     async def release(self, context: Context, arguments: ReleaseArguments) -> ReleaseView:
         require_no_task(context.pid, "a task cannot release what is withheld")
         return await releasing.release(self._daemon, self._lookup, context.pid, arguments)
+
+    @override
+    async def forget(self, context: Context, arguments: ForgetArguments) -> ForgetView:
+        require_no_task(context.pid, "a task cannot have anything forgotten")
+        return await forgetting.forget(self._daemon, self._lookup, context.pid, arguments)
+
+    @override
+    async def compact_store(self, context: Context, arguments: NoArguments) -> CompactView:
+        require_no_task(context.pid, "a task cannot compact the store")
+        return await forgetting.compact(self._daemon)
 
     @override
     async def sql(self, context: Context, arguments: SqlArguments) -> SqlView:

@@ -141,6 +141,13 @@ class Index:
                 self._put(entry)
         return entry.snapshot
 
+    def replace(self, draft: Draft) -> None:
+        """Put a finished task as it was read back in the place of what memory has of it."""
+        task_id = draft.record.task_id
+        if task_id in self._finished:
+            self._finished[task_id] = _Entry(draft, draft.snapshot(), tail_after=draft.last_event)
+        self._questions.pop(task_id, None)
+
     def is_unfinished(self, task_id: TaskId) -> bool:
         """Whether somebody must still act on a task."""
         return task_id in self._live

@@ -52,6 +52,7 @@ class Journal:
         self._fd = -1
         self._position = 0
         self._size = 0
+        self._turn_over = False
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Make the entries durable, all or none; blocks on the disk.
@@ -62,7 +63,8 @@ class Journal:
         """
         body = json.dumps([_pack(entry) for entry in entries], separators=(",", ":")).encode()
         frame = _FRAME.pack(_MAGIC, len(body), zlib.crc32(body)) + body
-        if self._fd < 0 or self._position + len(frame) > self._size:
+        if self._fd < 0 or self._turn_over or self._position + len(frame) > self._size:
+            self._turn_over = False
             self._rotate(entries[0].seq, len(frame))
         try:
             _write_all(self._fd, frame, self._position)
@@ -75,6 +77,10 @@ class Journal:
             os.fdatasync(self._fd)
             raise DiskFull(f"no room for the store's journal: {error.strerror}") from error
         self._position += len(frame)
+
+    def turn_over(self) -> None:
+        """Have the next append begin a new segment, so that the one in use can be dropped."""
+        self._turn_over = True
 
     def segments(self) -> list[Path]:
         """Return the segments, oldest first."""

@@ -36,6 +36,19 @@ class Room:
                 f" this needs {floor_bytes // 1024**2} MiB"
             )
 
+    def require_bytes(self, count: int) -> None:
+        """Refuse to write so many bytes when they would not leave half of the floor.
+
+        Raises:
+            DiskFull: too little is free.
+        """
+        free_bytes, needed = self._free_bytes(), count + self._floor_bytes // 2
+        if free_bytes < needed:
+            raise DiskFull(
+                f"{free_bytes // 1024**2} MiB are free where the store is;"
+                f" this needs {-(-needed // 1024**2)} MiB"
+            )
+
     def _free_bytes(self) -> int:
         disk = os.statvfs(self._directory)
         return disk.f_bavail * disk.f_frsize

@@ -122,6 +122,10 @@ class QueryProcess:
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
+    async def forget(self) -> None:
+        """End the processes and delete their copies, once the query that runs is over."""
+        await self._rest()
+
     async def _run(self, query: Query, head_seq: int) -> SqlRows:
         if self._idle is not None:
             self._idle.cancel()

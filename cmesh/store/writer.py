@@ -26,7 +26,7 @@ __all__ = ["Request", "Settled", "Writer", "WriterOptions"]
 _log = logging.getLogger(__name__)
 
 _GROUP_REQUESTS = 1_000
-_SALT_BYTES = 8
+_SALT_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

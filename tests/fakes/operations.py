@@ -65,6 +65,7 @@ from cmesh.daemon.file_answers import (
     PatchView,
     ReleaseView,
 )
+from cmesh.daemon.forget_calls import CompactView, ForgetArguments, ForgetView
 from cmesh.daemon.operations import Operations
 from cmesh.daemon.pair_calls import (
     PairArguments,
@@ -533,6 +534,16 @@ class FakeOperations(Operations):
         self._called("release", context, arguments)
         view = self._tasks[self._find(arguments.task_id)]
         raise TaskRefused(f"no secret withholds anything of task `{view.task_id}`")
+
+    @override
+    async def forget(self, context: Context, arguments: ForgetArguments) -> ForgetView:
+        self._called("forget", context, arguments)
+        return ForgetView(tasks=[], count=0, rows=0)
+
+    @override
+    async def compact_store(self, context: Context, arguments: NoArguments) -> CompactView:
+        self._called("compact_store", context, arguments)
+        return CompactView(done=True, bytes_before=2, bytes_after=1)
 
     @override
     async def sql(self, context: Context, arguments: SqlArguments) -> SqlView:

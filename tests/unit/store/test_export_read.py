@@ -18,12 +18,14 @@ from cmesh.interfaces.cli.exits import AUDIT_BROKEN_EXIT, CUT_EXIT
 from cmesh.interfaces.exports import OpenedExports, export_store, opened
 from cmesh.keys import SigningKey
 from cmesh.locks import FileLock
+from cmesh.model import Direction
 from cmesh.store import places
 from cmesh.store.confined import QueryLimits
 from cmesh.store.export_read import fetch, find
 from cmesh.store.manifest import MANIFEST, read_manifest, seal
+from cmesh.store.store import Store
 from tests.unit.store.exporting import Node
-from tests.unit.store.support import FixedClock, event, state, task
+from tests.unit.store.support import FixedClock, event, result, state, task
 
 pytestmark = pytest.mark.anyio
 SCHEMAS = Path(__file__).parents[3] / "schemas"
@@ -390,3 +392,26 @@ async def test_a_full_or_closed_disk_is_named(
     monkeypatch.setattr(places.shutil, "copyfile", full)
     with pytest.raises(StoreError, match="no room in"):
         export_store(node.state, str(target))
+
+
+async def test_what_was_forgotten_leaves_the_export_which_still_fits(
+    node: Node, target: Path, clock: FixedClock
+) -> None:
+    asked = task(direction=Direction.OUT, prompt="FORGETWORD")
+    await node.fill([asked, state(asked, "sent"), result(asked)], clock)
+    export_store(node.state, str(target))
+    store = await Store.open(node.state / "store", clock=clock, node=node.name)
+    try:
+        await store.forget([asked.task_id], {"by": "a test"})
+        assert await store.erase_due(None) == 3
+    finally:
+        await store.close()
+    export_store(node.state, str(target))
+    with opened([str(target)], verify=True) as found:
+        assert found.finding is None
+        async with OpenedExports(found.database) as exported:
+            sql = "SELECT prompt, forgotten, state FROM tasks ORDER BY seq"
+            assert (await exported.ask(sql, 10)).rows == [
+                ["why?", False, "queued"],
+                [None, True, "succeeded"],
+            ]
