@@ -7,12 +7,13 @@ a row that left this file must be insertable. Nothing here does I/O.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import singledispatch
+from typing import NamedTuple
 
 from cmesh.errors import StoreError
 from cmesh.protocol.trace import trace_id
-from cmesh.store.chain import canonical, clean, digest, micros, stored_json
+from cmesh.store.chain import canonical_row, clean, digest, micros, stored_json
 from cmesh.store.records import (
     AuditRecord,
     DecisionRecord,
@@ -34,8 +35,7 @@ _TASK_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _INT64 = 2**63
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(NamedTuple):
     """A typed row without `seq` and `ts`, which the writer gives.
 
     Attributes:
@@ -52,8 +52,10 @@ class Row:
     texts: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
 
-    def kept(self) -> dict[str, Value]:
+    def kept(self) -> Mapping[str, Value]:
         """Return the values as the store keeps them."""
+        if not self.left_out:
+            return self.values
         return {name: None if name in self.left_out else v for name, v in self.values.items()}
 
     def salted(self) -> frozenset[str]:
@@ -86,7 +88,7 @@ class Row:
             "kind": self.kind,
             "table": self.table,
         }
-        return canonical(fields | head)
+        return canonical_row(fields | head)
 
 
 def encode(record: Record, *, salt: str) -> Row:
@@ -98,8 +100,10 @@ def encode(record: Record, *, salt: str) -> Row:
     row = _row(record, salt)
     if row.values.get("salt") is not None and not row.salted():
         # INVARIANT: a salt stands only where a digest vouches for it, or it could be changed.
-        row = replace(row, values={**row.values, "salt": None})
+        row = row._replace(values={**row.values, "salt": None})
     for name, value in row.values.items():
+        if type(value) is str:  # nearly all there is
+            continue
         problem = unfit(value)
         if problem:
             raise StoreError(f"a `{row.kind}` record's `{name}` {problem}")

@@ -43,14 +43,20 @@ _KEYS_KEPT = 1_000
 class _Entry:
     """A task in memory; `tail` holds all of its events numbered above `tail_after`.
 
-    `alike` is where `_alike` has it.
+    `alike` is where `_alike` has it; `told` is the draft's snapshot, None = it is to be made.
     """
 
     draft: Draft
-    snapshot: TaskSnapshot
+    told: TaskSnapshot | None
     tail: deque[Event] = field(default_factory=deque[Event])
     tail_after: int = 0
     alike: tuple[str, str] | None = None
+
+    @property
+    def snapshot(self) -> TaskSnapshot:
+        if self.told is None:
+            self.told = self.draft.snapshot()
+        return self.told
 
 
 class Index:
@@ -116,6 +122,8 @@ class Index:
                     self._heads[record.peer_id] = record
                 case AuditRecord() | DecisionRecord():
                     pass
+                case EventRecord():  # it neither ends a task nor brings it back: the most there are
+                    self._continue(record, ts)
                 case _:
                     self._continue(record, ts)
                     if record.task_id is not None:
@@ -317,6 +325,7 @@ class Index:
         if isinstance(record, ResultRecord) and record.direction is Direction.IN:
             self._use(entry.draft.record.peer_id, _hour(ts), charge(entry.draft.snapshot()))
         if isinstance(record, EventRecord):
+            entry.told = None
             entry.tail.append(record.event)
             if len(entry.tail) > _TAIL_EVENTS:
                 entry.tail_after = entry.tail.popleft().seq
@@ -331,11 +340,11 @@ class Index:
         if entry is None:
             return
         ended_before = entry.snapshot.terminal
-        entry.snapshot = entry.draft.snapshot()
+        entry.told = None
         if entry.snapshot.terminal and not ended_before and self._on_ended:
             self._on_ended(task_id)
             entry.draft.forget_prompt()
-            entry.snapshot = entry.draft.snapshot()
+            entry.told = None
         follows = entry.snapshot.record.spec.follows
         if follows is not None and entry.snapshot.result and taken([entry.snapshot]):
             self._questions.pop(follows, None)  # answered, and nothing changes that

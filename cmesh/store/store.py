@@ -62,7 +62,7 @@ class Store(Keeping):
         self._parts = parts
         self._options = options
         self._head = opened.head
-        self._room = Room(options.directory, options.floor_bytes)
+        self._room = Room(options.directory, options.floor_bytes, options.clock)
         self._blobs, self._journal = parts.blobs, parts.claim.journal
         self._reservations = Reservations(self._knows, self._used, parts.prompts)
         self._copies = Copies(options.directory, process)
@@ -180,14 +180,14 @@ class Store(Keeping):
             await self._reservations.take(new, future)
         request = Request(records=tuple(records), future=future)
         self._writer.put(request)
-        try:
-            async with asyncio.timeout(COMMIT_LIMIT_S):
-                return await asyncio.shield(future)
-        except TimeoutError:
-            if request.take():
-                silent = StoreError(f"the disk has not answered for {COMMIT_LIMIT_S:g} s")
-                future.set_exception(silent)  # its ids and keys are free again
-        return await asyncio.shield(future)
+        # Unlike a timeout around it, this leaves the future alone when the caller is cancelled.
+        done, _ = await asyncio.wait((future,), timeout=COMMIT_LIMIT_S)
+        if not done and request.take():
+            silent = StoreError(f"the disk has not answered for {COMMIT_LIMIT_S:g} s")
+            future.set_exception(silent)  # its ids and keys are free again
+        elif not done:
+            await asyncio.wait((future,))
+        return future.result()
 
     async def has_row(self, seq: int, hash_hex: str) -> bool:
         """Say whether the log's row `seq` is the one with this hash."""
