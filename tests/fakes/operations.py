@@ -306,8 +306,9 @@ class FakeOperations(Operations):
         plan = PlanView(
             plan_id="s-00000001", step=arguments.step, title="set this machine up",
             state="waiting", file="/c/config.toml", diff="+[node]\n", effects=["starts a node"],
-            widens=["[node] changes"], expires_at=EPOCH,
+            widens=[] if arguments.step == "agents" else ["[node] changes"], expires_at=EPOCH,
         )  # fmt: skip
+        self.pending = SetupPendingView(plan=plan, sha256="0" * 64)
         waits = NextView(tool="setup_check", arguments={"wait_s": 20}, user="run `cmesh confirm`")
         return SetupChangeView(plan=plan, next=waits)
 
@@ -327,6 +328,7 @@ class FakeOperations(Operations):
         self, context: Context, arguments: SetupConfirmArguments
     ) -> SetupChangeView:
         self._called("setup_confirm", context, arguments)
+        self.pending = SetupPendingView()
         state = "applied" if arguments.accept else "declined"
         plan = PlanView(step="machine", title="set this machine up", state=state)
         return SetupChangeView(plan=plan, next=NextView(tool="setup_check"))

@@ -41,6 +41,7 @@ from cmesh.interfaces.mcp.arguments import (
     is_group,
 )
 from cmesh.interfaces.mcp.fence import Fence, plain
+from cmesh.interfaces.mcp.form import Form
 from cmesh.interfaces.mcp.group_page import group_result, group_text
 from cmesh.interfaces.mcp.patch_page import check_fields, check_next
 from cmesh.interfaces.mcp.render import (
@@ -90,6 +91,7 @@ class Call:
         arguments: as the client sent them.
         key: idempotency key for a `delegate` that names none.
         fallback: the next call when nothing better is known.
+        form: what the client's user may be asked by; None = by nothing.
     """
 
     operations: Operations
@@ -97,6 +99,7 @@ class Call:
     arguments: Mapping[str, object]
     key: str
     fallback: str = call_text("cmesh_status")
+    form: Form | None = None
 
     def read(self, model: type[_A]) -> _A:
         """Return the arguments as `model`; raises pydantic's ValidationError."""
