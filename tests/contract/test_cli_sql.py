@@ -161,3 +161,24 @@ def test_of_several_nodes_it_is_said_whose_rows_are_missing(
     path = tmp_path / "out"
     assert main([*words, "-o", str(path)]) == QueryRefused.exit_status
     assert not path.exists()
+
+
+def test_a_chart_is_printed_or_written_plain(
+    daemon: DaemonThread, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    daemon.operations.rows = ROWS.model_copy(
+        update={
+            "columns": ["peer", "n"],
+            "types": ["VARCHAR", "BIGINT"],
+            "rows": [["a\x1b[31m", 7]],
+        }
+    )
+    assert main(["sql", "SELECT 1", "--chart", "auto"]) == 0
+    seen = capsys.readouterr()
+    assert "█" in seen.out
+    assert "\x1b" not in seen.out
+    path = tmp_path / "plot"
+    assert main(["sql", "SELECT 1", "--chart", "bar", "-o", str(path)]) == 0
+    assert path.read_text("utf-8") == seen.out
+    for words in (["--chart", "pie"], ["--chart", "bar", "--json"], ["--chart", "line"]):
+        assert main(["sql", "SELECT 1", *words]) == UsageError.exit_status

@@ -25,6 +25,8 @@ __all__ = [
     "ask",
     "data",
     "duration",
+    "fitted",
+    "has_colour",
     "hint",
     "is_terminal",
     "json_text",
@@ -208,6 +210,26 @@ def _needed_width(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> int
         longest = max([_wide(column), *(_wide(row[at]) for row in cells)])
         width += min(longest, _CUT_WIDTH) if column in _CUT_COLUMNS else longest
     return width + _COLUMN_GAP * (len(columns) - 1)
+
+
+def fitted(text: str, width: int) -> str:
+    """Return a text in at most `width` columns of a terminal; what is cut ends with `…`."""
+    if _wide(text) <= width:
+        return text
+    kept = ""
+    for ch in text:
+        if _wide(kept) + _wide(ch) > width - 1:
+            break
+        kept += ch
+    return f"{kept}…"
+
+
+def has_colour() -> bool:
+    """Return whether standard output is a terminal that shows colours, and `NO_COLOR` is not set."""
+    from rich.console import Console
+
+    console = Console()
+    return console.color_system is not None and not console.no_color
 
 
 def _wide(text: str) -> int:

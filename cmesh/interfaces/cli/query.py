@@ -12,6 +12,7 @@ from cmesh.daemon.answers import SqlView
 from cmesh.daemon.arguments import STATEMENT_CHARACTERS, SqlArguments
 from cmesh.errors import UsageError
 from cmesh.interfaces.cli import output
+from cmesh.interfaces.cli.charting import require_kind
 from cmesh.interfaces.cli.exits import CUT_EXIT
 from cmesh.interfaces.cli.fleet import (
     LocalOption,
@@ -40,6 +41,9 @@ __all__ = ["register"]
 FORMATS = (*TEXT_FORMATS, PARQUET)
 _DOCUMENT = "document"
 """The form of `--json`: rows, columns, types, and what is known of the answer."""
+
+_CHART = "chart: "
+"""Before the kind of a chart, as a form."""
 
 _STANDARD_INPUT = "-"
 
@@ -73,6 +77,13 @@ def sql(  # noqa: PLR0913 - typer reads the options from the signature
     form: Annotated[
         str, typer.Option("--format", help="table, json or jsonl (rows), csv or parquet.")
     ] = "table",
+    chart: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND",
+            help="Draw it: bar, line, hist, or auto. The first column is x, columns of numbers are y.",
+        ),
+    ] = "",
     target: Annotated[
         str,
         typer.Option("--output", "-o", metavar="FILE", help="Write a new file, its owner's alone."),
@@ -93,6 +104,9 @@ def sql(  # noqa: PLR0913 - typer reads the options from the signature
     require_format(form, FORMATS)
     if as_json and form != "table":
         raise UsageError("--json and --format together", hint="--json has the rows and the rest")
+    require_kind(chart)
+    if chart and (as_json or form != "table"):
+        raise UsageError("a chart is no other format", hint="leave --format and --json out")
     sink = Sink(target, force=force)
     if form == PARQUET:
         sink.require_no_terminal()
@@ -104,7 +118,7 @@ def sql(  # noqa: PLR0913 - typer reads the options from the signature
         **asked(peers, timeout, local=local),
     )
     view = call(lambda client: client.sql(arguments))
-    _deliver(view, _DOCUMENT if as_json else form, sink)
+    _deliver(view, _DOCUMENT if as_json else f"{_CHART}{chart}" if chart else form, sink)
 
 
 def _statement(query: str, file: str) -> str:
@@ -166,6 +180,15 @@ def _deliver(view: SqlView, form: str, sink: Sink) -> None:
 
 def _write(view: SqlView, form: str, sink: Sink) -> str:
     """Write the rows; return what could not be written of them."""
+    if form.startswith(_CHART):
+        from cmesh.interfaces.cli.chart import chart as drawn
+
+        colour = sink.path is None and output.has_colour()
+        text, notes = drawn(view, form.removeprefix(_CHART), colour=colour)
+        sink.write(text)
+        for note in notes:
+            output.hint(note)
+        return ""
     if form != PARQUET:
         if sink.path is None:
             print_rows(view, form)
