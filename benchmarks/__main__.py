@@ -9,7 +9,6 @@ from pathlib import Path
 
 from benchmarks import (
     agents,
-    audit,
     cancel,
     containment,
     delegation,
@@ -144,7 +143,6 @@ PARTS: Mapping[str, Part] = {
     "agents": _agents,
     "evidence": _evidence,
     "patches": patches.measure,
-    "audit": audit.measure,
     "fleet": fleet.measure,
     "flood": _flood,
     "queue": _queue,

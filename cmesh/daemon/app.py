@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing_extensions import override
 
 from cmesh import __version__
-from cmesh.daemon import forgetting, overview, releasing, runner_files, runner_logins, runner_views
+from cmesh.daemon import history, overview, releasing, runner_files, runner_logins, runner_views
 from cmesh.daemon.answers import (
     CopyView,
     DecisionView,
@@ -60,8 +60,16 @@ from cmesh.daemon.fanning import FanOut
 from cmesh.daemon.file_answers import ArtifactPiece, PatchFile, ReleaseView
 from cmesh.daemon.fleet import Fleet
 from cmesh.daemon.followup import standing
-from cmesh.daemon.forget_calls import CompactView, ForgetArguments, ForgetView
 from cmesh.daemon.groups import Groups
+from cmesh.daemon.history import OPEN_STATES
+from cmesh.daemon.history_calls import (
+    FiguresArguments,
+    FiguresView,
+    FindArguments,
+    FoundTasksView,
+    RecordArguments,
+    RecordView,
+)
 from cmesh.daemon.live_tests import LiveTests
 from cmesh.daemon.lookup import Lookup
 from cmesh.daemon.operations import Operations
@@ -101,15 +109,11 @@ from cmesh.daemon.views import event_view, state_of
 from cmesh.daemon.wizard import Wizard
 from cmesh.errors import ConfigError, LocalProtocolError, TaskRefused
 from cmesh.keys import fingerprint
-from cmesh.model import TERMINAL, Direction, TaskState, host_label
+from cmesh.model import Direction, TaskState, host_label
 from cmesh.setup.person import require_person
 from cmesh.store.records import TaskSnapshot
 
 __all__ = ["App"]
-
-
-OPEN_STATES = tuple(state for state in TaskState if state not in TERMINAL)
-"""What `open` means in a list of tasks: what goes on, and what waits for somebody."""
 
 
 class App(Operations):
@@ -295,6 +299,18 @@ class App(Operations):
         return TasksView(tasks=views, more=len(found) > arguments.limit)
 
     @override
+    async def find_tasks(self, context: Context, arguments: FindArguments) -> FoundTasksView:
+        return await history.find(self._daemon, self._lookup, arguments)
+
+    @override
+    async def get_record(self, context: Context, arguments: RecordArguments) -> RecordView:
+        return await history.record(self._daemon, self._lookup, arguments)
+
+    @override
+    async def figures(self, context: Context, arguments: FiguresArguments) -> FiguresView:
+        return await history.figures(self._daemon, arguments)
+
+    @override
     async def get_result(self, context: Context, arguments: ResultArguments) -> ResultView:
         task, store = await self._lookup.task(arguments.task_id), self._daemon.store
         self._daemon.twins.told(context.session, [task])
@@ -370,20 +386,12 @@ class App(Operations):
         return await releasing.release(self._daemon, self._lookup, context.pid, arguments)
 
     @override
-    async def forget(self, context: Context, arguments: ForgetArguments) -> ForgetView:
-        require_no_task(context.pid, "a task cannot have anything forgotten")
-        return await forgetting.forget(self._daemon, self._lookup, context.pid, arguments)
-
-    @override
-    async def compact_store(self, context: Context, arguments: NoArguments) -> CompactView:
-        require_no_task(context.pid, "a task cannot compact the store")
-        return await forgetting.compact(self._daemon)
-
-    @override
     async def sql(self, context: Context, arguments: SqlArguments) -> SqlView:
         if arguments.peers:
             return await self._fleet.ask(arguments)
-        rows = await self._daemon.store.sql(arguments.sql, arguments.parameters, arguments.limit)
+        rows = await self._daemon.store.sql(
+            arguments.sql, tuple(arguments.parameters), arguments.limit
+        )
         return SqlView.of(rows)
 
     @override

@@ -54,7 +54,14 @@ from cmesh.daemon.chains import CHILDREN_MOST, Parent, children_of, parent, sess
 from cmesh.daemon.core import Daemon
 from cmesh.daemon.diagnosis_answers import DiagnosisView
 from cmesh.daemon.file_answers import ArtifactPiece, PatchFile, ReleaseView
-from cmesh.daemon.forget_calls import CompactView, ForgetArguments, ForgetView
+from cmesh.daemon.history_calls import (
+    FiguresArguments,
+    FiguresView,
+    FindArguments,
+    FoundTasksView,
+    RecordArguments,
+    RecordView,
+)
 from cmesh.daemon.lookup import Lookup
 from cmesh.daemon.operations import Operations
 from cmesh.daemon.pair_calls import (
@@ -162,6 +169,18 @@ class Children(Operations):
         return await self._whole.cancel_task(self._context(), arguments.model_copy(update=own))
 
     @override
+    async def find_tasks(self, context: Context, arguments: FindArguments) -> FoundTasksView:
+        raise _refused()
+
+    @override
+    async def get_record(self, context: Context, arguments: RecordArguments) -> RecordView:
+        raise _refused()
+
+    @override
+    async def figures(self, context: Context, arguments: FiguresArguments) -> FiguresView:
+        raise _refused()
+
+    @override
     async def get_patch(self, context: Context, arguments: PatchArguments) -> PatchFile:
         raise _refused()  # a task reads a patch as text, by `get_result`
 
@@ -220,14 +239,6 @@ class Children(Operations):
     @override
     async def release(self, context: Context, arguments: ReleaseArguments) -> ReleaseView:
         raise _refused()  # what a secret withholds is the owner's to give away
-
-    @override
-    async def forget(self, context: Context, arguments: ForgetArguments) -> ForgetView:
-        raise _refused()
-
-    @override
-    async def compact_store(self, context: Context, arguments: NoArguments) -> CompactView:
-        raise _refused()
 
     @override
     async def sql(self, context: Context, arguments: SqlArguments) -> SqlView:

@@ -157,8 +157,7 @@ class FleetAnswers:
             config=parts.rules.config(),
             redactor=parts.redactor(),
         )
-        bound = len(message.parameters) + len(message.named)
-        received = {**words, "limit": message.limit, "parameters": bound}
+        received = {**words, "limit": message.limit, "parameters": len(message.parameters)}
         await parts.store.commit(
             [
                 _record(identity, decision, operation, policy.sha256),
@@ -171,7 +170,7 @@ class FleetAnswers:
         head = signed_head(parts.store, parts.key, parts.self_id())
         question = Question(
             text=message.sql,
-            parameters=message.named or message.parameters,
+            parameters=message.parameters,
             limit=message.limit,
             most_bytes=message.bytes or SQL_BYTES,
             asker=peer.node_id,

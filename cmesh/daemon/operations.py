@@ -47,7 +47,14 @@ from cmesh.daemon.arguments import (
 )
 from cmesh.daemon.diagnosis_answers import DiagnosisView
 from cmesh.daemon.file_answers import ArtifactPiece, PatchFile, ReleaseView
-from cmesh.daemon.forget_calls import CompactView, ForgetArguments, ForgetView
+from cmesh.daemon.history_calls import (
+    FiguresArguments,
+    FiguresView,
+    FindArguments,
+    FoundTasksView,
+    RecordArguments,
+    RecordView,
+)
 from cmesh.daemon.pair_calls import (
     PairArguments,
     PairRulesArguments,
@@ -165,6 +172,18 @@ class Operations(Protocol):
         """Return tasks, newest first."""
         ...
 
+    async def find_tasks(self, context: Context, arguments: FindArguments) -> FoundTasksView:
+        """Return tasks of any age by what is asked of them, newest first, in pages."""
+        ...
+
+    async def get_record(self, context: Context, arguments: RecordArguments) -> RecordView:
+        """Return a task's states, facts and decisions, and check the signatures on its end."""
+        ...
+
+    async def figures(self, context: Context, arguments: FiguresArguments) -> FiguresView:
+        """Return how many tasks were asked for, taken and ended since a moment, and their bill."""
+        ...
+
     async def get_result(self, context: Context, arguments: ResultArguments) -> ResultView:
         """Return a slice of a finished task's result."""
         ...
@@ -193,27 +212,6 @@ class Operations(Protocol):
         """Return what of a task worked on here is withheld, and release what is named of it.
 
         For this machine's owner alone, never for a task; audited.
-        """
-        ...
-
-    async def forget(self, context: Context, arguments: ForgetArguments) -> ForgetView:
-        """Return tasks whose texts can be erased, and erase them when that is confirmed.
-
-        Raises:
-            UsageError: nothing is named, or what matches is not what was shown.
-            TaskRefused: the caller is a task, or the one named is open or forgotten.
-            UnknownPeer: no task is of that peer.
-            StoreError: nothing was written down.
-        """
-        ...
-
-    async def compact_store(self, context: Context, arguments: NoArguments) -> CompactView:
-        """Write the database anew, without what was erased.
-
-        Raises:
-            TaskRefused: the caller is a task.
-            DiskFull: there is no room for a second copy.
-            StoreError: it failed; the store is as it was.
         """
         ...
 

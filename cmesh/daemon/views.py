@@ -183,8 +183,7 @@ def task_view(
         answer=answer_of(task),
         **_artifacts(task),
         accept=[one_line(word, 300) for word in record.spec.accept],
-        verdict="" if task.forgotten else verdict(record.spec, result),
-        forgotten=task.forgotten,
+        verdict=verdict(record.spec, result),
         evidence=evidence_view(task),
     )
 
@@ -416,9 +415,7 @@ def _label(task: TaskSnapshot) -> str:
     return task.enforcement if LABEL.fullmatch(task.enforcement) else ""
 
 
-def _receipt(task: TaskSnapshot) -> Literal["none", "pending", "complete", "forgotten"]:
-    if task.forgotten and task.result is not None:
-        return "forgotten"
+def _receipt(task: TaskSnapshot) -> Literal["none", "pending", "complete"]:
     if not task.worker_signature:
         return "none"
     return "complete" if task.caller_signature else "pending"

@@ -53,7 +53,8 @@ def check_store(
     require_store(store)
     # INVARIANT: read before the copy is made, which then has at least the row it names.
     head = read_head(store)
-    with copied(store) as (copy, live):
+    live = locked(store)
+    with _copy_of_daemon(store) if live else _copy_at_rest(store) as copy:
         report = check_copy(
             copy, head, outputs=store / "blobs", whole=not live, tell=tell, also=also
         )

@@ -56,7 +56,14 @@ from cmesh.daemon.arguments import (
 )
 from cmesh.daemon.diagnosis_answers import DiagnosisView
 from cmesh.daemon.file_answers import ArtifactPiece, PatchFile, ReleaseView
-from cmesh.daemon.forget_calls import CompactView, ForgetArguments, ForgetView
+from cmesh.daemon.history_calls import (
+    FiguresArguments,
+    FiguresView,
+    FindArguments,
+    FoundTasksView,
+    RecordArguments,
+    RecordView,
+)
 from cmesh.daemon.pair_calls import (
     PairArguments,
     PairRulesArguments,
@@ -251,6 +258,18 @@ class ControlClient:
         """Return tasks, newest first."""
         return await self.call("list_tasks", arguments, TasksView)
 
+    async def find_tasks(self, arguments: FindArguments) -> FoundTasksView:
+        """Return tasks of any age, in pages."""
+        return await self.call("find_tasks", arguments, FoundTasksView)
+
+    async def get_record(self, arguments: RecordArguments) -> RecordView:
+        """Return what the log has of a task."""
+        return await self.call("get_record", arguments, RecordView)
+
+    async def figures(self, arguments: FiguresArguments) -> FiguresView:
+        """Return the figures since a moment."""
+        return await self.call("figures", arguments, FiguresView)
+
     async def get_result(self, arguments: ResultArguments) -> ResultView:
         """Return a slice of a finished task's result."""
         return await self.call("get_result", arguments, ResultView)
@@ -283,14 +302,6 @@ class ControlClient:
     async def release(self, arguments: ReleaseArguments) -> ReleaseView:
         """Return what of an inbound task is withheld, and release what is named."""
         return await self.call("release", arguments, ReleaseView)
-
-    async def forget(self, arguments: ForgetArguments) -> ForgetView:
-        """Return tasks that can be forgotten, and forget them when that is confirmed."""
-        return await self.call("forget", arguments, ForgetView)
-
-    async def compact_store(self) -> CompactView:
-        """Write the database anew."""
-        return await self.call("compact_store", NoArguments(), CompactView)
 
     async def sql(self, arguments: SqlArguments) -> SqlView:
         """Run one SELECT over the audit views."""

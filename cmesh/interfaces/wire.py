@@ -36,7 +36,7 @@ from cmesh.daemon.arguments import (
     TrustArguments,
     UntrustArguments,
 )
-from cmesh.daemon.forget_calls import ForgetArguments
+from cmesh.daemon.history_calls import FiguresArguments, FindArguments, RecordArguments
 from cmesh.daemon.pair_calls import PairArguments, PairRulesArguments, UnpairArguments
 from cmesh.daemon.proof_calls import ProofArguments
 from cmesh.daemon.review_calls import ReviewArguments
@@ -88,6 +88,9 @@ OPERATIONS: Mapping[str, type[Arguments]] = MappingProxyType(
         "reply_task": ReplyArguments,
         "get_task": TaskArguments,
         "list_tasks": TasksArguments,
+        "find_tasks": FindArguments,
+        "get_record": RecordArguments,
+        "figures": FiguresArguments,
         "get_result": ResultArguments,
         "get_patch": PatchArguments,
         "get_artifact": ArtifactArguments,
@@ -95,8 +98,6 @@ OPERATIONS: Mapping[str, type[Arguments]] = MappingProxyType(
         "cancel_task": CancelArguments,
         "approve_task": ApproveArguments,
         "release": ReleaseArguments,
-        "forget": ForgetArguments,
-        "compact_store": NoArguments,
         "sql": SqlArguments,
         "explain": ExplainArguments,
         "review_policy": ReviewArguments,

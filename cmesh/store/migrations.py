@@ -31,7 +31,6 @@ MIGRATIONS: tuple[str, ...] = (
     "releases.sql",
     "peer_names.sql",
     "traces.sql",
-    "forgetting.sql",
 )
 """Files of SQL in this folder; the first makes version 1."""
 

@@ -15,10 +15,11 @@ from cmesh.model import DayUse, Direction, Event, NodeId, TaskId, TaskState
 from cmesh.protocol.proof_messages import WholeEnd
 from cmesh.store import held, proofs, queries
 from cmesh.store.exchange import Reader
+from cmesh.store.history import Figures, History, Wanted, figures_since, found, history_of
 from cmesh.store.index import Index
 from cmesh.store.process import DatabaseProcess
 from cmesh.store.records import ReceiptRecord, TaskSnapshot, TrustRecord
-from cmesh.store.signatures import NODE_UP
+from cmesh.store.signatures import NODE_UP, EndSignature, check_end
 
 __all__ = ["Reading"]
 
@@ -79,6 +80,22 @@ class Reading:
             return found
         read = partial(queries.snapshots, direction=direction, states=states, session=session)
         return await self._read(partial(read, limit=limit, now=now))
+
+    async def found(self, wanted: Wanted, limit: int) -> list[TaskSnapshot]:
+        """Return tasks of any age, newest first; always asks the database."""
+        return await self._read(partial(found, wanted=wanted, limit=limit))
+
+    async def history(self, task_id: TaskId) -> History:
+        """Return what the log has of one task."""
+        return await self._read(partial(history_of, task_id=task_id))
+
+    async def figures(self, since: datetime) -> Figures:
+        """Return what was asked for, taken and ended since a moment."""
+        return await self._read(partial(figures_since, since=since))
+
+    async def end_signatures(self, task_id: TaskId) -> list[EndSignature]:
+        """Check the signatures on a task's end."""
+        return await self._read(partial(check_end, task_id=task_id))
 
     async def events(self, task_id: TaskId, *, after: int, limit: int) -> list[Event]:
         """Return up to `limit` events numbered above `after`, oldest first."""

@@ -8,16 +8,17 @@ peer's from every decision about it. Only reads.
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from cmesh.keys import verify
-from cmesh.model import Direction, NodeId
+from cmesh.model import Direction, NodeId, TaskId
 from cmesh.protocol.convert import outcome_from
 from cmesh.protocol.receipts import head_bytes, result_bytes
 from cmesh.store import proofs, queries
 from cmesh.store.exchange import Reader
 from cmesh.store.records import Finding, ReceiptRecord, TaskSnapshot
 
-__all__ = ["NODE_UP", "Signed", "check_signatures"]
+__all__ = ["NODE_UP", "EndSignature", "Signed", "check_end", "check_signatures"]
 
 NODE_UP = "node_up"
 """Audit word for this node's id and public key, when it comes up under them."""
@@ -41,6 +42,40 @@ class Signed:
     finding: Finding | None = None
     by_key: Counter[str] = field(default_factory=Counter[str])
     unknown_of: Counter[NodeId] = field(default_factory=Counter[NodeId])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndSignature:
+    """A signature on one task's end; `key` is the one it fits, empty unless it does."""
+
+    by: Literal["worker", "caller"]
+    signer: NodeId
+    state: Literal["fits", "wrong", "unknown", "missing"]
+    key: str = ""
+
+
+def check_end(cursor: Reader, task_id: TaskId) -> list[EndSignature]:
+    """Check both signatures on a task's end; empty where it has none yet."""
+    tasks = [draft.snapshot() for draft in queries.drafts(cursor, [task_id])]
+    if not tasks or tasks[0].result is None:
+        return []
+    [task] = tasks
+    claims = {claim.by: claim for claim in _of_end(task, task.seq, _Keys(cursor))}
+    return [_judged(by, claims.get(by), task) for by in ("worker", "caller")]
+
+
+def _judged(
+    by: Literal["worker", "caller"], claim: "_Claim | None", task: TaskSnapshot
+) -> EndSignature:
+    if claim is None:
+        return EndSignature(by=by, signer=task.record.peer_id, state="missing")
+    if not claim.signature:
+        return EndSignature(by=by, signer=claim.signer, state="missing")
+    if not claim.tries:
+        return EndSignature(by=by, signer=claim.signer, state="unknown")
+    tries = (key for key, message in claim.tries if verify(key, message, claim.signature))
+    key = next(tries, "")
+    return EndSignature(by=by, signer=claim.signer, state="fits" if key else "wrong", key=key)
 
 
 def check_signatures(cursor: Reader, progress: Callable[[int, int], None] | None = None) -> Signed:
@@ -74,6 +109,7 @@ class _Claim:
     signature: str
     tries: Sequence[tuple[str, bytes]]
     finding: Finding
+    by: str = ""
 
 
 class _Keys:
@@ -108,8 +144,6 @@ def _claims(cursor: Reader, keys: _Keys) -> Iterator[list[_Claim]]:
 def _of_end(task: TaskSnapshot, seq: int, keys: _Keys) -> Iterator[_Claim]:
     """Yield both signatures on an end; the caller's may not have come to a worker yet."""
     record, inbound = task.record, task.record.direction is Direction.IN
-    if task.forgotten:  # what was signed cannot be put together again
-        return
     signed = [(own_id, own, _end_bytes(task, own_id)) for own_id, own in keys.own]
     ours = [(own, message) for _, own, message in signed]
     theirs = [(key, message) for _, _, message in signed for key in keys.of(record.peer_id)]
@@ -120,7 +154,7 @@ def _of_end(task: TaskSnapshot, seq: int, keys: _Keys) -> Iterator[_Claim]:
         finding = Finding(seq=seq, kind="result", task_id=record.task_id, what=what)
         by_us = (who == "worker") is inbound
         signer = keys.self_id if by_us else record.peer_id
-        yield _Claim(signer, signature, ours if by_us else theirs, finding)
+        yield _Claim(signer, signature, ours if by_us else theirs, finding, who)
 
 
 def _of_head(seq: int, receipt: ReceiptRecord, keys: _Keys) -> _Claim:

@@ -65,7 +65,17 @@ from cmesh.daemon.file_answers import (
     PatchView,
     ReleaseView,
 )
-from cmesh.daemon.forget_calls import CompactView, ForgetArguments, ForgetView
+from cmesh.daemon.history_calls import (
+    DecidedView,
+    FiguresArguments,
+    FiguresView,
+    FindArguments,
+    FoundTasksView,
+    RecordArguments,
+    RecordView,
+    SignatureView,
+    StepView,
+)
 from cmesh.daemon.operations import Operations
 from cmesh.daemon.pair_calls import (
     PairArguments,
@@ -306,9 +316,8 @@ class FakeOperations(Operations):
         plan = PlanView(
             plan_id="s-00000001", step=arguments.step, title="set this machine up",
             state="waiting", file="/c/config.toml", diff="+[node]\n", effects=["starts a node"],
-            widens=[] if arguments.step == "agents" else ["[node] changes"], expires_at=EPOCH,
+            widens=["[node] changes"], expires_at=EPOCH,
         )  # fmt: skip
-        self.pending = SetupPendingView(plan=plan, sha256="0" * 64)
         waits = NextView(tool="setup_check", arguments={"wait_s": 20}, user="run `cmesh confirm`")
         return SetupChangeView(plan=plan, next=waits)
 
@@ -328,7 +337,6 @@ class FakeOperations(Operations):
         self, context: Context, arguments: SetupConfirmArguments
     ) -> SetupChangeView:
         self._called("setup_confirm", context, arguments)
-        self.pending = SetupPendingView()
         state = "applied" if arguments.accept else "declined"
         plan = PlanView(step="machine", title="set this machine up", state=state)
         return SetupChangeView(plan=plan, next=NextView(tool="setup_check"))
@@ -424,6 +432,54 @@ class FakeOperations(Operations):
             and (not arguments.mine or self._sessions[task_id] == context.session)
         ]
         return TasksView(tasks=wanted[: arguments.limit], more=len(wanted) > arguments.limit)
+
+    @override
+    async def find_tasks(self, context: Context, arguments: FindArguments) -> FoundTasksView:
+        self._called("find_tasks", context, arguments)
+        tasks = list(reversed(self._tasks.values()))
+        if arguments.before:
+            at = [view.task_id for view in tasks].index(self._find(arguments.before))
+            tasks = tasks[at + 1 :]
+        wanted = [
+            view
+            for view in tasks
+            if _in_state(view, arguments.state)
+            and arguments.direction in ("any", view.direction)
+            and arguments.peer in ("", view.peer, view.node_id)
+            and arguments.runner in ("", view.runner)
+            and arguments.text.lower() in view.prompt.lower()
+            and (arguments.since is None or view.created_at >= arguments.since)
+            and (arguments.until is None or view.created_at < arguments.until)
+        ]
+        return FoundTasksView(tasks=wanted[: arguments.limit], more=len(wanted) > arguments.limit)
+
+    @override
+    async def get_record(self, context: Context, arguments: RecordArguments) -> RecordView:
+        self._called("get_record", context, arguments)
+        view = self._tasks[self._find(arguments.task_id)]
+        steps = [StepView(seq=1, ts=view.created_at, kind="state", name="queued", witness="row")]
+        if view.ended_at is not None:
+            steps += [StepView(seq=9, ts=view.ended_at, kind="state", name=view.state.value)]
+        decided = DecidedView(
+            seq=1, ts=view.created_at, operation="task", effect="allow", rule=RULE
+        )
+        checked = [
+            SignatureView(by="worker", signer="worker", state="fits", key="cd34"),
+            SignatureView(by="caller", signer="this machine", state="fits", key="ab12"),
+        ]
+        signatures = checked if arguments.check and view.ended_at is not None else []
+        return RecordView(
+            task_id=view.task_id, steps=steps, decisions=[decided], signatures=signatures
+        )
+
+    @override
+    async def figures(self, context: Context, arguments: FiguresArguments) -> FiguresView:
+        self._called("figures", context, arguments)
+        ended: dict[str, int] = {}
+        for view in self._tasks.values():
+            if view.state in ENDED:
+                ended[view.state.value] = ended.get(view.state.value, 0) + 1
+        return FiguresView(asked=len(self._tasks), ended=ended, cost_usd=0.5, tokens=1_200)
 
     @override
     async def get_result(self, context: Context, arguments: ResultArguments) -> ResultView:
@@ -536,16 +592,6 @@ class FakeOperations(Operations):
         self._called("release", context, arguments)
         view = self._tasks[self._find(arguments.task_id)]
         raise TaskRefused(f"no secret withholds anything of task `{view.task_id}`")
-
-    @override
-    async def forget(self, context: Context, arguments: ForgetArguments) -> ForgetView:
-        self._called("forget", context, arguments)
-        return ForgetView(tasks=[], count=0, rows=0)
-
-    @override
-    async def compact_store(self, context: Context, arguments: NoArguments) -> CompactView:
-        self._called("compact_store", context, arguments)
-        return CompactView(done=True, bytes_before=2, bytes_after=1)
 
     @override
     async def sql(self, context: Context, arguments: SqlArguments) -> SqlView:

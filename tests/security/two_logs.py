@@ -220,8 +220,7 @@ def other_end(
             [told.text, signature, seq],
         )
         text = digest(salt, "text", told.text)
-        signed = digest(salt, "worker_signature", signature)
-        return {seq: {"text_sha256": text, "worker_signature_sha256": signed}}
+        return {seq: {"text_sha256": text, "worker_signature": signature}}
 
     return change
 

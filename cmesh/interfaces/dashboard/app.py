@@ -19,6 +19,8 @@ from cmesh.interfaces.dashboard import (
     pages_overview,
     pages_peers,
     pages_policy,
+    pages_task,
+    pages_tasks,
 )
 from cmesh.interfaces.dashboard.daemon import Daemon
 from cmesh.interfaces.dashboard.guard import SIGN_IN, Guard
@@ -37,6 +39,8 @@ __all__ = ["PAGES", "create_app"]
 
 PAGES: Sequence[Page] = (
     pages_overview.PAGE,
+    pages_tasks.PAGE,
+    pages_task.PAGE,
     pages_approvals.PAGE,
     pages_policy.PAGE,
     pages_audit.PAGE,

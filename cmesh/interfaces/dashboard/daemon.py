@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakSet
 
 from cmesh.clock import Clock
 from cmesh.errors import DaemonNotRunning, DaemonRestarted, DaemonRestarting, DaemonTimeout
@@ -24,14 +25,27 @@ Work = Callable[[ControlClient], Awaitable[_T]]
 
 
 class Daemon:
-    """A client of the control socket for many requests at once; close it in the end."""
+    """A client of the control socket for many requests at once; close it in the end.
+
+    Attributes:
+        closed: it is closed for good, and every call fails.
+    """
 
     def __init__(self, path: Path, clock: Clock, *, agent: str = "") -> None:
         self._path = path
         self._clock = clock
         self._agent = agent
+        self.closed = False
+        self._others: WeakSet[Daemon] = WeakSet()
         self._client: ControlClient | None = None
         self._connecting = asyncio.Lock()
+
+    def another(self) -> "Daemon":
+        """Return another connection, for calls that wait long; it is closed with this one."""
+        other = Daemon(self._path, self._clock, agent=self._agent)
+        other.closed = self.closed
+        self._others.add(other)
+        return other
 
     async def call(self, work: Work[_T], *, away_s: float = AWAY_LIMIT_S) -> _T:
         """Do `work`, which changes nothing: it is done again when the daemon restarts meanwhile.
@@ -68,6 +82,9 @@ class Daemon:
 
     async def close(self) -> None:
         """Close the connection; open calls raise `DaemonRestarted`."""
+        self.closed = True
+        for other in list(self._others):
+            await other.close()
         async with self._connecting:
             client, self._client = self._client, None
             if client is not None:
@@ -75,6 +92,8 @@ class Daemon:
 
     async def _connected(self) -> ControlClient:
         async with self._connecting:
+            if self.closed:
+                raise DaemonRestarted("this dashboard is ending")
             if self._client is None:
                 client = ControlClient(self._path, session="dashboard", agent=self._agent)
                 await client.__aenter__()

@@ -9,9 +9,10 @@ from starlette.routing import Route
 
 from cmesh.daemon.answers import PeersView, StatusView, TasksView, TaskView
 from cmesh.daemon.arguments import TasksArguments
+from cmesh.daemon.history_calls import FiguresArguments, FiguresView
 from cmesh.interfaces.client import ControlClient
 from cmesh.interfaces.dashboard.page import Page, area_of, render
-from cmesh.model import Direction, TaskState
+from cmesh.model import ENDED, Direction, TaskState
 
 __all__ = ["PAGE", "Step", "steps"]
 
@@ -30,15 +31,21 @@ class Step:
 
 
 async def _overview(request: Request) -> Response:
-    async def look(client: ControlClient) -> tuple[StatusView, PeersView, TasksView, TasksView]:
+    area = area_of(request)
+    today = area.clock.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
+
+    async def look(
+        client: ControlClient,
+    ) -> tuple[StatusView, PeersView, TasksView, TasksView, FiguresView]:
         return await asyncio.gather(
             client.status(),
             client.list_peers(),
             client.list_tasks(TasksArguments(state="open", limit=SHOWN_TASKS)),
             client.list_tasks(TasksArguments(limit=SHOWN_ENDED)),
+            client.figures(FiguresArguments(since=today)),
         )
 
-    status, peers, going_on, latest = await area_of(request).daemon.call(look)
+    status, peers, going_on, latest, figures = await area.daemon.call(look)
     waiting = [
         task
         for task in going_on.tasks
@@ -52,7 +59,8 @@ async def _overview(request: Request) -> Response:
             "peers": sorted(peers.peers, key=lambda peer: (not peer.online, peer.name)),
             "going_on": [task for task in going_on.tasks if task not in waiting],
             "waiting": waiting,
-            "latest": latest.tasks,
+            "latest": [task for task in latest.tasks if task.state in ENDED],
+            "today": figures,
             "steps": steps(status, peers, going_on.tasks),
         },
     )

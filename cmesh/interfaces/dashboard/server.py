@@ -99,10 +99,11 @@ async def _serve(
     started = Started(
         port=port, link=lambda: f"{app.origin}{SIGN_IN}#{sign_in.link(clock.monotonic())}"
     )
-    loop = asyncio.get_running_loop()
+    loop, ending = asyncio.get_running_loop(), list[asyncio.Task[None]]()
 
     def stop() -> None:
         server.should_exit = True
+        ending.append(loop.create_task(daemon.close()))  # streams end by it
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)

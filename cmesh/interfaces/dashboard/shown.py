@@ -4,6 +4,8 @@ Autoescape makes every text harmless as HTML; these make it harmless for the eye
 classes, never by styles, what the style sheet colours.
 """
 
+import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
@@ -19,6 +21,7 @@ _MINUTE_S = 60
 _HOUR_S = 3600
 _DAY_S = 86_400
 _KIB = 1024
+_KIND = re.compile("[a-z_]{1,32}")
 
 
 def text(value: object, limit: int = TEXT_CHARACTERS) -> str:
@@ -50,10 +53,14 @@ def duration(seconds: float | None) -> str:
     if whole < _MINUTE_S:
         return f"{whole} s"
     if whole < _HOUR_S:
-        return f"{whole // _MINUTE_S} min {whole % _MINUTE_S:02d} s"
+        return _two(whole // _MINUTE_S, "min", whole % _MINUTE_S, "s")
     if whole < _DAY_S:
-        return f"{whole // _HOUR_S} h {whole % _HOUR_S // _MINUTE_S:02d} min"
-    return f"{whole // _DAY_S} d {whole % _DAY_S // _HOUR_S} h"
+        return _two(whole // _HOUR_S, "h", whole % _HOUR_S // _MINUTE_S, "min")
+    return _two(whole // _DAY_S, "d", whole % _DAY_S // _HOUR_S, "h")
+
+
+def _two(large: int, unit: str, small: int, smaller: str) -> str:
+    return f"{large} {unit} {small} {smaller}" if small else f"{large} {unit}"
 
 
 def bytes_of(value: float) -> str:
@@ -82,6 +89,17 @@ def words(value: object) -> str:
     return str(value).replace("_", " ")
 
 
+def event_kind(value: object) -> str:
+    """Return a kind of event as a class and a word; a peer may name any."""
+    kind = str(value)
+    return kind if _KIND.fullmatch(kind) else "other"
+
+
+def as_json(value: object) -> str:
+    """Return data as JSON to read."""
+    return text(json.dumps(value, indent=2, ensure_ascii=False))
+
+
 def short_id(value: str) -> str:
     """Return the end of a task's id, which tells it from others better than its beginning."""
     return f"…{value[-8:]}"
@@ -98,4 +116,6 @@ FILTERS: Mapping[str, Callable[..., object]] = {
     "count": count,
     "words": words,
     "short_id": short_id,
+    "event_kind": event_kind,
+    "as_json": as_json,
 }

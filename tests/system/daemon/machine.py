@@ -155,6 +155,10 @@ class Machine:
         return self.config / "config.toml"
 
     @property
+    def user(self) -> pwd.struct_passwd:
+        return self._user
+
+    @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid

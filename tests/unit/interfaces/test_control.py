@@ -175,6 +175,8 @@ async def test_every_operation_can_be_called_by_its_name(
         "cancel_group": {"group": GROUP},
         "reply_task": {"task_id": FIRST_TASK, "prompt": "and then"},
         "get_task": {"task_id": FIRST_TASK},
+        "get_record": {"task_id": FIRST_TASK},
+        "figures": {"since": "2026-01-01T00:00:00Z"},
         "get_result": {"task_id": FIRST_TASK},
         "get_patch": {"task_id": FIRST_TASK},
         "get_artifact": {"task_id": FIRST_TASK, "path": "a"},

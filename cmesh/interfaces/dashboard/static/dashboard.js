@@ -5,12 +5,14 @@
 const dashboard = {
   /** Show times in the browser's own zone, within an element. */
   times(root) {
-    const form = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
-    for (const time of root.querySelectorAll("time[datetime]")) {
+    const clock = { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" };
+    const today = new Date().toDateString();
+    for (const time of root.querySelectorAll("time[datetime]:not([data-clock])")) {
       const at = new Date(time.dateTime);
       if (Number.isNaN(at.getTime())) continue;
+      const day = { day: "numeric", month: "short", year: "numeric" };
       time.title = time.dateTime;
-      time.textContent = form.format(at);
+      time.textContent = at.toLocaleString(undefined, at.toDateString() === today ? clock : { ...day, ...clock });
     }
   },
 
@@ -19,9 +21,9 @@ const dashboard = {
     document.getElementById("away").hidden = !is;
   },
 
-  /** Take the parts with these ids from a new page of this address; false = it could not be had. */
-  async refresh(ids) {
-    const answer = await fetch(location.href, { headers: { "X-Refresh": "1" } }).catch(() => null);
+  /** Take the parts with these ids from a new page; false = it could not be had. */
+  async refresh(ids, address = location.href) {
+    const answer = await fetch(address, { headers: { "X-Refresh": "1" } }).catch(() => null);
     if (answer && answer.status === 401) location.reload();
     if (!answer || !answer.ok) return false;
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
@@ -31,12 +33,12 @@ const dashboard = {
       if (!old || !fresh || old.dataset.was === fresh.innerHTML) continue;
       const open = [...old.querySelectorAll("details[open][id]")].map((one) => one.id);
       const focus = old.contains(document.activeElement) && document.activeElement.getAttribute("href");
-      const was = fresh.innerHTML;
-      old.replaceChildren(...fresh.childNodes);
-      old.dataset.was = was;
+      const part = document.importNode(fresh, true);
+      part.dataset.was = fresh.innerHTML;
+      old.replaceWith(part);
       for (const name of open) document.getElementById(name)?.setAttribute("open", "");
-      if (focus) old.querySelector(`[href="${CSS.escape(focus)}"]`)?.focus();
-      dashboard.times(old);
+      if (focus) part.querySelector(`[href="${CSS.escape(focus)}"]`)?.focus();
+      dashboard.times(part);
     }
     return true;
   },
@@ -55,6 +57,16 @@ for (const part of document.querySelectorAll("[data-refresh][id]")) {
 
 // A page that says that the daemon is away looks again.
 if (document.querySelector("[data-away]")) setTimeout(() => location.reload(), 2000);
+
+// `data-part="ID"` on a link: what it leads to takes the place of that part, here.
+document.addEventListener("click", async (event) => {
+  const link = event.target.closest("a[data-part]");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
+  event.preventDefault();
+  link.setAttribute("aria-busy", "true");
+  const part = link.dataset.part;
+  if (!(await dashboard.refresh([part], link.href))) location.assign(link.href);
+});
 
 // `data-confirm="QUESTION"` on a form.
 document.addEventListener("submit", (event) => {

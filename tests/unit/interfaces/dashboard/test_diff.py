@@ -1,0 +1,74 @@
+"""A patch as a page shows it."""
+
+import pytest
+from markupsafe import Markup
+
+from cmesh.interfaces.dashboard.diff import LINE_CHARACTERS, diff_files
+
+PATCH = """\
+diff --git a/app.py b/app.py
+index 1..2 100644
+--- a/app.py
++++ b/app.py
+@@ -1,4 +1,4 @@ def one():
+ def one():
+-    return "<b>"
++    return 1  # \u202eevil
+
+ x = 1
+diff --git a/.claude/settings.json b/.claude/settings.json
+new file mode 100644
+--- /dev/null
++++ b/.claude/settings.json
+@@ -0,0 +1 @@
++{}
+\\ No newline at end of file
+"""
+
+
+def test_lines_are_numbered_on_both_sides_and_counted():
+    app, settings = diff_files(PATCH.replace("\n\n", "\n \n"), frozenset({".claude/settings.json"}))
+    assert (app.path, app.added, app.deleted, app.flagged) == ("app.py", 1, 1, False)
+    assert [(line.kind, line.old, line.new) for line in app.lines] == [
+        ("hunk", 0, 0),
+        ("same", 1, 1),
+        ("del", 2, 0),
+        ("add", 0, 2),
+        ("same", 3, 3),
+        ("same", 4, 4),
+    ]
+    assert (settings.path, settings.flagged) == (".claude/settings.json", True)
+    assert settings.about == ["new file mode 100644"]
+    assert [line.kind for line in settings.lines] == ["hunk", "add", "note"]
+
+
+def test_syntax_is_coloured_by_classes_and_texts_are_escaped():
+    [app, _settings] = diff_files(PATCH)
+    html = Markup("\n").join(line.text for line in app.lines)
+    assert '<span class="k">def</span>' in html
+    assert "&lt;b&gt;" in html
+    assert "<b>" not in html
+    assert "style=" not in html
+    assert "&lt;U+202E&gt;evil" in html
+
+
+@pytest.mark.parametrize("name", ["x.unknown", "no-ending", "x.html", "x.js", "Makefile", "x.md"])
+def test_no_file_s_text_becomes_markup(name: str):
+    evil = "+<script>alert(1)</script>\n+*/ --> ]]> <img src=x onerror=y>\n+\n"
+    text = f"diff --git a/{name} b/{name}\n--- a/{name}\n+++ b/{name}\n@@ -0,0 +1,3 @@\n{evil}"
+    [file] = diff_files(text)
+    assert len(file.lines) == 4
+    for line in file.lines:
+        plain = line.text.replace('<span class="', "").replace("</span>", "")
+        assert "<" not in plain.replace("<script", "<") or "&lt;" in line.text
+        assert "<script" not in line.text
+        assert "<img" not in line.text
+
+
+def test_what_is_no_patch_and_what_is_huge_does_no_harm():
+    assert diff_files("") == []
+    assert diff_files("\x00\xff nothing\n@@ -1 +1 @@\n+x") == []
+    [file] = diff_files("diff --git a/x.py b/x.py\n@@ -1 +1 @@\n+" + "x" * 1_000_000)
+    assert len(file.lines[1].text.striptags()) <= LINE_CHARACTERS
+    [odd] = diff_files("diff --git x y\n@@ -99999999999 +1 @@\n+x\n@@ -1,2 +3,4 @@\n+y")
+    assert [line.kind for line in odd.lines] == ["hunk", "add"]
