@@ -13,16 +13,24 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from cmesh.configfile import TOLD, FileTable, RunnerTable, config_schema, starter_config
+from cmesh.configfile import (
+    APPROVALS_PORT,
+    TOLD,
+    FileTable,
+    RunnerTable,
+    config_schema,
+    starter_config,
+)
 from cmesh.errors import ConfigError
 from cmesh.paths import require_private_file
 from cmesh.policy.mistakes import Location, PolicyError, describe, key_of, problems
-from cmesh.policy.parse import build_policy
-from cmesh.policy.rules import Policy
+from cmesh.policy.parse import build_policy, parse_selector
+from cmesh.policy.rules import Policy, Selector
 from cmesh.tomltext import TomlMistake, line_of, read_table
 
 __all__ = [
     "TESTNET_VARIABLE",
+    "ApprovalsConfig",
     "CommandConfig",
     "Config",
     "ConfigFileError",
@@ -175,6 +183,14 @@ class WakeConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalsConfig:
+    """Who of the tailnet may answer what waits for the owner; nobody = no page is served there."""
+
+    approvers: tuple[Selector, ...] = ()
+    port: int = APPROVALS_PORT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """All of the configuration.
 
@@ -195,6 +211,7 @@ class Config:
     sandbox: SandboxConfig
     store: StoreConfig
     wake: WakeConfig
+    approvals: ApprovalsConfig
     policy: Policy
     sha256: str
 
@@ -298,6 +315,10 @@ def _config(path: Path, table: FileTable, data: bytes, *, configured: bool) -> C
             disk_floor_mib=table.store.disk_floor_mib,
         ),
         wake=WakeConfig(hook=tuple(table.wake.hook), desktop=table.wake.desktop),
+        approvals=ApprovalsConfig(
+            approvers=tuple(map(parse_selector, table.approvals.approvers)),
+            port=table.approvals.port,
+        ),
         policy=policy,
         sha256=hashlib.sha256(data).hexdigest(),
     )

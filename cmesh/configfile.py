@@ -11,7 +11,9 @@ from cmesh.policy.tables import Duration, PolicyTables, Table, TextForm
 from cmesh.protocol.machine import LABELS_MOST
 
 __all__ = [
+    "APPROVALS_PORT",
     "TOLD",
+    "ApprovalsTable",
     "CommandTable",
     "FileTable",
     "NodeTable",
@@ -27,6 +29,19 @@ __all__ = [
 Told = Literal["system", "tools", "gpu", "runners", "labels"]
 TOLD: tuple[Told, ...] = ("system", "tools", "gpu", "runners", "labels")
 """All that a machine may tell of itself."""
+
+
+APPROVALS_PORT = 7334
+"""The tailnet TCP port of the approvals page."""
+
+LINKS_PORT = 7333
+"""The one that every cmesh node listens on for links."""
+
+
+def _not_of_links(port: int) -> int:
+    if port == LINKS_PORT:
+        raise PydanticCustomError("links", "another port than that of links")
+    return port
 
 
 def _no_slip(name: str) -> str:
@@ -71,6 +86,15 @@ _Agent = Annotated[
     str,
     TextForm(RUNNER_NAME_PATTERN, "lower-case letters, digits, `_` and `-`, at most 32"),
     AfterValidator(_no_slip),
+]
+
+
+_Approver = Annotated[
+    str,
+    TextForm(
+        r"node:[A-Za-z0-9]{1,64}|user:(?!tagged-devices$)[^\s@*][^\s*]{0,255}",
+        '"node:" and a stable node id, or "user:" and a whole login name',
+    ),
 ]
 
 
@@ -167,6 +191,15 @@ class WakeTable(Table):
     """Show a desktop notification, by `notify-send`."""
 
 
+class ApprovalsTable(Table):
+    """Devices of the tailnet that may answer what waits for you, in a browser."""
+
+    approvers: Annotated[list[_Approver], Field(max_length=32)] = Field(default_factory=list[str])
+    """Who they are, as `node:ID` or `user:LOGIN`; `[]`: none, and no page is served."""
+    port: Annotated[int, Field(ge=1024, le=65_535), AfterValidator(_not_of_links)] = APPROVALS_PORT
+    """Port of the page on this machine's node; 7333 is that of links."""
+
+
 class FileTable(PolicyTables):
     """All of `config.toml`."""
 
@@ -184,6 +217,8 @@ class FileTable(PolicyTables):
     """What is kept of tasks."""
     wake: WakeTable = Field(default_factory=WakeTable)
     """How you hear of a task's end that nobody waits for."""
+    approvals: ApprovalsTable = Field(default_factory=ApprovalsTable)
+    """Devices of the tailnet that may answer what waits for you."""
 
 
 def config_schema() -> dict[str, object]:

@@ -15,6 +15,7 @@ from importlib import import_module
 from cmesh.clock import SystemClock
 from cmesh.config import environment, on_testnet, under_service_manager
 from cmesh.daemon.app import App
+from cmesh.daemon.approvers import Approvers, Site
 from cmesh.daemon.arguments import Context
 from cmesh.daemon.children import Children
 from cmesh.daemon.core import Daemon
@@ -35,6 +36,9 @@ __all__ = ["main"]
 logger = logging.getLogger(__name__)
 
 CLOSE_LIMIT_S = 20.0
+APPROVALS = "cmesh.interfaces.dashboard.tailnet"
+"""The module that serves approvers on the tailnet, loaded for the first connection of one."""
+
 TASK_MCP = "cmesh.interfaces.mcp.http"
 """The module that serves tasks that may delegate, loaded for the first call of one."""
 
@@ -128,12 +132,21 @@ class _Server:
             http = await asyncio.to_thread(import_module, TASK_MCP)
             return await http.open_endpoint(door, Children(daemon, app, door.task_id))
 
+        async def site(approvers: Approvers) -> Site:
+            pages = await asyncio.to_thread(import_module, APPROVALS)
+            return await pages.open_site(approvers)
+
         daemon.networks.endpoints.serve_with(endpoint)
         socket = control_socket(daemon.settings.state_dir)
         grace_s = DETACHED_GRACE_S if self._kind == "detached" else RESTART_GRACE_S
-        async with ControlServer(socket, app, on_mcp=on_mcp, grace_s=grace_s):
-            logger.info("ready", extra={"data": {"pid": os.getpid()}})
-            await self._stop.wait()
+        page = asyncio.create_task(Approvers(daemon, site).run())
+        try:
+            async with ControlServer(socket, app, on_mcp=on_mcp, grace_s=grace_s):
+                logger.info("ready", extra={"data": {"pid": os.getpid()}})
+                await self._stop.wait()
+        finally:
+            page.cancel()
+            await asyncio.wait([page])
 
     def _hand_over(self) -> None:
         self._restarting = True

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmesh.config import (
+    ApprovalsConfig,
     CommandConfig,
     Config,
     ConfigFileError,
@@ -26,7 +27,7 @@ from cmesh.config import (
 from cmesh.configfile import FileTable
 from cmesh.errors import ConfigError, UnsafePermissions
 from cmesh.model import Profile
-from cmesh.policy.rules import Policy
+from cmesh.policy.rules import Policy, Selector
 from cmesh.policy.tables import Table
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
@@ -113,6 +114,9 @@ def test_every_table_is_read(tmp_path: Path, home: Path) -> None:
             [wake]
             hook = ["/opt/told", "--now"]
             desktop = true
+            [approvals]
+            approvers = ["node:nPHONE", "user:me@example.com"]
+            port = 7400
             """,
         )
     )
@@ -140,6 +144,13 @@ def test_every_table_is_read(tmp_path: Path, home: Path) -> None:
         store=StoreConfig(keep_text_days=30, store_prompts="digest"),
         sandbox=SandboxConfig(accept_tier2_network=True, read=("/opt",)),
         wake=WakeConfig(hook=("/opt/told", "--now"), desktop=True),
+        approvals=ApprovalsConfig(
+            approvers=(
+                Selector(kind="node", value="nPHONE"),
+                Selector(kind="user", value="me@example.com"),
+            ),
+            port=7400,
+        ),
         policy=Policy.of(),
         sha256=config.sha256,
     )
@@ -188,6 +199,21 @@ def test_rule_paths_are_expanded_and_their_links_resolved(tmp_path: Path, home: 
         pytest.param(
             '[worker]\nconcurrent = "2"', 2, "worker.concurrent", "a whole number", id="text"
         ),
+        pytest.param(
+            '[approvals]\napprovers = ["tag:x"]',
+            2,
+            "approvals.approvers[0]",
+            "node id",
+            id="no one",
+        ),
+        pytest.param(
+            '[approvals]\napprovers = ["user:tagged-devices"]',
+            2,
+            "approvals.approvers[0]",
+            "login name",
+            id="everybody's machines",
+        ),
+        pytest.param("[approvals]\nport = 7333", 2, "approvals.port", "links", id="port of links"),
         pytest.param("[runners.claud]\n", 1, "runners.claud", '"claude"', id="unknown agent"),
         pytest.param(
             '[runners.claude]\nkeyfile = "x"',
@@ -351,6 +377,7 @@ SECTIONS = {
     "CommandTable": "## `[commands.NAME]`",
     "StoreTable": "## `[store]`",
     "WakeTable": "## `[wake]`",
+    "ApprovalsTable": "## `[approvals]`",
     "SandboxTable": "## `[sandbox]`",
     "ProfileTable": "## `[profiles.NAME]`",
     "ProfileLimitsTable": "### `limits` of a profile",

@@ -51,7 +51,7 @@ PAGES: Sequence[Page] = (
 STATIC_S = 3600
 
 
-class _Files(StaticFiles):
+class Files(StaticFiles):
     """Our own files, whose addresses change with their content."""
 
     @override
@@ -82,7 +82,7 @@ def create_app(daemon: Daemon, sign_in: SignIn, clock: Clock, port: int) -> Guar
         return RedirectResponse(guard.base + "/", 303, {"Set-Cookie": guard.cookie(cookie)})
 
     routes: list[BaseRoute] = [
-        Mount("/static", _Files(directory=STATIC)),
+        Mount("/static", Files(directory=STATIC)),
         Route(SIGN_IN, enter, methods=["GET", "POST"]),
     ]
     inside = [route for page in PAGES for route in page.routes]

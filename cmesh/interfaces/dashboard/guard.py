@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cmesh.clock import Clock
 from cmesh.interfaces.dashboard.sign_in import SignIn
 
-__all__ = ["BODY_BYTES", "HOST", "SIGN_IN", "Guard"]
+__all__ = ["BODY_BYTES", "HOST", "SIGN_IN", "Guard", "bounded", "with_headers"]
 
 HOST = "127.0.0.1"
 
@@ -75,12 +75,12 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        send = _with_headers(send)
+        send = with_headers(send)
         refusal = self._foreign(scope) or self._stranger(scope)
         if refusal is not None:
             await refusal(scope, receive, send)
             return
-        await self._app(scope, _bounded(receive), send)
+        await self._app(scope, bounded(receive), send)
 
     def _foreign(self, scope: Scope) -> ASGIApp | None:
         """Return the answer to what no page of ours sends; None = it may be one."""
@@ -128,7 +128,9 @@ def _value(headers: Headers, name: str) -> str:
     return ""
 
 
-def _with_headers(send: Send) -> Send:
+def with_headers(send: Send) -> Send:
+    """Return a `send` that forbids with every answer what our pages do not need."""
+
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
@@ -141,7 +143,7 @@ def _with_headers(send: Send) -> Send:
     return sending
 
 
-def _bounded(receive: Receive) -> Receive:
+def bounded(receive: Receive) -> Receive:
     """Return a `receive` that ends a body which is longer than it said."""
     left = BODY_BYTES
 

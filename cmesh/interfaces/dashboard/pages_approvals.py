@@ -20,7 +20,7 @@ from cmesh.errors import CmeshError, PlanGone, TaskRefused, UsageError
 from cmesh.interfaces.client import ControlClient
 from cmesh.interfaces.dashboard.form import checked
 from cmesh.interfaces.dashboard.page import Page, area_of, posted, redirect, render
-from cmesh.interfaces.dashboard.waiting import became, digest_of, waiting
+from cmesh.interfaces.dashboard.waiting import CHANGED, became, digest_of, waiting
 from cmesh.model import Direction, TaskState
 
 __all__ = ["PAGE"]
@@ -28,11 +28,6 @@ __all__ = ["PAGE"]
 WAITING_MOST = 100
 ANSWERS = ("approve", "deny")
 ANSWERED = "SELECT answer, answered_at, program FROM approvals WHERE task_id = $1"
-
-_CHANGED = (
-    "What it would start is not what this page showed any more, so your yes was not taken. "
-    "Look again."
-)
 
 
 async def _approvals(request: Request) -> Response:
@@ -74,7 +69,7 @@ async def _answer(request: Request) -> Response:
     if task.state is not TaskState.WAITING_APPROVAL:
         return await _page(request, alert=await _became(request, task_id))
     if yes and digest_of(task) != form.get("shown", ""):
-        return await _page(request, alert=_CHANGED)
+        return await _page(request, alert=CHANGED)
     said = checked(ApproveArguments, task_id=task_id, approve=yes, reason=form.get("reason", ""))
     try:
         await daemon.act(lambda client: client.approve_task(said))

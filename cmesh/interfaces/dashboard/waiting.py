@@ -10,7 +10,12 @@ from datetime import timedelta
 from cmesh.daemon.answers import TaskView
 from cmesh.text import reveal
 
-__all__ = ["Waiting", "became", "digest_of", "waiting"]
+__all__ = ["CHANGED", "Waiting", "became", "digest_of", "waiting"]
+
+CHANGED = (
+    "What it would start is not what this page showed any more, so your yes was not taken. "
+    "Look again."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

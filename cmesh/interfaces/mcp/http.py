@@ -21,8 +21,8 @@ from cmesh import __version__
 from cmesh.daemon.arguments import Context
 from cmesh.daemon.endpoints import Door
 from cmesh.daemon.operations import Operations
+from cmesh.interfaces.connections import KEEP_ALIVE_S, Connections
 from cmesh.interfaces.mcp.calls import ToolCalls
-from cmesh.interfaces.mcp.connections import KEEP_ALIVE_S, Connections
 from cmesh.interfaces.mcp.guide import TASK_INSTRUCTIONS
 from cmesh.interfaces.mcp.relay_session import derived_key
 from cmesh.interfaces.mcp.render import call_text

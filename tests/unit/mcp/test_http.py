@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cmesh.daemon.endpoints import Door
-from cmesh.interfaces.mcp import connections
+from cmesh.interfaces import connections
 from cmesh.interfaces.mcp.http import HttpEndpoint, open_endpoint
 from cmesh.interfaces.mcp.tools import TASK_TOOLS
 from cmesh.model import TaskId

@@ -1,7 +1,8 @@
-"""The open connections of one task's endpoint: so many, and none that waits without asking.
+"""The open connections of one server of the daemon's: so many, and none that waits without asking.
 
-Any program of the machine may connect to a loopback port. What it may take up by that is bounded,
-and a connection that has shown the task's token is never ended for one that has not.
+Any program of the machine may connect to a loopback port, and any approver to the node's. What one
+may take up by that is bounded, and a connection that has proved itself is never ended for one
+that has not.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ REQUEST_LIMIT_S = 10.0
 KEEP_ALIVE_S = 120.0
 """How long a connection without a request is kept after one was answered."""
 
-_BUSY = "503 Service Unavailable", "cmesh: too many connections of this task, try again\n"
+_BUSY = "503 Service Unavailable", "cmesh: too many connections, try again\n"
 _LATE = "408 Request Timeout", "cmesh: no request came in time\n"
 
 _logger = logging.getLogger(__name__)
@@ -34,13 +35,21 @@ class Connection(H11Protocol):
     """One connection, ended when it shows no request in time.
 
     Attributes:
-        proven: a request over it had the task's token.
+        proven: it has shown that it may ask, by its task's token or by whose it is.
+        node_id: the node that it is of, by whois; empty = a program of this machine.
     """
 
-    def __init__(self, config: Config, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        config: Config,
+        state: ServerState,
+        loop: asyncio.AbstractEventLoop,
+        node_id: str = "",
+    ) -> None:
         # What stands here is in the `state` of each request's scope.
         super().__init__(config, state, {"connection": self}, loop)
-        self.proven = False
+        self.proven = bool(node_id)
+        self.node_id = node_id
         self._limit: asyncio.TimerHandle | None = None
 
     @property
@@ -105,10 +114,10 @@ class Connections:
         self._open: dict[Connection, None] = {}  # the oldest first
         self._taken: dict[asyncio.Task[None], socket.socket] = {}
 
-    def take(self, connection: socket.socket) -> None:
+    def take(self, connection: socket.socket, node_id: str = "") -> None:
         """Serve a connection, which is owned here from then on, or refuse it.
 
-        Of too many the oldest one goes that has not shown the token: who asks at once is served,
+        Of too many the oldest one goes that is not proven: who asks at once is served,
         however many others only sit there.
         """
         if len(self._taken) + self._living() >= CONNECTIONS_MOST and not self._make_room():
@@ -116,7 +125,7 @@ class Connections:
                 connection.send(_response(_BUSY), socket.MSG_DONTWAIT)
             connection.close()
             return
-        task = asyncio.create_task(self._take(connection))
+        task = asyncio.create_task(self._take(connection, node_id))
         self._taken[task] = connection
         task.add_done_callback(self._taken.pop)
 
@@ -144,18 +153,18 @@ class Connections:
             oldest.end(_BUSY)
         return oldest is not None
 
-    async def _take(self, connection: socket.socket) -> None:
+    async def _take(self, connection: socket.socket, node_id: str) -> None:
         loop = asyncio.get_running_loop()
 
         def protocol() -> Connection:
-            return Connection(self._config, self._state, loop)
+            return Connection(self._config, self._state, loop, node_id)
 
         try:
             _transport, made = await loop.connect_accepted_socket(protocol, connection)
             self._open[made] = None
         except OSError as error:
             connection.close()
-            _logger.info("mcp_client_lost", extra={"data": {"why": type(error).__name__}})
+            _logger.info("client_lost", extra={"data": {"why": type(error).__name__}})
 
 
 def _response(answer: tuple[str, str]) -> bytes:
