@@ -34,6 +34,7 @@ __all__ = [
     "CommandConfig",
     "Config",
     "ConfigFileError",
+    "LogConfig",
     "NodeConfig",
     "RunnerConfig",
     "SandboxConfig",
@@ -191,6 +192,13 @@ class ApprovalsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogConfig:
+    """The daemon's log."""
+
+    format: Literal["text", "json"] = "text"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """All of the configuration.
 
@@ -212,6 +220,7 @@ class Config:
     store: StoreConfig
     wake: WakeConfig
     approvals: ApprovalsConfig
+    log: LogConfig
     policy: Policy
     sha256: str
 
@@ -319,6 +328,7 @@ def _config(path: Path, table: FileTable, data: bytes, *, configured: bool) -> C
             approvers=tuple(map(parse_selector, table.approvals.approvers)),
             port=table.approvals.port,
         ),
+        log=LogConfig(format=table.log.format),
         policy=policy,
         sha256=hashlib.sha256(data).hexdigest(),
     )

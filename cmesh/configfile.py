@@ -16,6 +16,7 @@ __all__ = [
     "ApprovalsTable",
     "CommandTable",
     "FileTable",
+    "LogTable",
     "NodeTable",
     "RunnerTable",
     "SandboxTable",
@@ -200,6 +201,13 @@ class ApprovalsTable(Table):
     """Port of the page on this machine's node; 7333 is that of links."""
 
 
+class LogTable(Table):
+    """The daemon's log, `daemon.log` of the state directory or what a service manager keeps."""
+
+    format: Literal["text", "json"] = "text"
+    """`"text"`: `time level part event key=value …`; `"json"`: one object a line."""
+
+
 class FileTable(PolicyTables):
     """All of `config.toml`."""
 
@@ -219,6 +227,8 @@ class FileTable(PolicyTables):
     """How you hear of a task's end that nobody waits for."""
     approvals: ApprovalsTable = Field(default_factory=ApprovalsTable)
     """Devices of the tailnet that may answer what waits for you."""
+    log: LogTable = Field(default_factory=LogTable)
+    """The daemon's log."""
 
 
 def config_schema() -> dict[str, object]:

@@ -33,6 +33,7 @@ from cmesh.daemon.rules import Rules
 from cmesh.daemon.secrets import Secrets
 from cmesh.daemon.selftests import SelfTests
 from cmesh.daemon.settings import Settings
+from cmesh.daemon.summaries import of_task
 from cmesh.daemon.survey import Survey
 from cmesh.daemon.trust import Trust
 from cmesh.daemon.twins import Twins
@@ -131,6 +132,7 @@ class Daemon:
             clock=settings.clock,
         )
         self.parts = parts = self._parts(tasks_dir)
+        store.on_end(self._ended)
         self.worker = Worker(parts)
         self.release = Release(parts)
         self.caller = Caller(parts, self.links.get)
@@ -394,6 +396,9 @@ class Daemon:
         await asyncio.sleep(CALL_BACK_AFTER_S)
         for peer_id in self.worker.peers():
             self.links.want(peer_id)
+
+    def _ended(self, task: TaskSnapshot) -> None:
+        logger.info("task_ended", extra={"data": of_task(task)})
 
     def _shim_news(self, task_id: TaskId) -> None:
         self.worker.changed(task_id)

@@ -16,6 +16,7 @@ from cmesh.clock import Clock
 from cmesh.daemon.contacts import BACKOFF_MOST_S, Contact, Contacts
 from cmesh.daemon.presence import Presence
 from cmesh.daemon.side import Side
+from cmesh.daemon.summaries import of_link
 from cmesh.errors import CmeshError, KeyExpired, PeerUnreachable
 from cmesh.keys import SigningKey, verify
 from cmesh.link.link import Link
@@ -306,7 +307,7 @@ class Links:
     async def _run(self, link: Link) -> None:
         """Carry an open link to its end."""
         peer_id = link.identity.node_id
-        contact, began = self.contact(peer_id), self._clock.monotonic()
+        contact, began, code = self.contact(peer_id), self._clock.monotonic(), ""
         try:
             await self._side.connected(link)
             self._contacts.tried(peer_id)
@@ -314,19 +315,21 @@ class Links:
         except CmeshError as error:
             if self._open.get(peer_id) is link:
                 contact.error = error
-            data = {"peer": peer_id, "code": error.code, "why": error.message}
+            code = error.code
+            data = {"peer": peer_id, "code": code, "why": error.message}
             logger.warning("link_lost", extra={"data": data})
         except Exception:  # the edge of one link: it must not end the others
+            code = "internal"
             logger.exception("link_failed", extra={"data": {"peer": peer_id}})
         finally:
             link.abort()
+            lived = self._clock.monotonic() - began
             if self._open.get(peer_id) is link:
-                lived = self._clock.monotonic() - began
                 steady = lived >= STEADY_S or self._contacts.restarting(peer_id)
                 contact.brief = 0 if steady else min(contact.brief + 1, BRIEF_MOST)
                 del self._open[peer_id]
                 self._side.disconnected(link)
-            logger.info("link_down", extra={"data": {"peer": peer_id}})
+            logger.info("link_down", extra={"data": of_link(link, lasted_s=lived, code=code)})
         if self._side.owes(peer_id) and not self._closed:
             self.want(peer_id)
 

@@ -96,9 +96,17 @@ def failure_in(text: str, returncode: int, *, hint: str = "") -> CmeshError:
         if line.startswith(_FAILURE):
             body: dict[str, str] = json.loads(line.removeprefix(_FAILURE))
             return by_code(body["code"])(body["message"], hint=body["hint"] or hint)
-    errors = [line for line in lines if line.split(" ", 2)[1:2] in (["error"], ["critical"])]
+    errors = [line for line in lines if _level(line) in {"error", "critical"}]
     last = (errors or lines or ["it wrote nothing"])[-1]
     return DaemonError(f"the daemon ended with status {returncode}: {last[:500]}", hint=hint)
+
+
+def _level(line: str) -> str:
+    """Return the level of a line of either form; empty = it is none."""
+    if line.startswith("{"):
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            return str(json.loads(line)["level"])
+    return "".join(line.split(" ", 2)[1:2])
 
 
 def _log_text(state: Path, begin: int) -> str:

@@ -108,6 +108,7 @@ class _Server:
 
         daemon = await Daemon.open(settings, opened=opened)
         self._log.redactor = daemon.secrets.redactor
+        self._log.form = daemon.rules.config().log.format
         try:
             await self._serve(daemon)
         finally:

@@ -73,6 +73,8 @@ class Link:
         refused_by_peer: the peer said in the handshake that it wants no link.
         turned_away: this side ended it over what the peer did, or may not do any more, so what
             it has asked and nobody has begun with is not done.
+        frames_in, frames_out, bytes_in, bytes_out: messages and chunks after the handshake;
+            characters for messages.
     """
 
     def __init__(self, wire: Wire, session: Session, identity: Identity) -> None:
@@ -86,6 +88,8 @@ class Link:
         self.opened_at = 0.0
         self.refused_by_peer = False
         self.turned_away = False
+        self.frames_in = self.frames_out = 0
+        self.bytes_in = self.bytes_out = 0
         self._queued_bytes = 0
         self._work: set[asyncio.Future[None]] = set()
         self._closed = False
@@ -122,6 +126,8 @@ class Link:
         pace = new_pace() if pace is None else pace
         try:
             async for frame in self._wire.frames():
+                self.frames_in += 1
+                self.bytes_in += len(frame)
                 pause_s = pace.spend(_weight(frame), loop.time())
                 for event in await self._receive(frame):
                     self._deliver(receiver, event)
@@ -274,6 +280,8 @@ class Link:
                 raise
             finally:
                 self._queue.task_done()
+            self.frames_out += 1
+            self.bytes_out += len(frame)
             _settle(done, None)
 
     def _put(self, frame: str | bytes, done: asyncio.Future[None] | None) -> None:

@@ -10,7 +10,7 @@ from cmesh.policy.rules import InboundRule, OutboundRule, Policy
 
 __all__ = ["widenings"]
 
-_TABLES = ("node", "worker", "runners", "commands", "sandbox", "store", "wake", "approvals")
+_TABLES = ("node", "worker", "runners", "commands", "sandbox", "store", "wake", "approvals", "log")
 
 
 def widenings(before: Config, after: Config) -> tuple[str, ...]:

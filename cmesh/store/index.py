@@ -54,7 +54,11 @@ class _Entry:
 
 
 class Index:
-    """The tasks in memory. Event loop only."""
+    """The tasks in memory. Event loop only.
+
+    Attributes:
+        told: called with each task whose end is durable now; None = nobody.
+    """
 
     def __init__(self, *, on_ended: Callable[[TaskId], None] | None = None) -> None:
         self._live: dict[TaskId, _Entry] = {}
@@ -77,6 +81,7 @@ class Index:
         # input is here. One whose answer has ended, and so keeps its place, is not.
         self._questions: dict[TaskId, datetime] = {}
         self._on_ended = on_ended
+        self.told: Callable[[TaskSnapshot], None] | None = None
         # INVARIANT: every task whose own row comes after this one is in memory.
         self._whole_after = 0
         self.missed = 0
@@ -325,6 +330,8 @@ class Index:
             return
         ended_before = entry.snapshot.terminal
         entry.snapshot = entry.draft.snapshot()
+        if entry.snapshot.terminal and not ended_before and self.told:
+            self.told(entry.snapshot)
         if entry.snapshot.terminal and not ended_before and self._on_ended:
             self._on_ended(task_id)
             entry.draft.forget_prompt()

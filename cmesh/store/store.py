@@ -6,7 +6,7 @@ is on the disk; nothing is answered that is not.
 
 import asyncio
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from cmesh.store.index import FINISHED_KEPT, LATELY, Index
 from cmesh.store.opening import Claim, Parts, StoreOptions
 from cmesh.store.process import DatabaseProcess, ProcessOptions
 from cmesh.store.reading import Reading
-from cmesh.store.records import AuditRecord, Record, SqlRows, TaskRecord, Verification
+from cmesh.store.records import AuditRecord, Record, SqlRows, TaskRecord, TaskSnapshot, Verification
 from cmesh.store.reservations import Reservations
 from cmesh.store.room import DISK_FLOOR_BYTES, Room
 from cmesh.store.sql import Copying, Parameters, Query, QueryLimits, QueryProcess
@@ -131,6 +131,10 @@ class Store(Reading):
             await store.close()
             raise
         return store
+
+    def on_end(self, told: Callable[[TaskSnapshot], None]) -> None:
+        """Tell `told` of each task that ends from now on, once that is durable; it must not raise."""
+        self._index.told = told
 
     @property
     def head(self) -> tuple[int, str]:

@@ -15,6 +15,7 @@ from cmesh.config import (
     CommandConfig,
     Config,
     ConfigFileError,
+    LogConfig,
     NodeConfig,
     RunnerConfig,
     SandboxConfig,
@@ -117,6 +118,8 @@ def test_every_table_is_read(tmp_path: Path, home: Path) -> None:
             [approvals]
             approvers = ["node:nPHONE", "user:me@example.com"]
             port = 7400
+            [log]
+            format = "json"
             """,
         )
     )
@@ -151,6 +154,7 @@ def test_every_table_is_read(tmp_path: Path, home: Path) -> None:
             ),
             port=7400,
         ),
+        log=LogConfig(format="json"),
         policy=Policy.of(),
         sha256=config.sha256,
     )
@@ -378,6 +382,7 @@ SECTIONS = {
     "StoreTable": "## `[store]`",
     "WakeTable": "## `[wake]`",
     "ApprovalsTable": "## `[approvals]`",
+    "LogTable": "## `[log]`",
     "SandboxTable": "## `[sandbox]`",
     "ProfileTable": "## `[profiles.NAME]`",
     "ProfileLimitsTable": "### `limits` of a profile",
