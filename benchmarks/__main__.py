@@ -11,6 +11,7 @@ from benchmarks import (
     agents,
     cancel,
     containment,
+    dashboard,
     delegation,
     evidence,
     fleet,
@@ -98,6 +99,10 @@ async def _watch(made: Stage, count: int) -> list[Row]:
     return await asyncio.to_thread(watch.measure, made, count * 5)
 
 
+async def _dashboard(made: Stage, count: int) -> list[Row]:
+    return await dashboard.measure(made, count)
+
+
 async def _cancel(made: Stage, count: int) -> list[Row]:
     rows = await containment.measure(made.base, count // 2)
     return rows + await asyncio.to_thread(cancel.measure, made, count)
@@ -138,6 +143,7 @@ PARTS: Mapping[str, Part] = {
     "mcp": _mcp,
     "delegation": _delegation,
     "watch": _watch,
+    "dashboard": _dashboard,
     "cancel": _cancel,
     "sandbox": _sandbox,
     "agents": _agents,

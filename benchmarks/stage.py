@@ -86,8 +86,8 @@ class BenchDaemon:
         node = f'[node]\nhostname = "{self.name}"\ncontrol_url = "{control_url}"\n'
         _write(self.config / "config.toml", f'{node}auth_key_file = "authkey"\n{text}')
 
-    async def up(self) -> None:
-        """Start the daemon and wait until its node is on the tailnet.
+    async def up(self, phase: str = "up") -> None:
+        """Start the daemon and wait until its node is on the tailnet, or in another `phase`.
 
         Raises:
             RuntimeError: it ended, or is not up within `UP_LIMIT_S`.
@@ -107,7 +107,7 @@ class BenchDaemon:
                 if self.process.poll() is not None:
                     raise RuntimeError((self.state.parent / "log").read_text("utf-8"))
                 with contextlib.suppress(OSError, EOFError):
-                    if (await asyncio.to_thread(self.call, "status"))["phase"] == "up":
+                    if (await asyncio.to_thread(self.call, "status"))["phase"] == phase:
                         return
                 await asyncio.sleep(POLL_S)
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, expect
+from playwright.async_api import Browser, BrowserContext, Page, Response, expect
 
 from tests.browser.conftest import AXE, Dashboard, Field
 from tests.browser.test_task import shot
@@ -45,16 +45,14 @@ async def test_the_first_page_is_small_and_all_of_it_ours(
     async with await chromium.new_context() as context:
         page = await context.new_page()
         dashboard.watch(page)
-        session = await context.new_cdp_session(page)
-        await session.send("Network.enable")
-        sizes: list[float] = []
-        session.on(
-            "Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"])
-        )
+        answers: list[Response] = []
+        page.on("response", lambda one: answers.append(one))  # noqa: PLW0108 - it marks what it is given
         await page.goto(dashboard.url)
         await page.wait_for_url(f"{dashboard.origin}/*/")
         await page.get_by_role("heading", name="laptop").wait_for()
-        assert 0 < sum(sizes) <= FIRST_PAGE_BYTES
+        sizes = [await one.request.sizes() for one in answers if one.status == 200]
+        total = sum(size["responseBodySize"] + size["responseHeadersSize"] for size in sizes)
+        assert 0 < total <= FIRST_PAGE_BYTES
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

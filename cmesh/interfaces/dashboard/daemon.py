@@ -7,10 +7,18 @@ from typing import TypeVar
 from weakref import WeakSet
 
 from cmesh.clock import Clock
-from cmesh.errors import DaemonNotRunning, DaemonRestarted, DaemonRestarting, DaemonTimeout
+from cmesh.daemon.answers import PeersView
+from cmesh.errors import (
+    ConfigError,
+    DaemonNotRunning,
+    DaemonRestarted,
+    DaemonRestarting,
+    DaemonTimeout,
+    NodeError,
+)
 from cmesh.interfaces.client import ControlClient
 
-__all__ = ["AWAY", "AWAY_LIMIT_S", "Daemon"]
+__all__ = ["AWAY", "AWAY_LIMIT_S", "Daemon", "known_peers"]
 
 AWAY = (DaemonNotRunning, DaemonRestarted, DaemonRestarting, DaemonTimeout)
 """How a call fails while no daemon is there."""
@@ -106,3 +114,11 @@ class Daemon:
             if client is not None and self._client is client:
                 self._client = None
                 await client.close()
+
+
+async def known_peers(client: ControlClient) -> PeersView:
+    """Return the peers; none while the node is not up, which the status says."""
+    try:
+        return await client.list_peers()
+    except (ConfigError, NodeError):
+        return PeersView(peers=[])

@@ -11,6 +11,7 @@ from cmesh.daemon.answers import PeersView, StatusView, TasksView, TaskView
 from cmesh.daemon.arguments import TasksArguments
 from cmesh.daemon.history_calls import FiguresArguments, FiguresView
 from cmesh.interfaces.client import ControlClient
+from cmesh.interfaces.dashboard.daemon import known_peers
 from cmesh.interfaces.dashboard.page import Page, area_of, render
 from cmesh.model import ENDED, Direction, TaskState
 
@@ -39,7 +40,7 @@ async def _overview(request: Request) -> Response:
     ) -> tuple[StatusView, PeersView, TasksView, TasksView, FiguresView]:
         return await asyncio.gather(
             client.status(),
-            client.list_peers(),
+            known_peers(client),
             client.list_tasks(TasksArguments(state="open", limit=SHOWN_TASKS)),
             client.list_tasks(TasksArguments(limit=SHOWN_ENDED)),
             client.figures(FiguresArguments(since=today)),

@@ -1,5 +1,6 @@
 """The list of tasks: filtered, in pages, newest first."""
 
+import asyncio
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from urllib.parse import urlencode
@@ -13,6 +14,7 @@ from cmesh.daemon.answers import PeersView, StatusView
 from cmesh.daemon.history_calls import FindArguments, FoundTasksView
 from cmesh.errors import UsageError
 from cmesh.interfaces.client import ControlClient
+from cmesh.interfaces.dashboard.daemon import known_peers
 from cmesh.interfaces.dashboard.page import Page, area_of, render
 from cmesh.interfaces.usage import usage_error
 from cmesh.model import TaskState
@@ -39,9 +41,9 @@ async def _tasks(request: Request) -> Response:
     arguments = _arguments(given, area.clock.now())
 
     async def look(client: ControlClient) -> tuple[FoundTasksView, PeersView, StatusView]:
-        # The list first: the others are suggestions for the form.
-        found = await client.find_tasks(arguments)
-        return found, await client.list_peers(), await client.status()
+        return await asyncio.gather(
+            client.find_tasks(arguments), known_peers(client), client.status()
+        )
 
     found, peers, status = await area.daemon.call(look)
     asked = {name: given[name] for name in _FILTERS if given[name]}

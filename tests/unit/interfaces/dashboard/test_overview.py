@@ -3,6 +3,7 @@
 import pytest
 
 from cmesh.daemon.answers import Problem
+from cmesh.errors import NodeClosed
 from tests.fakes.operations import FakeOperations
 from tests.unit.interfaces.dashboard.conftest import Browser
 
@@ -26,3 +27,10 @@ async def test_a_missing_page_is_told_as_such(browser: Browser):
     answer = await browser.get("/nothing")
     assert answer.status_code == 404
     assert "there is no such page" in answer.text
+
+
+async def test_it_is_there_before_the_node_is(browser: Browser, operations: FakeOperations):
+    operations.failures["list_peers"] = NodeClosed("the node is not up")
+    operations.status_view = operations.status_view.model_copy(update={"phase": "setup"})
+    for path in ("/", "/tasks"):
+        assert (await browser.get(path)).status_code == 200
