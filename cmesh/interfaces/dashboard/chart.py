@@ -19,7 +19,8 @@ BARS_MOST = 40
 NAMES_MOST = 3
 """Columns that name a bar."""
 
-LABEL_CHARACTERS = 60
+LABEL_CHARACTERS = 36
+"""Of a bar's label: beside its value it has a screen of 360 pixels."""
 
 _NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UBIGINT", "UINTEGER", "FLOAT")
 _NO_MEASURES = frozenset(

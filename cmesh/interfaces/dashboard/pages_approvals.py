@@ -34,6 +34,11 @@ async def _approvals(request: Request) -> Response:
     return await _page(request)
 
 
+async def _back(request: Request) -> Response:
+    """Lead to the page: one that answered a form has the form's address, and looks again there."""
+    return redirect(request, "/approvals")
+
+
 async def _page(request: Request, *, alert: str = "", hint: str = "") -> Response:
     """Return the page; with `alert` it tells of a word that was not taken."""
 
@@ -125,5 +130,6 @@ PAGE = Page(
         Route("/approvals", _approvals),
         Route("/approvals/plan", _confirm, methods=["POST"]),
         Route("/approvals/{task_id}", _answer, methods=["POST"]),
+        Route("/approvals/{task_id}", _back),
     ],
 )

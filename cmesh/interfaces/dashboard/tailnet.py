@@ -53,7 +53,8 @@ class TailnetSite:
             routes=[
                 Mount("/static", StaticFiles(directory=STATIC)),
                 Route("/", self._page),
-                Route("/{task_id}", self._answer, methods=["POST"]),
+                Route("/{task_id:uuid}", self._answer, methods=["POST"]),
+                Route("/{task_id:uuid}", _back),
             ],
             exception_handlers={CmeshError: _failed},
         )
@@ -168,6 +169,11 @@ def _same(path: str) -> str:
 def _node_of(request: Request) -> NodeId:
     connection: Any = request.scope["state"]["connection"]
     return NodeId(connection.node_id)
+
+
+async def _back(_request: Request) -> Response:
+    """Lead to the page: one that answered a form has the form's address, and looks again there."""
+    return RedirectResponse("/", 303)
 
 
 async def _failed(_request: Request, error: Exception) -> Response:

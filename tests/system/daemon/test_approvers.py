@@ -138,6 +138,7 @@ async def test_a_named_device_answers_and_the_audit_says_who(place: Place):
     assert "set-cookie" not in page.headers.lower()
     stale = await place.phone.post(waits.task_id, {"answer": "approve", "shown": "0" * 64})
     assert (stale.status, "Look again" in stale.text) == (409, True)
+    assert (await place.phone.get(f"/{waits.task_id}")).status == 303  # where that page looks again
     yes = {"answer": "approve", "shown": page.shown(waits)}
     done = await place.phone.post(waits.task_id, yes)
     assert (done.status, "/?said=approve" in done.headers) == (303, True)

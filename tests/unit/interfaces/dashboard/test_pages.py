@@ -61,6 +61,8 @@ async def test_a_yes_to_what_is_not_there_any_more_is_not_taken(
     answer = await browser.post(f"/approvals/{TASK.task_id}", answer="approve", shown="0" * 64)
     assert answer.status_code == 409
     assert "not what this page showed" in answer.text
+    again = await browser.get(f"/approvals/{TASK.task_id}")  # the address that page has now
+    assert (again.status_code, again.headers["location"]) == (303, f"{browser.base}/approvals")
     assert not asked(operations, "approve_task")
     # A no needs no second look.
     denied = await browser.post(f"/approvals/{TASK.task_id}", answer="deny", reason="not now")
