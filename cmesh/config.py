@@ -39,6 +39,7 @@ __all__ = [
     "RunnerConfig",
     "SandboxConfig",
     "StoreConfig",
+    "TraceConfig",
     "WakeConfig",
     "WorkerConfig",
     "config_schema",
@@ -199,6 +200,13 @@ class LogConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TraceConfig:
+    """Where spans of traces go; an empty endpoint = nowhere, unless the environment names one."""
+
+    endpoint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """All of the configuration.
 
@@ -221,6 +229,7 @@ class Config:
     wake: WakeConfig
     approvals: ApprovalsConfig
     log: LogConfig
+    trace: TraceConfig
     policy: Policy
     sha256: str
 
@@ -329,6 +338,7 @@ def _config(path: Path, table: FileTable, data: bytes, *, configured: bool) -> C
             port=table.approvals.port,
         ),
         log=LogConfig(format=table.log.format),
+        trace=TraceConfig(endpoint=table.trace.endpoint),
         policy=policy,
         sha256=hashlib.sha256(data).hexdigest(),
     )

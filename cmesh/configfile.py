@@ -21,6 +21,7 @@ __all__ = [
     "RunnerTable",
     "SandboxTable",
     "StoreTable",
+    "TraceTable",
     "WakeTable",
     "WorkerTable",
     "config_schema",
@@ -208,6 +209,13 @@ class LogTable(Table):
     """`"text"`: `time level part event key=value …`; `"json"`: one object a line."""
 
 
+class TraceTable(Table):
+    """Traces of tasks for OpenTelemetry; needs `cmesh[otel]`."""
+
+    endpoint: _Url = ""
+    """Base URL of an OTLP/HTTP receiver, such as a collector; empty: no traces."""
+
+
 class FileTable(PolicyTables):
     """All of `config.toml`."""
 
@@ -229,6 +237,8 @@ class FileTable(PolicyTables):
     """Devices of the tailnet that may answer what waits for you."""
     log: LogTable = Field(default_factory=LogTable)
     """The daemon's log."""
+    trace: TraceTable = Field(default_factory=TraceTable)
+    """Traces of tasks for OpenTelemetry."""
 
 
 def config_schema() -> dict[str, object]:

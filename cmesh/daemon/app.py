@@ -104,6 +104,7 @@ from cmesh.daemon.setup_arguments import (
     SetupStepArguments,
     SetupUndoArguments,
 )
+from cmesh.daemon.tracing import traced
 from cmesh.daemon.trust import BY_OWNER, taken_back
 from cmesh.daemon.views import event_view, state_of
 from cmesh.daemon.wizard import Wizard
@@ -235,11 +236,13 @@ class App(Operations):
 
     @override
     async def delegate(self, context: Context, arguments: DelegateArguments) -> TaskView:
-        return await self._asking.delegate(context, arguments)
+        asked = self._asking.delegate(context, arguments)
+        return await traced(self._daemon, context, "delegate", asked)
 
     @override
     async def fan_out(self, context: Context, arguments: FanOutArguments) -> GroupView:
-        return await self._fan_out.ask(context, arguments)
+        asked = self._fan_out.ask(context, arguments)
+        return await traced(self._daemon, context, "fan_out", asked)
 
     @override
     async def get_group(self, context: Context, arguments: GroupArguments) -> GroupView:
@@ -251,7 +254,8 @@ class App(Operations):
 
     @override
     async def reply_task(self, context: Context, arguments: ReplyArguments) -> TaskView:
-        return await self._asking.reply(context, arguments)
+        asked = self._asking.reply(context, arguments)
+        return await traced(self._daemon, context, "reply_task", asked)
 
     @override
     async def get_task(self, context: Context, arguments: TaskArguments) -> TaskView:

@@ -34,6 +34,7 @@ __all__ = [
     "end_orphans",
     "handed_on",
     "parent",
+    "parent_of",
     "session_of",
     "told_to_a_task",
 ]
@@ -81,6 +82,11 @@ meanwhile, so each counts what those before it may spend.
 def session_of(task_id: TaskId) -> str:
     """Return the session under which a task's children are kept."""
     return f"{_SESSION}{task_id}"
+
+
+def parent_of(session: str) -> TaskId | None:
+    """Return the task whose children a session keeps; None = it is no task's."""
+    return TaskId(session.removeprefix(_SESSION)) if session.startswith(_SESSION) else None
 
 
 async def children_of(store: Store, task_id: TaskId) -> list[TaskSnapshot]:

@@ -33,6 +33,7 @@ from cmesh.daemon.rules import Rules
 from cmesh.daemon.secrets import Secrets
 from cmesh.daemon.selftests import SelfTests
 from cmesh.daemon.settings import Settings
+from cmesh.daemon.spans import Span, of_ended
 from cmesh.daemon.summaries import of_task
 from cmesh.daemon.survey import Survey
 from cmesh.daemon.trust import Trust
@@ -71,7 +72,11 @@ CALL_BACK_AFTER_S = 10.0  # a worker waits so long for the caller to come by its
 
 
 class Daemon:
-    """Everything of one node; made with `open`, ended with `close`."""
+    """Everything of one node; made with `open`, ended with `close`.
+
+    Attributes:
+        trace: takes each span of a trace, and does not raise; None = nobody collects any.
+    """
 
     def __init__(self, settings: Settings, rules: Rules, store: Store) -> None:
         self._loop = asyncio.get_running_loop()
@@ -131,6 +136,7 @@ class Daemon:
             store=store,
             clock=settings.clock,
         )
+        self.trace: Callable[[Span], None] | None = None
         self.parts = parts = self._parts(tasks_dir)
         store.on_end(self._ended)
         self.worker = Worker(parts)
@@ -399,6 +405,9 @@ class Daemon:
 
     def _ended(self, task: TaskSnapshot) -> None:
         logger.info("task_ended", extra={"data": of_task(task)})
+        if self.trace is not None:
+            for span in of_ended(task):
+                self.trace(span)
 
     def _shim_news(self, task_id: TaskId) -> None:
         self.worker.changed(task_id)

@@ -27,6 +27,7 @@ from cmesh.interfaces.control import RESTART_GRACE_S, ControlServer
 from cmesh.interfaces.daemon_log import keep_small, report_failure
 from cmesh.interfaces.launch import HANDED_OVER, Kind, end_replacing, record_launch
 from cmesh.interfaces.start import is_marked_down
+from cmesh.interfaces.traces import close_exporter, open_exporter
 from cmesh.logs import LineFormatter, configure
 from cmesh.node.testnet import allow_loopback_only
 from cmesh.paths import config_file, control_socket, state_dir
@@ -109,10 +110,13 @@ class _Server:
         daemon = await Daemon.open(settings, opened=opened)
         self._log.redactor = daemon.secrets.redactor
         self._log.form = daemon.rules.config().log.format
+        exporter = await open_exporter(daemon)
         try:
             await self._serve(daemon)
         finally:
             await self._close(daemon)
+            if exporter is not None:
+                await close_exporter(exporter)
         return HANDED_OVER if self._restarting and self._kind == "service" else 0
 
     async def _serve(self, daemon: Daemon) -> None:

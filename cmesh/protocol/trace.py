@@ -9,7 +9,7 @@ import re
 
 from cmesh.model import TaskId
 
-__all__ = ["header", "of_group", "trace_id"]
+__all__ = ["header", "of_group", "parent_id", "trace_id"]
 
 # Version 00; of a later one only what it has in common with that is read (W3C Trace Context, 3.2).
 _HEADER = re.compile(
@@ -27,6 +27,12 @@ def trace_id(traceparent: str) -> str:
         return ""
     counts = found["trace"].strip("0") and found["parent"].strip("0")
     return found["trace"] if counts else ""
+
+
+def parent_id(traceparent: str) -> str:
+    """Return the 16 hex digits of the span that a header names; empty = it is none that counts."""
+    found = _HEADER.fullmatch(traceparent)
+    return found["parent"] if found is not None and trace_id(traceparent) else ""
 
 
 def header(task_id: TaskId, *, within: str = "") -> str:

@@ -10,7 +10,18 @@ from cmesh.policy.rules import InboundRule, OutboundRule, Policy
 
 __all__ = ["widenings"]
 
-_TABLES = ("node", "worker", "runners", "commands", "sandbox", "store", "wake", "approvals", "log")
+_TABLES = (
+    "node",
+    "worker",
+    "runners",
+    "commands",
+    "sandbox",
+    "store",
+    "wake",
+    "approvals",
+    "log",
+    "trace",
+)
 
 
 def widenings(before: Config, after: Config) -> tuple[str, ...]:

@@ -60,6 +60,8 @@ class Draft:
     last_event: int = 0
     last_event_ts: datetime | None = None
     spool_end: int = 0
+    sent_at: datetime | None = None
+    taken_at: datetime | None = None
     ran_here: datetime | None = None
     ran_there: datetime | None = None
     containment: str = ""
@@ -110,6 +112,8 @@ class Draft:
             last_event=self.last_event,
             last_event_ts=self.last_event_ts,
             spool_end=self.spool_end,
+            sent_at=self.sent_at,
+            taken_at=self.taken_at,
             started_at=(result and result.started_at) or self.ran_here or self.ran_there,
             ended_at=(ended and result and result.ended_at) or ended,
             containment=self.containment,
@@ -129,7 +133,11 @@ class Draft:
             return
         self.state, self.state_ts = step.name, ts
         self.witness, self.code, self.reason = step.witness, step.code, step.reason
-        if step.name == "running" and self.ran_here is None:
+        if step.name == "sent" and self.sent_at is None:
+            self.sent_at = ts
+        elif step.name == "accepted" and self.taken_at is None:
+            self.taken_at = ts
+        elif step.name == "running" and self.ran_here is None:
             self.ran_here = ts
 
     def _fact(self, step: StepRecord, ts: datetime) -> None:

@@ -230,6 +230,8 @@ class TaskSnapshot:
         wish: code and reason of the wish to end it; both empty = none, or its owner's.
         progress: the latest event kind that is a state's name; how a caller knows of `running`.
         last_event: number of the latest event, 0 when there is none.
+        sent_at, taken_at: on a caller, when it may have been sent first, and when its worker's
+            word that it has it was committed.
         started_at: as the result says, else when `running` was first committed or told.
         ended_at: as the result says, else when the terminal state was committed.
         containment: what held its processes, as the event `running` says; empty = not known.
@@ -252,6 +254,8 @@ class TaskSnapshot:
     last_event: int = 0
     last_event_ts: datetime | None = None
     spool_end: int = 0
+    sent_at: datetime | None = None
+    taken_at: datetime | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
     containment: str = ""

@@ -20,6 +20,7 @@ from cmesh.config import (
     RunnerConfig,
     SandboxConfig,
     StoreConfig,
+    TraceConfig,
     WakeConfig,
     WorkerConfig,
     load_config,
@@ -120,6 +121,8 @@ def test_every_table_is_read(tmp_path: Path, home: Path) -> None:
             port = 7400
             [log]
             format = "json"
+            [trace]
+            endpoint = "http://127.0.0.1:4318"
             """,
         )
     )
@@ -155,6 +158,7 @@ def test_every_table_is_read(tmp_path: Path, home: Path) -> None:
             port=7400,
         ),
         log=LogConfig(format="json"),
+        trace=TraceConfig(endpoint="http://127.0.0.1:4318"),
         policy=Policy.of(),
         sha256=config.sha256,
     )
@@ -383,6 +387,7 @@ SECTIONS = {
     "WakeTable": "## `[wake]`",
     "ApprovalsTable": "## `[approvals]`",
     "LogTable": "## `[log]`",
+    "TraceTable": "## `[trace]`",
     "SandboxTable": "## `[sandbox]`",
     "ProfileTable": "## `[profiles.NAME]`",
     "ProfileLimitsTable": "### `limits` of a profile",
