@@ -36,7 +36,7 @@ REFUSED_RECORDED = 100
 """Refused words that get a row in one life of the daemon; nobody must fill the audit by them."""
 
 WHOIS_LIMIT_S = 5.0
-LOOK_S = 1.0
+LOOK_S = 2.0
 """How often the configuration and the node are looked at; neither announces all its changes."""
 
 CASES_MOST = 50
@@ -186,7 +186,7 @@ class Approvers:
     async def _settle(self) -> None:
         """Listen, or stop, as things are now."""
         presence, rules = self._daemon.presence, self._daemon.rules
-        wanted = (await asyncio.to_thread(rules.config)).approvals
+        wanted = rules.config().approvals
         serves = bool(wanted.approvers) and rules.error is None and presence.phase == "up"
         if self._listening is not None:
             listener, node = self._listening

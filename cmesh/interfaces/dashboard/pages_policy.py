@@ -13,6 +13,7 @@ from cmesh.daemon.arguments import ExplainArguments
 from cmesh.daemon.review_calls import MayView, PolicyReview, ReviewArguments
 from cmesh.errors import CmeshError
 from cmesh.interfaces.client import ControlClient
+from cmesh.interfaces.dashboard.daemon import AWAY
 from cmesh.interfaces.dashboard.form import checked
 from cmesh.interfaces.dashboard.page import Page, area_of, render
 from cmesh.model import Operation, Profile
@@ -66,15 +67,43 @@ async def _try(request: Request) -> Response:
     asked = request.query_params
     fields = {name: asked.get(name, _DEFAULTS[name]).strip() for name in _TRIED}
 
-    async def look(client: ControlClient) -> tuple[PolicyReview, DecisionView | CmeshError]:
-        review = await client.review_policy(checked(ReviewArguments, directory=""))
-        try:
-            return review, await client.explain(checked(ExplainArguments, **fields))
-        except CmeshError as error:
-            return review, error
+    daemon = area_of(request).daemon
+    found: DecisionView | CmeshError
+    try:
+        question = checked(ExplainArguments, **fields)
+        found = await daemon.call(lambda client: client.explain(question))
+    except AWAY:
+        raise
+    except CmeshError as error:
+        found = error
+    peers, runners = await daemon.call(_offered)
+    values = {**_box(fields, peers, runners), "found": found, "effects": EFFECTS}
+    return render(request, "policy_try.html", values)
 
-    review, found = await area_of(request).daemon.call(look)
-    return render(request, "policy_try.html", {**_values(review, fields), "found": found})
+
+async def _offered(client: ControlClient) -> tuple[list[str], list[str]]:
+    """Return the peers and runners that can be chosen; others can be typed."""
+    runners = [runner.name for runner in (await client.list_runners()).runners]
+    try:
+        peers = [peer.name for peer in (await client.list_peers()).peers]
+    except AWAY:
+        raise
+    except CmeshError:  # the node is not up, so it names nobody
+        peers = []
+    return peers, runners
+
+
+def _box(
+    fields: Mapping[str, str], peers: Sequence[str], runners: Sequence[str]
+) -> dict[str, object]:
+    """Return what the box that tries a request needs."""
+    return {
+        "fields": fields,
+        "peers": peers,
+        "runners": runners,
+        "operations": [operation.value for operation in Operation],
+        "profiles": [profile.value for profile in Profile],
+    }
 
 
 def _values(review: PolicyReview, fields: Mapping[str, str]) -> dict[str, object]:
@@ -85,10 +114,8 @@ def _values(review: PolicyReview, fields: Mapping[str, str]) -> dict[str, object
             for name in ("inbound", "outbound")
         ],
         "matrix": [(peer, matrix(peer, review)) for peer in review.peers],
-        "fields": fields,
-        "operations": [operation.value for operation in Operation],
-        "profiles": [profile.value for profile in Profile],
         "effects": EFFECTS,
+        **_box(fields, [peer.name for peer in review.peers], review.runners),
     }
 
 
