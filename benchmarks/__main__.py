@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks import (
     agents,
+    audit,
     cancel,
     containment,
     dashboard,
@@ -149,6 +150,7 @@ PARTS: Mapping[str, Part] = {
     "agents": _agents,
     "evidence": _evidence,
     "patches": patches.measure,
+    "audit": audit.measure,
     "fleet": fleet.measure,
     "flood": _flood,
     "queue": _queue,

@@ -167,11 +167,13 @@ class StoreConfig:
     """What is kept of tasks.
 
     Attributes:
-        keep_text_days: days that prompts and outputs are kept; None = for ever.
+        keep_text_days: days that a task's texts are kept after its end; None = for ever.
+        keep_output_days: days that its files are kept; None = as long as its texts.
         disk_floor_mib: free MiB below which no new task is taken.
     """
 
     keep_text_days: int | None = None
+    keep_output_days: int | None = None
     store_prompts: Literal["text", "digest"] = "text"
     disk_floor_mib: int = 128
 
@@ -329,6 +331,7 @@ def _config(path: Path, table: FileTable, data: bytes, *, configured: bool) -> C
         ),
         store=StoreConfig(
             keep_text_days=_days(table.store.keep_text),
+            keep_output_days=_days(table.store.keep_output),
             store_prompts=table.store.store_prompts,
             disk_floor_mib=table.store.disk_floor_mib,
         ),

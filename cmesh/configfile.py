@@ -177,7 +177,9 @@ class StoreTable(Table):
     """What is kept of tasks."""
 
     keep_text: _Days | None = None
-    """How long prompts and outputs are kept, such as `30d`; left out: for ever."""
+    """How long a task's texts are kept after its end, such as `30d`; left out: for ever."""
+    keep_output: _Days | None = None
+    """How long its output, patch and artifacts are kept; left out: as long as its texts."""
     store_prompts: Literal["text", "digest"] = "text"
     """Whether a prompt's text is stored or only its digest."""
     disk_floor_mib: Annotated[int, Field(ge=1, le=2**20)] = 128
@@ -268,9 +270,10 @@ hostname = "@HOST@"
 [worker]
 concurrent = 2
 
-# How long prompts and outputs are kept, as peers are told; default: for ever. Nothing is erased yet.
+# How long a task's texts and files are kept after its end, as peers are told; default: for ever.
 # [store]
 # keep_text = "30d"
+# keep_output = "7d"
 
 # An agent that may work for others here. Your own login is never used.
 # [runners.claude]

@@ -19,7 +19,7 @@ import typer.main
 
 from cmesh.errors import CmeshError
 from cmesh.interfaces.cli.app import app
-from cmesh.interfaces.cli.exits import DETACHED_EXIT, TASK_EXITS
+from cmesh.interfaces.cli.exits import CUT_EXIT, DETACHED_EXIT, TASK_EXITS
 from cmesh.store.migrations import describe
 
 ROOT = Path(__file__).parents[1]
@@ -194,6 +194,7 @@ def _default(option: Any) -> str:
 
 def _exits() -> str:
     rows = [f"| {status} | {state} |" for state, status in TASK_EXITS.items()]
+    rows.append(f"| {CUT_EXIT} | none: a limit cut the rows of `sql` or `audit open --sql` |")
     rows.append(f"| {DETACHED_EXIT} | Ctrl-C while waiting; the task goes on |")
     errors = [
         f"| {cls.exit_status} | `{cls.code}` | {_raised(cls)} | {_cell(cls.default_hint)} |"

@@ -15,10 +15,12 @@ from typing import cast
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the schemas are those of this tree, installed or not
 
-from pydantic import TypeAdapter  # noqa: E402
+from pydantic import BaseModel, TypeAdapter  # noqa: E402
 
 from cmesh.configfile import config_schema  # noqa: E402
+from cmesh.daemon.answers import EventView, ResultView, TaskView  # noqa: E402
 from cmesh.interfaces.audit_report import AuditView  # noqa: E402
+from cmesh.interfaces.cli.watching.board import Line as WatchLine  # noqa: E402
 from cmesh.protocol.messages import Message  # noqa: E402
 from cmesh.protocol.pair_messages import PairMessage  # noqa: E402
 from cmesh.runner.manifest import manifest_schema  # noqa: E402
@@ -62,6 +64,22 @@ def receipts_schema() -> dict[str, object]:
     return schema | {"title": "a line of a file of receipts"}
 
 
+def printed(view: type[BaseModel], title: str) -> Callable[[], dict[str, object]]:
+    """Return what makes the schema of what a command prints with `--json`."""
+
+    def schema() -> dict[str, object]:
+        made: dict[str, object] = view.model_json_schema(mode="serialization")
+        return made | {"title": title}
+
+    return schema
+
+
+def watch_schema() -> dict[str, object]:
+    """Return the schema of a line of `cmesh watch --json`."""
+    schema: dict[str, object] = WatchLine.model_json_schema()
+    return schema | {"title": "a line of cmesh watch --json"}
+
+
 def closed(schema: dict[str, object]) -> dict[str, object]:
     """Return a schema in which a free table takes no name but one of its form, as the code does."""
     return {key: _closed(value) for key, value in schema.items()}
@@ -79,11 +97,15 @@ def _closed(value: object) -> object:
 SCHEMAS: dict[str, Callable[[], dict[str, object]]] = {
     "audit": audit_schema,
     "config": lambda: closed(config_schema()),
+    "event": printed(EventView, "an event of a task: a line of cmesh logs --json"),
     "export": export_schema,
     "link": link_schema,
     "pair": pair_schema,
     "receipts": receipts_schema,
+    "result": printed(ResultView, "a part of a result: cmesh result --json"),
     "runner": lambda: closed(manifest_schema()),
+    "task": printed(TaskView, "a task: cmesh show --json"),
+    "watch": watch_schema,
 }
 
 

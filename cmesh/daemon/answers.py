@@ -142,6 +142,7 @@ class TaskView(View):
     `accept`: the acceptance command, empty = none.
     `chosen`: how its peer was chosen by what its machine is like; empty = it was named.
     `group`: of the tasks that one call asked of several peers.
+    `forgotten`: its texts and files were erased here, and the signatures over them.
     """
 
     task_id: str
@@ -177,7 +178,8 @@ class TaskView(View):
     containment: str = ""
     processes_left: int | None = None
     cancel_requested: bool = False
-    receipt: Literal["none", "pending", "complete"] = "none"
+    receipt: Literal["none", "pending", "complete", "forgotten"] = "none"
+    forgotten: bool = False
     duplicate_of: str | None = None
     prompt_redacted: int = 0
     redacted: int = 0
@@ -297,13 +299,24 @@ class MachineView(View):
     stale: bool = False
 
 
+class KeepsView(View):
+    """How long a node says it keeps what it is given, in days after a task's end; None = for ever.
+
+    `prompts`: `digest` = a prompt is kept only until its task ends.
+    """
+
+    text_days: int | None = None
+    output_days: int | None = None
+    prompts: Literal["text", "digest"] = "text"
+
+
 class PeerView(View):
     """A node of the tailnet, and what is known of cmesh on it.
 
     `machine`: what it has told of itself, also before it went away; None = nothing. `trusted_by`:
     who has said that its pinned key is the right one: `delegate` = nobody, it was pinned when it
     was first asked for something; `owner` = this machine's owner, by its fingerprint; `pair` =
-    persons at both machines, by a code.
+    persons at both machines, by a code. `keeps`: None = it has not said.
     """
 
     name: str
@@ -327,6 +340,7 @@ class PeerView(View):
     operations: list[str] = Field(default_factory=list[str])
     last_contact_s: float | None = None
     machine: MachineView | None = None
+    keeps: KeepsView | None = None
 
 
 class PeersView(View):

@@ -10,7 +10,15 @@ from collections.abc import Callable
 from typing_extensions import override
 
 from cmesh import __version__
-from cmesh.daemon import history, overview, releasing, runner_files, runner_logins, runner_views
+from cmesh.daemon import (
+    forgetting,
+    history,
+    overview,
+    releasing,
+    runner_files,
+    runner_logins,
+    runner_views,
+)
 from cmesh.daemon.answers import (
     CopyView,
     DecisionView,
@@ -60,6 +68,7 @@ from cmesh.daemon.fanning import FanOut
 from cmesh.daemon.file_answers import ArtifactPiece, PatchFile, ReleaseView
 from cmesh.daemon.fleet import Fleet
 from cmesh.daemon.followup import standing
+from cmesh.daemon.forget_calls import CompactView, ForgetArguments, ForgetView
 from cmesh.daemon.groups import Groups
 from cmesh.daemon.history import OPEN_STATES
 from cmesh.daemon.history_calls import (
@@ -390,12 +399,20 @@ class App(Operations):
         return await releasing.release(self._daemon, self._lookup, context.pid, arguments)
 
     @override
+    async def forget(self, context: Context, arguments: ForgetArguments) -> ForgetView:
+        require_no_task(context.pid, "a task cannot have anything forgotten")
+        return await forgetting.forget(self._daemon, self._lookup, context.pid, arguments)
+
+    @override
+    async def compact_store(self, context: Context, arguments: NoArguments) -> CompactView:
+        require_no_task(context.pid, "a task cannot compact the store")
+        return await forgetting.compact(self._daemon)
+
+    @override
     async def sql(self, context: Context, arguments: SqlArguments) -> SqlView:
         if arguments.peers:
             return await self._fleet.ask(arguments)
-        rows = await self._daemon.store.sql(
-            arguments.sql, tuple(arguments.parameters), arguments.limit
-        )
+        rows = await self._daemon.store.sql(arguments.sql, arguments.parameters, arguments.limit)
         return SqlView.of(rows)
 
     @override

@@ -57,6 +57,11 @@ WAIT_S = 45
 PEERS_MOST = 16
 """Peers that one call may ask."""
 
+STATEMENT_CHARACTERS = 65_536
+
+PARAMETERS_MOST = 100
+"""Values that one statement may have bound to it."""
+
 ASKED_MOST = 64
 """Peers that one fleet query names, or `all` stands for."""
 
@@ -65,6 +70,9 @@ TEXT_CHARACTERS = 10_000
 
 
 PeerName = Annotated[str, Field(min_length=1, max_length=253)]
+
+SqlValue = Annotated[str, Field(max_length=65_536)] | int | float | bool | None
+ParameterName = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 def _without_null(text: str) -> str:
@@ -347,14 +355,15 @@ class UntrustArguments(Arguments):
 class SqlArguments(Arguments):
     """Arguments of `sql`: one SELECT over the audit views, on a snapshot.
 
+    `parameters`: in order for `?` or `$1`, or by name for `$name`; never part of the statement.
     `peers`: nodes that run it as well, `all` alone = every one whose key is trusted; then `local`
     says whether this node does too, `limit` is of each node, and `timeout_s` is how long each is
     waited for.
     """
 
-    sql: str = Field(min_length=1, max_length=65_536)
-    parameters: list[str | int | float | bool | None] = Field(
-        default_factory=list[str | int | float | bool | None], max_length=100
+    sql: str = Field(min_length=1, max_length=STATEMENT_CHARACTERS)
+    parameters: list[SqlValue] | dict[ParameterName, SqlValue] = Field(
+        default_factory=list[SqlValue], max_length=PARAMETERS_MOST
     )
     limit: int = Field(default=1_000, ge=1, le=100_000)
     peers: list[PeerName] = Field(default_factory=list[str], max_length=ASKED_MOST)

@@ -54,6 +54,7 @@ from cmesh.daemon.chains import CHILDREN_MOST, Parent, children_of, parent, sess
 from cmesh.daemon.core import Daemon
 from cmesh.daemon.diagnosis_answers import DiagnosisView
 from cmesh.daemon.file_answers import ArtifactPiece, PatchFile, ReleaseView
+from cmesh.daemon.forget_calls import CompactView, ForgetArguments, ForgetView
 from cmesh.daemon.history_calls import (
     FiguresArguments,
     FiguresView,
@@ -239,6 +240,14 @@ class Children(Operations):
     @override
     async def release(self, context: Context, arguments: ReleaseArguments) -> ReleaseView:
         raise _refused()  # what a secret withholds is the owner's to give away
+
+    @override
+    async def forget(self, context: Context, arguments: ForgetArguments) -> ForgetView:
+        raise _refused()
+
+    @override
+    async def compact_store(self, context: Context, arguments: NoArguments) -> CompactView:
+        raise _refused()
 
     @override
     async def sql(self, context: Context, arguments: SqlArguments) -> SqlView:

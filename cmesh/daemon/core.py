@@ -29,6 +29,7 @@ from cmesh.daemon.parts import Parts
 from cmesh.daemon.presence import Presence
 from cmesh.daemon.proofs import Proofs
 from cmesh.daemon.release import Release
+from cmesh.daemon.retention import Retention
 from cmesh.daemon.rules import Rules
 from cmesh.daemon.secrets import Secrets
 from cmesh.daemon.selftests import SelfTests
@@ -87,6 +88,7 @@ class Daemon:
         self.news: News[TaskId] = News()
         self.twins = Twins(store, self.started_at)
         self.secrets = Secrets(rules.config, settings.environment, settings.state_dir)
+        self.retention = Retention(store, lambda: rules.config().store, settings.clock)
         self.wake = Wake(lambda: rules.config().wake, settings.environment, self.twins.knows)
         self.key = SigningKey.load_or_make(settings.state_dir / "key")
         self.trust = Trust(store)
@@ -229,6 +231,11 @@ class Daemon:
             await self.links.close(restarting=restarting)
 
     @property
+    def background(self) -> Background:
+        """What runs beside what is asked for, and ends with the daemon."""
+        return self._background
+
+    @property
     def configured(self) -> bool:
         """There is a configuration; without one no node starts."""
         return self.rules.config().configured
@@ -271,6 +278,7 @@ class Daemon:
             paths=allowed.paths,
             runtime_s=allowed.runtime_s,
             keep_text_days=config.store.keep_text_days,
+            keep_output_days=config.store.keep_output_days,
             store_prompts=config.store.store_prompts,
             machine=machine,
         )
@@ -372,6 +380,7 @@ class Daemon:
         if config.configured:
             await self._join(config)
         self._background.spawn(self._upkeep.run())
+        self._background.spawn(self.retention.watch())
 
     async def _drop_links(self) -> None:
         for link in self.links.all():

@@ -44,6 +44,8 @@ def refusal_of(store: Store, before: TaskSnapshot) -> TaskRefused | None:
     What a secret withholds goes nowhere, not into another copy either, before it is released.
     """
     patch, task_id = _patch(before), before.record.task_id
+    if before.forgotten:
+        return TaskRefused(f"task `{task_id}` is forgotten: its patch was erased", hint=_ANEW)
     if patch is None:
         return None
     held = [one for one in withheld(before) if one.part == "patch"]

@@ -33,12 +33,12 @@ from cmesh.model import Direction, NodeId, host_label
 from cmesh.node.whois import Peer
 from cmesh.policy.audit import decide_question
 from cmesh.policy.decide import Decision
-from cmesh.protocol.features import SQL
+from cmesh.protocol.features import SQL, SQL_NAMED
 from cmesh.protocol.messages import SQL_BYTES, Sql
 from cmesh.store.answer import AnswerFiles
 from cmesh.store.records import AuditRecord, DecisionRecord, ReceiptRecord, Record, SqlRows
 
-__all__ = ["ALL", "Fleet"]
+__all__ = ["ALL", "Fleet", "require_takes"]
 
 ALL = "all"
 """Stands for every machine whose key is trusted here."""
@@ -147,7 +147,9 @@ class Fleet:
     def _require_clean(self, arguments: SqlArguments) -> None:
         redactor = self._daemon.secrets.redactor()
         hits = redactor.text(arguments.sql)[1]
-        hits += sum(redactor.text(one)[1] for one in arguments.parameters if isinstance(one, str))
+        given = arguments.parameters
+        values = given.values() if isinstance(given, dict) else given
+        hits += sum(redactor.text(one)[1] for one in values if isinstance(one, str))
         if hits:
             raise SecretFound(
                 "nothing was asked: the statement has a secret in it, and peers keep what is asked",
@@ -230,9 +232,7 @@ class Fleet:
         view = SqlNodeView(node=name, node_id=daemon.self_id(), state="answered")
         seq, digest = daemon.store.head
         try:
-            rows = await daemon.store.sql(
-                arguments.sql, tuple(arguments.parameters), arguments.limit
-            )
+            rows = await daemon.store.sql(arguments.sql, arguments.parameters, arguments.limit)
         except CmeshError as error:
             return _Heard(view=_without(view, error, self._since(began)))
         more = {
@@ -254,6 +254,7 @@ class Fleet:
         try:
             async with asyncio.timeout(arguments.timeout_s):
                 link = await self._link(node, arguments.timeout_s)
+                require_takes(link, node.name, arguments)
                 taken = await self._daemon.caller.queries.ask(
                     link, _message(node, arguments), place.directory
                 )
@@ -304,7 +305,6 @@ class Fleet:
         Raises:
             PolicyDenied: this machine's own rules let nothing out to it.
             CmeshError: why there is no link.
-            PeerOutdated: its version answers none.
         """
         daemon = self._daemon
         if node.decision.effect != "allow":
@@ -320,21 +320,33 @@ class Fleet:
         if link is None:
             why = daemon.links.contact(node.node_id).error
             raise why or PeerUnreachable(f"`{node.name}` did not answer")
-        if SQL not in link.opened.takes:
-            version = link.opened.software or "an older version"
-            raise PeerOutdated(f"`{node.name}` runs {version}, which answers no queries")
         return link
 
     def _since(self, began: float) -> float:
         return round((self._daemon.settings.clock.monotonic() - began) * 1000, 1)
 
 
+def require_takes(link: Link, name: str, arguments: SqlArguments) -> None:
+    """Raise `PeerOutdated` where the peer's version would not hear the whole question."""
+    version = link.opened.software or "an older version"
+    if SQL not in link.opened.takes:
+        raise PeerOutdated(f"`{name}` runs {version}, which answers no queries")
+    if isinstance(arguments.parameters, dict) and SQL_NAMED not in link.opened.takes:
+        raise PeerOutdated(
+            f"`{name}` runs {version}, which takes no parameters by name",
+            hint="give them in order, for `?`",
+        )
+
+
 def _message(node: _Node, arguments: SqlArguments) -> Sql:
+    given = arguments.parameters
+    by_name = isinstance(given, dict)
     return Sql(
         query_id=node.query_id,
         sql=arguments.sql,
         limit=arguments.limit,
-        parameters=tuple(arguments.parameters),
+        parameters=() if by_name else tuple(given),
+        named=given if by_name else {},
         bytes=SQL_BYTES,
     )
 

@@ -157,7 +157,8 @@ class FleetAnswers:
             config=parts.rules.config(),
             redactor=parts.redactor(),
         )
-        received = {**words, "limit": message.limit, "parameters": len(message.parameters)}
+        bound = len(message.parameters) + len(message.named)
+        received = {**words, "limit": message.limit, "parameters": bound}
         await parts.store.commit(
             [
                 _record(identity, decision, operation, policy.sha256),
@@ -170,7 +171,7 @@ class FleetAnswers:
         head = signed_head(parts.store, parts.key, parts.self_id())
         question = Question(
             text=message.sql,
-            parameters=message.parameters,
+            parameters=message.named or message.parameters,
             limit=message.limit,
             most_bytes=message.bytes or SQL_BYTES,
             asker=peer.node_id,

@@ -68,6 +68,8 @@ async def standing(store: Store, task: TaskSnapshot, now: datetime) -> Standing:
     result = task.result
     if result is None or task.state not in _ENDED_WELL:
         return Standing()
+    if task.forgotten:
+        return Standing(code=SessionGone.code)
     turns = await _turns_after(store, task.record.task_id)
     by = taken(turns)
     if by is not None:

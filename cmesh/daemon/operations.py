@@ -47,6 +47,7 @@ from cmesh.daemon.arguments import (
 )
 from cmesh.daemon.diagnosis_answers import DiagnosisView
 from cmesh.daemon.file_answers import ArtifactPiece, PatchFile, ReleaseView
+from cmesh.daemon.forget_calls import CompactView, ForgetArguments, ForgetView
 from cmesh.daemon.history_calls import (
     FiguresArguments,
     FiguresView,
@@ -212,6 +213,27 @@ class Operations(Protocol):
         """Return what of a task worked on here is withheld, and release what is named of it.
 
         For this machine's owner alone, never for a task; audited.
+        """
+        ...
+
+    async def forget(self, context: Context, arguments: ForgetArguments) -> ForgetView:
+        """Return tasks whose texts can be erased, and erase them when that is confirmed.
+
+        Raises:
+            UsageError: nothing is named, or what matches is not what was shown.
+            TaskRefused: the caller is a task, or the one named is open or forgotten.
+            UnknownPeer: no task is of that peer.
+            StoreError: nothing was written down.
+        """
+        ...
+
+    async def compact_store(self, context: Context, arguments: NoArguments) -> CompactView:
+        """Write the database anew, without what was erased.
+
+        Raises:
+            TaskRefused: the caller is a task.
+            DiskFull: there is no room for a second copy.
+            StoreError: it failed; the store is as it was.
         """
         ...
 

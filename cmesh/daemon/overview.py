@@ -10,6 +10,7 @@ from cmesh import __version__
 from cmesh.daemon.advice import needed_there, offered_instead
 from cmesh.daemon.answers import (
     DecisionView,
+    KeepsView,
     MachineView,
     OutboxView,
     PeersView,
@@ -50,6 +51,7 @@ from cmesh.policy.decide import (
 )
 from cmesh.policy.rules import RUN_OPERATIONS
 from cmesh.protocol.facts import QUEUED, SENT, UNKNOWN
+from cmesh.protocol.link_messages import May
 from cmesh.store.records import TaskSnapshot
 
 __all__ = [
@@ -174,6 +176,7 @@ def peer_view(daemon: Daemon, peer: Peer) -> PeerView:
         operations=list(contact.may.operations),
         last_contact_s=age,
         machine=_machine(daemon, identity.node_id),
+        keeps=None if contact.at is None else _keeps(contact.may),
     )
 
 
@@ -352,3 +355,13 @@ def _operation(name: str) -> Operation:
         meant = did_you_mean(name, known, most=1)
         hint = f"{meant} one of {', '.join(known)}".lstrip()
         raise UsageError(f"there is no operation `{name}`", hint=hint) from error
+
+
+def _keeps(may: May) -> KeepsView:
+    days = [one for one in (may.keep_text_days, may.keep_output_days) if one is not None]
+    return KeepsView(
+        text_days=may.keep_text_days,
+        # A file whose texts are gone has no name any more.
+        output_days=min(days, default=None),
+        prompts=may.store_prompts,
+    )

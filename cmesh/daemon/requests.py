@@ -29,12 +29,13 @@ from cmesh.errors import (
 from cmesh.keys import verify
 from cmesh.link.link import Link
 from cmesh.link.tailnet import GOING_AWAY
-from cmesh.model import NodeId, TaskId, TaskSpec
+from cmesh.model import NodeId, TaskId, TaskSpec, TaskState
 from cmesh.protocol.codec import Chunk
 from cmesh.protocol.convert import outcome_from, spec_from
 from cmesh.protocol.happenings import Connected, GotCancel, GotResultAck, GotSubmit, GotWanted
 from cmesh.protocol.link_messages import Failure
 from cmesh.protocol.messages import (
+    Accepted,
     Artifact,
     Bundle,
     Cancel,
@@ -271,9 +272,15 @@ class Requests:
             reason = "this task id is in use"
             link.post(Denied(task_id=record.task_id, code=TaskConflict.code, reason=reason))
             return
+        if known.forgotten and known.state != TaskState.DENIED:
+            # The hash went with the texts. The id alone says that it must not run again, and
+            # whoever then asks how it went is told that this store has less of it.
+            accepted = Accepted(task_id=record.task_id, payload_hash=message.payload_hash)
+            link.post(accepted)
+            return
         happening = Happening(
             event=GotSubmit("allow"),
-            same_hash=record.payload_hash == message.payload_hash,
+            same_hash=known.forgotten or record.payload_hash == message.payload_hash,
             code=known.code,
             reason=known.reason,
             reply_to=peer.node_id,
@@ -309,6 +316,8 @@ class Requests:
         known = await self._parts.store.task(task_id)
         if known is None or not is_of(known, link.identity.node_id):
             unknown(link, task_id)
+        elif known.forgotten:
+            forgotten(link, task_id)
         elif message.after_seq > known.last_event:
             self._note_short(link, task_id, message.after_seq, known.last_event)
             forgotten(link, task_id)
@@ -341,6 +350,8 @@ class Requests:
         task = await self._parts.store.task(task_id)
         if task is None or task.result is None or not is_of(task, peer.node_id):
             unknown(link, task_id)
+            return
+        if task.forgotten:  # it was acknowledged before that, and what was signed is erased
             return
         signed = result_bytes(
             task_id,

@@ -52,6 +52,7 @@ async def read_result(
     """
     result = task.result
     task_id = task.record.task_id
+    _require_texts(task)
     if result is None:
         state = state_of(task).value.replace("_", " ")
         if task.terminal:
@@ -137,6 +138,7 @@ async def read_artifact(
         SecretFound: its worker withholds it.
     """
     task_id = task.record.task_id
+    _require_texts(task)
     found = next((one for one in artifact_views(task) if one.path == arguments.path), None)
     if found is None:
         raise TaskRefused(
@@ -212,9 +214,19 @@ async def _patch_text(store: Store, task: TaskSnapshot, redactor: Redactor) -> s
     return text + more
 
 
+def _require_texts(task: TaskSnapshot) -> None:
+    if task.forgotten:
+        task_id = task.record.task_id
+        raise TaskRefused(
+            f"task `{task_id}` is forgotten: its texts and files were erased here",
+            hint=f"cmesh show {task_id}",
+        )
+
+
 def _there(store: Store, task: TaskSnapshot) -> PatchView:
     """Return what is known of a patch whose bytes are here, or that is empty."""
     task_id, view = task.record.task_id, patch_view(task)
+    _require_texts(task)
     if task.result is None:
         state = state_of(task).value.replace("_", " ")
         raise TaskRefused(

@@ -80,8 +80,12 @@ class SetupUndoArguments(Arguments):
 
 
 class SetupConfirmArguments(Arguments):
-    """Arguments of `setup_confirm`: a person's word on the change that was shown, by its digest."""
+    """Arguments of `setup_confirm`: a person's word on the change that was shown, by its digest.
+
+    `by_form`: an agent's program says that a person gave it there.
+    """
 
     plan_id: _PlanId
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     accept: bool
+    by_form: bool = False

@@ -183,7 +183,8 @@ def task_view(
         answer=answer_of(task),
         **_artifacts(task),
         accept=[one_line(word, 300) for word in record.spec.accept],
-        verdict=verdict(record.spec, result),
+        verdict="" if task.forgotten else verdict(record.spec, result),
+        forgotten=task.forgotten,
         evidence=evidence_view(task),
     )
 
@@ -415,7 +416,9 @@ def _label(task: TaskSnapshot) -> str:
     return task.enforcement if LABEL.fullmatch(task.enforcement) else ""
 
 
-def _receipt(task: TaskSnapshot) -> Literal["none", "pending", "complete"]:
+def _receipt(task: TaskSnapshot) -> Literal["none", "pending", "complete", "forgotten"]:
+    if task.forgotten and task.result is not None:
+        return "forgotten"
     if not task.worker_signature:
         return "none"
     return "complete" if task.caller_signature else "pending"

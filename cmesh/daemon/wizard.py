@@ -31,7 +31,7 @@ from cmesh.daemon.setup_arguments import (
 from cmesh.daemon.setup_facts import Look
 from cmesh.daemon.setup_views import next_view, pending_view, plan_view, setup_view
 from cmesh.daemon.wizard_apply import Applying, TakeBack
-from cmesh.errors import PlanGone, SetupBusy
+from cmesh.errors import PlanGone, SetupBusy, TaskRefused
 from cmesh.runner.shim_processes import stat_of
 from cmesh.setup import registering
 from cmesh.setup.directories import resolved
@@ -163,11 +163,12 @@ class Wizard:
         """Take a person's word on the change that waits.
 
         Raises:
-            TaskRefused: no person can be speaking through the asking process.
+            TaskRefused: no person can be speaking through the asking process; or it was given in a
+                form, and the change widens something or is another session's.
             PlanGone: the change waits no more, is not the one that was shown, or does not fit.
         """
         require_no_task(context.pid, "a task confirms nothing")
-        if arguments.accept:
+        if arguments.accept and not arguments.by_form:
             require_person(context.pid, self.agents)
         async with self._lock:
             pending = self._pending()
@@ -175,14 +176,17 @@ class Wizard:
                 raise PlanGone("that change waits no more: it was answered, replaced or expired")
             if pending.plan.sha256 != arguments.sha256:
                 raise PlanGone("the change is not the one that was shown")
+            if arguments.by_form:
+                _require_narrow(pending, context)
             if not arguments.accept:
                 self._records.keep_pending(None)
                 if pending.plan.step == "service":
                     await self._applying.keep_declined(pending)
-                await self._applying.audit("setup_declined", pending, context)
+                by_form = arguments.by_form
+                await self._applying.audit("setup_declined", pending, context, by_form=by_form)
                 view = plan_view(pending.plan, "declined", plan_id=pending.plan_id)
                 return await self._shown(context, view)
-            notes = await self._applying.apply(pending, context)
+            notes = await self._applying.apply(pending, context, by_form=arguments.by_form)
             state = "applied" if pending.plan.unit is None else "confirmed"
             view = plan_view(pending.plan, state, plan_id=pending.plan_id, notes=notes)
             return await self._shown(context, view)
@@ -272,6 +276,21 @@ class Wizard:
         return Pending.of(
             plan, self._now(), session=context.session, agent=context.agent, pid=context.pid
         )
+
+
+def _require_narrow(pending: Pending, context: Context) -> None:
+    """Refuse a form's word on what a form is not enough for: its program may have said it alone.
+
+    Raises:
+        TaskRefused: the change widens something, is not this daemon's to do, or was planned by
+            another session.
+    """
+    plan = pending.plan
+    own = "`cmesh confirm` in a terminal of the user's own, outside of every agent"
+    if plan.widens or plan.unit is not None or plan.before != plan.after:
+        raise TaskRefused("a form is not enough for this change: it widens something", hint=own)
+    if pending.session != context.session:
+        raise TaskRefused("another session has planned this change", hint=own)
 
 
 def _owner(session: str, pid: int) -> str:

@@ -61,7 +61,9 @@ class Applying:
         self._again = again
         self._answered = answered
 
-    async def apply(self, pending: Pending, context: Context) -> list[str]:
+    async def apply(
+        self, pending: Pending, context: Context, *, by_form: bool = False
+    ) -> list[str]:
         """Do what a plan says; what it did not come to is in the notes.
 
         A unit is for the terminal that gave the word: whether it came to be is settled later.
@@ -90,7 +92,7 @@ class Applying:
         notes = await self._beside(plan)
         if plan.unit is None:
             await asyncio.to_thread(self._finish, applied)
-        await self.audit("setup_applied", pending, context)
+        await self.audit("setup_applied", pending, context, by_form=by_form)
         return notes
 
     async def keep_declined(self, pending: Pending) -> None:
@@ -129,7 +131,12 @@ class Applying:
             raise ConfigError(f"`{file}` cannot be read: {error}") from error
 
     async def audit(
-        self, kind: Literal["setup_applied", "setup_declined"], pending: Pending, context: Context
+        self,
+        kind: Literal["setup_applied", "setup_declined"],
+        pending: Pending,
+        context: Context,
+        *,
+        by_form: bool = False,
     ) -> None:
         """Write a row about what became of a change."""
         plan = pending.plan
@@ -144,6 +151,7 @@ class Applying:
             "config_after": digest(plan.after),
             "asked_by": {"agent": pending.agent, "session": pending.session, "pid": pending.pid},
             "by": {"agent": context.agent, "session": context.session, "pid": context.pid},
+            "by_form": by_form,
         }
         await self._daemon.store.commit([AuditRecord(kind=kind, data=data)])
 

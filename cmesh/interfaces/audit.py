@@ -53,8 +53,7 @@ def check_store(
     require_store(store)
     # INVARIANT: read before the copy is made, which then has at least the row it names.
     head = read_head(store)
-    live = locked(store)
-    with _copy_of_daemon(store) if live else _copy_at_rest(store) as copy:
+    with copied(store) as (copy, live):
         report = check_copy(
             copy, head, outputs=store / "blobs", whole=not live, tell=tell, also=also
         )

@@ -53,6 +53,7 @@ class AgainstView(_View):
         verdict: `fits`; `differs` = proved by a signature; `unproven` = nothing there vouches
             for this log, or it says otherwise and cannot prove it; `not_asked` = see `code`.
         covered_through: the last row of this log that a signature held there vouches for.
+        forgotten: ends whose texts and signatures one side has erased.
     """
 
     peer: str
@@ -68,12 +69,17 @@ class AgainstView(_View):
     peer_heads: int = 0
     peer_ends: int = 0
     unknown_keys: int = 0
+    forgotten: int = 0
     differing: int = 0
     differences: Sequence[DifferenceView] = ()
 
 
 class AuditView(_View):
-    """A check of a store; `ok` only when nothing was found and each comparison fits."""
+    """A check of a store; `ok` only when nothing was found and each comparison fits.
+
+    `erased`: rows whose texts are gone, as later rows say; `resealed`: those of them whose texts
+    stood in the chain itself.
+    """
 
     ok: bool
     store: str
@@ -84,6 +90,8 @@ class AuditView(_View):
     signatures_unknown: int
     outputs: int
     prompts_left_out: int
+    erased: int = 0
+    resealed: int = 0
     finding: FindingView | None
     keys: Sequence[KeyView]
     against: Sequence[AgainstView] = Field(default_factory=list[AgainstView])

@@ -56,6 +56,7 @@ from cmesh.daemon.arguments import (
 )
 from cmesh.daemon.diagnosis_answers import DiagnosisView
 from cmesh.daemon.file_answers import ArtifactPiece, PatchFile, ReleaseView
+from cmesh.daemon.forget_calls import CompactView, ForgetArguments, ForgetView
 from cmesh.daemon.history_calls import (
     FiguresArguments,
     FiguresView,
@@ -302,6 +303,14 @@ class ControlClient:
     async def release(self, arguments: ReleaseArguments) -> ReleaseView:
         """Return what of an inbound task is withheld, and release what is named."""
         return await self.call("release", arguments, ReleaseView)
+
+    async def forget(self, arguments: ForgetArguments) -> ForgetView:
+        """Return tasks that can be forgotten, and forget them when that is confirmed."""
+        return await self.call("forget", arguments, ForgetView)
+
+    async def compact_store(self) -> CompactView:
+        """Write the database anew."""
+        return await self.call("compact_store", NoArguments(), CompactView)
 
     async def sql(self, arguments: SqlArguments) -> SqlView:
         """Run one SELECT over the audit views."""

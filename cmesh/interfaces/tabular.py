@@ -3,14 +3,19 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
 from cmesh.daemon.answers import SqlView
 from cmesh.text import one_line, scrub
 
-__all__ = ["cell_text", "csv_lines", "json_lines"]
+__all__ = ["cell_text", "csv_lines", "distinct", "json_lines"]
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+# What OWASP's page on CSV injection lists; the last four are the wide forms, which some
+# spreadsheets take as well.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001 - meant
+# Where a semicolon or a tab parts the cells of a file, what follows one within a text is a cell.
+_INNER = re.compile('([;\t][ "]*)(?=[=+\\-@＝＋－＠])')  # noqa: RUF001 - as above
 
 
 def cell_text(value: object) -> str:
@@ -40,10 +45,22 @@ def csv_lines(view: SqlView) -> Iterator[str]:
 def json_lines(view: SqlView) -> Iterator[str]:
     """Yield an answer as one JSON array of objects, an object a line."""
     yield "["
+    names = distinct(view.columns)
     for number, row in enumerate(view.rows):
-        record = dict(zip(view.columns, row, strict=True))
+        record = dict(zip(names, row, strict=True))
         yield (",\n" if number else "\n") + json.dumps(record, ensure_ascii=False)
     yield "\n]\n"
+
+
+def distinct(columns: Sequence[str]) -> list[str]:
+    """Return the names, later ones of those that are equal with a number behind: none is lost."""
+    names: list[str] = []
+    for column in columns:
+        name, number = column, 1
+        while name in names:
+            name, number = f"{column}_{number}", number + 1
+        names.append(name)
+    return names
 
 
 def _csv_cell(value: object) -> str:
@@ -56,4 +73,5 @@ def _inert(text: str) -> str:
 
     The apostrophe is what spreadsheets themselves put before such a text.
     """
+    text = _INNER.sub(r"\1'", text)
     return f"'{text}" if text.startswith(_FORMULA) else text

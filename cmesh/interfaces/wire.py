@@ -36,6 +36,7 @@ from cmesh.daemon.arguments import (
     TrustArguments,
     UntrustArguments,
 )
+from cmesh.daemon.forget_calls import ForgetArguments
 from cmesh.daemon.history_calls import FiguresArguments, FindArguments, RecordArguments
 from cmesh.daemon.pair_calls import PairArguments, PairRulesArguments, UnpairArguments
 from cmesh.daemon.proof_calls import ProofArguments
@@ -98,6 +99,8 @@ OPERATIONS: Mapping[str, type[Arguments]] = MappingProxyType(
         "cancel_task": CancelArguments,
         "approve_task": ApproveArguments,
         "release": ReleaseArguments,
+        "forget": ForgetArguments,
+        "compact_store": NoArguments,
         "sql": SqlArguments,
         "explain": ExplainArguments,
         "review_policy": ReviewArguments,

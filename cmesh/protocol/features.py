@@ -11,7 +11,7 @@ from cmesh.protocol.convert import wire_spec
 from cmesh.protocol.proof_messages import PROOF
 from cmesh.protocol.session_events import Opened
 
-__all__ = ["FEATURES", "SQL", "TAKES", "lacking", "outdated"]
+__all__ = ["FEATURES", "SQL", "SQL_NAMED", "TAKES", "lacking", "outdated"]
 
 FEATURES: Mapping[str, str] = {
     "turns": "a limit of turns (`--max-turns`)",
@@ -27,7 +27,10 @@ FEATURES: Mapping[str, str] = {
 SQL = "sql"
 """That a node answers `sql` and hears `sql_cancel`; another one drops a link over the latter."""
 
-TAKES: tuple[str, ...] = (*FEATURES, PROOF, SQL)
+SQL_NAMED = "sql_named"
+"""That it takes the field `named` of `sql`, which another one would leave out without a word."""
+
+TAKES: tuple[str, ...] = (*FEATURES, PROOF, SQL, SQL_NAMED)
 """What this version says of itself: those fields, and the messages `proof` and `sql`."""
 
 

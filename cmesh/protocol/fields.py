@@ -24,6 +24,7 @@ __all__ = [
     "Names",
     "Nonce",
     "ObjectOrNone",
+    "ParameterName",
     "RetryAfter",
     "Rows",
     "Sentence",
@@ -88,6 +89,7 @@ Seq = Annotated[int, Field(ge=0, le=2**53)]
 Minor = Annotated[int, Field(ge=0, le=1_000)]
 Data = Annotated[dict[str, object], AfterValidator(storable)]
 Rows = Annotated[tuple[tuple[object, ...], ...], AfterValidator(storable)]
+ParameterName = Annotated[str, Field(min_length=1, max_length=64)]
 SqlValue = Annotated[str, Field(max_length=65_536)] | bool | int | float | None
 Instant = Annotated[AwareDatetime, AfterValidator(_utc)]
 Sentence = Annotated[str, Field(max_length=2_000)]

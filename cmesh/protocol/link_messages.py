@@ -52,7 +52,8 @@ class May(WireMessage):
     Attributes:
         runners: runner names, empty = none; `*` never appears, names are spelt out.
         paths: directories tasks may start in or below.
-        keep_text_days: how long the sender keeps prompts and outputs; None = for ever.
+        keep_text_days: how long the sender keeps a task's texts after its end; None = for ever.
+        keep_output_days: how long it keeps outputs, patches and artifacts, where that is less.
         store_prompts: whether it stores a prompt's text or only its digest.
         machine: what the sender's machine is like; None = an older sender, or not looked at yet.
     """
@@ -63,6 +64,7 @@ class May(WireMessage):
     paths: tuple[str, ...] = ()
     runtime_s: int | None = None
     keep_text_days: int | None = None
+    keep_output_days: Annotated[int | None, Field(exclude_if=is_unset)] = None
     store_prompts: Literal["text", "digest"] = "text"
     # Left out when there is none: an older peer leaves it unread, and frames stay as recorded.
     machine: Annotated[Machine | None, Field(exclude_if=is_unset)] = None

@@ -16,6 +16,7 @@ from cmesh.protocol.fields import (
     Hex256,
     Id,
     Instant,
+    ParameterName,
     RetryAfter,
     Rows,
     Sentence,
@@ -272,6 +273,8 @@ class Sql(WireMessage):
 
     Attributes:
         query_id: a UUIDv7; the chunks of the answer carry it where others carry a task's id.
+        parameters, named: what is bound to `?` in order, or to `$name`; one of them at most.
+            `named` is sent only to a peer that takes `sql_named`.
         bytes: of the answer's Parquet that the sender takes; 0 = as many as the peer gives.
     """
 
@@ -280,6 +283,7 @@ class Sql(WireMessage):
     sql: Annotated[str, Field(min_length=1, max_length=65_536)]
     limit: Annotated[int, Field(ge=1, le=SQL_ROWS)] = 1_000
     parameters: Annotated[tuple[SqlValue, ...], Field(max_length=100, exclude_if=is_unset)] = ()
+    named: Annotated[dict[ParameterName, SqlValue], Field(max_length=100, exclude_if=is_unset)] = {}  # noqa: RUF012 - pydantic copies it
     bytes: Annotated[int, Field(ge=0, le=SQL_BYTES, exclude_if=is_unset)] = 0
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cmesh.protocol.fields import Hex256, HexOrNone, Id, Seq, Signature, WireMessage
+from cmesh.protocol.fields import Hex256, HexOrNone, Id, Seq, Signature, WireMessage, is_unset
 from cmesh.protocol.link_messages import Seen
 from cmesh.protocol.outcome import Outcome
 
@@ -69,12 +69,14 @@ class HeldEnd(WireMessage):
     Attributes:
         worked: the answering side was the worker.
         worker_signature, caller_signature: over the same bytes; empty = not there (yet).
+        forgotten: the answering side has erased its texts, and the signatures with them.
     """
 
     task_id: Id
     worked: bool
     worker_signature: Signature = ""
     caller_signature: Signature = ""
+    forgotten: Annotated[bool, Field(exclude_if=is_unset)] = False
 
 
 class WholeEnd(WireMessage):

@@ -19,7 +19,7 @@ _STATE = frozenset({
     "cli.log", "control.sock", "dashboard.html", "daemon.log", "daemon.log.1", "down", "key", "launch.json",
     "livetest", "logins", "machines.json", "machines.unread", "node", "node.log", "node.log.1",
     "node_id", "pairings.json", "replace.lock", "replacing", "selftest", "selftests.json",
-    "service.json", "sessions", "setup", "start.lock", "store", "tasks",
+    "service.json", "sessions", "setup", "start.lock", "store", "store.restoring", "tasks",
 })  # fmt: skip
 _MARKS = frozenset({"launch.json", "start.lock"})
 """A daemon leaves these where it ran; a folder `tasks` alone says nothing."""
@@ -130,7 +130,8 @@ def _keys(config: Path) -> frozenset[Path]:
 
 
 def _is_state(name: str) -> bool:
-    return _plain(name) in _STATE or name.endswith("-task.xml")
+    kept = name.startswith("store.replaced-")
+    return kept or _plain(name) in _STATE or name.endswith("-task.xml")
 
 
 def _plain(name: str) -> str:

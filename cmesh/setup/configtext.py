@@ -14,7 +14,15 @@ from typing import Any, cast
 from cmesh.errors import ConfigError
 from cmesh.tomltext import TomlMistake, line_of, read_table
 
-__all__ = ["diff", "rule_names", "rule_text", "with_rule", "with_value", "without_block"]
+__all__ = [
+    "diff",
+    "rule_names",
+    "rule_text",
+    "with_rule",
+    "with_value",
+    "without_block",
+    "without_value",
+]
 
 _STRING = r""""(?:[^"\\]|\\.)*"|'[^']*'|[^#\s\[{]+"""
 _VALUE = re.compile(rf"^(\s*[^=#]+?\s*=\s*)(?:{_STRING})(\s*(?:#.*)?)$")
@@ -36,6 +44,25 @@ def with_value(text: str, table: str, key: str, value: str) -> str:
         return text
     after = _spliced(text, before, (table, key), _quoted(value))
     return _checked(after, wanted, f"`{key}` of [{table}]")
+
+
+def without_value(text: str, table: str, key: str) -> str:
+    """Return the text without `key` of `[table]`, which has a line of its own, or has it not.
+
+    Raises:
+        ConfigError: the text is no TOML, or has the key in a form that is not changed here.
+    """
+    wanted = copy.deepcopy(_table(text))
+    inner = wanted.get(table)
+    if not isinstance(inner, dict) or key not in inner:
+        return text
+    del cast("dict[str, Any]", inner)[key]
+    lines = text.splitlines(keepends=True)
+    at = line_of(text, (table, key))
+    if at is None or _VALUE.match(lines[at - 1].rstrip("\r\n")) is None:
+        raise _refused(f"`{key}` of [{table}] stands in a form that is not changed here")
+    del lines[at - 1]
+    return _checked("".join(lines), wanted, f"`{key}` of [{table}]")
 
 
 def with_rule(text: str, direction: str, block: str) -> str:

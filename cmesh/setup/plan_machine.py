@@ -4,7 +4,7 @@ import re
 
 from cmesh.configfile import starter_config
 from cmesh.errors import UsageError
-from cmesh.setup.configtext import with_value
+from cmesh.setup.configtext import with_value, without_value
 from cmesh.setup.facts import Facts
 from cmesh.setup.plan import FOREVER, Plan, Wish
 from cmesh.text import one_line
@@ -37,6 +37,8 @@ def machine(facts: Facts, wish: Wish) -> Plan:
     for table, key, value in pairs:
         if value:
             text = with_value(text, table, key, value)
+    if wish.keep_text == FOREVER:
+        text = without_value(text, "store", "keep_text")
     return Plan(
         step="machine",
         title="set this machine up" if fresh else "change this machine's settings",

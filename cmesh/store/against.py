@@ -77,6 +77,7 @@ class Outcome:
         covered_through: the last row that a signature held there vouches for.
         rows_after: rows of this log after it, which nothing held there speaks of.
         peer_heads, peer_ends: signed by the peer, held here, and as it has them now.
+        forgotten: ends that one side has erased with their texts, so that only heads speak of them.
         unknown_keys: heads held there whose signature is of no key of this node.
         differences: the first ones, earliest row first; `differing` = how many there are.
     """
@@ -89,6 +90,7 @@ class Outcome:
     peer_heads: int
     peer_ends: int
     unknown_keys: int
+    forgotten: int
     differing: int
     differences: Sequence[Difference]
 
@@ -100,6 +102,7 @@ class _Count:
     peer_heads: int = 0
     peer_ends: int = 0
     unknown_keys: int = 0
+    forgotten: int = 0
     covered: int = 0
     fitting: set[int] = field(default_factory=set[int])
 
@@ -120,6 +123,7 @@ class Comparison:
         self._bad_heads: dict[int, bool] = {}  # row -> proved
         self._found: list[Difference] = []
         self._theirs: set[bytes] = set()
+        self._theirs_forgotten: set[str] = set()
         self._pending: dict[str, HeldEnd] = {}
         self._more = 0
 
@@ -137,6 +141,10 @@ class Comparison:
         anchors = dict[int, str]()
         for end in ends:
             self._theirs.add(_mark(end.task_id, _by_peer(end)))
+            if end.forgotten:
+                self._theirs_forgotten.add(end.task_id)
+                self._count.forgotten += 1
+                continue
             signed = _by_own(end)
             if not signed:  # it is not known yet whether this node took it up
                 continue
@@ -145,6 +153,9 @@ class Comparison:
                 self._count.ends += 1
                 if row["head_seq"] and row["head_hash"]:
                     anchors[row["head_seq"]] = row["head_hash"]
+            elif row is not None and row["worked"] != end.worked and row["signed"] is None:
+                # The check of this store has found that its chain says so: see `erasing`.
+                self._count.forgotten += 1
             elif len(self._pending) + len(self._found) < WHOLES_MOST:
                 self._pending[end.task_id] = end
             else:
@@ -220,6 +231,7 @@ class Comparison:
             peer_heads=self._count.peer_heads,
             peer_ends=self._count.peer_ends,
             unknown_keys=self._count.unknown_keys,
+            forgotten=self._count.forgotten,
             differing=differing,
             differences=found[:SHOWN_MOST],
         )
@@ -261,7 +273,8 @@ class Comparison:
         """Look for what the peer signed and does not tell of; `ends` as this store has them."""
         for end in ends:
             signed = end.caller_signature if end.worked else end.worker_signature
-            if not signed:
+            # Erasing is each side's own right, and no proof is lost: the row stays in its chain.
+            if not signed or end.task_id in self._theirs_forgotten:
                 continue
             if _mark(end.task_id, signed) in self._theirs:
                 self._count.peer_ends += 1

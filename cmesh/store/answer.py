@@ -7,18 +7,19 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import os
 import shutil
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, BinaryIO, Self, cast
 
 from cmesh.errors import DiskFull, QueryRefused, RemoteProtocolError
 from cmesh.model import NodeId
 from cmesh.store.confined import Confined, Confinement, Program, QueryLimits
 from cmesh.store.records import SqlRows
-from cmesh.store.sql import SqlValue
+from cmesh.store.sql import Parameters
 from cmesh.text import one_line
 
 __all__ = ["LIMITS", "Answer", "AnswerFiles", "Question"]
@@ -59,7 +60,7 @@ class Question:
     """
 
     text: str
-    parameters: Sequence[SqlValue] = ()
+    parameters: Parameters = ()
     limit: int
     most_bytes: int
     asker: NodeId
@@ -92,8 +93,8 @@ class AnswerFiles:
     async def write(self, rows: SqlRows, path: Path, most_bytes: int) -> Answer:
         """Write rows to a new file; those that do not fit into `most_bytes` are left out.
 
-        Types that Parquet or JSON has no word for come as text. The file is the caller's to
-        remove, also after an error.
+        Types that Parquet or JSON has no word for come as text. The file is of mode 0600 and the
+        caller's to remove, also after an error.
 
         Raises:
             QueryRefused: no file could be made of them.
@@ -111,7 +112,7 @@ class AnswerFiles:
                 raise QueryRefused(f"no file could be made of the rows: {_said(made)}")
             digest, size = hashlib.sha256(), int(made["bytes"])
             try:
-                with path.open("xb") as file:
+                with _new(path) as file:
                     while file.tell() < size:
                         told = await self._ask(process, {"piece": file.tell()}, WRITE_LIMIT_S)
                         piece = base64.b64decode(told["data"])
@@ -208,6 +209,12 @@ def _show(path: Path, shown: Path) -> None:
             shutil.copyfile(path, shown)
         except OSError as error:
             raise DiskFull(f"no room for a peer's answer: {error.strerror}") from error
+
+
+def _new(path: Path) -> BinaryIO:
+    return os.fdopen(
+        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb"
+    )
 
 
 def _said(answer: dict[str, Any]) -> str:

@@ -90,6 +90,11 @@ class Askers:
         query = Query(text=question.text, parameters=question.parameters, limit=question.limit)
         return await process.run(query, head_seq)
 
+    async def forget(self) -> None:
+        """End all once their queries are over, and delete their copies."""
+        processes = list(self._processes.values())
+        await asyncio.gather(*(process.forget() for process in processes), *self._ending)
+
     async def close(self) -> None:
         """End all."""
         processes = list(self._processes.values())

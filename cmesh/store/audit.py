@@ -55,6 +55,8 @@ class Report:
         outputs: files of output that are what their names say.
         prompts_left_out: prompts that the store's configuration leaves out.
         keys: that signatures were checked with, and who confirmed each.
+        erased: rows whose texts were erased, as later rows of the chain say; `resealed`: those
+            of them whose texts stood in the chain itself, so that a later row stands for them.
         finding: the first thing that is not as it was written; None = all is.
     """
 
@@ -64,6 +66,8 @@ class Report:
     signatures_unknown: int = 0
     outputs: int = 0
     prompts_left_out: int = 0
+    erased: int = 0
+    resealed: int = 0
     finding: Finding | None = None
     keys: Sequence[KeyUse] = ()
 
@@ -168,6 +172,8 @@ def check_rows(
         signatures=signed.fit,
         signatures_unknown=signed.unknown,
         prompts_left_out=found.prompts_left_out,
+        erased=found.erased,
+        resealed=found.resealed,
         finding=finding,
         keys=() if finding else key_uses(cursor, signed.by_key, signed.unknown_of),
     )
@@ -218,7 +224,7 @@ def _books(cursor: Reader) -> Finding | None:
 def _with_outputs(report: Report, directory: Path, tell: Tell) -> Report:
     files = sorted(path for path in directory.glob("??/*") if len(path.name) == _SHA256_DIGITS)
     for number, path in enumerate(files, start=1):
-        if _sha256(path) != path.name:
+        if not _is_as_named(path):
             what = f"the output `{path.name}` is not what its name says"
             return replace(report, outputs=number - 1, finding=Finding(kind="output", what=what))
         tell("outputs", number, len(files))
@@ -229,12 +235,15 @@ def _nothing(_what: str, _done: int, _total: int) -> None:
     """Tell nobody."""
 
 
-def _sha256(path: Path) -> str:
+def _is_as_named(path: Path) -> bool:
     hasher = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            hasher.update(chunk)
-    return hasher.hexdigest()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                hasher.update(chunk)
+    except FileNotFoundError:  # its time was over meanwhile
+        return True
+    return hasher.hexdigest() == path.name
 
 
 @contextlib.contextmanager

@@ -8,7 +8,9 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+import threading
+from collections.abc import Collection, Generator, Iterator
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from cmesh.errors import StoreError
@@ -29,6 +31,11 @@ class Blobs:
         ensure_private_dir(self.directory)
         for left in self.directory.glob("incoming-*"):
             left.unlink()
+        self._lock = threading.Lock()
+        self._holding = False
+        self._settled: set[str] = set()
+        # INVARIANT: what was stored and no row names yet, which must not be deleted.
+        self.pending: set[str] = set()
 
     def add(self, data: bytes | Path) -> str:
         """Store bytes, or a copy of a file's, and return their SHA-256 in hex.
@@ -39,10 +46,7 @@ class Blobs:
         incoming = self.directory / f"incoming-{secrets.token_hex(8)}"
         try:
             sha256 = _write(incoming, data)
-            path = self._path(sha256)
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            incoming.replace(path)
-            sync(path.parent)
+            self._name(incoming, sha256)
         finally:
             incoming.unlink(missing_ok=True)
         return sha256
@@ -58,10 +62,7 @@ class Blobs:
             os.fsync(fd)
         finally:
             os.close(fd)
-        path = self._path(sha256)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        file.replace(path)
-        sync(path.parent)
+        self._name(file, sha256)
 
     def path(self, sha256: str) -> Path | None:
         """Return the file with this digest, or None when there is none."""
@@ -82,6 +83,47 @@ class Blobs:
         with path.open("rb") as file:
             file.seek(offset)
             return file.read(limit)
+
+    def named(self, digests: Collection[str]) -> None:
+        """Take note that durable rows name these files now."""
+        with self._lock:
+            if self._holding:  # whoever deletes has looked at the rows before
+                self._settled.update(digests)
+            else:
+                self.pending.difference_update(digests)
+
+    @contextlib.contextmanager
+    def holding(self) -> Generator[None]:
+        """Keep whatever is stored meanwhile from being deleted, named or not."""
+        self._holding = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._holding = False
+                self.pending -= self._settled
+                self._settled.clear()
+
+    def drop_except(self, used: AbstractSet[str]) -> tuple[int, int]:
+        """Delete the files that are neither named here nor pending; return how many, and bytes."""
+        files, size = 0, 0
+        for path in self.directory.glob("??/*"):
+            with self._lock:
+                if _SHA256.fullmatch(path.name) and not (
+                    path.name in used or path.name in self.pending
+                ):
+                    size += path.stat().st_size
+                    path.unlink()
+                    files += 1
+        return files, size
+
+    def _name(self, whole: Path, sha256: str) -> None:
+        path = self._path(sha256)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        with self._lock:
+            self.pending.add(sha256)
+            whole.replace(path)
+        sync(path.parent)
 
     def _path(self, sha256: str) -> Path:
         return self.directory / sha256[:2] / sha256

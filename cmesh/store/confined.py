@@ -33,11 +33,14 @@ from cmesh.sandbox.start import start
 from cmesh.sandbox.tier import NO_SANDBOX, Enforcement
 from cmesh.store.snapshot import discard
 
-__all__ = ["QUERY", "Confined", "Confinement", "Program", "QueryLimits"]
+__all__ = ["LESS", "QUERY", "Confined", "Confinement", "Program", "QueryLimits"]
 
 _log = logging.getLogger(__name__)
 
 MIB = 1024**2
+
+LESS = "ask for less: fewer rows, a shorter time, an aggregate"
+"""What helps who reached a limit."""
 
 _HEADER = struct.Struct(">I")
 _NUMBERS = itertools.count(1)
@@ -147,15 +150,15 @@ class Confined:
                 length = _HEADER.unpack(await reader.readexactly(_HEADER.size))[0]
                 if length > limit_bytes:
                     raise QueryRefused(
-                        f"the answer is longer than its limit of {limit_bytes} bytes"
+                        f"the answer is longer than its limit of {limit_bytes} bytes", hint=LESS
                     )
                 return cast("dict[str, Any]", json.loads(await reader.readexactly(length)))
         except TimeoutError as error:
             raise QueryRefused(
-                f"{self._work} reached its limit of {limit_s:g} s and was ended"
+                f"{self._work} reached its limit of {limit_s:g} s and was ended", hint=LESS
             ) from error
         except (asyncio.IncompleteReadError, ConnectionError) as error:
-            raise QueryRefused(await self._why_gone()) from error
+            raise QueryRefused(await self._why_gone(), hint=LESS) from error
 
     async def end(self) -> None:
         """Kill the process and all it may have started, reap it, remove its directory."""

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import cast
 
 import _duckdb as duckdb
@@ -24,7 +25,7 @@ from cmesh.store.head import Head
 from cmesh.store.recovery import bring_in, open_database
 from cmesh.text import one_line
 
-__all__ = ["LOCK_FILE", "main"]
+__all__ = ["LOCK_FILE", "lock_database", "main"]
 
 LOCK_FILE = "database.lock"
 _LOCK_POLL_S = 0.02
@@ -76,7 +77,7 @@ class _Server:
                 f"cmesh {__version__} was installed over {opening.version}, whose daemon still runs",
                 hint="restart it: `cmesh down`, then `cmesh up`",
             )
-        self._lock = _locked(opening)
+        self._lock = lock_database(opening.directory)
         self._database, opened = open_database(opening)
         self._head = opened.head
         return Answer(applied=self._head.seq, value=opened)
@@ -101,17 +102,22 @@ class _Server:
         return Answer(applied=self._head.seq, checkpoints=database.checkpoints, value=value)
 
 
-def _locked(opening: Opening) -> FileLock:
+def lock_database(directory: Path) -> FileLock:
+    """Take the lock of who opens a store's database, which holds until it or its process ends.
+
+    Raises:
+        StoreBusy: another process has it, and does not end.
+    """
     # DuckDB's own lock vanishes when its process closes any descriptor of the file; this
     # one does not. The process of a daemon that was killed may need a moment to be gone.
-    lock = FileLock(opening.directory / LOCK_FILE)
+    lock = FileLock(directory / LOCK_FILE)
     for left in reversed(range(_LOCK_ATTEMPTS)):
         try:
             lock.acquire()
             break
         except Held as error:
             if not left:
-                raise StoreBusy(f"`{opening.directory}` is in use by {error}") from error
+                raise StoreBusy(f"`{directory}` is in use by {error}") from error
         time.sleep(_LOCK_POLL_S)
     return lock
 

@@ -7,12 +7,13 @@ a row that left this file must be insertable. Nothing here does I/O.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import singledispatch
+from typing import NamedTuple
 
 from cmesh.errors import StoreError
 from cmesh.protocol.trace import trace_id
-from cmesh.store.chain import canonical, clean, digest, micros, stored_json
+from cmesh.store.chain import canonical_row, clean, digest, micros, stored_json
 from cmesh.store.records import (
     AuditRecord,
     DecisionRecord,
@@ -24,6 +25,7 @@ from cmesh.store.records import (
     TaskRecord,
     TrustRecord,
 )
+from cmesh.store.texts import ERASABLE, KEPT_FACTS, is_empty
 
 __all__ = ["Row", "Value", "encode", "unfit"]
 
@@ -33,8 +35,7 @@ _TASK_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _INT64 = 2**63
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(NamedTuple):
     """A typed row without `seq` and `ts`, which the writer gives.
 
     Attributes:
@@ -51,36 +52,43 @@ class Row:
     texts: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
 
-    def kept(self) -> dict[str, Value]:
+    def kept(self) -> Mapping[str, Value]:
         """Return the values as the store keeps them."""
+        if not self.left_out:
+            return self.values
         return {name: None if name in self.left_out else v for name, v in self.values.items()}
+
+    def salted(self) -> frozenset[str]:
+        """Return the columns of which the chain has a salted digest."""
+        if not self.texts:
+            return self.left_out
+        return self.left_out.union(n for n in self.texts if not is_empty(self.values[n]))
 
     def canon(self, *, node: str, seq: int, ts: int) -> str:
         """Return the canonical text the chain covers.
 
         Version 2 names the texts that were never stored (`left_out`): without that, one that
         somebody took away later would look the same. Rows of version 1 are not told apart.
+        Version 3 has a digest of all that can be erased; before, some of it stood in the clear.
         """
-        fields: dict[str, object] = {
-            name: value
-            for name, value in self.values.items()
-            if name not in self.texts and name != "salt"
-        }
-        salt = self.values.get("salt")
-        for name in self.texts:
-            text = self.values[name]
-            fields[f"{name}_sha256"] = None if text is None else digest(str(salt), name, str(text))
+        salt, salted = self.values.get("salt"), self.salted()
+        fields: dict[str, object] = {}
+        for name, value in self.values.items():
+            if name in salted:
+                fields[f"{name}_sha256"] = digest(str(salt), name, str(value))
+            elif name != "salt":
+                fields[name] = value
         if self.left_out:
             fields["left_out"] = sorted(self.left_out)
         head: dict[str, object] = {
-            "v": 2,
+            "v": 3,
             "node": node,
             "seq": seq,
             "ts": ts,
             "kind": self.kind,
             "table": self.table,
         }
-        return canonical(fields | head)
+        return canonical_row(fields | head)
 
 
 def encode(record: Record, *, salt: str) -> Row:
@@ -90,7 +98,12 @@ def encode(record: Record, *, salt: str) -> Row:
         StoreError: the record holds something no column or JSON text can carry.
     """
     row = _row(record, salt)
+    if row.values.get("salt") is not None and not row.salted():
+        # INVARIANT: a salt stands only where a digest vouches for it, or it could be changed.
+        row = row._replace(values={**row.values, "salt": None})
     for name, value in row.values.items():
+        if type(value) is str:  # nearly all there is
+            continue
         problem = unfit(value)
         if problem:
             raise StoreError(f"a `{row.kind}` record's `{name}` {problem}")
@@ -122,7 +135,7 @@ def _(record: TaskRecord, salt: str) -> Row:
         table="task_row",
         kind="task",
         task_id=record.task_id,
-        texts=frozenset({"prompt"}),
+        texts=ERASABLE["task_row"],
         values={
             "task_id": record.task_id,
             "direction": record.direction.value,
@@ -165,12 +178,14 @@ def _(record: TaskRecord, salt: str) -> Row:
 
 @_row.register
 def _(record: StepRecord, salt: str) -> Row:
-    del salt
+    numbers = record.kind == "fact" and record.name in KEPT_FACTS
     return Row(
         table="step_row",
         kind=record.kind,
         task_id=record.task_id,
+        texts=ERASABLE["step_row"] - ({"data"} if numbers else set[str]()),
         values={
+            "salt": salt,
             "task_id": record.task_id,
             "direction": record.direction.value,
             "kind": record.kind,
@@ -190,7 +205,7 @@ def _(record: EventRecord, salt: str) -> Row:
         table="event_row",
         kind="event",
         task_id=record.task_id,
-        texts=frozenset({"text", "data"}),
+        texts=ERASABLE["event_row"],
         values={
             "task_id": record.task_id,
             "direction": record.direction.value,
@@ -207,12 +222,14 @@ def _(record: EventRecord, salt: str) -> Row:
 
 @_row.register
 def _(record: DecisionRecord, salt: str) -> Row:
-    del salt
+    texts = _of_task("decision_row", record.task_id)
     return Row(
         table="decision_row",
         kind="decision",
         task_id=record.task_id,
+        texts=texts,
         values={
+            "salt": salt if texts else None,
             "task_id": record.task_id,
             "direction": record.direction.value,
             "peer_id": clean(record.peer_id),
@@ -235,7 +252,7 @@ def _(record: ResultRecord, salt: str) -> Row:
         table="result_row",
         kind="result",
         task_id=record.task_id,
-        texts=frozenset({"text", "error", "evidence", "answer"}),
+        texts=ERASABLE["result_row"],
         values={
             "task_id": record.task_id,
             "direction": record.direction.value,
@@ -279,12 +296,15 @@ def _(record: ResultRecord, salt: str) -> Row:
 
 @_row.register
 def _(record: ReceiptRecord, salt: str) -> Row:
-    del salt
+    # A head is signed over a hash, which no text of a task can be guessed by.
+    texts = _of_task("receipt_row", record.task_id if record.kind == "result_ack" else None)
     return Row(
         table="receipt_row",
         kind="receipt",
         task_id=record.task_id,
+        texts=texts,
         values={
+            "salt": salt if texts else None,
             "task_id": record.task_id,
             "peer_id": clean(record.peer_id),
             "peer": clean(record.peer),
@@ -315,17 +335,23 @@ def _(record: TrustRecord, salt: str) -> Row:
 
 @_row.register
 def _(record: AuditRecord, salt: str) -> Row:
-    del salt
+    texts = _of_task("audit_row", record.task_id)
     return Row(
         table="audit_row",
         kind=clean(record.kind),
         task_id=record.task_id,
+        texts=texts,
         values={
+            "salt": salt if texts else None,
             "task_id": record.task_id,
             "kind": clean(record.kind),
             "data": stored_json(record.data),
         },
     )
+
+
+def _of_task(table: str, task_id: str | None) -> frozenset[str]:
+    return ERASABLE[table] if task_id else frozenset()
 
 
 def _optional(text: str | None) -> str | None:

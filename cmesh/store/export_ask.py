@@ -9,7 +9,7 @@ from typing import Self
 import _duckdb as duckdb
 
 from cmesh.store import queries
-from cmesh.store.confined import Confinement
+from cmesh.store.confined import Confinement, QueryLimits
 from cmesh.store.records import SqlRows
 from cmesh.store.snapshot import FILE_NAME, Snapshot, copy_files
 from cmesh.store.sql import Copying, Query, QueryProcess, SqlValue
@@ -25,7 +25,7 @@ class OpenedExports:
     Belongs to one event loop. The process sees a link to the file, and may not write to it.
     """
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, database: Path, limits: QueryLimits | None = None) -> None:
         self._database = database
         self._process = QueryProcess(
             Copying(
@@ -33,7 +33,8 @@ class OpenedExports:
                 fill=self._fill,
                 rest=_nothing,
                 columns=self._columns,
-            )
+            ),
+            limits,
         )
 
     async def __aenter__(self) -> Self:

@@ -32,12 +32,13 @@ class Page:
 
 
 _PAGE = """
-SELECT seq, NULL AS task_id, head_seq, head_hash, signature, NULL AS direction, NULL AS caller
+SELECT seq, NULL AS task_id, head_seq, head_hash, signature, NULL AS direction, NULL AS caller,
+  false AS forgotten
 FROM receipt_row
 WHERE receipt_kind = 'head' AND head_seq > 0 AND peer_id = $1 AND seq > $2 AND seq <= $3
 UNION ALL
-SELECT r.seq, r.task_id::VARCHAR, 0, '', r.worker_signature, r.direction,
-  coalesce(nullif(r.caller_signature, ''), a.signature, '')
+SELECT r.seq, r.task_id::VARCHAR, 0, '', coalesce(r.worker_signature, ''), r.direction,
+  coalesce(nullif(r.caller_signature, ''), a.signature, ''), r.worker_signature IS NULL
 FROM result_row r JOIN task_row t ON t.task_id = r.task_id
 LEFT JOIN receipt_row a ON a.task_id = r.task_id AND a.receipt_kind = 'result_ack'
   AND a.seq <= $3
@@ -64,6 +65,7 @@ def page(
                 worked=row["direction"] == Direction.IN.value,
                 worker_signature=row["signature"],
                 caller_signature=row["caller"],
+                forgotten=row["forgotten"],
             )
         )
     more = rows[-1]["seq"] if len(rows) == limit else 0
@@ -71,9 +73,9 @@ def page(
 
 
 def whole_end(cursor: Reader, peer_id: NodeId, task_id: TaskId) -> WholeEnd | None:
-    """Return what was signed of a task's end; None = it is not there, or another peer's."""
+    """Return what was signed of a task's end; None = not there, forgotten, or another peer's."""
     task = next((draft.snapshot() for draft in queries.drafts(cursor, [task_id])), None)
-    if task is None or task.record.peer_id != peer_id or task.result is None:
+    if task is None or task.forgotten or task.record.peer_id != peer_id or task.result is None:
         return None
     return WholeEnd(
         payload_hash=task.record.payload_hash,

@@ -43,14 +43,20 @@ _KEYS_KEPT = 1_000
 class _Entry:
     """A task in memory; `tail` holds all of its events numbered above `tail_after`.
 
-    `alike` is where `_alike` has it.
+    `alike` is where `_alike` has it; `told` is the draft's snapshot, None = it is to be made.
     """
 
     draft: Draft
-    snapshot: TaskSnapshot
+    told: TaskSnapshot | None
     tail: deque[Event] = field(default_factory=deque[Event])
     tail_after: int = 0
     alike: tuple[str, str] | None = None
+
+    @property
+    def snapshot(self) -> TaskSnapshot:
+        if self.told is None:
+            self.told = self.draft.snapshot()
+        return self.told
 
 
 class Index:
@@ -121,6 +127,8 @@ class Index:
                     self._heads[record.peer_id] = record
                 case AuditRecord() | DecisionRecord():
                     pass
+                case EventRecord():  # it neither ends a task nor brings it back: the most there are
+                    self._continue(record, ts)
                 case _:
                     self._continue(record, ts)
                     if record.task_id is not None:
@@ -145,6 +153,13 @@ class Index:
             if missed == self.missed:
                 self._put(entry)
         return entry.snapshot
+
+    def replace(self, draft: Draft) -> None:
+        """Put a finished task as it was read back in the place of what memory has of it."""
+        task_id = draft.record.task_id
+        if task_id in self._finished:
+            self._finished[task_id] = _Entry(draft, draft.snapshot(), tail_after=draft.last_event)
+        self._questions.pop(task_id, None)
 
     def is_unfinished(self, task_id: TaskId) -> bool:
         """Whether somebody must still act on a task."""
@@ -315,6 +330,7 @@ class Index:
         if isinstance(record, ResultRecord) and record.direction is Direction.IN:
             self._use(entry.draft.record.peer_id, _hour(ts), charge(entry.draft.snapshot()))
         if isinstance(record, EventRecord):
+            entry.told = None
             entry.tail.append(record.event)
             if len(entry.tail) > _TAIL_EVENTS:
                 entry.tail_after = entry.tail.popleft().seq
@@ -329,13 +345,13 @@ class Index:
         if entry is None:
             return
         ended_before = entry.snapshot.terminal
-        entry.snapshot = entry.draft.snapshot()
+        entry.told = None
         if entry.snapshot.terminal and not ended_before and self.told:
             self.told(entry.snapshot)
         if entry.snapshot.terminal and not ended_before and self._on_ended:
             self._on_ended(task_id)
             entry.draft.forget_prompt()
-            entry.snapshot = entry.draft.snapshot()
+            entry.told = None
         follows = entry.snapshot.record.spec.follows
         if follows is not None and entry.snapshot.result and taken([entry.snapshot]):
             self._questions.pop(follows, None)  # answered, and nothing changes that

@@ -10,11 +10,10 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise, zip_longest
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 from cmesh.errors import DiskFull
 from cmesh.paths import sync
@@ -27,8 +26,7 @@ _FRAME = struct.Struct("<4sII")  # magic, length, CRC-32 of the body
 _MAGIC = b"cmj1"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(NamedTuple):
     """One row on its way into DuckDB: its log columns and its typed columns."""
 
     seq: int
@@ -38,7 +36,7 @@ class Entry:
     canon: str
     hash: bytes
     table: str
-    values: dict[str, Value]
+    values: Mapping[str, Value]
 
 
 class Journal:
@@ -52,6 +50,7 @@ class Journal:
         self._fd = -1
         self._position = 0
         self._size = 0
+        self._turn_over = False
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Make the entries durable, all or none; blocks on the disk.
@@ -60,9 +59,12 @@ class Journal:
             DiskFull: there is no room; nothing stays written.
             OSError: the disk failed; whether the entries are there is unknown.
         """
-        body = json.dumps([_pack(entry) for entry in entries], separators=(",", ":")).encode()
+        from pydantic_core import to_json  # for the daemon alone, which has it: five times as fast
+
+        body = to_json([_pack(entry) for entry in entries])
         frame = _FRAME.pack(_MAGIC, len(body), zlib.crc32(body)) + body
-        if self._fd < 0 or self._position + len(frame) > self._size:
+        if self._fd < 0 or self._turn_over or self._position + len(frame) > self._size:
+            self._turn_over = False
             self._rotate(entries[0].seq, len(frame))
         try:
             _write_all(self._fd, frame, self._position)
@@ -75,6 +77,10 @@ class Journal:
             os.fdatasync(self._fd)
             raise DiskFull(f"no room for the store's journal: {error.strerror}") from error
         self._position += len(frame)
+
+    def turn_over(self) -> None:
+        """Have the next append begin a new segment, so that the one in use can be dropped."""
+        self._turn_over = True
 
     def segments(self) -> list[Path]:
         """Return the segments, oldest first."""

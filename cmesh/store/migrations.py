@@ -31,6 +31,7 @@ MIGRATIONS: tuple[str, ...] = (
     "releases.sql",
     "peer_names.sql",
     "traces.sql",
+    "forgetting.sql",
 )
 """Files of SQL in this folder; the first makes version 1."""
 

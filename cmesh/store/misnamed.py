@@ -1,4 +1,4 @@
-"""A name in somebody's SELECT that is not there: what it may have meant. Pure."""
+"""A mistake in somebody's SELECT: what a name that is not there may have meant. Pure."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,22 +18,25 @@ _VIEW = re.compile(r'Table with name "?(\w+)"? does not exist|Referenced table "
 # DuckDB's own guess knows the tables behind the views, which nobody asks, and of a view's columns
 # only those that are nearest by its measure.
 _GUESS = re.compile(r'\s*(?:Did you mean "[^"]*"\?|Candidate (?:bindings|tables): [^\n]*)')
+_PARAMETERS = re.compile(r"[Pp]arameters?\b.*(?:count mismatch|not supported)|following parameters")
+_VALUES = "each `?` or `$name` needs a value, and each value one of them; names or `?`, not both"
 _PICTURE = re.compile(r"\s*LINE \d+:.*", re.DOTALL)  # means nothing once it is one line
 
 
 def misnamed(message: str, sql: str, views: Columns) -> tuple[str, str]:
-    """Return DuckDB's message of a wrong name without its guess, and ours; empty = there is none.
+    """Return DuckDB's message without its guess, and what helps; empty = nothing is known.
 
     A column is looked for in the views that the query names, and then in the others.
     """
     column, view = _COLUMN.search(message), _VIEW.search(message)
     if column is None and view is None:
-        return message, ""
+        return message, _VALUES if _PARAMETERS.search(message) else ""
     message = _GUESS.sub("", _PICTURE.sub("", message))
     if view is not None:
         name = view[1] or view[2]
-        meant = did_you_mean(name, list(views)) or f"the views: {', '.join(views)}"
-        return message, f"{meant}; `cmesh schema` lists their columns"
+        near = did_you_mean(name, list(views))
+        meant = near or f"the views: {', '.join(views)}"
+        return message, f"{meant}{'' if near else ';'} `cmesh schema` lists their columns"
     assert column is not None
     return message, _column_meant((column[1] or column[2]).lower(), _asked(sql, views), views)
 

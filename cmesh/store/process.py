@@ -16,9 +16,11 @@ from typing import Any, Literal, TypeVar, cast
 from cmesh import __version__
 from cmesh.errors import StoreError
 from cmesh.store.child import Child, Gone
+from cmesh.store.compacting import Leash, rewrite
 from cmesh.store.exchange import Answer, Ask, Opened, Opening, Reader
 from cmesh.store.head import Head
 from cmesh.store.journal import Journal
+from cmesh.store.room import Room
 
 __all__ = ["DatabaseProcess", "ProcessOptions"]
 
@@ -71,6 +73,7 @@ class DatabaseProcess:
         self._holders = 0
         self._checkpoints = 0  # of the processes before this one, and whatever those left open
         self._of_child = 0
+        self._leash: Leash | None = None  # of a rewriting that goes on
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -143,12 +146,51 @@ class DatabaseProcess:
 
         return await self._alone(run)
 
+    async def rewrite(self, room: Room) -> tuple[int, int]:
+        """Have the file written anew while no process has it open; return both sizes.
+
+        `close` does not wait for it, but ends it.
+
+        Raises:
+            StoreError: as `compacting.rewrite`.
+        """
+
+        async def run() -> tuple[int, int]:
+            if self._applied < self._head.seq or not self._at_rest:
+                await self._end_at_rest()
+            leash = self._leash = Leash()
+            if self._closing:
+                leash.let_go()
+            try:
+                return await asyncio.to_thread(rewrite, self._options.directory, room, leash)
+            finally:
+                self._leash = None
+                leash.close()
+                self._checkpoints += 1
+
+        return await self._alone(run)
+
+    async def settle(self) -> None:
+        """Bring in every row, and drop all of the journal but the segment in use.
+
+        Raises:
+            StoreError: the database does not take its rows; the journal is whole.
+        """
+
+        async def run() -> None:
+            await self._ask("checkpoint")
+            await asyncio.to_thread(self._options.journal.drop_through, self._applied)
+
+        await self._alone(run)
+
     async def close(self) -> bool:
         """Bring in every row and end the process; say whether the journal is not needed now."""
         self._closing = True
         for timer in (self._applying, self._idling):
             if timer is not None:
                 timer.cancel()
+        if self._leash is not None:
+            self._leash.let_go()
         return await self._alone(self._finish, closing=True)
 
     async def _alone(self, work: Callable[[], Awaitable[T]], *, closing: bool = False) -> T:

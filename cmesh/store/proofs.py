@@ -53,11 +53,11 @@ def heads_after(cursor: Reader, after: int, limit: int) -> list[tuple[int, Recei
 
 
 def results_after(cursor: Reader, after: int, limit: int) -> list[tuple[int, TaskId]]:
-    """Return the ends of tasks by their rows, in their order."""
+    """Return the ends of tasks by their rows, in their order; those that have signatures still."""
     rows = read_rows(
         cursor,
         "SELECT seq, task_id::VARCHAR AS task_id FROM result_row"  # noqa: S608  # limit is a number
-        f" WHERE seq > $1 ORDER BY seq LIMIT {int(limit)}",
+        f" WHERE seq > $1 AND worker_signature IS NOT NULL ORDER BY seq LIMIT {int(limit)}",
         [after],
     )
     return [(row["seq"], TaskId(row["task_id"])) for row in rows]
@@ -67,7 +67,7 @@ def signed_count(cursor: Reader) -> int:
     """Return about how many signatures there are: two an end, one a head."""
     [row] = read_rows(
         cursor,
-        "SELECT 2 * (SELECT count(*) FROM result_row) + count(*) AS n FROM receipt_row"
+        "SELECT 2 * (SELECT count(worker_signature) FROM result_row) + count(*) AS n FROM receipt_row"
         " WHERE receipt_kind = 'head'",
     )
     return row["n"]

@@ -309,12 +309,23 @@ def columns(cursor: Reader) -> dict[str, list[str]]:
 def _of_tasks(cursor: Reader, table: str, ids: Sequence[TaskId]) -> list[Row]:
     """Return rows of some tasks with ids as text and times as microseconds."""
     replaced = ", ".join(f"epoch_us({column}) AS {column}" for column in _TIMES[table])
+    condition, value = _one_of(ids)
     return read_rows(
         cursor,
         f"SELECT * REPLACE (task_id::VARCHAR AS task_id, {replaced}) FROM {table}"  # noqa: S608
-        " WHERE task_id IN (SELECT unnest($1::UUID[])) ORDER BY seq",
-        [list(ids)],
+        f" WHERE {condition} ORDER BY seq",
+        [value],
     )
+
+
+def _one_of(ids: Sequence[TaskId]) -> tuple[str, object]:
+    """Return a condition on `task_id` and its value.
+
+    One id is compared, and not joined with: then DuckDB skips the blocks that cannot have it.
+    """
+    if len(ids) == 1:
+        return "task_id = $1::UUID", ids[0]
+    return "task_id IN (SELECT unnest($1::UUID[]))", list(ids)
 
 
 _TIMES = {
@@ -326,6 +337,7 @@ _TIMES = {
 
 
 def _add_events(cursor: Reader, made: dict[str, Draft]) -> None:
+    condition, value = _one_of([TaskId(task_id) for task_id in made])
     rows = read_rows(
         cursor,
         f"""
@@ -335,8 +347,8 @@ def _add_events(cursor: Reader, made: dict[str, Draft]) -> None:
           epoch_us(arg_min(event_ts, n) FILTER (event_kind = 'running')) AS ran,
           arg_min(data ->> 'containment', n) FILTER (event_kind = 'running') AS containment,
           arg_min(data ->> 'enforcement', n) FILTER (event_kind = 'running') AS enforcement
-        FROM event_row WHERE task_id IN (SELECT unnest($1::UUID[])) GROUP BY task_id""",  # noqa: S608
-        [list(made)],
+        FROM event_row WHERE {condition} GROUP BY task_id""",  # noqa: S608
+        [value],
     )
     for row in rows:
         draft = made[row["task_id"]]

@@ -270,6 +270,11 @@ class TaskSnapshot:
         return self.state in TERMINAL
 
     @property
+    def forgotten(self) -> bool:
+        """Whether its texts were erased, or are being erased."""
+        return not self.record.payload_hash
+
+    @property
     def unfinished(self) -> bool:
         """Whether somebody must still act: not ended, or the caller has not acknowledged."""
         waits_for_ack = self.record.direction is Direction.IN and "acknowledged" not in self.facts
@@ -334,12 +339,16 @@ class Verification:
         finding: the first row that does not fit; None = none.
         head_ok: the log has the row that the head file names, as far as the look went.
         prompts_left_out: prompts that the store's configuration leaves out.
+        erased: rows whose texts were erased, as a later row of the chain says.
+        resealed: those of them that are from before version 3 of the chain's texts.
     """
 
     rows: int
     finding: Finding | None = None
     head_ok: bool
     prompts_left_out: int = 0
+    erased: int = 0
+    resealed: int = 0
 
     @property
     def bad_seq(self) -> int | None:

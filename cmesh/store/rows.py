@@ -68,7 +68,7 @@ def task_record(row: Row) -> TaskRecord:
             turns=row["limit_turns"],
             tokens=row["limit_tokens"],
         ),
-        accept=tuple(json.loads(row["accept"])),
+        accept=tuple(json.loads(row["accept"] or "[]")),
         origin=tuple(json.loads(row["origin"])),
         not_after=from_micros(row["not_after"]),
         traceparent=row["traceparent"],
@@ -79,6 +79,7 @@ def task_record(row: Row) -> TaskRecord:
         answer_schema=row["answer_schema"] or "",
     )
     same = {name: row[name] for name in _SAME}
+    same["payload_hash"] = row["payload_hash"] or ""
     return TaskRecord(
         spec=spec,
         direction=Direction(row["direction"]),
@@ -118,8 +119,8 @@ def step_record(row: Row) -> Record:
         name=row["name"],
         witness=row["witness"],
         code=row["code"],
-        reason=row["reason"],
-        data=_object(row["data"]),
+        reason=row["reason"] or "",
+        data=_object(row["data"] or "{}"),
     )
 
 
@@ -134,7 +135,7 @@ def result_record(row: Row) -> Record:
         code=row["code"],
         output_bytes=row["output_bytes"],
         output_kept=row["output_kept"],
-        output_sha256=row["output_sha256"],
+        output_sha256=row["output_sha256"] or "",
         truncated=row["truncated"],
         usage=Usage(
             cost_usd=row["cost_usd"],
@@ -162,8 +163,8 @@ def result_record(row: Row) -> Record:
         task_id=TaskId(row["task_id"]),
         direction=Direction(row["direction"]),
         result=result,
-        worker_signature=row["worker_signature"],
-        caller_signature=row["caller_signature"],
+        worker_signature=row["worker_signature"] or "",
+        caller_signature=row["caller_signature"] or "",
     )
 
 
@@ -176,7 +177,7 @@ def receipt_record(row: Row) -> Record:
         task_id=TaskId(row["task_id"]),
         head_seq=row["head_seq"],
         head_hash=row["head_hash"],
-        signature=row["signature"],
+        signature=row["signature"] or "",
     )
 
 

@@ -144,6 +144,8 @@ def _claims(cursor: Reader, keys: _Keys) -> Iterator[list[_Claim]]:
 def _of_end(task: TaskSnapshot, seq: int, keys: _Keys) -> Iterator[_Claim]:
     """Yield both signatures on an end; the caller's may not have come to a worker yet."""
     record, inbound = task.record, task.record.direction is Direction.IN
+    if task.forgotten:  # what was signed cannot be put together again
+        return
     signed = [(own_id, own, _end_bytes(task, own_id)) for own_id, own in keys.own]
     ours = [(own, message) for _, own, message in signed]
     theirs = [(key, message) for _, _, message in signed for key in keys.of(record.peer_id)]

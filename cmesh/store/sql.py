@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from cmesh.errors import QueryRefused
-from cmesh.store.confined import QUERY, Confined, Confinement, QueryLimits
+from cmesh.store.confined import LESS, QUERY, Confined, Confinement, QueryLimits
 from cmesh.store.misnamed import Columns, misnamed
 from cmesh.store.records import SqlRows
 from cmesh.store.snapshot import Snapshot
@@ -122,6 +122,10 @@ class QueryProcess:
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
+    async def forget(self) -> None:
+        """End the processes and delete their copies, once the query that runs is over."""
+        await self._rest()
+
     async def _run(self, query: Query, head_seq: int) -> SqlRows:
         if self._idle is not None:
             self._idle.cancel()
@@ -139,7 +143,7 @@ class QueryProcess:
             )
             if answer.get("limit"):
                 # What is left of a process that ran into its limits serves nobody else.
-                raise QueryRefused(self._limits.reached(answer["limit"]), hint=_LESS)
+                raise QueryRefused(self._limits.reached(answer["limit"]), hint=LESS)
         except BaseException:
             # After a breach, or a caller that went away, its next answer would be the wrong one.
             await self._end()
@@ -204,9 +208,6 @@ class QueryProcess:
         async with self._turn:
             await self._end()
             await self._copying.rest()
-
-
-_LESS = "ask for less: fewer rows, a shorter time, an aggregate"
 
 
 def _empty(directory: Path) -> None:

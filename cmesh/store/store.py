@@ -10,19 +10,23 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from typing_extensions import override
+
 from cmesh.clock import Clock
 from cmesh.errors import DiskFull, StoreError
 from cmesh.model import TaskId
 from cmesh.store import queries
 from cmesh.store.answer import Answer, AnswerFiles, Question
 from cmesh.store.askers import Askers
+from cmesh.store.compacting import drop_backups, tidy
 from cmesh.store.confined import Confinement
 from cmesh.store.copies import Copies
+from cmesh.store.digests import digests
 from cmesh.store.exchange import Opened
 from cmesh.store.index import FINISHED_KEPT, LATELY, Index
+from cmesh.store.keeping import Keeping
 from cmesh.store.opening import Claim, Parts, StoreOptions
 from cmesh.store.process import DatabaseProcess, ProcessOptions
-from cmesh.store.reading import Reading
 from cmesh.store.records import AuditRecord, Record, SqlRows, TaskRecord, TaskSnapshot, Verification
 from cmesh.store.reservations import Reservations
 from cmesh.store.room import DISK_FLOOR_BYTES, Room
@@ -37,7 +41,7 @@ COMMIT_LIMIT_S = 30.0
 """How long records wait for the disk to begin with them; then they are taken back."""
 
 
-class Store(Reading):
+class Store(Keeping):
     """One node's records, in one directory. Make it with `open`.
 
     Attributes:
@@ -58,7 +62,8 @@ class Store(Reading):
         self._parts = parts
         self._options = options
         self._head = opened.head
-        self._room = Room(options.directory, options.floor_bytes)
+        self._room = Room(options.directory, options.floor_bytes, options.clock)
+        self._blobs, self._journal = parts.blobs, parts.claim.journal
         self._reservations = Reservations(self._knows, self._used, parts.prompts)
         self._copies = Copies(options.directory, process)
         self._confinement = Confinement(self._copies.directory)
@@ -113,6 +118,7 @@ class Store(Reading):
         )
         claim = Claim(directory)
         await asyncio.to_thread(claim.take)
+        await asyncio.to_thread(tidy, directory)
         process = DatabaseProcess(
             ProcessOptions(directory=directory, node=node, journal=claim.journal)
         )
@@ -153,6 +159,7 @@ class Store(Reading):
         """Say whether tasks that were taken already can be carried on."""
         return self._room.has_room()
 
+    @override
     async def commit(self, records: Sequence[Record]) -> int:
         """Make the records durable, all or none, and return the number of the last one.
 
@@ -177,14 +184,14 @@ class Store(Reading):
             await self._reservations.take(new, future)
         request = Request(records=tuple(records), future=future)
         self._writer.put(request)
-        try:
-            async with asyncio.timeout(COMMIT_LIMIT_S):
-                return await asyncio.shield(future)
-        except TimeoutError:
-            if request.take():
-                silent = StoreError(f"the disk has not answered for {COMMIT_LIMIT_S:g} s")
-                future.set_exception(silent)  # its ids and keys are free again
-        return await asyncio.shield(future)
+        # Unlike a timeout around it, this leaves the future alone when the caller is cancelled.
+        done, _ = await asyncio.wait((future,), timeout=COMMIT_LIMIT_S)
+        if not done and request.take():
+            silent = StoreError(f"the disk has not answered for {COMMIT_LIMIT_S:g} s")
+            future.set_exception(silent)  # its ids and keys are free again
+        elif not done:
+            await asyncio.wait((future,))
+        return future.result()
 
     async def has_row(self, seq: int, hash_hex: str) -> bool:
         """Say whether the log's row `seq` is the one with this hash."""
@@ -285,6 +292,16 @@ class Store(Reading):
         self._require_open()
         return await self._copies.whole()
 
+    @override
+    async def forget_copies(self) -> None:
+        """Delete the copies that queries read, and those from before a migration.
+
+        No copy of another state than the store's is ever put back, so none is missed.
+        """
+        await self._queries.forget()
+        await self._askers.forget()
+        await asyncio.to_thread(drop_backups, self._options.directory)
+
     async def close(self) -> None:
         """Settle every commit, bring all rows into DuckDB, give up the lock; idempotent."""
         if self._closing is None:
@@ -325,6 +342,8 @@ class Store(Reading):
                 self._index.add(records, one.first_seq, one.ts)
                 self._head = one.head
                 self._process.committed(one.head)
+                if self._blobs.pending:
+                    self._blobs.named(digests(records))
             if future.done():
                 continue
             if one.error is not None:

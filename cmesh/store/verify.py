@@ -16,6 +16,7 @@ from cmesh.store.chain import GENESIS, digest, link
 from cmesh.store.exchange import Reader
 from cmesh.store.head import Head
 from cmesh.store.records import Finding, Verification
+from cmesh.store.texts import SALTED_SINCE, TEXTS_ERASED, Erasures, erasable
 from cmesh.text import one_line
 
 __all__ = ["Progress", "verify"]
@@ -28,11 +29,6 @@ RANGE_ROWS = 500
 
 _SHOWN_CHARACTERS = 60
 _NOT_COVERED = frozenset({"seq", "salt"})
-_TEXTS = {
-    "task_row": frozenset({"prompt"}),
-    "event_row": frozenset({"text", "data"}),
-    "result_row": frozenset({"text", "error", "evidence", "answer"}),
-}
 
 Row = Mapping[str, Any]
 
@@ -66,13 +62,18 @@ class _Walk:
         self._cursor = cursor
         self._head = head
         self._tables = _tables(cursor)
+        self._erasures = _erasures(cursor)
         self._last = self._one("SELECT max(seq) FROM log") or 0
         self._seen = Head(seq=0, hash=GENESIS)
         self._at_head: bytes | None = GENESIS if head.seq == 0 else None
         self._counted: Counter[str] = Counter()
         self._found: list[Finding] = []
+        # INVARIANT: rows of an older version come first, so none after this can be resealed.
+        self._salted = False
         self.rows = 0
         self.left_out = 0
+        self.erased = 0
+        self.resealed = 0
 
     def run(self, progress: Progress | None) -> None:
         """Walk until the end, or until something does not fit."""
@@ -92,7 +93,12 @@ class _Walk:
         if first is None and not head_ok:
             first = self._lost()
         return Verification(
-            rows=self.rows, finding=first, head_ok=head_ok, prompts_left_out=self.left_out
+            rows=self.rows,
+            finding=first,
+            head_ok=head_ok,
+            prompts_left_out=self.left_out,
+            erased=self.erased,
+            resealed=self.resealed,
         )
 
     @property
@@ -131,7 +137,13 @@ class _Walk:
             self._find(self._seen.seq + 1 if missing else seq, what)
             return None
         hashed = link(self._seen.hash, row["canon"])
-        if hashed != bytes(row["h"]):
+        if hashed == bytes(row["h"]):
+            pass
+        elif not self._salted and self._erasures.vouch(seq, row["canon"]):
+            # Its texts were in what was hashed, so a later row stands for what is left of it.
+            hashed = bytes(row["h"])
+            self.resealed += 1
+        else:
             self._find(seq, "its hash does not follow from the row before and its text", row)
             return None
         self.rows += 1
@@ -139,6 +151,7 @@ class _Walk:
         if seq == self._head.seq:
             self._at_head = hashed
         canon = cast("Mapping[str, Any]", json.loads(row["canon"]))
+        self._salted = self._salted or canon["v"] >= SALTED_SINCE
         for column in ("seq", "ts", "kind", "task_id"):
             if row[column] != canon.get(column):
                 self._differs(row, column, row[column], canon.get(column))
@@ -163,15 +176,26 @@ class _Walk:
             self._compare(row, canon, found[0])
 
     def _compare(self, row: Row, canon: Mapping[str, Any], typed: Row) -> None:
-        texts = _TEXTS.get(canon["table"], frozenset())
+        texts = erasable(canon)
+        # Only texts of tasks are erased: what this node says of itself stays.
+        erased = row["task_id"] is not None and self._erasures.cover(row["seq"])
+        self.erased += erased
         for column, value in typed.items():
-            if column in texts:
+            if erased and column in texts and value is None:
+                continue
+            if column in texts and f"{column}_sha256" in canon:
                 self._text(row, canon, typed, column)
             elif column not in _NOT_COVERED:
                 told = canon.get(column)
                 told = float(told) if isinstance(value, float) and told is not None else told
                 if value != told:
                     self._differs(row, column, value, told)
+        salted = any(
+            f"{column}_sha256" in canon and not (erased and typed[column] is None)
+            for column in texts
+        )
+        if typed.get("salt") is not None and not salted:
+            self._find(row["seq"], "it has a salt and no text", row)
 
     def _text(self, row: Row, canon: Mapping[str, Any], typed: Row, column: str) -> None:
         told, text = canon.get(f"{column}_sha256"), typed[column]
@@ -210,6 +234,13 @@ class _Walk:
         self._cursor.execute(statement, list(values))
         names = [str(column[0]) for column in self._cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in self._cursor.fetchall()]
+
+
+def _erasures(cursor: Reader) -> Erasures:
+    rows = cursor.execute(
+        "SELECT seq, data::VARCHAR FROM audit_row WHERE kind = $1 ORDER BY seq", [TEXTS_ERASED]
+    ).fetchall()
+    return Erasures.of([(int(seq), str(data)) for seq, data in rows])
 
 
 def _tables(cursor: Reader) -> dict[str, _Table]:

@@ -122,12 +122,12 @@ SELECT task_id, direction, peer, peer_id, principal, runner, profile, directory,
   coalesce(thread, task_id) AS thread, coalesce(turn, 1) AS turn, follows, question_until,
   coalesce(selection ->> 'group', '') AS group_id, coalesce(selection ->> 'chosen', '') AS chosen,
   CASE WHEN changes IS NULL THEN coalesce(base, 'head') ELSE 'changes' END AS base, changes,
-  CASE WHEN r IS NULL THEN 'none'
+  CASE WHEN r IS NULL THEN 'none' WHEN payload_hash IS NULL THEN 'forgotten'
     WHEN r.worker_signature <> '' AND caller_signature <> '' THEN 'complete'
     ELSE 'pending' END AS receipt,
   idempotency_key, prompt_bytes, payload_hash, seq, split_part(peer, '.', 1) AS peer_name,
   coalesce(trace, replace(CAST(coalesce(parent, task_id) AS VARCHAR), '-', '')) AS trace_id,
-  parent
+  parent, payload_hash IS NULL AS forgotten
 FROM named;
 COMMENT ON VIEW tasks IS 'one row per task, either direction';
 COMMENT ON COLUMN tasks.task_id IS 'made by the caller; the same on both sides';
@@ -164,7 +164,8 @@ COMMENT ON COLUMN tasks.output_bytes IS 'bytes the runner wrote';
 COMMENT ON COLUMN tasks.profile_enforced IS 'the sandbox tier that held; none = self-attested';
 COMMENT ON COLUMN tasks.events IS 'number of the latest event';
 COMMENT ON COLUMN tasks.cancel_requested IS 'somebody asked to cancel it';
-COMMENT ON COLUMN tasks.receipt IS 'signatures on the result: none, pending, complete';
+COMMENT ON COLUMN tasks.receipt IS 'signatures on the result: none, pending, complete; forgotten = erased with the texts';
+COMMENT ON COLUMN tasks.forgotten IS 'its texts were erased, by `keep_text` or by somebody; the row stays';
 COMMENT ON COLUMN tasks.thread IS 'the first task of the conversation; its own id for a first turn';
 COMMENT ON COLUMN tasks.turn IS 'its place in the conversation, from 1';
 COMMENT ON COLUMN tasks.follows IS 'the turn before; NULL for a first turn';
@@ -474,11 +475,21 @@ COMMENT ON COLUMN connections.seq IS 'the row in audit';
 COMMENT ON COLUMN connections.trace_id IS 'the call that led to it: view traces';
 
 CREATE OR REPLACE VIEW chain_bad AS
+WITH salted AS (
+  SELECT min(seq) AS since FROM log WHERE (canon->>'$.v')::INTEGER >= 3
+), resealed AS (
+  SELECT (named->>0)::BIGINT AS seq, named->>1 AS canon_sha256 FROM (
+    SELECT unnest(from_json(data->'$.resealed', '["JSON"]')) AS named
+    FROM audit_row WHERE kind = 'texts_erased')
+)
 SELECT seq FROM (
-  SELECT seq, h, canon, lag(h, 1, unhex(repeat('00', 32))) OVER w AS previous,
+  SELECT seq AS row_seq, seq, h, canon, lag(h, 1, unhex(repeat('00', 32))) OVER w AS previous,
     lag(seq, 1, 0) OVER w AS before
   FROM log WINDOW w AS (ORDER BY seq)
 ) WHERE before + 1 IS DISTINCT FROM seq
-  OR h IS DISTINCT FROM unhex(sha256(previous || encode(canon)));
+  OR (h IS DISTINCT FROM unhex(sha256(previous || encode(canon)))
+    AND NOT EXISTS (SELECT 1 FROM resealed r
+      WHERE r.seq = row_seq AND r.canon_sha256 = sha256(canon)
+        AND r.seq < (SELECT coalesce(since, r.seq + 1) FROM salted)));
 COMMENT ON VIEW chain_bad IS 'rows of audit that do not fit the chain; empty when all is well';
 COMMENT ON COLUMN chain_bad.seq IS 'the row in audit';

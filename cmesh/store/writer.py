@@ -9,8 +9,8 @@ import logging
 import queue
 import secrets
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from cmesh.clock import Clock
@@ -26,7 +26,7 @@ __all__ = ["Request", "Settled", "Writer", "WriterOptions"]
 _log = logging.getLogger(__name__)
 
 _GROUP_REQUESTS = 1_000
-_SALT_BYTES = 8
+_SALT_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,9 +144,10 @@ class Writer:
         entries: list[Entry] = []
         settled: list[Settled] = []
         head = self._head
+        salts = _salts(sum(len(request.records) for request in group))
         for request in group:
             try:
-                made = self._entries(request.records, head, ts)
+                made = self._entries(request.records, head, ts, salts)
             except StoreError as error:
                 settled.append(Settled(request=request, error=error))
                 continue
@@ -169,14 +170,16 @@ class Writer:
             _log.exception("head_failed")
             self._failed = StoreError(f"the store stopped: its head file failed: {error}")
 
-    def _entries(self, records: Sequence[Record], head: Head, ts: int) -> list[Entry]:
+    def _entries(
+        self, records: Sequence[Record], head: Head, ts: int, salts: Iterator[str]
+    ) -> list[Entry]:
         entries: list[Entry] = []
         seq, previous = head.seq, head.hash
         for record in records:
             seq += 1
-            row = encode(record, salt=secrets.token_hex(_SALT_BYTES))
+            row = encode(record, salt=next(salts))
             if row.table == "task_row" and not self._options.keep_prompts:
-                row = replace(row, left_out=frozenset({"prompt"}))
+                row = row._replace(left_out=frozenset({"prompt"}))
             canon = row.canon(node=self._options.node, seq=seq, ts=ts)
             previous = link(previous, canon)
             entry = Entry(
@@ -191,3 +194,9 @@ class Writer:
             )
             entries.append(entry)
         return entries
+
+
+def _salts(count: int) -> Iterator[str]:
+    # Drawn for a whole group: each call of the system hands the interpreter to another thread.
+    drawn = secrets.token_hex(count * _SALT_BYTES)
+    return (drawn[at : at + 2 * _SALT_BYTES] for at in range(0, len(drawn), 2 * _SALT_BYTES))

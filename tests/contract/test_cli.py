@@ -23,7 +23,7 @@ from cmesh import __version__
 from cmesh.daemon.answers import SqlView
 from cmesh.errors import CmeshError, DiskFull, UsageError
 from cmesh.interfaces import start
-from cmesh.interfaces.cli import query, session
+from cmesh.interfaces.cli import rows, session
 from cmesh.interfaces.cli.app import app, main
 from cmesh.interfaces.cli.exits import TASK_EXITS
 from cmesh.model import ENDED, TERMINAL, TaskState
@@ -722,7 +722,7 @@ def test_no_text_in_a_csv_is_a_formula(capsys: pytest.CaptureFixture[str]):
         types=["VARCHAR", "BIGINT"],
         rows=[["@SUM(1)", -5], ["+1\x07", 7], ["plain", None]],
     )
-    query.print_rows(view, "csv")
+    rows.print_rows(view, "csv")
     parsed = list(csv.reader(io.StringIO(capsys.readouterr().out)))
     assert parsed == [
         ["'=cmd|' /C calc'!A0", "n[2J"],

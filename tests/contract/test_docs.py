@@ -17,6 +17,7 @@ import typer.main
 from cmesh.config import load_config
 from cmesh.errors import CmeshError
 from cmesh.interfaces.cli.app import app
+from cmesh.interfaces.cli.params import bound
 from cmesh.interfaces.mcp.tools import TOOLS
 from cmesh.runner.manifest import parse_manifest
 from cmesh.store.migrations import describe
@@ -261,15 +262,19 @@ async def test_every_question_of_the_cookbook_has_an_answer(tmp_path: Path) -> N
 @pytest.mark.anyio
 async def test_every_query_that_is_shown_runs(tmp_path: Path) -> None:
     shown = blocks(DOCS / "audit.md", "sql")
-    shown += [words[2] for words in _sql_lines() if words[1:2] == ["sql"]]
-    assert len(shown) > 3
+    asked = [(text.strip(), bound([])) for text in shown]
+    for words in _sql_lines():
+        if words[1:2] == ["sql"] and not words[2].startswith("-"):
+            given = [value for at, value in enumerate(words) if words[at - 1] == "-p"]
+            asked.append((words[2], bound(given)))
+    assert len(asked) > 5
     store = await Store.open(tmp_path / "store", clock=FixedClock(), node="nSELF")
     try:
         one = task()
         await store.commit([decision(one), one, state(one, "running", witness="w")])
         await store.commit([event(one, 1), result(one), acknowledgement(one), trust()])
-        for sql in shown:
-            rows = await store.sql(sql.strip(), (), 100)
+        for sql, values in asked:
+            rows = await store.sql(sql, values, 100)
             assert rows.columns, sql
     finally:
         await store.close()

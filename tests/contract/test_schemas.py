@@ -2,7 +2,9 @@
 
 import json
 import re
+import tempfile
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,16 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from cmesh.configfile import FileTable, starter_config
+from cmesh.daemon.answers import WillRunView
+from cmesh.interfaces.cli.app import main
+from cmesh.interfaces.cli.watching.board import Change
+from cmesh.interfaces.cli.watching.words import as_json
+from cmesh.model import TaskState
 from cmesh.runner.manifest import Manifest, built_in_text, load_manifests
 from cmesh.runner.template import manifest_text
 from scripts.gen_schemas import DIRECTORY, SCHEMAS, render, stale
+from tests.fakes.daemon import DaemonThread
+from tests.fakes.operations import FIRST_TASK, FakeOperations
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -101,3 +110,53 @@ def test_the_runner_schema_refuses_what_the_code_refuses(key: str, value: object
     with pytest.raises(ValueError, match="validation error"):
         Manifest.model_validate(raw)
     assert not accepts(raw, "runner")
+
+
+EVIL = "\x1b[31m\u202e<b>"
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[DaemonThread]:
+    with tempfile.TemporaryDirectory(prefix="cm-") as directory:  # its path must be short
+        for name in ("STATE", "CONFIG"):
+            monkeypatch.setenv(f"CMESH_{name}_DIR", f"{directory}/{name.lower()}")
+        with DaemonThread() as running:
+            yield running
+
+
+def test_what_commands_print_fits_its_schema(
+    daemon: DaemonThread, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = ["delegate", "worker", "look", "-C", "/srv/app"]
+    assert main([*task, "--no-wait"]) == 0
+    daemon.order("start", task_id=FIRST_TASK)
+    call = {"tool": "Bash", "command": EVIL}
+    daemon.order("emit", task_id=FIRST_TASK, kind="tool_call", text=EVIL, data=call)
+    daemon.order("finish", task_id=FIRST_TASK, state="succeeded", text=EVIL)
+    for schema, command in (("task", "show"), ("result", "result"), ("event", "logs")):
+        capsys.readouterr()
+        assert main([command, FIRST_TASK, "--json"]) == 0
+        raw = json.loads(capsys.readouterr().out)
+        assert accepts(raw, schema)
+        assert not accepts({key: raw[key] for key in list(raw)[1:]}, schema)
+
+
+def test_a_line_of_watch_fits_its_schema() -> None:
+    operations = FakeOperations()
+    view = operations.knock(WillRunView(argv=["/bin/true"]))
+    event = operations.emit(view.task_id, "text", EVIL)
+    for change in (
+        Change(kind="task", task=view),
+        Change(kind="state", task=view, was=TaskState.QUEUED),
+        Change(kind="event", task=view, event=event),
+    ):
+        line = json.loads(as_json(change))
+        assert accepts(line, "watch")
+        assert not accepts(line | {"change": "other"}, "watch")
+
+
+def test_the_page_names_each_schema_and_the_tests_that_check_real_ones() -> None:
+    page = (DIRECTORY / "README.md").read_text("utf-8")
+    assert set(re.findall(r"\]\(([a-z]+)\.json\)", page)) == SCHEMAS.keys()
+    for test in re.findall(r"`(tests/[^`]+)`", page):
+        assert (DOCS.parent / test).is_file()

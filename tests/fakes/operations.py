@@ -65,6 +65,7 @@ from cmesh.daemon.file_answers import (
     PatchView,
     ReleaseView,
 )
+from cmesh.daemon.forget_calls import CompactView, ForgetArguments, ForgetView
 from cmesh.daemon.history_calls import (
     DecidedView,
     FiguresArguments,
@@ -316,8 +317,9 @@ class FakeOperations(Operations):
         plan = PlanView(
             plan_id="s-00000001", step=arguments.step, title="set this machine up",
             state="waiting", file="/c/config.toml", diff="+[node]\n", effects=["starts a node"],
-            widens=["[node] changes"], expires_at=EPOCH,
+            widens=[] if arguments.step == "agents" else ["[node] changes"], expires_at=EPOCH,
         )  # fmt: skip
+        self.pending = SetupPendingView(plan=plan, sha256="0" * 64)
         waits = NextView(tool="setup_check", arguments={"wait_s": 20}, user="run `cmesh confirm`")
         return SetupChangeView(plan=plan, next=waits)
 
@@ -337,6 +339,7 @@ class FakeOperations(Operations):
         self, context: Context, arguments: SetupConfirmArguments
     ) -> SetupChangeView:
         self._called("setup_confirm", context, arguments)
+        self.pending = SetupPendingView()
         state = "applied" if arguments.accept else "declined"
         plan = PlanView(step="machine", title="set this machine up", state=state)
         return SetupChangeView(plan=plan, next=NextView(tool="setup_check"))
@@ -592,6 +595,16 @@ class FakeOperations(Operations):
         self._called("release", context, arguments)
         view = self._tasks[self._find(arguments.task_id)]
         raise TaskRefused(f"no secret withholds anything of task `{view.task_id}`")
+
+    @override
+    async def forget(self, context: Context, arguments: ForgetArguments) -> ForgetView:
+        self._called("forget", context, arguments)
+        return ForgetView(tasks=[], count=0, rows=0)
+
+    @override
+    async def compact_store(self, context: Context, arguments: NoArguments) -> CompactView:
+        self._called("compact_store", context, arguments)
+        return CompactView(done=True, bytes_before=2, bytes_after=1)
 
     @override
     async def sql(self, context: Context, arguments: SqlArguments) -> SqlView:

@@ -27,6 +27,7 @@ from cmesh.store.head import Head, read_head
 from cmesh.store.records import AuditRecord, ReceiptRecord, Record, ResultRecord, TaskRecord
 from cmesh.store.signatures import NODE_UP
 from cmesh.store.store import Store
+from cmesh.store.texts import ERASABLE
 from tests.unit.store.support import (
     PEER,
     FixedClock,
@@ -73,6 +74,11 @@ async def write_store(directory: Path) -> None:
                 [event(record, 1, "running"), event(record, 2), fact(record, "late")]
             )
             await store.commit(_end(record, ours, theirs, number))
+        # One of them has no texts any more.
+        [erased, *_] = await store.tasks(limit=1)
+        await store.forget_again([erased.record.task_id], {"by": "a test"})
+        await store.commit([fact(erased.record, "acknowledged")])
+        assert await store.erase_due(None) > 0
     finally:
         await store.close()
 
@@ -117,6 +123,7 @@ class Tamperer:
             "gone": self._gone,
             "log row gone": self._log_gone,
             "typed row gone": self._typed_gone,
+            "texts gone": self._texts_gone,
             "swapped": self._swapped,
             "copied": self._copied,
             "forged": self._forged,
@@ -204,6 +211,16 @@ class Tamperer:
         self._db.execute(f"DELETE FROM {table} WHERE seq = {seq}")
         return f"row {seq} of {table} gone"
 
+    def _texts_gone(self) -> str:
+        """Take texts out as erasing does, without a word of it in the chain."""
+        table = self._chance.choice(("task_row", "event_row", "result_row"))
+        seqs = self._db.execute(f"SELECT seq FROM {table} WHERE salt IS NOT NULL").fetchall()
+        seq = self._chance.choice(seqs)[0]
+        gone = ", ".join(f"{column} = NULL" for column in sorted(ERASABLE[table]))
+        self._db.execute(f"UPDATE {table} SET salt = NULL, {gone} WHERE seq = {seq}")
+        self._db.execute(f"INSERT INTO erased VALUES ({seq}, {max(self._seqs('log'))})")
+        return f"texts of row {seq} of {table} gone"
+
     def _swapped(self) -> str:
         one, two = self._chance.sample(self._seqs("log"), 2)
         for table in ("log", *TYPED):
@@ -242,7 +259,7 @@ class Tamperer:
 
     def _add(self, seq: int) -> None:
         canon = json.dumps(
-            {"kind": "forged", "table": "audit_row", "seq": seq, "ts": 5, "v": 2, "data": "{}",
+            {"kind": "forged", "table": "audit_row", "seq": seq, "ts": 5, "v": 3, "data": "{}",
              "task_id": None, "node": "laptop"}, sort_keys=True, separators=(",", ":"),
         )  # fmt: skip
         before = self._one(f"SELECT h FROM log WHERE seq = {seq - 1}") or bytes(32)
@@ -251,7 +268,8 @@ class Tamperer:
             [seq, canon, link(bytes(before), canon)],
         )
         self._db.execute(
-            "INSERT INTO audit_row VALUES ($1, make_timestamptz(5), NULL, 'forged', '{}')", [seq]
+            "INSERT INTO audit_row VALUES ($1, make_timestamptz(5), NULL, 'forged', '{}', NULL)",
+            [seq],
         )
 
     def _cut_off(self) -> str:

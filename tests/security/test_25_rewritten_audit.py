@@ -80,6 +80,43 @@ def receipts(base: Path, by: Machine, capsys: pytest.CaptureFixture[str]) -> Pat
     return file
 
 
+@pytest.mark.parametrize("machine", [LAPTOP, NAS])
+def test_25_an_end_that_was_erased_is_no_difference_on_either_side(
+    ids: list[TaskId], verify: Verify, tmp_path: Path, machine: Machine
+) -> None:
+    erased = asyncio.run(forget(machine, tmp_path, 0 if machine == LAPTOP else 1, ids))
+    for looker in (LAPTOP, NAS):
+        status, told = verify(looker)
+        [one] = told["against"]
+        assert (status, told["ok"], one["verdict"]) == (0, True, "fits"), one
+        assert (one["forgotten"], one["differing"]) == (1, 0)
+        assert told["erased"] == (erased if looker == machine else 0)
+
+
+def test_25_an_end_that_is_gone_is_a_difference_also_beside_one_that_was_erased(
+    ids: list[TaskId], verify: Verify, tmp_path: Path
+) -> None:
+    asyncio.run(forget(LAPTOP, tmp_path, 0, ids))
+    rechain(LAPTOP.store(tmp_path), other_end(LAPTOP, ids[-1]))
+    status, told = verify()
+    assert (status, told["ok"]) == (76, False)
+    assert told["finding"] is None
+    assert ids[-1] in {found["task_id"] for found in told["against"][0]["differences"]}
+
+
+async def forget(machine: Machine, base: Path, number: int, ids: list[TaskId]) -> int:
+    """Erase a task's texts on one machine; return how many rows had them."""
+    store = await Store.open(machine.store(base), clock=FixedClock(), node=machine.name)
+    try:
+        await store.forget([ids[number]], {"by": "a test"})
+        rows = await store.erase_due(None)
+        await store.compact()
+    finally:
+        await store.close()
+    assert rows > 0
+    return rows
+
+
 def test_25_two_whole_logs_vouch_for_each_other(ids: list[TaskId], verify: Verify) -> None:
     for machine in (LAPTOP, NAS):
         status, told = verify(machine)

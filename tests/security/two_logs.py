@@ -220,7 +220,8 @@ def other_end(
             [told.text, signature, seq],
         )
         text = digest(salt, "text", told.text)
-        return {seq: {"text_sha256": text, "worker_signature": signature}}
+        signed = digest(salt, "worker_signature", signature)
+        return {seq: {"text_sha256": text, "worker_signature_sha256": signed}}
 
     return change
 

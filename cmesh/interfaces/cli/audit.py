@@ -1,4 +1,4 @@
-"""The commands about the audit as a whole: reports on it, whether it is as it was written."""
+"""The commands about the audit as a whole: reports, whether it is as it was written, copies."""
 
 import sys
 from collections.abc import Generator
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cmesh.interfaces.cli import exports, output, report
+from cmesh.interfaces.cli.backup import backup, restore
 from cmesh.interfaces.cli.exits import AUDIT_BROKEN_EXIT, AUDIT_UNPROVEN_EXIT
+from cmesh.interfaces.cli.forget import compact, forget
 from cmesh.interfaces.cli.options import JsonOption
 from cmesh.paths import state_dir
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _group = typer.Typer(
-    help="Report on the audit, check that it is as it was written, export it and ask exports."
+    help="Report on the audit, check it, export it, back it up, and have it forget."
 )
 report.register(_group)
 exports.register(_group)
@@ -33,6 +35,10 @@ PeerArgument = Annotated[str, typer.Argument(metavar="PEER", help="A peer's name
 def register(app: typer.Typer) -> None:
     """Add the command group to the program."""
     app.add_typer(_group, name="audit")
+    _group.command()(forget)
+    _group.command()(compact)
+    _group.command()(backup)
+    _group.command()(restore)
 
 
 @_group.command()

@@ -38,6 +38,7 @@ def print_audit(view: AuditView) -> None:
             ("keys", _keys(view)),
             ("outputs", f"{view.outputs:,}"),
             ("prompts", left_out),
+            ("erased", f"the texts of {view.erased:,} rows" * bool(view.erased)),
         ]
     rows += [("against", _against(one)) for one in view.against]
     rows.append(("all", _all(view)))
@@ -82,6 +83,8 @@ def _against(one: AgainstView) -> str:
     if one.peer_heads or one.peer_ends:
         theirs = f"{one.peer_heads:,} heads and {one.peer_ends:,} ends"
         lines.append(f"  its own log has {theirs} that it signed for this node")
+    if one.forgotten:
+        lines.append(f"  {one.forgotten:,} ends were erased on one side; heads alone speak of them")
     if one.unknown_keys:
         lines.append(f"  {one.unknown_keys:,} heads are signed by a key this node does not know")
     lines += [f"  {_difference(found)}" for found in one.differences]

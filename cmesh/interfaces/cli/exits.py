@@ -14,6 +14,7 @@ from cmesh.model import TaskState
 __all__ = [
     "AUDIT_BROKEN_EXIT",
     "AUDIT_UNPROVEN_EXIT",
+    "CUT_EXIT",
     "DENIED_EXIT",
     "DETACHED_EXIT",
     "TASK_EXITS",
@@ -28,6 +29,9 @@ DENIED_EXIT = PolicyDenied.exit_status
 AUDIT_BROKEN_EXIT = AuditBroken.exit_status
 
 AUDIT_UNPROVEN_EXIT = AuditUnproven.exit_status
+
+CUT_EXIT = 78
+"""The rows of a query are not all there are: a limit cut them, and stderr says which."""
 
 TASK_EXITS: Mapping[TaskState, int] = MappingProxyType(
     {

@@ -14,9 +14,9 @@ from cmesh.daemon.answers import SqlView
 from cmesh.daemon.arguments import SqlArguments
 from cmesh.errors import CmeshError, UsageError
 from cmesh.interfaces.cli import output
-from cmesh.interfaces.cli.exits import AUDIT_BROKEN_EXIT
+from cmesh.interfaces.cli.exits import AUDIT_BROKEN_EXIT, CUT_EXIT
 from cmesh.interfaces.cli.options import JsonOption
-from cmesh.interfaces.cli.query import FORMATS, print_rows
+from cmesh.interfaces.cli.rows import TEXT_FORMATS, cut, print_rows, require_format
 from cmesh.interfaces.cli.session import checked
 from cmesh.paths import state_dir
 
@@ -78,7 +78,9 @@ def open_exports(
     query: Annotated[
         str, typer.Option("--sql", metavar="SELECT", help="Ask this instead of a prompt.")
     ] = "",
-    form: Annotated[str, typer.Option("--format", help="table, json (rows) or csv.")] = "table",
+    form: Annotated[
+        str, typer.Option("--format", help="table, json or jsonl (rows), or csv.")
+    ] = "table",
     limit: Annotated[int, typer.Option(help="Most rows to return.")] = 1_000,
     verify: Annotated[
         bool, typer.Option("--verify", help="Check each chain, signature and view file as well.")
@@ -87,12 +89,11 @@ def open_exports(
 ) -> None:
     """Ask the exports of one or more nodes in SQL. Views have a column `node`.
 
-    Signatures of lists and digests of files are checked first. Without --sql it asks for SELECTs, each ended by a semicolon. What --verify finds first ends with status 76.
+    Signatures of lists and digests of files are checked first. Without --sql it asks for SELECTs, each ended by a semicolon. What --verify finds first ends with status 76, rows that a limit cut with 78.
     """
     from cmesh.interfaces.exports import opened  # loads DuckDB
 
-    if form not in FORMATS:
-        raise UsageError(f"`{form}` is no format", hint=f"use one of {', '.join(FORMATS)}")
+    require_format(form, TEXT_FORMATS)
     if as_json and not query and not verify:
         raise UsageError("`--json` needs `--sql` or `--verify`")
     if query:
@@ -125,8 +126,9 @@ async def _one(database: Path, query: str, form: str, limit: int, *, as_json: bo
         output.print_json(view)
     else:
         print_rows(view, form)
-    if view.truncated and not as_json:
-        output.hint(f"only the first {len(view.rows)} rows; raise --limit for more")
+    if missing := cut(view):
+        output.hint(missing)
+        raise typer.Exit(CUT_EXIT)
 
 
 async def _prompt(database: Path, form: str, limit: int) -> None:
@@ -144,8 +146,8 @@ async def _prompt(database: Path, form: str, limit: int) -> None:
                 output.print_error(error, as_json=False)
                 continue
             print_rows(view, form)
-            if view.truncated:
-                output.hint(f"only the first {len(view.rows)} rows; start with a higher --limit")
+            if missing := cut(view):
+                output.hint(missing)
 
 
 async def _ask(exports: "OpenedExports", query: str, limit: int) -> SqlView:

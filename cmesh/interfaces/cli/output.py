@@ -25,8 +25,12 @@ __all__ = [
     "ask",
     "data",
     "duration",
+    "fitted",
+    "has_colour",
     "hint",
     "is_terminal",
+    "json_text",
+    "lines",
     "moment",
     "paged",
     "pairs",
@@ -61,14 +65,21 @@ def data(text: str) -> None:
 
 def print_json(value: BaseModel | Mapping[str, object] | Sequence[object]) -> None:
     """Print the one JSON document of `--json`."""
-    if isinstance(value, BaseModel):
-        text = value.model_dump_json(indent=2)
-    else:
-        text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
-    # In JSON such characters stand inside strings only, where an escape means the same.
-    sys.stdout.write(_UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
+    sys.stdout.write(json_text(value) + "\n")
     # At once, as above: `cmesh dashboard` prints its link and then serves.
     sys.stdout.flush()
+
+
+def json_text(
+    value: BaseModel | Mapping[str, object] | Sequence[object], *, indent: int | None = 2
+) -> str:
+    """Return JSON without a character that steers a terminal."""
+    if isinstance(value, BaseModel):
+        text = value.model_dump_json(indent=indent)
+    else:
+        text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    # In JSON such characters stand inside strings only, where an escape means the same.
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def paged(text: str) -> None:
@@ -151,14 +162,14 @@ def is_terminal() -> bool:
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows of possibly remote text."""
     if not sys.stdout.isatty():
-        for row in [columns, *rows]:
-            sys.stdout.write("\t".join(one_line(cell, 10_000) for cell in row) + "\n")
+        sys.stdout.write(lines(columns, rows))
         return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console(markup=False, highlight=False, emoji=False)
+    columns = [one_line(column, 200) for column in columns]
     cells = [[one_line(cell, 200) for cell in row] for row in rows]
     if _needed_width(columns, cells) > console.width:
         _blocks(columns, cells)
@@ -167,21 +178,28 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for at, column in enumerate(columns):
         least = None
         if column not in _CUT_COLUMNS:
-            least = max([len(column), *(len(row[at]) for row in cells)])
+            least = max([_wide(column), *(_wide(row[at]) for row in cells)])
         drawn.add_column(column, overflow="ellipsis", no_wrap=True, min_width=least)
     for row in cells:
         drawn.add_row(*(Text(cell) for cell in row))
     console.print(drawn)
 
 
+def lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table for programs: a line a row, tabs between the cells."""
+    return "".join(
+        "\t".join(one_line(cell, 10_000) for cell in row) + "\n" for row in [columns, *rows]
+    )
+
+
 def pairs(rows: Sequence[tuple[str, str]]) -> None:
     """Print names and values, one a line; empty values are left out."""
     shown = [(name, value) for name, value in rows if value]
-    width = max((len(name) for name, _value in shown), default=0)
+    width = max((_wide(name) for name, _value in shown), default=0)
     for name, value in shown:
-        lines = scrub(value).splitlines() or [""]
-        sys.stdout.write(f"{name:<{width}}  {lines[0]}\n")
-        for line in lines[1:]:
+        parts = scrub(value).splitlines() or [""]
+        sys.stdout.write(f"{name}{' ' * (width - _wide(name))}  {parts[0]}\n")
+        for line in parts[1:]:
             sys.stdout.write(f"{'':<{width}}  {line}\n")
 
 
@@ -189,9 +207,38 @@ def _needed_width(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> int
     """Return the columns a table takes when nothing but `_CUT_COLUMNS` is cut."""
     width = 0
     for at, column in enumerate(columns):
-        longest = max([len(column), *(len(row[at]) for row in cells)])
+        longest = max([_wide(column), *(_wide(row[at]) for row in cells)])
         width += min(longest, _CUT_WIDTH) if column in _CUT_COLUMNS else longest
     return width + _COLUMN_GAP * (len(columns) - 1)
+
+
+def fitted(text: str, width: int) -> str:
+    """Return a text in at most `width` columns of a terminal; what is cut ends with `…`."""
+    if _wide(text) <= width:
+        return text
+    kept = ""
+    for ch in text:
+        if _wide(kept) + _wide(ch) > width - 1:
+            break
+        kept += ch
+    return f"{kept}…"
+
+
+def has_colour() -> bool:
+    """Return whether standard output is a terminal that shows colours, and `NO_COLOR` is not set."""
+    from rich.console import Console
+
+    console = Console()
+    return console.color_system is not None and not console.no_color
+
+
+def _wide(text: str) -> int:
+    """Return how many columns of a terminal a text takes: Chinese characters take two."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def _blocks(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:

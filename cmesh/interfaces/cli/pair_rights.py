@@ -18,7 +18,7 @@ from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.delegate import explain_end
 from cmesh.interfaces.cli.follow import make_progress, wait_for
 from cmesh.interfaces.cli.options import from_here
-from cmesh.interfaces.cli.query import print_rows
+from cmesh.interfaces.cli.rows import print_rows
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.setup.plan import AS_ROOT_HINT
 

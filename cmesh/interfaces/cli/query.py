@@ -1,14 +1,19 @@
 """The command `sql`: the audit store, asked by people."""
 
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cmesh.daemon.answers import SqlView
-from cmesh.daemon.arguments import SqlArguments
+from cmesh.daemon.arguments import STATEMENT_CHARACTERS, SqlArguments
 from cmesh.errors import UsageError
 from cmesh.interfaces.cli import output
+from cmesh.interfaces.cli.charting import require_kind
+from cmesh.interfaces.cli.exits import CUT_EXIT
 from cmesh.interfaces.cli.fleet import (
     LocalOption,
     PeersOption,
@@ -18,12 +23,29 @@ from cmesh.interfaces.cli.fleet import (
     footer,
 )
 from cmesh.interfaces.cli.options import JsonOption
+from cmesh.interfaces.cli.params import bound
+from cmesh.interfaces.cli.rows import (
+    PARQUET,
+    TEXT_FORMATS,
+    cut,
+    print_rows,
+    require_format,
+    text_of,
+)
 from cmesh.interfaces.cli.session import call, checked
-from cmesh.interfaces.tabular import cell_text, csv_lines
+from cmesh.interfaces.cli.sink import Sink
+from cmesh.text import one_line
 
-__all__ = ["print_rows", "register"]
+__all__ = ["register"]
 
-FORMATS = ("table", "json", "csv")
+FORMATS = (*TEXT_FORMATS, PARQUET)
+_DOCUMENT = "document"
+"""The form of `--json`: rows, columns, types, and what is known of the answer."""
+
+_CHART = "chart: "
+"""Before the kind of a chart, as a form."""
+
+_STANDARD_INPUT = "-"
 
 
 def register(app: typer.Typer) -> None:
@@ -33,8 +55,42 @@ def register(app: typer.Typer) -> None:
 
 def sql(  # noqa: PLR0913 - typer reads the options from the signature
     *,
-    query: Annotated[str, typer.Argument(metavar="SELECT", help="One SELECT; see `cmesh schema`.")],
-    form: Annotated[str, typer.Option("--format", help="table, json (rows) or csv.")] = "table",
+    query: Annotated[
+        str,
+        typer.Argument(
+            metavar="[SELECT]", help="One SELECT, see `cmesh schema`; `-` = standard input."
+        ),
+    ] = "",
+    file: Annotated[
+        str, typer.Option("--file", "-f", metavar="FILE", help="Read the statement from a file.")
+    ] = "",
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--param",
+            "-p",
+            metavar="[NAME=]VALUE",
+            help="Bind a value to `$NAME`, or to the next `?`: a number, true, false, null, "
+            'else text; `"5"` is text. Repeat for more.',
+        ),
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="table, json or jsonl (rows), csv or parquet.")
+    ] = "table",
+    chart: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND",
+            help="Draw it: bar, line, hist, or auto. The first column is x, columns of numbers are y.",
+        ),
+    ] = "",
+    target: Annotated[
+        str,
+        typer.Option("--output", "-o", metavar="FILE", help="Write a new file, its owner's alone."),
+    ] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="With --output: replace a file that is there.")
+    ] = False,
     limit: Annotated[int, typer.Option(help="Most rows to return, of each node.")] = 1_000,
     peers: PeersOption = "",
     local: LocalOption = True,
@@ -43,40 +99,111 @@ def sql(  # noqa: PLR0913 - typer reads the options from the signature
 ) -> None:
     """Ask this node's audit store in SQL. Read-only, in a process of its own.
 
-    With --peers other machines run it too, each under its own rules, and each row says of which node it is. Who did not answer, and why, comes last, on stderr, or as `nodes` with --json. Ctrl-C ends it everywhere.
+    With --peers other machines run it too, each under its own rules, and each row says of which node it is. Who did not answer, and why, comes last, on stderr, or as `nodes` with --json. Ctrl-C ends it everywhere. Ends with status 78 when a limit cut the rows, and stderr says which; with 75 when the statement is wrong or took too long.
     """
-    if form not in FORMATS:
-        raise UsageError(f"`{form}` is no format", hint=f"use one of {', '.join(FORMATS)}")
-    arguments = checked(SqlArguments, sql=query, limit=limit, **asked(peers, timeout, local=local))
+    require_format(form, FORMATS)
+    if as_json and form != "table":
+        raise UsageError("--json and --format together", hint="--json has the rows and the rest")
+    require_kind(chart)
+    if chart and (as_json or form != "table"):
+        raise UsageError("a chart is no other format", hint="leave --format and --json out")
+    sink = Sink(target, force=force)
+    if form == PARQUET:
+        sink.require_no_terminal()
+    arguments = checked(
+        SqlArguments,
+        sql=_statement(query, file),
+        parameters=bound(param or []),
+        limit=limit,
+        **asked(peers, timeout, local=local),
+    )
     view = call(lambda client: client.sql(arguments))
-    if as_json:
-        output.print_json(view)
-        end(view)
-        return
-    if view.columns[1:] or not view.nodes:
-        print_rows(view, form)
-    if view.nodes:
+    _deliver(view, _DOCUMENT if as_json else f"{_CHART}{chart}" if chart else form, sink)
+
+
+def _statement(query: str, file: str) -> str:
+    """Return the statement, wherever it stands.
+
+    Raises:
+        UsageError: there is none, or two, or it cannot be read.
+    """
+    if query and file:
+        raise UsageError("there are two statements", hint="give SELECT or --file, not both")
+    if not query and not file:
+        raise UsageError(
+            "there is no statement",
+            hint="give a SELECT, `--file FILE`, or `-` to read standard input",
+        )
+    if query and query != _STANDARD_INPUT:
+        return query
+    try:
+        if _STANDARD_INPUT in (query, file):
+            text = _decoded(sys.stdin.buffer.read(4 * STATEMENT_CHARACTERS + 1))
+        else:
+            with Path(file).open("rb") as stream:
+                text = _decoded(stream.read(4 * STATEMENT_CHARACTERS + 1))
+    except OSError as error:
+        raise UsageError(f"`{one_line(file)}` cannot be read: {error.strerror}") from error
+    if not text.strip():
+        raise UsageError("the statement is empty")
+    return text
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except ValueError as error:
+        raise UsageError("the statement is no text in UTF-8") from error
+
+
+def _deliver(view: SqlView, form: str, sink: Sink) -> None:
+    """Print or write an answer, and say what is missing of it; ends the command."""
+    missing = cut(view)
+    nobody = bool(view.nodes) and all(node.state != "answered" for node in view.nodes)
+    if form == _DOCUMENT:
+        sink.write(output.json_text(view) + "\n")
+    elif not nobody:
+        missing = _write(view, form, sink) or missing
+    if form != _DOCUMENT:
         footer(view)
-        end(view)
-        return
-    _hints(view)
-
-
-def _hints(view: SqlView) -> None:
-    """Say what the rows do not: what is missing of them, and what they were got with."""
-    if view.cut_by == "bytes":
-        output.hint(f"only the first {len(view.rows)} rows: with more, the answer is too long")
-    elif view.truncated:
-        output.hint(f"only the first {len(view.rows)} rows; raise --limit for more")
-    if view.held_by == "none":
+    if not nobody and sink.path is not None:
+        rows = f"{len(view.rows)} row{'s' * (len(view.rows) != 1)}"
+        output.say(f"{rows} in {one_line(str(sink.path), 200)}")
+    if missing:
+        output.hint(missing)
+    elif form != _DOCUMENT and view.held_by == "none":
         output.hint("no sandbox on this machine: limits of the operating system held the query")
+    end(view)
+    if missing:
+        raise typer.Exit(CUT_EXIT)
 
 
-def print_rows(view: SqlView, form: str = "table") -> None:
-    """Print the answer to a query."""
-    if form == "json":
-        output.print_json([dict(zip(view.columns, row, strict=True)) for row in view.rows])
-    elif form == "csv":
-        sys.stdout.write("".join(csv_lines(view)))
-    else:
-        output.table(view.columns, [[cell_text(value) for value in row] for row in view.rows])
+def _write(view: SqlView, form: str, sink: Sink) -> str:
+    """Write the rows; return what could not be written of them."""
+    if form.startswith(_CHART):
+        from cmesh.interfaces.cli.chart import chart as drawn
+
+        colour = sink.path is None and output.has_colour()
+        text, notes = drawn(view, form.removeprefix(_CHART), colour=colour)
+        sink.write(text)
+        for note in notes:
+            output.hint(note)
+        return ""
+    if form != PARQUET:
+        if sink.path is None:
+            print_rows(view, form)
+        else:
+            sink.write(text_of(view, form))
+        return ""
+    from cmesh.interfaces.parquet import write_parquet
+
+    if sink.path is not None:
+        with sink.made() as place:
+            return write_parquet(view, place)
+    with tempfile.TemporaryDirectory(prefix="cmesh-sql-") as directory:
+        place = Path(directory) / "rows"
+        missing = write_parquet(view, place)
+        with place.open("rb") as rows:
+            shutil.copyfileobj(rows, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    return missing

@@ -13,7 +13,7 @@ from cmesh.daemon.arguments import SqlArguments
 from cmesh.errors import UsageError
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.options import JsonOption, complete_peer
-from cmesh.interfaces.cli.query import FORMATS, print_rows
+from cmesh.interfaces.cli.rows import TEXT_FORMATS, print_rows, require_format
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.interfaces.reporting import Span, moment_of, question_of, rules_in, shaped
 from cmesh.interfaces.reports import REPORTS, Report, Rule
@@ -49,7 +49,7 @@ def report(  # noqa: PLR0913 - typer reads the options from the signature
         typer.Option(metavar="PEER", help="Only this peer's rows.", autocompletion=complete_peer),
     ] = "",
     form: Annotated[
-        str, typer.Option("--format", help="As of `cmesh sql`: " + ", ".join(FORMATS) + ".")
+        str, typer.Option("--format", help="As of `cmesh sql`: " + ", ".join(TEXT_FORMATS) + ".")
     ] = "table",
     limit: Annotated[int, typer.Option(help="Most rows to show.")] = 1_000,
     as_json: JsonOption = False,
@@ -62,8 +62,7 @@ def report(  # noqa: PLR0913 - typer reads the options from the signature
         _list(as_json=as_json)
         return
     wanted = _report(name)
-    if form not in FORMATS:
-        raise UsageError(f"`{form}` is no format", hint=f"use one of {', '.join(FORMATS)}")
+    require_format(form, TEXT_FORMATS)
     if limit < 1:
         raise UsageError("`--limit` is at least 1")
     now = SystemClock().now()

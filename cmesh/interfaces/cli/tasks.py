@@ -336,6 +336,7 @@ def _facts(view: TaskView) -> list[tuple[str, str]]:
         ("credential", view.credential),
         ("contained", view.containment.replace("_", " ")),
         ("directory", view.directory),
+        ("forgotten", "its texts and files were erased here" * view.forgotten),
         ("prompt", view.prompt),
         *_will_run(view.will_run),
         ("created", output.moment(view.created_at)),

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from cmesh.daemon.arguments import (
     ASKED_MOST,
+    PARAMETERS_MOST,
     PEERS_MOST,
     WAIT_S,
     Arguments,
@@ -178,7 +179,14 @@ class Query(Arguments):
 
     sql: str = Field(min_length=1, max_length=65_536, description="one SELECT (DuckDB dialect)")
     parameters: list[str] = Field(
-        default_factory=list[str], max_length=100, description="values for `?`, in order, as text"
+        default_factory=list[str],
+        max_length=PARAMETERS_MOST,
+        description="values for `?`, in order, as text",
+    )
+    named: dict[str, str] = Field(
+        default_factory=dict[str, str],
+        max_length=PARAMETERS_MOST,
+        description="instead: values for `$name`, by name, as text",
     )
     limit: int = Field(default=50, ge=1, le=SQL_ROWS, description="rows at most, of each node")
     peers: list[PeerName] = Field(

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from cmesh.daemon.arguments import Context
 from cmesh.daemon.operations import Operations
 from cmesh.errors import CmeshError, DaemonTimeout, QueryRefused, UsageError
+from cmesh.interfaces.mcp.form import Form
 from cmesh.interfaces.mcp.handlers import Call
 from cmesh.interfaces.mcp.render import call_text, error_result
 from cmesh.interfaces.mcp.tools import Tool, listed
@@ -73,7 +74,9 @@ class ToolCalls:
         """Return the tools."""
         return types.ListToolsResult(tools=listed(self._tools.values()))
 
-    async def call(self, ctx: Request, params: types.CallToolRequestParams) -> types.CallToolResult:
+    async def call(
+        self, ctx: Request, params: types.CallToolRequestParams
+    ) -> types.CallToolResult | types.InputRequiredResult:
         """Call one; never raises but for cancellation."""
         tool = self._tools.get(params.name)
         arguments = params.arguments or {}
@@ -86,6 +89,7 @@ class ToolCalls:
                 arguments=arguments,
                 key=self._key(dict(ctx.params or {}), ctx.request_id),
                 fallback=self._fallback,
+                form=Form(ctx, params),
             )
             with anyio.fail_after(CALL_LIMIT_S):
                 return await _with_progress(ctx, tool.run(call))

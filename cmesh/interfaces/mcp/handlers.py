@@ -27,7 +27,7 @@ from cmesh.daemon.arguments import (
     TasksArguments,
 )
 from cmesh.daemon.operations import Operations
-from cmesh.errors import TaskConflict, TaskUnfinished
+from cmesh.errors import TaskConflict, TaskUnfinished, UsageError
 from cmesh.interfaces.mcp.arguments import (
     DEFAULT_WAIT_S,
     Cancel,
@@ -41,6 +41,7 @@ from cmesh.interfaces.mcp.arguments import (
     is_group,
 )
 from cmesh.interfaces.mcp.fence import Fence, plain
+from cmesh.interfaces.mcp.form import Form
 from cmesh.interfaces.mcp.group_page import group_result, group_text
 from cmesh.interfaces.mcp.patch_page import check_fields, check_next
 from cmesh.interfaces.mcp.render import (
@@ -90,6 +91,7 @@ class Call:
         arguments: as the client sent them.
         key: idempotency key for a `delegate` that names none.
         fallback: the next call when nothing better is known.
+        form: what the client's user may be asked by; None = by nothing.
     """
 
     operations: Operations
@@ -97,6 +99,7 @@ class Call:
     arguments: Mapping[str, object]
     key: str
     fallback: str = call_text("cmesh_status")
+    form: Form | None = None
 
     def read(self, model: type[_A]) -> _A:
         """Return the arguments as `model`; raises pydantic's ValidationError."""
@@ -216,14 +219,12 @@ async def cancel_task(call: Call) -> types.CallToolResult:
 async def query(call: Call) -> types.CallToolResult:
     """Run one SELECT over the audit views."""
     given = call.read(Query)
-    arguments = SqlArguments(
-        sql=given.sql,
-        parameters=[*given.parameters],
-        limit=given.limit,
-        peers=given.peers,
-        local=given.local,
-        timeout_s=given.timeout_s,
-    )
+    if given.named and given.parameters:
+        raise UsageError("`parameters` and `named` together", hint="use `?` or `$name`, not both")
+    fields: dict[str, object] = given.model_dump(exclude={"named"})
+    if given.named:
+        fields["parameters"] = given.named
+    arguments = SqlArguments.model_validate(fields)
     view = await call.operations.sql(call.context, arguments)
     fields, truncated = sql_fields(view, Fence())
     if view.nodes:

@@ -76,6 +76,8 @@ class Session:
         self._listens: dict[object, Open] = {}
         self._unacknowledged: set[object] = set()
         self._own_count = 0
+        self._asked: set[object] = set()
+        self._gone: set[object] = set()
         self._daemon_version = handshake["version"]
         self._listed: object = None
 
@@ -91,7 +93,7 @@ class Session:
             return
         message = cast("dict[str, object]", message)
         if not isinstance(message.get("method"), str):
-            self._pass_on(line)
+            self._answer(_key(message.get("id")), line)
         elif message.get("id") is None:
             self._notification(message, line)
         else:
@@ -121,6 +123,8 @@ class Session:
             if key in self._unacknowledged:
                 self._unacknowledged.discard(key)
                 return
+        elif identifier is not None:
+            self._asked.add(_key(identifier))
         self.to_client += line + b"\n"
 
     def connected(self, version: object) -> None:
@@ -148,6 +152,8 @@ class Session:
         sent, self.sent = self.sent, {}
         self.live = False
         self.to_daemon.clear()
+        self._gone |= self._asked  # the next daemon counts anew: what it asks may have their ids
+        self._asked.clear()
         again: list[Open] = []
         for key, request in sent.items():
             if request.method == "tools/call":
@@ -186,6 +192,14 @@ class Session:
     def too_long(self) -> None:
         """Refuse a line of more than `LINE_BYTES`; the owner then closes."""
         self._refuse(None, INVALID_REQUEST, f"a message of more than {LINE_BYTES} bytes")
+
+    def _answer(self, key: object, line: bytes) -> None:
+        """Pass on an answer to what this daemon asked; one meant for an earlier daemon ends here."""
+        if key in self._gone:
+            self._gone.discard(key)
+        elif key in self._asked:
+            self._asked.discard(key)
+            self._pass_on(line)
 
     def _notification(self, message: dict[str, object], line: bytes) -> None:
         if message["method"] == "notifications/initialized":

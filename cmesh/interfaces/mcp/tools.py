@@ -50,7 +50,7 @@ class Tool:
     title: str
     description: str
     arguments: type[Arguments]
-    run: Callable[[Call], Awaitable[types.CallToolResult]]
+    run: Callable[[Call], Awaitable[types.CallToolResult | types.InputRequiredResult]]
     read_only: bool = False
     destructive: bool = False
     idempotent: bool = False
@@ -234,9 +234,10 @@ _ALL = (
         description=(
             "Plans one step and returns its exact change of config.toml (`diff`) and every side "
             "effect. Changes nothing: show both to the user, who confirms in a terminal of their "
-            "own by `cmesh confirm`. You cannot confirm, and must not try: no tool, shell or file "
-            "of yours is a way around it. Then call setup_check. Take the narrowest values that do "
-            "what the user wants; a changed plan needs a new confirmation."
+            "own by `cmesh confirm`, or, where it widens nothing, in a form that your program "
+            "shows. You cannot confirm, and must not try: no tool, shell or file of yours is a way "
+            "around it. Then call setup_check. Take the narrowest values that do what the user "
+            "wants; a changed plan needs a new confirmation."
         ),
         arguments=SetupStepArguments,
         run=setup_step,

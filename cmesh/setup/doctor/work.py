@@ -45,14 +45,15 @@ def _texts(facts: Facts) -> Iterator[Finding]:
     if config is None:
         return
     keep = config.store.keep_text_days
-    kept = "for ever" if keep is None else f"for {keep} days"
+    kept = "for ever" if keep is None else f"for {keep} days after the end of a task"
     if oldest is None:
         yield _STORE.ok("texts", f"texts are to be kept {kept}")
         return
     age = (facts.now - oldest).days
     what = f"texts are to be kept {kept}; the oldest is {age} days old"
     if keep is not None and age > keep:
-        yield _STORE.note("texts", f"{what}: it is not erased yet", "see docs/roadmap.md")
+        more = "of a task that has not ended, or to be erased within the hour"
+        yield _STORE.note("texts", f"{what}: {more}", "cmesh tasks")
     else:
         yield _STORE.ok("texts", what)
 

@@ -16,8 +16,13 @@ import subprocess
 import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, cast
 
+import mcp_types as types
 import pytest
+from mcp import Client
+from mcp.client import ClientRequestContext
+from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from cmesh.clock import SystemClock
 from cmesh.daemon.arguments import NoArguments
@@ -227,6 +232,70 @@ async def test_a_model_that_confirms_by_itself_changes_nothing(
 async def plans(machine: Machine, **step: object) -> SetupChangeView:
     arguments = SetupStepArguments.model_validate(step)
     return SetupChangeView.model_validate(await machine.call("setup_step", arguments))
+
+
+async def test_a_program_that_says_yes_to_every_form_changes_no_policy(
+    fresh: Machine, testnet: Testnet
+) -> None:
+    codex = fresh.base / ".codex" / "config.toml"
+    codex.parent.mkdir()
+    codex.write_text("# mine\n", "utf-8")
+    asked: list[str] = []
+
+    async def yes(
+        context: ClientRequestContext, params: types.ElicitRequestParams
+    ) -> types.ElicitResult:
+        del context
+        asked.append(params.message)
+        return types.ElicitResult(action="accept", content={"apply": True})
+
+    async def stands(client: Client, tool: str, **arguments: object) -> object:
+        done = await client.call_tool(tool, arguments)
+        return cast("dict[str, object]", done.structured_content)["state"]
+
+    command = fresh.command("mcp")
+    server = StdioServerParameters(
+        command=command[0], args=command[1:], env=fresh.environment(), cwd=fresh.base
+    )
+    machine = {"step": "machine", "control_url": testnet.control_url, "keep_text": KEEP}
+    for mode in ("legacy", "auto"):  # the two eras of the protocol
+        async with Client(
+            stdio_client(server), mode=cast("Any", mode), elicitation_callback=yes
+        ) as client:
+            assert await stands(client, "setup_step", **machine, name="fresh") == "waiting"
+            assert not fresh.config_file.exists()
+            assert (asked, codex.read_text("utf-8")) == ([], "# mine\n")
+    await asyncio.gather(confirms(fresh), logs_in(fresh, testnet))
+    written = fresh.config_file.read_bytes()
+    for mode in ("legacy", "auto"):
+        async with Client(
+            stdio_client(server), mode=cast("Any", mode), elicitation_callback=yes
+        ) as client:
+            assert (
+                await stands(client, "setup_step", **machine | {"keep_text": "forever"})
+                == "waiting"
+            )
+            # One that only registers cmesh with an agent here widens nothing.
+            assert await stands(client, "setup_step", step="agents") == "applied"
+            assert "[mcp_servers.cmesh]" in codex.read_text("utf-8")
+            # To keep texts for ever does; a word of a form is refused by the daemon itself.
+            assert await stands(client, "setup_undo", step="machine") == "waiting"
+            found = await waiting(fresh)
+            assert found is not None
+            assert found.plan is not None
+            word = SetupConfirmArguments(
+                plan_id=found.plan.plan_id, sha256=found.sha256, accept=True, by_form=True
+            )
+            with pytest.raises(TaskRefused, match="a form is not enough"):
+                await fresh.call("setup_confirm", word)
+            assert await stands(client, "setup_undo", step="agents") == "applied"
+    assert fresh.config_file.read_bytes() == written
+    assert [text.count("+[mcp_servers.cmesh]") for text in asked] == [1, 1]
+    rows = await fresh.sql("SELECT data FROM audit WHERE kind = 'setup_applied' ORDER BY seq")
+    [first, *others] = [json.loads(data) for [data] in rows]
+    assert (first["step"], first["by_form"]) == ("machine", False)
+    assert {(one["step"], tuple(one["widens"])) for one in others} == {("agents", ())}
+    assert [one["by_form"] for one in others] == [True, False] * 2
 
 
 async def test_a_confirmation_is_of_one_change_once_and_from_a_terminal(fresh: Machine) -> None:

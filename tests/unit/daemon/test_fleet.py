@@ -99,6 +99,17 @@ async def test_a_peer_sees_its_own_tasks_by_one_rule_and_all_rows_by_another(pai
     assert not list(pair.doer.store.incoming.glob("incoming-answer-*"))
 
 
+async def test_values_come_in_order_or_by_name_to_a_peer_that_takes_them(pair: Pair) -> None:
+    await pair.connect()
+    pair.doer.configure(pair.doer.rule() + allow("sql_all"))
+    evil = "'; DROP TABLE tasks; --"
+    named = query("SELECT $who AS who, $n + 1 AS n", named={"who": evil, "n": 2})
+    assert (await rows(pair.asker, await ask(pair, named))).rows == [[evil, 3]]
+    taken = await ask(pair, query("SELECT ?, ?", parameters=(evil, None)))
+    assert (await rows(pair.asker, taken)).rows == [[evil, None]]
+    assert [one["parameters"] for one in await noted(pair.doer, "query_received")] == [2, 2]
+
+
 HIDDEN = [
     "SELECT * FROM log",
     "SELECT * FROM audit_row",

@@ -301,3 +301,22 @@ def _taken(buffer: bytearray) -> list[dict[str, Any]]:
     messages = [json.loads(line) for line in bytes(buffer).splitlines()]
     buffer.clear()
     return messages
+
+
+def test_an_answer_meant_for_a_daemon_that_is_gone_reaches_no_other(world: World) -> None:
+    world.begin()
+    world.session.connected(VERSION)
+    asked = {"jsonrpc": "2.0", "id": 1, "method": "elicitation/create"}
+    said = {"jsonrpc": "2.0", "id": 1, "result": {"action": "accept"}}
+    world.answer(asked)
+    assert world.client_got() == [asked]
+    world.session.lost()
+    world.session.connected(VERSION)
+    world.answer(asked)  # the next daemon counts anew
+    world.daemon_got()
+    world.say(said)
+    assert world.daemon_got() == []
+    world.say(said)
+    assert world.daemon_got() == [said]
+    world.say(said)  # nobody has asked
+    assert world.daemon_got() == []

@@ -48,6 +48,9 @@ def test_a_daemon_that_refuses_tasks_as_root_gets_no_rule_that_allows_them():
 
 
 def test_for_ever_writes_no_key_and_is_remembered():
+    for_days = f'{CONFIG}\n[store]\nkeep_text = "30d" # mine\n'
+    made = plan({"step": "machine", "keep_text": "forever"}, config=for_days)
+    assert made.after == f"{CONFIG}\n[store]\n"
     made = plan({"step": "machine", "keep_text": "forever"}, config=CONFIG)
     assert made.before == made.after
     assert (made.empty, made.kept) == (True, "forever")

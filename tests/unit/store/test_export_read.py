@@ -14,15 +14,18 @@ from jsonschema import Draft202012Validator
 
 from cmesh.errors import QueryRefused, StoreBusy, StoreDamaged, StoreError, UsageError
 from cmesh.interfaces.cli.app import main
-from cmesh.interfaces.cli.exits import AUDIT_BROKEN_EXIT
+from cmesh.interfaces.cli.exits import AUDIT_BROKEN_EXIT, CUT_EXIT
 from cmesh.interfaces.exports import OpenedExports, export_store, opened
 from cmesh.keys import SigningKey
 from cmesh.locks import FileLock
+from cmesh.model import Direction
 from cmesh.store import places
+from cmesh.store.confined import QueryLimits
 from cmesh.store.export_read import fetch, find
 from cmesh.store.manifest import MANIFEST, read_manifest, seal
+from cmesh.store.store import Store
 from tests.unit.store.exporting import Node
-from tests.unit.store.support import FixedClock, event, state, task
+from tests.unit.store.support import FixedClock, event, result, state, task
 
 pytestmark = pytest.mark.anyio
 SCHEMAS = Path(__file__).parents[3] / "schemas"
@@ -323,6 +326,43 @@ async def test_what_is_asked_of_exports_can_read_and_nothing_else(
     assert not place.exists()
 
 
+BOMB = "SELECT list(a.i) FROM range(100000000) a(i)"
+
+
+@pytest.mark.parametrize(
+    ("sql", "status", "said"),
+    [
+        (BOMB, QueryRefused.exit_status, "its limit of 256 MiB of memory"),
+        (
+            "SELECT repeat('x', 1000000) FROM range(20)",
+            CUT_EXIT,
+            "only the first 8 rows: with more",
+        ),
+        ("SELECT n FROM events", CUT_EXIT, "only the first 1 rows; raise --limit"),
+        ("SELECT $a", QueryRefused.exit_status, "each `?` or `$name` needs a value"),
+    ],
+)
+async def test_a_query_of_exports_that_reaches_a_limit_is_told_which(
+    sql: str, status: int, said: str, node: Node, target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export_store(node.state, str(target))
+    limit = "1" if "events" in sql else "100"
+    words = ["audit", "open", str(target), "--format", "csv", "--limit", limit, "--sql", sql]
+    assert await asyncio.to_thread(main, words) == status
+    assert said in capsys.readouterr().err
+
+
+async def test_exports_answer_on_after_a_query_that_took_too_long(node: Node, target: Path) -> None:
+    export_store(node.state, str(target))
+    slow = "SELECT sum(a.i * b.i) FROM range(1000000) a(i), range(1000000) b(i)"
+    with opened([str(target)], verify=False) as found:
+        async with OpenedExports(found.database, QueryLimits(engine_s=0.2, wall_s=1.0)) as asked:
+            with pytest.raises(QueryRefused, match="reached its limit of") as error:
+                await asked.ask(slow, 10)
+            assert error.value.hint.startswith("ask for less")
+            assert (await asked.ask("SELECT count(*) FROM tasks", 10)).rows == [[1]]
+
+
 async def test_nodes_of_one_name_are_told_apart(
     node: Node, target: Path, clock: FixedClock, tmp_path: Path
 ) -> None:
@@ -352,3 +392,26 @@ async def test_a_full_or_closed_disk_is_named(
     monkeypatch.setattr(places.shutil, "copyfile", full)
     with pytest.raises(StoreError, match="no room in"):
         export_store(node.state, str(target))
+
+
+async def test_what_was_forgotten_leaves_the_export_which_still_fits(
+    node: Node, target: Path, clock: FixedClock
+) -> None:
+    asked = task(direction=Direction.OUT, prompt="FORGETWORD")
+    await node.fill([asked, state(asked, "sent"), result(asked)], clock)
+    export_store(node.state, str(target))
+    store = await Store.open(node.state / "store", clock=clock, node=node.name)
+    try:
+        await store.forget([asked.task_id], {"by": "a test"})
+        assert await store.erase_due(None) == 3
+    finally:
+        await store.close()
+    export_store(node.state, str(target))
+    with opened([str(target)], verify=True) as found:
+        assert found.finding is None
+        async with OpenedExports(found.database) as exported:
+            sql = "SELECT prompt, forgotten, state FROM tasks ORDER BY seq"
+            assert (await exported.ask(sql, 10)).rows == [
+                ["why?", False, "queued"],
+                [None, True, "succeeded"],
+            ]

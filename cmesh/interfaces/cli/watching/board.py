@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cmesh.daemon.answers import EventView, TaskView
+from cmesh.daemon.answers import EventView, TaskView, View
 from cmesh.model import TERMINAL, Direction, TaskState
 
-__all__ = ["KEPT", "Board", "Change", "Row", "is_pending"]
+__all__ = ["KEPT", "Board", "Change", "Line", "Row", "is_pending"]
 
 KEPT = 200
 """Ended tasks on a board, the newest; their ids are made in the order of time."""
@@ -31,6 +31,35 @@ class Change:
     task: TaskView
     was: TaskState | None = None
     event: EventView | None = None
+
+
+class Line(View):
+    """A change as `cmesh watch --json` prints it; a key that does not apply is left out.
+
+    `state` is the one after the change, `was` the one before it. `task` is whole, as
+    `cmesh show --json` has it, where it is seen for the first time or has another state; `event` is
+    as `cmesh logs --json` has it.
+    """
+
+    change: Literal["task", "state", "event"]
+    task_id: str
+    peer: str
+    state: TaskState
+    was: TaskState | None = None
+    task: TaskView | None = None
+    event: EventView | None = None
+
+    @classmethod
+    def of(cls, change: Change) -> "Line":
+        """Return the line of a change."""
+        view = change.task
+        fields: dict[str, object] = {} if change.event is not None else {"task": view}
+        fields |= {"event": change.event} if change.event is not None else {}
+        fields |= {"was": change.was} if change.was is not None else {}
+        return cls.model_validate(
+            {"change": change.kind, "task_id": view.task_id, "peer": view.peer, "state": view.state}
+            | fields
+        )
 
 
 @dataclass(slots=True)

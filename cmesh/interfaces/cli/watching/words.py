@@ -12,7 +12,7 @@ from datetime import datetime
 from cmesh.daemon.answers import EventView, StatusView, TaskView, WillRunView
 from cmesh.daemon.event_lines import event_line
 from cmesh.interfaces.cli.output import duration, moment
-from cmesh.interfaces.cli.watching.board import Change, Row, is_pending
+from cmesh.interfaces.cli.watching.board import Change, Line, Row, is_pending
 from cmesh.model import ENDED, Direction, TaskState
 from cmesh.text import one_line, reveal
 
@@ -123,22 +123,11 @@ def as_line(change: Change) -> str:
 
 
 def as_json(change: Change) -> str:
-    """Return a change as one line of JSON: `change`, `task` whole, and `was` or `event`.
+    """Return a change as one line of JSON, in the form of `Line`.
 
     Every character outside of ASCII is escaped, so that nothing in it can steer a terminal.
     """
-    body: dict[str, object] = {
-        "change": change.kind,
-        "task_id": change.task.task_id,
-        "peer": change.task.peer,
-        "state": change.task.state.value,
-    }
-    if change.was is not None:
-        body["was"] = change.was.value
-    if change.event is not None:
-        body["event"] = change.event.model_dump(mode="json")
-    else:
-        body["task"] = change.task.model_dump(mode="json")
+    body = Line.of(change).model_dump(mode="json", exclude_unset=True)
     return json.dumps(body).replace("\x7f", "\\u007f")
 
 

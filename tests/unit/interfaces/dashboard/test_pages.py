@@ -7,7 +7,7 @@ import pytest
 
 from cmesh.daemon.answers import SqlView
 from cmesh.daemon.arguments import ApproveArguments, SqlArguments
-from cmesh.daemon.setup_answers import PlanView, SetupPendingView
+from cmesh.daemon.setup_answers import PlanView, SetupPendingView, UnitView
 from cmesh.errors import PlanGone, QueryRefused, TaskRefused
 from cmesh.interfaces.dashboard.waiting import digest_of
 from tests.fakes.operations import FakeOperations
@@ -133,10 +133,14 @@ async def test_the_wizards_change_is_confirmed_as_it_was_shown(
     assert "waits no more" in late.text
 
 
-async def test_a_change_that_a_code_proves_cannot_be_confirmed_by_a_press(
-    browser: Browser, operations: FakeOperations
+@pytest.mark.parametrize(
+    ("unit", "by_code"), [(None, "nBUILD"), (UnitView(file="/u/cmesh.service"), "")]
+)
+async def test_a_change_that_needs_a_terminal_cannot_be_confirmed_by_a_press(
+    browser: Browser, operations: FakeOperations, unit: UnitView | None, by_code: str
 ):
-    operations.pending = SetupPendingView(plan=PLAN, sha256="a" * 64, by_code="nBUILD")
+    plan = PLAN.model_copy(update={"unit": unit})
+    operations.pending = SetupPendingView(plan=plan, sha256="a" * 64, by_code=by_code)
     page = (await browser.get("/approvals")).text
     assert "cmesh confirm" in page
     assert 'value="approve"' not in page

@@ -1,0 +1,184 @@
+"""`cmesh sql`: what reaches the daemon, and what comes of its answer in every form."""
+
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from cmesh.daemon.answers import SqlView
+from cmesh.daemon.fleet_view import SqlNodeView
+from cmesh.errors import QueryRefused, UsageError
+from cmesh.interfaces.cli.app import main
+from cmesh.interfaces.cli.exits import CUT_EXIT
+from tests.fakes.daemon import DaemonThread
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 20.0
+ROWS = SqlView(
+    columns=["day", "usd", "peer", "n"],
+    types=["DATE", "DECIMAL(10,2)", "VARCHAR", "BIGINT"],
+    rows=[["2026-01-02", 1.25, "a\x1b[31m", 7], [None, None, None, None]],
+    held_by="bubblewrap",
+)
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[DaemonThread]:
+    with tempfile.TemporaryDirectory(prefix="cm-") as directory:
+        for name in ("STATE", "CONFIG"):
+            monkeypatch.setenv(f"CMESH_{name}_DIR", f"{directory}/{name.lower()}")
+        with DaemonThread() as running:
+            running.operations.rows = ROWS
+            yield running
+
+
+def asked(daemon: DaemonThread) -> dict[str, object]:
+    [call] = [args for name, _context, args in daemon.operations.calls if name == "sql"]
+    return call.model_dump(exclude_unset=True)
+
+
+def test_values_reach_the_daemon_beside_the_statement(daemon: DaemonThread):
+    words = ["-p", "n=5", "--param", "who='; DROP", "-p", 'day="2026"', "-p", "all=true"]
+    assert main(["sql", "SELECT $n", *words]) == 0
+    found = asked(daemon)
+    assert found["sql"] == "SELECT $n"
+    assert found["parameters"] == {"n": 5, "who": "'; DROP", "day": "2026", "all": True}
+
+
+def test_a_statement_comes_from_a_file_or_standard_input(
+    daemon: DaemonThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file = tmp_path / "q.sql"
+    file.write_bytes(b"\xef\xbb\xbfSELECT 1; -- \xc3\xa4\n")
+    assert main(["sql", "-f", str(file)]) == 0
+    assert asked(daemon)["sql"] == "SELECT 1; -- ä\n"
+    daemon.operations.calls.clear()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"SELECT ?")))
+    assert main(["sql", "-", "-p", "null"]) == 0
+    assert asked(daemon) == asked(daemon) | {"sql": "SELECT ?", "parameters": [None]}
+
+
+def test_bad_words_are_refused_before_anybody_is_asked(
+    daemon: DaemonThread, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "rows"
+    file.write_text("mine")
+    (tmp_path / "latin").write_bytes(b"\xe4")
+    for words in (
+        ["SELECT 1", "--output", str(file)],
+        ["SELECT 1", "--output", str(tmp_path), "--force"],
+        ["SELECT 1", "--force"],
+        ["SELECT 1", "-f", str(file)],
+        ["SELECT 1", "--json", "--format", "csv"],
+        ["SELECT 1", "--format", "xml"],
+        ["SELECT 1", "-p", "a=1", "-p", "1"],
+        ["SELECT 1", "--limit", "100001"],
+        ["-f", str(tmp_path / "none")],
+        ["-f", str(tmp_path / "latin")],
+        ["-f", os.devnull],
+        ["x" * 65_537],
+        [],
+    ):
+        assert main(["sql", *words]) == UsageError.exit_status, words
+        seen = capsys.readouterr()
+        assert seen.err.startswith("error: ") or "error" in json.loads(seen.out)
+    assert (file.read_text(), daemon.operations.calls) == ("mine", [])
+
+
+def test_parquet_has_the_types_of_the_query(daemon: DaemonThread, tmp_path: Path):
+    del daemon
+    path = tmp_path / "rows.parquet"
+    assert main(["sql", "SELECT 1", "--format", "parquet", "-o", str(path)]) == 0
+    assert path.stat().st_mode & 0o777 == 0o600
+    with duckdb.connect() as connection:
+        found = connection.execute("SELECT * FROM read_parquet(?)", [str(path)])
+        assert found.description is not None
+        assert [str(column[1]) for column in found.description] == ROWS.types
+        first, second = found.fetchall()
+    assert (first[0].isoformat(), str(first[1]), *first[2:]) == (
+        "2026-01-02",
+        "1.25",
+        "a\x1b[31m",
+        7,
+    )
+    assert second == (None,) * 4
+
+
+def test_bytes_do_not_go_to_a_terminal(daemon: DaemonThread):
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "cmesh", "sql", "SELECT 1", "--format", "parquet"]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=LIMIT_S,
+            check=False,
+        )  # fmt: skip
+    finally:
+        os.close(theirs)
+        os.close(ours)
+    assert done.returncode == UsageError.exit_status
+    assert "--output FILE" in done.stderr
+    assert not daemon.operations.calls
+
+
+@pytest.mark.parametrize("form", [["--json"], ["--format", "jsonl"], ["--format", "parquet"], []])
+def test_rows_that_are_missing_are_told_in_every_form(
+    form: list[str], daemon: DaemonThread, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    daemon.operations.rows = ROWS.model_copy(update={"truncated": True, "cut_by": "rows"})
+    path = tmp_path / "out"
+    assert main(["sql", "SELECT 1", *form, "-o", str(path)]) == CUT_EXIT
+    assert path.exists()
+    seen = capsys.readouterr()
+    assert (seen.out, seen.err.splitlines()[-1]) == (
+        "",
+        "hint: only the first 2 rows; raise --limit for more",
+    )
+
+
+def test_of_several_nodes_it_is_said_whose_rows_are_missing(
+    daemon: DaemonThread, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    nodes = [
+        SqlNodeView(node="here", node_id="n1", state="answered", rows=1),
+        SqlNodeView(node="box", node_id="n2", state="answered", rows=1, truncated=True),
+    ]
+    daemon.operations.rows = ROWS.model_copy(update={"truncated": True, "nodes": nodes})
+    words = ["sql", "SELECT 1", "--peers", "worker", "--format", "jsonl"]
+    assert main(words) == CUT_EXIT
+    seen = capsys.readouterr()
+    assert [json.loads(line)["n"] for line in seen.out.splitlines()] == [7, None]
+    assert seen.err.splitlines()[-1].startswith("hint: rows are missing, of box;")
+    silent = [one.model_copy(update={"state": "offline"}) for one in nodes]
+    daemon.operations.rows = ROWS.model_copy(update={"nodes": silent})
+    path = tmp_path / "out"
+    assert main([*words, "-o", str(path)]) == QueryRefused.exit_status
+    assert not path.exists()
+
+
+def test_a_chart_is_printed_or_written_plain(
+    daemon: DaemonThread, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    daemon.operations.rows = ROWS.model_copy(
+        update={
+            "columns": ["peer", "n"],
+            "types": ["VARCHAR", "BIGINT"],
+            "rows": [["a\x1b[31m", 7]],
+        }
+    )
+    assert main(["sql", "SELECT 1", "--chart", "auto"]) == 0
+    seen = capsys.readouterr()
+    assert "█" in seen.out
+    assert "\x1b" not in seen.out
+    path = tmp_path / "plot"
+    assert main(["sql", "SELECT 1", "--chart", "bar", "-o", str(path)]) == 0
+    assert path.read_text("utf-8") == seen.out
+    for words in (["--chart", "pie"], ["--chart", "bar", "--json"], ["--chart", "line"]):
+        assert main(["sql", "SELECT 1", *words]) == UsageError.exit_status

@@ -1,0 +1,204 @@
+"""A store as one file, and back: whole, another incarnation, and nothing taken on trust."""
+
+import asyncio
+import io
+import json
+import tarfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from cmesh.errors import DiskFull, SchemaTooNew, StoreBusy, StoreDamaged, UsageError
+from cmesh.interfaces import backup
+from cmesh.model import Direction
+from cmesh.store import archive
+from cmesh.store.records import TaskRecord
+from cmesh.store.store import Store
+from tests.unit.store.support import result, task
+
+pytestmark = pytest.mark.anyio
+
+OpenStore = Callable[..., Awaitable[Store]]
+LIST = "cmesh-backup.json"
+
+
+async def filled(open_store: OpenStore) -> tuple[str, TaskRecord]:
+    store = await open_store("home/store")
+    output = await store.blob(b"all of the output")
+    record = task(direction=Direction.OUT, prompt="say PROMPTWORD")
+    await store.commit([record, result(record)])
+    assert output
+    before = store.incarnation
+    await store.close()
+    return before, record
+
+
+@pytest.fixture
+async def saved(open_store: OpenStore, tmp_path: Path) -> tuple[Path, str, TaskRecord]:
+    (tmp_path / "home").mkdir(mode=0o700)
+    incarnation, record = await filled(open_store)
+    file = tmp_path / "audit.backup"
+    contents = await asyncio.to_thread(backup.back_up, tmp_path / "home/store", file, force=False)
+    assert (contents.outputs, contents.incarnation) == (1, incarnation)
+    assert file.stat().st_mode & 0o777 == 0o600
+    return file, incarnation, record
+
+
+async def put_back(file: Path, state: Path) -> backup.Restored:
+    return await asyncio.to_thread(backup.restore, file, state, "nSELF")
+
+
+async def test_a_store_comes_back_whole_under_another_incarnation(
+    saved: tuple[Path, str, TaskRecord], open_store: OpenStore, tmp_path: Path
+):
+    file, before, record = saved
+    done = await put_back(file, tmp_path / "other")
+    assert done.replaced is None
+    store = await open_store("other/store")
+    assert store.incarnation == done.incarnation != before
+    found = await store.verify()
+    assert (found.finding, found.head_ok) == (None, True)
+    back = await store.task(record.task_id)
+    assert back is not None
+    assert back.record.spec.prompt == "say PROMPTWORD"
+    assert len(list((tmp_path / "other/store/blobs").glob("??/*"))) == 1
+
+
+async def test_the_store_that_was_there_is_kept_and_what_was_forgotten_stays_so(
+    saved: tuple[Path, str, TaskRecord], open_store: OpenStore, tmp_path: Path
+):
+    file, _, record = saved
+    store = await open_store("home/store")
+    await store.forget([record.task_id], {"by": "a test"})
+    await store.erase_due(None)
+    await store.close()
+    done = await put_back(file, tmp_path / "home")
+    assert done.replaced == tmp_path / "home/store.replaced-1"
+    again = await open_store("home/store")
+    found = await again.task(record.task_id)
+    assert found is not None
+    assert found.forgotten
+    assert (await again.verify()).finding is None
+    await again.close()
+    left = [path for path in (tmp_path / "home/store").rglob("*") if path.is_file()]
+    assert not [path for path in left if b"PROMPTWORD" in path.read_bytes()]
+
+
+async def test_a_running_daemon_is_not_replaced(
+    saved: tuple[Path, str, TaskRecord], open_store: OpenStore, tmp_path: Path
+):
+    await open_store("home/store")
+    with pytest.raises(StoreBusy, match=r"has .* open"):
+        await put_back(saved[0], tmp_path / "home")
+
+
+async def test_a_kill_while_it_is_put_back_leaves_the_store_that_was_there(
+    saved: tuple[Path, str, TaskRecord],
+    open_store: OpenStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    class Killed(BaseException):
+        pass
+
+    def killed(*_names: Path) -> None:
+        raise Killed
+
+    with monkeypatch.context() as at_the_last_step:
+        at_the_last_step.setattr(backup, "_exchange", killed)
+        with pytest.raises(Killed):
+            await put_back(saved[0], tmp_path / "home")
+    store = await open_store("home/store")
+    assert store.incarnation == saved[1]
+    await store.close()
+    assert (await put_back(saved[0], tmp_path / "home")).replaced is not None
+
+
+Part = tuple[str, bytes]
+Change = Callable[[str, bytes], list[Part]]
+
+
+def repacked(file: Path, change: Change) -> Path:
+    target = file.with_suffix(".changed")
+    with tarfile.open(file) as old, tarfile.open(target, "w") as new:
+        for member in old:
+            data = old.extractfile(member)
+            assert data is not None
+            for name, content in change(member.name, data.read()):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                new.addfile(info, io.BytesIO(content))
+    return target
+
+
+def in_list(**values: object) -> Change:
+    def change(name: str, data: bytes) -> list[tuple[str, bytes]]:
+        return [(name, json.dumps(json.loads(data) | values).encode() if name == LIST else data)]
+
+    return change
+
+
+CHANGED: list[tuple[Change, type[Exception], str]] = [
+    (lambda n, d: [(n, d)] if n == LIST else [], StoreDamaged, "no database"),
+    (lambda n, d: [] if n == LIST else [(n, d)], StoreDamaged, "no backup of cmesh"),
+    (lambda n, d: [(n, d[:-1] + b"x")], StoreDamaged, "list of|not as it was written"),
+    (lambda n, d: [(n, d)] if n == LIST else [(n, d), ("../out", b"x")], StoreDamaged, "what no"),
+    (lambda n, d: [(n, d)] * (1 + (n != LIST)), StoreDamaged, "what no backup"),
+    (in_list(schema=10_000), SchemaTooNew, "wrote"),
+    (in_list(format="1"), StoreDamaged, "list of"),
+    (in_list(database_bytes=1, output_bytes=1), StoreDamaged, "more than its list"),
+    (in_list(database_bytes=2**60), DiskFull, "are free"),
+    (in_list(head_seq=99), StoreDamaged, "99"),
+    (in_list(head_hash="00" * 32), StoreDamaged, "not the one that was acknowledged"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "what"), CHANGED)
+async def test_a_backup_that_is_not_as_it_was_written_is_refused_and_nothing_is_touched(
+    saved: tuple[Path, str, TaskRecord],
+    open_store: OpenStore,
+    tmp_path: Path,
+    change: Change,
+    error: type[Exception],
+    what: str,
+):
+    file = repacked(saved[0], change)
+    with pytest.raises(error, match=what):
+        await put_back(file, tmp_path / "home")
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["store"]
+    store = await open_store("home/store")
+    assert store.incarnation == saved[1]
+    assert not (tmp_path / "out").exists()
+
+
+async def test_half_of_a_backup_is_refused(saved: tuple[Path, str, TaskRecord], tmp_path: Path):
+    whole = saved[0].read_bytes()
+    saved[0].write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StoreDamaged):
+        await put_back(saved[0], tmp_path / "other")
+    (tmp_path / "text").write_text("no tar at all")
+    with pytest.raises(StoreDamaged, match="no whole backup"):
+        await put_back(tmp_path / "text", tmp_path / "other")
+
+
+async def test_without_room_no_file_is_left(
+    saved: tuple[Path, str, TaskRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(_directory: Path, _needed: int) -> None:
+        raise DiskFull("0 MiB are free")
+
+    monkeypatch.setattr(archive, "_require_room", full)
+    with pytest.raises(DiskFull):
+        await asyncio.to_thread(
+            backup.back_up, tmp_path / "home/store", tmp_path / "new", force=False
+        )
+    assert not [path for path in tmp_path.iterdir() if "new" in path.name]
+
+
+def test_a_file_that_is_there_is_not_written_over(tmp_path: Path):
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(UsageError, match="is there already"):
+        backup.back_up(tmp_path / "store", tmp_path / "mine", force=False)
+    with pytest.raises(UsageError, match="no directory"):
+        backup.back_up(tmp_path / "store", tmp_path / "nowhere" / "new", force=False)
