@@ -43,23 +43,25 @@ def own_wheel(into: Path) -> Path:
 
 def dependencies(into: Path) -> None:
     """Write a wheel for each distribution that cmesh needs here."""
-    seen = set[str]()
+    seen, packed = set[tuple[str, str]](), set[str]()
     project = (ROOT / "pyproject.toml").read_text("utf-8")
     listed = re.search(r"(?ms)^dependencies = \[(.*?)^\]", project)
     assert listed is not None
-    wanted = re.findall(r'"([^"]+)"', listed[1])
+    wanted = [(requirement, "") for requirement in re.findall(r'"([^"]+)"', listed[1])]
     while wanted:
-        requirement = Requirement(wanted.pop())
-        name = canonicalize_name(requirement.name)
-        here = requirement.marker is None or any(
-            requirement.marker.evaluate({"extra": extra}) for extra in ("", *requirement.extras)
-        )
-        if not here or name in seen:
+        line, extra = wanted.pop()  # `extra`: of the package that names it
+        requirement = Requirement(line)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
             continue
-        seen.add(name)
+        name = canonicalize_name(requirement.name)
         found = distribution(name)
-        _repacked(found, into)
-        wanted += [line for line in found.requires or [] if "extra ==" not in line]
+        for part in {"", *requirement.extras}:
+            if (name, part) not in seen:
+                seen.add((name, part))
+                wanted += [(one, part) for one in found.requires or []]
+        if name not in packed:
+            packed.add(name)
+            _repacked(found, into)
 
 
 def changed(wheel: Path, number: str, changes: Mapping[str, tuple[str, str]], into: Path) -> Path:
