@@ -315,17 +315,30 @@ make_environment() {
     printf '%s\n' "$sum" >"$env/ready" || broken 'the environment could not be finished'
 }
 
-# One installation at a time; what a killed one left is taken over.
+# One installation at a time; what a killed one left is taken over. The lock is a link that leads
+# to no file but names its holder: made with its content in one step, and by one alone.
 take_turn() {
     turn=$versions/.installing
-    if ! mkdir "$turn" 2>/dev/null; then
-        other=$(cat "$turn/pid" 2>/dev/null)
-        [ -n "$other" ] && kill -0 "$other" 2>/dev/null &&
-            stop "process $other is installing already" "wait for it; or, if it is none of ours: rm -r '$turn'"
-        mkdir -p "$turn"
+    # An older installer's lock is a folder: a link made of its name would lie inside.
+    if [ -d "$turn" ] || ! ln -s $$ "$turn" 2>/dev/null; then
+        # Of those who find a dead holder at once, one takes over; it looks again when it may.
+        ln -s $$ "$turn.taking" 2>/dev/null || busy "$(readlink "$turn.taking")" "$turn.taking"
+        other=$(readlink "$turn" || cat "$turn/pid" 2>/dev/null)
+        if [ -n "$other" ] && kill -0 "$other" 2>/dev/null; then
+            rm -f "$turn.taking"
+            busy "$other" "$turn"
+        fi
+        rm -rf "$turn"
+        ln -s $$ "$turn" 2>/dev/null || other=another
+        rm -f "$turn.taking"
+        [ "$(readlink "$turn")" = $$ ] || busy "$other" "$turn"
     fi
     locked=$turn
-    echo $$ >"$turn/pid"
+}
+
+busy() { # PROCESS LOCK
+    stop "process ${1:-of another installer} is installing already" \
+        "wait for it; or, if it is none of ours: rm -r '$2'"
 }
 
 broken() { # PROBLEM

@@ -178,6 +178,46 @@ def test_two_at_once_are_one_after_the_other(home: Home, present: Path) -> None:
     assert second.endswith("\n1\n")
 
 
+@pytest.mark.parametrize("shell", ["dash", "bash", "busybox sh"])
+@pytest.mark.parametrize("left", ["nothing", "link", "folder"])
+def test_of_many_that_find_a_dead_ones_lock_at_once_one_goes_on(
+    tmp_path: Path, shell: str, left: str
+) -> None:
+    text = INSTALLER.read_text("utf-8")
+    functions = text[text.index("take_turn() {") : text.index("broken() {")]
+    (tmp_path / "race").write_text(
+        f"versions={tmp_path}\nstop() {{ echo refused; exit 1; }}\n{functions}\n"
+        "read -r _\ntake_turn\necho won\nread -r _\n",
+        "utf-8",
+    )
+    lock = tmp_path / ".installing"
+    with subprocess.Popen(["true"]) as dead:
+        dead.wait()
+    if left == "link":
+        lock.symlink_to(str(dead.pid))
+    elif left == "folder":  # of an older installer
+        lock.mkdir()
+        (lock / "pid").write_text(str(dead.pid), "utf-8")
+    racers = [
+        subprocess.Popen(
+            [*shell.split(), str(tmp_path / "race")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+        )
+        for _ in range(12)
+    ]  # fmt: skip
+    said: list[bytes] = []
+    for one in racers:
+        assert one.stdin is not None
+        one.stdin.write(b"go\n")
+    for one in racers:
+        assert one.stdout is not None
+        said.append(one.stdout.readline())
+    for one in racers:
+        one.communicate()
+    assert sorted(said) == [b"refused\n"] * 11 + [b"won\n"]
+    assert not lock.with_name(".installing.taking").is_symlink()
+
+
 def test_a_program_of_another_installation_is_left_alone(home: Home, present: Path) -> None:
     home.link.parent.mkdir(parents=True)
     home.link.write_text("#!/bin/sh\n", "utf-8")
