@@ -7,7 +7,7 @@ socket's path before anything else is loaded.
 import hashlib
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from cmesh.errors import UnsafePermissions
@@ -30,6 +30,7 @@ __all__ = [
     "login_home",
     "named_variables",
     "program_link",
+    "replace_file",
     "require_private_dir",
     "require_private_file",
     "state_dir",
@@ -203,6 +204,41 @@ def require_private_file(path: Path, *, secret: bool = False) -> None:
         UnsafePermissions: the file is a link, another user's, or its mode is too wide.
     """
     _require(path, stat.S_IFREG, 0o077 if secret else 0o022)
+
+
+def replace_file(
+    path: Path,
+    data: bytes,
+    *,
+    mode: int = 0o600,
+    check: Callable[[Path], object] | None = None,
+) -> None:
+    """Put bytes in a file's place, whole and durably, whoever does the same meanwhile.
+
+    Blocks on the disk. A link in its place is replaced, not followed. `check` gets the new file
+    just before it takes the place; what that raises leaves the old one, and nothing else.
+
+    Raises:
+        OSError: it cannot be written; the old file is as it was.
+    """
+    fresh = path.with_name(f".{path.name}.{os.urandom(4).hex()}.new")
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(handle, mode)  # whatever the umask is
+            file.write(data)
+            file.flush()
+            os.fsync(handle)
+        if check is not None:
+            check(fresh)
+        fresh.replace(path)
+    except BaseException:
+        try:  # noqa: SIM105 - the relay is to start without `contextlib`
+            fresh.unlink()
+        except OSError:
+            pass
+        raise
+    sync(path.parent)
 
 
 def sync(path: Path) -> None:

@@ -22,6 +22,7 @@ from cmesh.daemon.pair_wanted import Rule, Wanted
 from cmesh.daemon.trust import BY_CODE
 from cmesh.errors import ConfigError, PeerUntrusted, UnknownPeer
 from cmesh.model import Identity
+from cmesh.paths import replace_file
 from cmesh.setup.configtext import with_rule, without_block
 from cmesh.setup.configwrite import rewrite
 from cmesh.store.records import AuditRecord
@@ -204,10 +205,8 @@ class PairRules:
             ) from error
 
     def _keep(self, rules: Sequence[_Written]) -> None:
-        fresh = self._file.with_suffix(".new")
         try:
-            fresh.write_bytes(_FILE.dump_json(tuple(rules), indent=1))
-            fresh.replace(self._file)
+            replace_file(self._file, _FILE.dump_json(tuple(rules), indent=1))
         except OSError as error:
             raise ConfigError(f"`{self._file}` cannot be written: {error.strerror}") from error
 

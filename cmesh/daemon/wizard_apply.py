@@ -15,8 +15,7 @@ from cmesh.daemon.setup_facts import Look
 from cmesh.daemon.trust import BY_CODE
 from cmesh.errors import CmeshError, ConfigError, PeerUntrusted, PlanGone
 from cmesh.model import NodeId
-from cmesh.paths import require_private_dir
-from cmesh.setup import registering
+from cmesh.setup import configwrite, registering
 from cmesh.setup.directories import require_in_place
 from cmesh.setup.plan import Plan
 from cmesh.setup.plan_service import require_as_planned
@@ -27,7 +26,6 @@ from cmesh.setup.records import (
     Records,
     digest,
     read_text,
-    write_whole,
 )
 from cmesh.setup.service.manager import read_unit
 from cmesh.store.records import AuditRecord
@@ -87,7 +85,7 @@ class Applying:
             node_id = NodeId(plan.trust.node_id)
             await self._daemon.trust.pin(node_id, by="owner", expected=plan.trust.fingerprint)
         if plan.before != plan.after:
-            await asyncio.to_thread(self._write, Path(plan.file), plan.after)
+            await asyncio.to_thread(_write, plan)
         self._daemon.rules.config()  # it counts from now on
         notes = await self._beside(plan)
         if plan.unit is None:
@@ -189,17 +187,6 @@ class Applying:
             self._again()
         return notes
 
-    def _write(self, path: Path, text: str | None) -> None:
-        try:
-            if text is None:
-                path.unlink(missing_ok=True)
-                return
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            require_private_dir(path.parent)
-            write_whole(path, text)
-        except OSError as error:
-            raise ConfigError(f"`{path}` cannot be written: {error.strerror}") from error
-
     def _settle_unit(self, applied: Applied) -> None:
         """Say of a unit whether its file is as it was to be; one that is gone is taken back."""
         unit = applied.plan.unit
@@ -225,3 +212,9 @@ class Applying:
 def _given_up(confirmed: datetime) -> datetime:
     """Return when a terminal that was to do something is not waited for any more."""
     return confirmed + EXPIRES_AFTER
+
+
+def _write(plan: Plan) -> None:
+    """Write the file, if it still is what the plan was made of."""
+    if not configwrite.put(Path(plan.file), plan.before, plan.after):
+        raise PlanGone(f"`{plan.file}` has changed since the change was planned")

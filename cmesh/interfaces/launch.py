@@ -13,7 +13,7 @@ from typing import Literal, cast
 
 from cmesh import __version__
 from cmesh.errors import DaemonError, UnsafePermissions
-from cmesh.paths import require_private_file, sync
+from cmesh.paths import replace_file, require_private_file, sync
 
 __all__ = [
     "HANDED_OVER",
@@ -80,7 +80,7 @@ def record_launch(state: Path, kind: Kind) -> None:
         pid=os.getpid(),
         program="" if program.endswith(".py") else program,
     )
-    _write(_file(state), json.dumps(asdict(launch)))
+    replace_file(_file(state), json.dumps(asdict(launch)).encode())
 
 
 def read_launch(state: Path) -> Launch:
@@ -106,7 +106,9 @@ def read_launch(state: Path) -> Launch:
 
 def begin_replacing(state: Path) -> None:
     """Leave the mark."""
-    _write(state / REPLACING_FILE, json.dumps({"pid": os.getpid(), "to": __version__}))
+    replace_file(
+        state / REPLACING_FILE, json.dumps({"pid": os.getpid(), "to": __version__}).encode()
+    )
 
 
 def end_replacing(state: Path) -> None:
@@ -139,12 +141,3 @@ def _launch(raw: object) -> Launch:
 
 def _file(state: Path) -> Path:
     return state / "launch.json"
-
-
-def _write(path: Path, text: str) -> None:
-    incoming = path.with_name(f"{path.name}.new")
-    incoming.unlink(missing_ok=True)
-    handle = os.open(incoming, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    incoming.replace(path)

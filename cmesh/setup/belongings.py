@@ -5,6 +5,7 @@ that holds other things too, only what cmesh makes there is taken.
 """
 
 import contextlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -23,6 +24,9 @@ _STATE = frozenset({
 })  # fmt: skip
 _MARKS = frozenset({"launch.json", "start.lock"})
 """A daemon leaves these where it ran; a folder `tasks` alone says nothing."""
+
+_RANDOM = re.compile(r"\.[0-9a-f]{8}$")
+"""What `replace_file` adds to a name while it writes."""
 
 _CONFIG = frozenset({"config.toml", "runners"})
 
@@ -138,7 +142,7 @@ def _plain(name: str) -> str:
     """Return the name of what a half-written file was to become."""
     if not name.endswith(".new"):
         return name
-    stem = name.removeprefix(".").removesuffix(".new")
+    stem = _RANDOM.sub("", name.removeprefix(".").removesuffix(".new"))
     return next((own for own in (*_STATE, *_CONFIG) if stem in (own, own.partition(".")[0])), name)
 
 

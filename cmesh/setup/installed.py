@@ -5,12 +5,12 @@ it, so that it takes away what was put there and nothing else. Standard library 
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 from cmesh.errors import ConfigError
+from cmesh.paths import replace_file
 
 __all__ = ["FORM", "Entry", "merged", "read_installed", "record_file", "write_installed"]
 
@@ -79,12 +79,5 @@ def merged(old: Sequence[Entry], new: Sequence[Entry], gone: Sequence[str] = ())
 def write_installed(data: Path, entries: Sequence[Entry], *, version: str) -> None:
     """Put a record in the place of the old one, whole or not at all; mode 0600."""
     path = record_file(data)
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.unlink(missing_ok=True)
     text = json.dumps({"version": FORM, "cmesh": version, "entries": list(entries)}, indent=1)
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    replace_file(path, f"{text}\n".encode())

@@ -6,7 +6,6 @@ leaves the old one or the new one.
 
 import contextlib
 import hashlib
-import os
 import secrets
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,10 +13,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cmesh.errors import StoreError
-from cmesh.paths import ensure_private_dir, sync
+from cmesh.paths import ensure_private_dir, replace_file
 from cmesh.setup.plan import Plan
 
-__all__ = ["EXPIRES_AFTER", "Applied", "Pending", "Records", "digest", "read_text", "write_whole"]
+__all__ = ["EXPIRES_AFTER", "Applied", "Pending", "Records", "digest", "read_text"]
 
 EXPIRES_AFTER = timedelta(minutes=15)
 """So long a change waits for its person."""
@@ -111,7 +110,7 @@ class Records:
         """
         try:
             ensure_private_dir(self._place)
-            write_whole(place, text)
+            replace_file(place, text.encode())
         except OSError as error:
             raise StoreError(
                 f"nothing was changed: `{self._place}` cannot be written: {error.strerror}",
@@ -141,24 +140,3 @@ def read_text(path: Path) -> str | None:
         return path.read_bytes().decode()
     except FileNotFoundError:
         return None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Put a text in the place of a file, durably and at once, mode 0600. Blocks on the disk.
-
-    Raises:
-        OSError: it cannot be written; the old file is as it was.
-    """
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            fresh.unlink()
-        raise
-    sync(path.parent)

@@ -13,7 +13,7 @@ from cmesh.daemon.arguments import LoginArguments
 from cmesh.daemon.runner_answers import RunnerView
 from cmesh.errors import DaemonNotRunning, RunnerUnavailable, UsageError
 from cmesh.interfaces.cli import output
-from cmesh.interfaces.cli.accounts import log_in, read_secret, write_private
+from cmesh.interfaces.cli.accounts import log_in, read_secret
 from cmesh.interfaces.cli.options import JsonOption, complete_runner
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.nearest import did_you_mean
@@ -22,6 +22,7 @@ from cmesh.paths import (
     ensure_private_dir,
     key_file,
     login_file,
+    replace_file,
     require_private_file,
     state_dir,
 )
@@ -109,10 +110,7 @@ def _keep_key(runner: RunnerView, *, as_json: bool) -> None:
     text = read_secret(f"API key of {name} (not shown): ", KEY_BYTES)
     place = key_file(state_dir(), name)
     ensure_private_dir(place.parent)
-    fresh = place.with_name(f".{place.name}.new")
-    fresh.unlink(missing_ok=True)
-    write_private(fresh, text)
-    fresh.replace(place)
+    replace_file(place, f"{text}\n".encode("ascii"))
     if login_file(state_dir(), name).exists():
         arguments = checked(LoginArguments, name=name)
         call(lambda client: client.drop_login(arguments))

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import sys
@@ -22,7 +21,7 @@ from cmesh.interfaces.dashboard.app import create_app
 from cmesh.interfaces.dashboard.daemon import Daemon
 from cmesh.interfaces.dashboard.guard import HOST, SIGN_IN
 from cmesh.interfaces.dashboard.sign_in import SignIn
-from cmesh.paths import control_socket
+from cmesh.paths import control_socket, replace_file
 
 __all__ = ["DOOR", "Started", "serve"]
 
@@ -141,10 +140,5 @@ def _lines(loop: asyncio.AbstractEventLoop, act: Callable[[], None]) -> Generato
 def _open(door: Path, link: str) -> None:
     """Open the browser at a file that only this user can read, which leads to the link."""
     text = f'<!doctype html><meta http-equiv="refresh" content="0;url={escape(link)}"><title>cmesh</title>'
-    fresh = door.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        file.write(text)
-    fresh.replace(door)
+    replace_file(door, text.encode())
     webbrowser.open(door.as_uri())

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
+from cmesh.paths import replace_file
 from cmesh.setup.service import launchd, systemd, windows_task
 from cmesh.setup.service.unit import Kind, is_unit_name
 
@@ -61,13 +62,7 @@ def read_kept(state: Path) -> Kept | None:
 
 def record_kept(state: Path, kept: Kept) -> None:
     """Write it down, whole or not at all; mode 0600."""
-    path = _file(state)
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(kept)))
-    fresh.replace(path)
+    replace_file(_file(state), json.dumps(asdict(kept)).encode())
 
 
 def forget(state: Path) -> None:

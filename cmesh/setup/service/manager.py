@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cmesh import __version__
 from cmesh.errors import ServiceFailed
-from cmesh.paths import data_dir
+from cmesh.paths import data_dir, replace_file
 from cmesh.setup.doctor.facts import ServiceFact
 from cmesh.setup.installed import merged, read_installed, write_installed
 from cmesh.setup.service import launchd, systemd, windows_task
@@ -205,10 +205,7 @@ def _put(path: Path, text: str | None) -> None:
             path.unlink(missing_ok=True)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}.new")
-        fresh.write_text(text, "utf-8")
-        fresh.chmod(0o644)
-        fresh.replace(path)
+        replace_file(path, text.encode(), mode=0o644)
     except OSError as error:
         raise ServiceFailed(
             f"`{path}` cannot be written: {error.strerror}", hint=f"ls -ld {path.parent}"

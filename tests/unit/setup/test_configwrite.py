@@ -2,14 +2,15 @@
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from cmesh.config import load_config
-from cmesh.errors import ConfigError
+from cmesh.errors import ConfigError, UnsafePermissions
 from cmesh.setup.configtext import rule_text, with_rule, without_block
-from cmesh.setup.configwrite import rewrite
+from cmesh.setup.configwrite import put, rewrite
 
 IN = rule_text(
     "inbound",
@@ -107,3 +108,64 @@ def test_what_somebody_else_wrote_meanwhile_is_kept(tmp_path: Path) -> None:
 
     rewrite(path, change)
     assert path.read_text() == f"# two\n\n{OUT}"
+
+
+def test_a_file_is_put_there_only_over_what_it_was_made_of(tmp_path: Path) -> None:
+    path = tmp_path / "c" / "config.toml"
+    assert put(path, None, OUT)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not put(path, None, "")  # somebody has made one meanwhile
+    assert not put(path, "", IN)
+    assert not put(path, "", None)
+    assert path.read_text() == OUT
+    path.chmod(0o640)
+    assert put(path, OUT, IN)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert put(path, IN, None)
+    assert not put(path, IN, OUT)  # somebody has taken it away meanwhile
+    assert os.listdir(path.parent) == []  # noqa: PTH208
+
+
+@pytest.mark.parametrize("what", ["config.toml", "."])
+def test_a_link_in_its_place_is_neither_followed_nor_replaced(tmp_path: Path, what: str) -> None:
+    real, link = tmp_path / "real", tmp_path / "c"
+    real.mkdir(mode=0o700)
+    (real / "config.toml").write_text(OUT)
+    (real / "config.toml").chmod(0o600)
+    if what == ".":
+        link.symlink_to(real)
+    else:
+        link.mkdir(mode=0o700)
+        (link / what).symlink_to(real / what)
+    for after in (IN, None):
+        with pytest.raises(UnsafePermissions, match="is not a plain"):
+            put(link / "config.toml", OUT, after)
+    assert (real / "config.toml").read_text() == OUT
+
+
+def test_of_many_writers_at_once_each_change_is_there_or_was_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("")
+    path.chmod(0o600)
+
+    def rule(number: int) -> str:
+        return rule_text(
+            "outbound", {"name": f"r{number}", "peers": ["node:nBOX"], "profiles": ["query"]}
+        )
+
+    def puts(number: int) -> int | None:
+        before = path.read_text()
+        wanted = with_rule(before, "outbound", rule(number))
+        return number if put(path, before, wanted) else None
+
+    def rewrites(number: int) -> int | None:
+        try:
+            rewrite(path, lambda old: with_rule(old, "outbound", rule(number)))
+        except ConfigError:  # others were faster, again and again
+            return None
+        return number
+
+    with ThreadPoolExecutor(8) as pool:
+        done = {*pool.map(puts, range(16)), *pool.map(rewrites, range(16, 32))} - {None}
+    assert done
+    assert {rule.name for rule in load_config(path).policy.outbound} == {f"r{n}" for n in done}

@@ -9,7 +9,7 @@ import pytest
 
 from cmesh.errors import ConfigError, PlanGone, StoreError
 from cmesh.setup.plan import Block, Plan, Trusting
-from cmesh.setup.records import EXPIRES_AFTER, Applied, Pending, Records, write_whole
+from cmesh.setup.records import EXPIRES_AFTER, Applied, Pending, Records
 from cmesh.setup.undo import reverse_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -74,22 +74,6 @@ def test_applied_changes_come_back_in_order_and_the_oldest_go(tmp_path: Path):
     records.keep(found[-1].model_copy(update={"undone": True}))
     assert records.applied()[-1].undone
     assert len(records.applied()) == 100
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    file = tmp_path / "config.toml"
-    file.write_text("old", "utf-8")
-
-    def fails(_handle: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fails)
-    with pytest.raises(OSError, match="space"):
-        write_whole(file, "new")
-    assert [one.name for one in tmp_path.iterdir()] == ["config.toml"]
-    assert file.read_text("utf-8") == "old"
 
 
 def test_a_state_directory_that_cannot_be_written_is_named(

@@ -202,6 +202,7 @@ def test_a_home_is_never_taken_for_a_directory_of_cmeshs(
 def test_of_a_directory_with_other_things_in_it_only_cmeshs_go(places: Places) -> None:
     (places.state / "launch.json").write_text("{}")
     (places.state / ".key.new").write_text("")
+    (places.state / ".launch.json.0a1b2c3d.new").write_text("")
     (places.state / "photos").mkdir()
     (places.config / "claude.key").write_text("k")
     (places.config / "config.toml").write_text('[node]\nauth_key_file = "auth"\n')
