@@ -54,7 +54,10 @@ async def find(daemon: Daemon, lookup: Lookup, arguments: FindArguments) -> Foun
         before=before,
     )
     most = arguments.limit + 1
-    if state == "any" or state in TERMINAL:
+    if wanted == Wanted(direction=wanted.direction) and state == "any":
+        # The first page, which is looked at again and again: memory has it.
+        tasks = await daemon.store.tasks(direction=wanted.direction, limit=most)
+    elif state == "any" or state in TERMINAL:
         tasks = await daemon.store.found(wanted, most)
     else:
         states = OPEN_STATES if state == "open" else (TaskState(state),)
