@@ -309,7 +309,8 @@ def test_ctrl_c_leaves_the_task_alone_and_says_how_to_come_back(process: DaemonP
     cli.process.send_signal(signal.SIGINT)
     status, out, err = cli.end()
     assert (status, out) == (130, "")
-    assert f"cmesh wait {FIRST_TASK}, or cmesh cancel {FIRST_TASK}" in err
+    hint = f"cmesh wait {FIRST_TASK}, or cmesh logs -f {FIRST_TASK}, or cmesh cancel {FIRST_TASK}"
+    assert hint in err
     assert "Traceback" not in err
     process.order("finish", task_id=FIRST_TASK, state="succeeded", text="done anyway")
     assert "cancel_task" not in process.order("calls")["calls"]
@@ -336,6 +337,62 @@ def test_on_a_terminal_progress_is_drawn_and_the_result_stays_clean(process: Dae
             seen += screen.read(4096)
         process.order("finish", task_id=FIRST_TASK, state="succeeded", text="all well")
         assert cli.end()[:2] == (0, "all well\n")
+
+
+def test_on_a_terminal_the_line_has_the_last_call_and_the_cost_and_ctrl_c_says_how_to_go_on(
+    process: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        cli = Cli(*TASK, stderr=theirs)
+        os.close(theirs)
+        _read_until(screen, b"queued on worker")
+        process.order("start", task_id=FIRST_TASK)
+        call = {"command": "make \x1b[31m"}
+        process.order("emit", task_id=FIRST_TASK, kind="tool_call", text="Bash", data=call)
+        cost = {"cost_usd": 0.25, "tokens_in": 3, "tokens_out": 4}
+        process.order("emit", task_id=FIRST_TASK, kind="cost", text="0.25 USD", data=cost)
+        process.order("emit", task_id=FIRST_TASK, kind="text", text="thinking")
+        seen = _read_until(screen, b"$0.25")
+        assert b"\x1b[31m" not in seen.replace(b"\x1b[32m", b"")
+        _read_until(screen, b"tool_call: Bash: make <U+001B>[31m")
+        cli.process.send_signal(signal.SIGINT)
+        rest = _read_until(screen, b"or cmesh cancel")
+        status, out, _err = cli.end()
+    assert (status, out) == (130, "")
+    assert b"the task is running and goes on" in rest
+    assert rest.index(b"\x1b[?25h") < rest.index(b"no longer waiting")  # the cursor is back
+
+
+def test_logs_that_follow_at_a_terminal_print_whole_lines_and_leave_none_of_the_live_one(
+    process: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    Cli(*TASK, "--no-wait").end()
+    process.order("start", task_id=FIRST_TASK)
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        command = [sys.executable, "-m", "cmesh", "logs", "-f", FIRST_TASK]
+        cli = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        _read_until(screen, b"running on worker")
+        process.order("emit", task_id=FIRST_TASK, kind="text", text="first words")
+        seen = _read_until(screen, b"text  first words\r\n")
+        line = seen.rpartition(b"\x1b[2K")[2]
+        assert line.lstrip(b"\r").startswith(b"    1  ")
+        cli.send_signal(signal.SIGINT)
+        rest = _read_until(screen, b"--after 1\r\n")
+        assert b"no longer following; the task is running and goes on" in rest
+        assert cli.wait(LIMIT_S) == 130
+
+
+def _read_until(screen: io.FileIO, text: bytes) -> bytes:
+    """Return what comes on a terminal, up to a text and what came with it."""
+    seen = b""
+    while text not in seen:
+        seen += screen.read(4096)
+    return seen
 
 
 def test_a_daemon_that_went_away_is_started_and_asked_again(

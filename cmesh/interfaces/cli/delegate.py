@@ -331,8 +331,11 @@ def _detached(view: TaskView | None, *, as_json: bool) -> None:
         output.say("stopped; whether the task was made is not known here")
         output.hint("cmesh tasks --mine")
         return
-    output.say(f"no longer waiting; the task is {view.state} and goes on")
-    output.hint(f"cmesh wait {view.task_id}, or cmesh cancel {view.task_id}")
+    output.say(f"no longer waiting; the task is {view.state.replace('_', ' ')} and goes on")
+    output.hint(
+        f"cmesh wait {view.task_id}, or cmesh logs -f {view.task_id}, "
+        f"or cmesh cancel {view.task_id}"
+    )
 
 
 def _note_duplicate(view: TaskView) -> None:

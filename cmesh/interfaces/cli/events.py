@@ -2,17 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Annotated
 
 import typer
 
+from cmesh.clock import SystemClock
 from cmesh.daemon.answers import EventView, TaskView
 from cmesh.daemon.arguments import TaskArguments
 from cmesh.daemon.event_lines import event_line
 from cmesh.errors import DaemonRestarted
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.follow import ENDS, IDLE_PAUSE_S, POLL_WAIT_S, RECONNECTS
+from cmesh.interfaces.cli.live_line import LiveLine
 from cmesh.interfaces.cli.options import OneTaskArgument
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.interfaces.client import ControlClient
@@ -45,21 +49,32 @@ def logs(
 ) -> None:
     """Print what a task did. Tool calls, their results, changed files, retries, cost so far.
 
-    All of it is what the agent says of itself. Ctrl-C ends the printing, not the task.
+    All of it is what the agent says of itself. Ctrl-C ends the printing, not the task. On a
+    terminal `-f` has a line below with state, time, cost and last call, drawn anew.
     """
     seen = checked(TaskArguments, task_id=task_id, after_event=after).after_event
     show: Callable[[EventView], None] = _as_json if as_json else _as_line
+    drawn = follow and not as_json and sys.stdout.isatty() and output.is_terminal()
+    reading = _Reading(task_id, seen, show, LiveLine(SystemClock()) if drawn else None)
+    try:
+        with reading.drawn():
+            _read_all(reading, follow=follow)
+    except KeyboardInterrupt:
+        if follow:
+            _detached(reading)
+        raise
+    if reading.view is not None and not seen and not reading.seen and not as_json:
+        _explain_silence(reading.view)
+
+
+def _read_all(reading: "_Reading", *, follow: bool) -> None:
+    """Read to the end, over restarts of the daemon."""
     for _attempt in range(RECONNECTS):
-        reading = _Reading(task_id, seen, show)
         try:
-            call(lambda client, reading=reading: reading.read(client, follow=follow))
+            return call(lambda client: reading.read(client, follow=follow))
         except DaemonRestarted:
-            seen = reading.seen
-            output.say("the daemon restarted; asking again")
-        else:
-            if reading.view is not None and not seen and not reading.seen and not as_json:
-                _explain_silence(reading.view)
-            return
+            with reading.aside():
+                output.say("the daemon restarted; asking again")
     raise DaemonRestarted(f"the daemon went away {RECONNECTS} times meanwhile")
 
 
@@ -71,11 +86,29 @@ class _Reading:
         view: the task at the last page; None = there was none yet.
     """
 
-    def __init__(self, task_id: str, seen: int, show: Callable[[EventView], None]) -> None:
+    def __init__(
+        self, task_id: str, seen: int, show: Callable[[EventView], None], line: LiveLine | None
+    ) -> None:
         self.seen = seen
         self.view: TaskView | None = None
         self._task_id = task_id
         self._show = show
+        self._line = line
+
+    @contextmanager
+    def drawn(self) -> Generator[None]:
+        """Draw the line meanwhile, if there is one."""
+        if self._line is not None:
+            self._line.start()
+        try:
+            yield
+        finally:
+            if self._line is not None:
+                self._line.stop()
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Print something meanwhile."""
+        return self._line.aside() if self._line is not None else nullcontext()
 
     async def read(self, client: ControlClient, *, follow: bool) -> None:
         """Show events until there are none; `follow` waits for more until the task has ended."""
@@ -104,10 +137,23 @@ class _Reading:
             )
         )
         self.view = view
-        for event in view.events:
-            self._show(event)
-            self.seen = event.seq
+        if self._line is not None:
+            self._line.take(view, view.events)
+        if view.events:
+            with self.aside():
+                for event in view.events:
+                    self._show(event)
+                    self.seen = event.seq
         return view
+
+
+def _detached(reading: _Reading) -> None:
+    """Say what becomes of the task, and how to go on from here."""
+    view = reading.view
+    if view is None or view.state in ENDS:
+        return
+    output.say(f"no longer following; the task is {view.state.replace('_', ' ')} and goes on")
+    output.hint(f"cmesh logs -f {view.task_id} --after {reading.seen}")
 
 
 def _explain_silence(view: TaskView) -> None:

@@ -7,7 +7,7 @@ meanwhile; nothing here ends a task.
 
 import asyncio
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import Protocol, Self
 
 from typing_extensions import override
 
@@ -17,14 +17,12 @@ from cmesh.daemon.arguments import TaskArguments
 from cmesh.daemon.event_lines import event_line
 from cmesh.errors import DaemonRestarted
 from cmesh.interfaces.age import heard
-from cmesh.interfaces.cli.output import duration, is_terminal, say, stderr
+from cmesh.interfaces.cli.live_line import EVENT_CHARACTERS, LiveLine, is_lost, state_line
+from cmesh.interfaces.cli.output import is_terminal, say
 from cmesh.interfaces.cli.session import call
 from cmesh.interfaces.client import ControlClient
 from cmesh.model import ENDED, TaskState
 from cmesh.text import one_line
-
-if TYPE_CHECKING:
-    from rich.text import Text
 
 __all__ = ["Progress", "follow", "make_progress", "wait_for"]
 
@@ -34,9 +32,6 @@ POLL_WAIT_S = 20.0
 IDLE_PAUSE_S = 0.2
 RECONNECTS = 20
 EVENTS = 200
-_EVENT_CHARACTERS = 160
-# Whole: its end is often what the person has to do.
-_REASON_CHARACTERS = 600
 
 ENDS = ENDED | {TaskState.UNKNOWN}
 """States after which waiting longer is not promised to bring news."""
@@ -117,17 +112,7 @@ async def follow(client: ControlClient, task_id: str, progress: Progress) -> Tas
 
 
 def _event_line(event: EventView) -> str:
-    return f"{one_line(event.kind, 40)}: {event_line(event, _EVENT_CHARACTERS)}"
-
-
-def _state_line(view: TaskView) -> str:
-    reason = f" ({one_line(view.reason, _REASON_CHARACTERS)})" if view.reason else ""
-    return f"{view.state.replace('_', ' ')} on {one_line(view.peer, 63)}{reason}"
-
-
-def _is_lost(view: TaskView) -> bool:
-    """Whether news of an accepted task cannot come at the moment."""
-    return view.known_at is not None and view.state not in ENDS and view.link != "connected"
+    return f"{one_line(event.kind, 40)}: {event_line(event, EVENT_CHARACTERS)}"
 
 
 class _Silent(Progress):
@@ -167,8 +152,8 @@ class _Lines(_Silent):
         known = self.view.state if self.view else None
         super().show(view)
         if view.state != known and view.state not in ENDS:
-            say(_state_line(view))
-        if _is_lost(view) != self._lost and view.state not in ENDS:
+            say(state_line(view))
+        if is_lost(view) != self._lost and view.state not in ENDS:
             self._lost = not self._lost
             say(f"{heard(view)}, link {view.link}" if self._lost else "the link is back")
         for event in view.events:
@@ -178,7 +163,7 @@ class _Lines(_Silent):
             # Any other end is told with its reason when the wait is over.
             if view.state in _TOLD and not self._ended:
                 self._ended = True
-                say(_state_line(view))
+                say(state_line(view))
 
     def _event(self, event: EventView, view: TaskView) -> None:
         # A command's output is its result, and so are an agent's last words: both are printed
@@ -200,17 +185,11 @@ class _Lines(_Silent):
 class _Live(_Silent):
     def __init__(self, clock: Clock) -> None:
         super().__init__()
-        self._clock = clock
-        self._since = clock.monotonic()
-        self._last = ""
-        from rich.status import Status
-
-        # Rendered anew with each turn of the spinner, so that the seconds run.
-        self._status = Status(_Rendered(self), console=stderr())
+        self._line = LiveLine(clock)
 
     @override
     def __enter__(self) -> Self:
-        self._status.start()
+        self._line.start()
         return self
 
     @override
@@ -220,30 +199,9 @@ class _Live(_Silent):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._status.stop()
+        self._line.stop()
 
     @override
     def show(self, view: TaskView) -> None:
-        if view.events:
-            self._last = _event_line(view.events[-1])
+        self._line.take(view, view.events)
         super().show(view)
-        self._since = self._clock.monotonic() - view.elapsed_s
-
-    def text(self) -> "Text":
-        """Return the line to draw now."""
-        from rich.text import Text
-
-        elapsed = duration(self._clock.monotonic() - self._since)
-        state = _state_line(self.view) if self.view else "asking the daemon"
-        tail = f"  {self._last}" if self._last else ""
-        if self.view and _is_lost(self.view):
-            tail = f"  {heard(self.view)}, link {self.view.link}{tail}"
-        return Text(f"{state}  {elapsed}{tail}", overflow="ellipsis", no_wrap=True)
-
-
-class _Rendered:
-    def __init__(self, live: _Live) -> None:
-        self._live = live
-
-    def __rich__(self) -> "Text":
-        return self._live.text()

@@ -22,6 +22,7 @@ __all__ = [
     "as_line",
     "asked_for",
     "cells",
+    "cost_words",
     "event_words",
     "facts",
     "headline",
@@ -66,7 +67,7 @@ def cells(row: Row, now: datetime) -> list[str]:
         f"{arrow}{_one(view.peer, _NAME)}",
         _one(view.runner.removeprefix("command:"), _NAME),
         duration(_age_s(view, now)),
-        _cost(row),
+        cost_words(row),
         _last(row),
     ]
 
@@ -176,7 +177,8 @@ def _age_s(view: TaskView, now: datetime) -> float:
     return max(0.0, (now - (view.started_at or view.created_at)).total_seconds())
 
 
-def _cost(row: Row) -> str:
+def cost_words(row: Row) -> str:
+    """Return what a task has cost so far, as its agent tells, in 8 characters; empty = not told."""
     usd = row.view.cost_usd if row.view.cost_usd is not None else row.cost_usd
     tokens = row.view.tokens if row.view.tokens is not None else row.tokens
     if usd is not None:
