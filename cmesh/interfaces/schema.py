@@ -3,12 +3,13 @@
 Asked by SQL, in the confined process: neither the daemon nor a command loads DuckDB for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cmesh.store.shown import shown
 from cmesh.text import one_line
 
-__all__ = ["SCHEMA_ROWS", "SCHEMA_SQL", "Column", "View", "views"]
+__all__ = ["SCHEMA_ROWS", "SCHEMA_SQL", "Column", "View", "known_views", "views"]
 
 # Catalogue functions answer in the confined query process too; they read no file.
 SCHEMA_SQL = """
@@ -54,3 +55,8 @@ def views(rows: Sequence[Sequence[object]]) -> list[View]:
         else:
             one.means = means
     return list(found.values())
+
+
+def known_views() -> Mapping[str, Sequence[str]]:
+    """Return the columns of each view as this version has them, without a daemon or a database."""
+    return shown()

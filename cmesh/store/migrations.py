@@ -10,8 +10,9 @@ import _duckdb as duckdb
 
 from cmesh import __version__
 from cmesh.errors import SchemaTooNew
+from cmesh.store.shown import VIEWS
 
-__all__ = ["MIGRATIONS", "VIEWS", "apply_all", "describe", "migrate", "schema_version"]
+__all__ = ["MIGRATIONS", "apply_all", "describe", "migrate", "schema_version"]
 
 MIGRATIONS: tuple[str, ...] = (
     "schema.sql",
@@ -34,9 +35,6 @@ MIGRATIONS: tuple[str, ...] = (
     "forgetting.sql",
 )
 """Files of SQL in this folder; the first makes version 1."""
-
-VIEWS = ("views.sql", "views_told.sql")
-"""Files of the views, made anew with the newest schema, in this order."""
 
 
 def schema_version(connection: duckdb.DuckDBPyConnection) -> int:

@@ -10,7 +10,8 @@ from importlib import resources
 import _duckdb as duckdb
 
 from cmesh.store.exchange import Reader
-from cmesh.store.migrations import MIGRATIONS, VIEWS
+from cmesh.store.migrations import MIGRATIONS
+from cmesh.store.shown import VIEWS
 
 __all__ = ["foreign"]
 

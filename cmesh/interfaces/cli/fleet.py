@@ -7,6 +7,7 @@ import typer
 from cmesh.daemon.answers import SqlView
 from cmesh.errors import QueryRefused, UsageError
 from cmesh.interfaces.cli import output
+from cmesh.interfaces.cli.complete import complete_peers
 from cmesh.interfaces.cli.options import seconds
 from cmesh.text import one_line
 
@@ -14,7 +15,11 @@ __all__ = ["LocalOption", "PeersOption", "TimeoutOption", "asked", "end", "foote
 
 PeersOption: TypeAlias = Annotated[
     str,
-    typer.Option(metavar="PEERS", help="Ask these peers too: names with commas, or all."),
+    typer.Option(
+        metavar="PEERS",
+        help="Ask these peers too: names with commas, or all.",
+        autocompletion=complete_peers,
+    ),
 ]
 LocalOption: TypeAlias = Annotated[
     bool, typer.Option("--local/--no-local", help="With --peers: ask this node as well.")

@@ -13,6 +13,7 @@ from cmesh.daemon.arguments import STATEMENT_CHARACTERS, SqlArguments
 from cmesh.errors import UsageError
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.charting import require_kind
+from cmesh.interfaces.cli.complete import complete_statement
 from cmesh.interfaces.cli.exits import CUT_EXIT
 from cmesh.interfaces.cli.fleet import (
     LocalOption,
@@ -58,7 +59,9 @@ def sql(  # noqa: PLR0913 - typer reads the options from the signature
     query: Annotated[
         str,
         typer.Argument(
-            metavar="[SELECT]", help="One SELECT, see `cmesh schema`; `-` = standard input."
+            metavar="[SELECT]",
+            help="One SELECT, see `cmesh schema`; `-` = standard input.",
+            autocompletion=complete_statement,
         ),
     ] = "",
     file: Annotated[

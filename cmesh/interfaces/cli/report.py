@@ -12,6 +12,7 @@ from cmesh.daemon.answers import SqlView
 from cmesh.daemon.arguments import SqlArguments
 from cmesh.errors import UsageError
 from cmesh.interfaces.cli import output
+from cmesh.interfaces.cli.complete import complete_report
 from cmesh.interfaces.cli.options import JsonOption, complete_peer
 from cmesh.interfaces.cli.rows import TEXT_FORMATS, print_rows, require_format
 from cmesh.interfaces.cli.session import call, checked
@@ -35,7 +36,10 @@ def register(group: typer.Typer) -> None:
 def report(  # noqa: PLR0913 - typer reads the options from the signature
     *,
     name: Annotated[
-        str, typer.Argument(metavar="[NAME]", help="The report; without: all names.")
+        str,
+        typer.Argument(
+            metavar="[NAME]", help="The report; without: all names.", autocompletion=complete_report
+        ),
     ] = "",
     listed: Annotated[bool, typer.Option("--list", help="Say which reports there are.")] = False,
     since: Annotated[

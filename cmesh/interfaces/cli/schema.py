@@ -8,6 +8,7 @@ import typer
 from cmesh.daemon.arguments import SqlArguments
 from cmesh.errors import UsageError
 from cmesh.interfaces.cli import output
+from cmesh.interfaces.cli.complete import complete_view
 from cmesh.interfaces.cli.options import JsonOption
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.interfaces.schema import SCHEMA_ROWS, SCHEMA_SQL, View, views
@@ -23,7 +24,12 @@ def register(app: typer.Typer) -> None:
 
 def schema(
     *,
-    view: Annotated[str, typer.Argument(metavar="[VIEW]", help="One view; default: all.")] = "",
+    view: Annotated[
+        str,
+        typer.Argument(
+            metavar="[VIEW]", help="One view; default: all.", autocompletion=complete_view
+        ),
+    ] = "",
     as_json: JsonOption = False,
 ) -> None:
     """List the views that `cmesh sql` can ask. With their columns, types and meaning."""
