@@ -14,7 +14,7 @@ import sqlite3
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -38,6 +38,7 @@ from cmesh.store.chain import GENESIS, link
 from cmesh.store.head import read_head
 from cmesh.store.snapshot import FILE_NAME
 from cmesh.store.store import Store
+from cmesh.store.texts import ERASABLE, is_empty
 from cmesh.store.verify import verify
 
 __all__ = ["measure"]
@@ -92,9 +93,10 @@ def _questions(store: Path, other: Path, filled: Filled) -> list[Row]:
     for question in QUESTIONS:
         ours = question.duckdb.format(since=since.isoformat())
         theirs = question.sqlite.format(since=int(since.timestamp() * 1_000_000))
-        own, answer = _best(lambda q=ours: engine.execute(q).fetchall())
-        lites, expected = _best(lambda q=theirs: lite.execute(q).fetchall())
-        assert len(answer) == len(expected), question.name
+        own, lites = _in_turn(
+            lambda q=ours: len(engine.execute(q).fetchall()),
+            lambda q=theirs: len(lite.execute(q).fetchall()),
+        )
         ratios.append(lites / own)
         rows.append(
             _figure(
@@ -152,26 +154,36 @@ def _verified(store: Path, filled: Filled) -> list[Row]:
 
 
 def _hashed(connection: duckdb.DuckDBPyConnection, rows: int) -> float:
-    """Return the processor time that the log's hashes and the events' digests take, read already."""
+    """Return the processor time of all hashes and digests, of what was read already."""
     passed, previous = 0.0, GENESIS
-    texts = (
-        "SELECT salt, text, data::VARCHAR FROM event_row WHERE seq BETWEEN $1 AND $2"
-        " UNION ALL SELECT salt, prompt, '{}' FROM task_row WHERE seq BETWEEN $1 AND $2"
-    )
     for first in range(1, rows + 1, RANGE_ROWS):
         span = [first, first + RANGE_ROWS - 1]
         log = "SELECT canon FROM log WHERE seq BETWEEN $1 AND $2 ORDER BY seq"
         canons = connection.execute(log, span).fetchall()
-        told = connection.execute(texts, span).fetchall()
+        texts = [pair for table in ERASABLE for pair in _hidden(connection, table, span)]
         begun = time.process_time()
         for (canon,) in canons:
             previous = link(previous, canon)
-        for salt, text, data in told:
-            hashlib.sha256(f"{salt}:text:{text}".encode()).hexdigest()
-            if data != "{}":
-                hashlib.sha256(f"{salt}:data:{data}".encode()).hexdigest()
+        for text in texts:
+            hashlib.sha256(text.encode()).hexdigest()
         passed += time.process_time() - begun
     return passed
+
+
+def _hidden(
+    connection: duckdb.DuckDBPyConnection, table: str, span: Sequence[int]
+) -> Iterator[str]:
+    """Yield what a table's digests are of."""
+    columns = sorted(ERASABLE[table])
+    chosen = ", ".join(f'"{column}"::VARCHAR' for column in columns)
+    rows = connection.execute(
+        f"SELECT salt, {chosen} FROM {table} WHERE salt IS NOT NULL AND seq BETWEEN $1 AND $2",
+        list(span),
+    ).fetchall()
+    for salt, *texts in rows:
+        for column, text in zip(columns, texts, strict=True):
+            if not is_empty(text):
+                yield f"{salt}:{column}:{text}"
 
 
 async def _asked(store: Store, directory: Path) -> list[Row]:
@@ -262,18 +274,19 @@ def _pause(copied: Copied, size: int) -> Row:
     )
 
 
-def _best(work: Callable[[], Sequence[object]]) -> tuple[float, Sequence[object]]:
-    """Return the least processor time in seconds of some runs after a first one, and its answer.
+def _in_turn(one: Callable[[], int], other: Callable[[], int]) -> tuple[float, float]:
+    """Return the least processor time in seconds of each, in runs in turn after a first one.
 
-    Both engines have one thread, and others share the machine: time passes for them too.
+    Both have one thread and must give as many rows. Time would pass for other programs too.
     """
-    answer = work()
-    took: list[float] = []
+    assert one() == other()
+    took: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
-        begun = time.process_time()
-        work()
-        took.append(time.process_time() - begun)
-    return min(took), answer
+        for times, work in zip(took, (one, other), strict=True):
+            begun = time.process_time()
+            work()
+            times.append(time.process_time() - begun)
+    return min(took[0]), min(took[1])
 
 
 def _timing(name: str, seconds: Sequence[float], goal: str, limit_ms: float) -> Row:

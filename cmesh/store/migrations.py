@@ -33,6 +33,7 @@ MIGRATIONS: tuple[str, ...] = (
     "peer_names.sql",
     "traces.sql",
     "forgetting.sql",
+    "packing.sql",
 )
 """Files of SQL in this folder; the first makes version 1."""
 

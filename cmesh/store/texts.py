@@ -139,6 +139,11 @@ class Erasures:
         at = bisect_right(self._first, seq) - 1
         return at >= 0 and seq <= self._last[at]
 
+    def meet(self, first: int, last: int) -> bool:
+        """Say whether the texts of one of these rows were erased."""
+        at = bisect_right(self._first, last) - 1
+        return at >= 0 and self._last[at] >= first
+
     def vouch(self, seq: int, canon: str) -> bool:
         """Say whether the chain names this as the text that a row was resealed with.
 

@@ -51,18 +51,17 @@ WITH step AS (
     max(n) AS events
   FROM event_row GROUP BY task_id
 ), outcome AS (
-  SELECT task_id, max(r.seq) AS told_seq, arg_max(r, r.seq) AS r FROM result_row r GROUP BY task_id
+  SELECT * FROM result_row WHERE seq IN (SELECT max(seq) FROM result_row GROUP BY task_id)
 ), signed AS (
   SELECT task_id, arg_max(signature, seq) AS signature FROM receipt_row
   WHERE receipt_kind = 'result_ack' GROUP BY task_id
 ), joined AS (
-  SELECT t.*, s.witness, s.code, s.reason, s.state_ts, s.state AS step_state,
-    -- As in `traces`; a join with that would cost more than all the rest.
-    CASE WHEN t.direction = 'out' AND starts_with(session, 'task:') AND json_array_length(origin) > 0
-      THEN TRY_CAST(substr(session, 6) AS UUID) END AS parent,
-    coalesce(s.cancel_wish, false) AS cancel_wish, coalesce(p.events, 0) AS events, o.r, o.told_seq,
-    coalesce(o.r.started_at, s.running_ts, p.running_ts) AS began_at,
-    coalesce(nullif(o.r.caller_signature, ''), a.signature, '') AS caller_signature,
+  SELECT t.task_id, s.witness, s.code, s.reason, s.state_ts,
+    coalesce(s.cancel_wish, false) AS cancel_wish, coalesce(p.events, 0) AS events,
+    o.seq AS told_seq, o.ended_at AS told_end, o.exit_code, o.cost_usd, o.tokens_in, o.tokens_out,
+    o.turns AS model_turns, o.output_bytes, o.profile_enforced, o.worker_signature,
+    coalesce(o.started_at, s.running_ts, p.running_ts) AS began_at,
+    coalesce(nullif(o.caller_signature, ''), a.signature, '') AS caller_signature,
     CASE
       WHEN t.direction = 'out' AND coalesce(s.state, 'queued') IN ('queued', 'sent', 'accepted')
         AND s.cancel_wish
@@ -77,8 +76,9 @@ WITH step AS (
       WHEN t.direction = 'in' AND coalesce(s.state, 'accepted') IN ('accepted', 'intent')
         THEN 'queued'
       WHEN t.direction = 'in' AND s.state = 'waiting' THEN 'waiting_approval'
-      WHEN s.state IN ('running', 'cancelling', 'succeeded', 'failed',
-        'cancelled', 'timed_out', 'interrupted', 'denied', 'expired') THEN s.state
+      -- Short lists: with a long one DuckDB joins, which takes longer.
+      WHEN s.state IN ('running', 'cancelling', 'succeeded', 'failed', 'cancelled')
+        OR s.state IN ('timed_out', 'interrupted', 'denied', 'expired') THEN s.state
       ELSE 'unknown'
     END AS told
   FROM task_row t
@@ -103,32 +103,51 @@ WITH step AS (
     AND regexp_matches(text, '(^|[\r\n])[*_`> \t]*CMESH-QUESTION:[*_`> \t]*[^*_`> \t\r\n][^\r\n]*[\r\n*_`> \t]*$')
     AND task_id NOT IN (FROM followed)
 ), named AS (
-  SELECT joined.*, told IN ('succeeded', 'failed', 'cancelled', 'timed_out', 'interrupted',
-    'denied', 'expired') AS ended,
+  SELECT joined.*, told IN ('succeeded', 'failed', 'cancelled', 'timed_out')
+      OR told IN ('interrupted', 'denied', 'expired') AS ended,
     CASE WHEN told = 'succeeded' THEN asked_until END AS question_until,
     CASE WHEN told = 'succeeded' AND asked_until > now() THEN 'waiting_input' ELSE told END
       AS state
   FROM joined LEFT JOIN asking ON asked_seq = told_seq
+), known AS (
+  -- Grouped, so that DuckDB sees that the one join with it adds no row, and leaves it out with
+  -- all the joins above where nobody asks for what is not in a task's own row.
+  SELECT task_id, any_value(state) AS state, any_value(witness) AS witness, any_value(code) AS code,
+    any_value(reason) AS reason, any_value(began_at) AS began_at, any_value(ended) AS ended,
+    any_value(told_end) AS told_end, any_value(state_ts) AS state_ts,
+    any_value(told_seq) AS told_seq, any_value(exit_code) AS exit_code,
+    any_value(cost_usd) AS cost_usd, any_value(tokens_in) AS tokens_in,
+    any_value(tokens_out) AS tokens_out, any_value(model_turns) AS model_turns,
+    any_value(output_bytes) AS output_bytes, any_value(profile_enforced) AS profile_enforced,
+    any_value(events) AS events, any_value(cancel_wish) AS cancel_wish,
+    any_value(question_until) AS question_until, any_value(worker_signature) AS worker_signature,
+    any_value(caller_signature) AS caller_signature
+  FROM named GROUP BY task_id
+), asked AS (
+  -- The parent as in `traces`; a join with that would cost more than all the rest.
+  SELECT *, CASE
+    WHEN direction = 'out' AND starts_with(session, 'task:') AND json_array_length(origin) > 0
+      THEN TRY_CAST(substr(session, 6) AS UUID) END AS parent
+  FROM task_row
 )
 SELECT task_id, direction, peer, peer_id, principal, runner, profile, directory, prompt, state,
   coalesce(witness, '') AS witness, coalesce(code, '') AS code, coalesce(reason, '') AS reason,
   rule, session, project, ts AS created_at, began_at AS started_at,
-  CASE WHEN ended THEN coalesce(r.ended_at, state_ts) END AS ended_at,
-  epoch(coalesce(r.ended_at, CASE WHEN ended THEN state_ts END) - began_at) AS duration_s,
-  r.exit_code AS exit_code, TRY_CAST(r.cost_usd AS DECIMAL(18, 6)) AS cost_usd,
-  r.tokens_in AS tokens_in, r.tokens_out AS tokens_out, r.turns AS model_turns,
+  CASE WHEN ended THEN coalesce(told_end, state_ts) END AS ended_at,
+  epoch(coalesce(told_end, CASE WHEN ended THEN state_ts END) - began_at) AS duration_s,
+  exit_code, TRY_CAST(cost_usd AS DECIMAL(18, 6)) AS cost_usd, tokens_in, tokens_out, model_turns,
   runtime_s AS limit_s, TRY_CAST(limit_usd AS DECIMAL(18, 6)) AS limit_usd, limit_tokens,
-  limit_turns, r.output_bytes AS output_bytes, r.profile_enforced AS profile_enforced, events, cancel_wish AS cancel_requested,
+  limit_turns, output_bytes, profile_enforced, events, cancel_wish AS cancel_requested,
   coalesce(thread, task_id) AS thread, coalesce(turn, 1) AS turn, follows, question_until,
   coalesce(selection ->> 'group', '') AS group_id, coalesce(selection ->> 'chosen', '') AS chosen,
   CASE WHEN changes IS NULL THEN coalesce(base, 'head') ELSE 'changes' END AS base, changes,
-  CASE WHEN r IS NULL THEN 'none' WHEN payload_hash IS NULL THEN 'forgotten'
-    WHEN r.worker_signature <> '' AND caller_signature <> '' THEN 'complete'
+  CASE WHEN told_seq IS NULL THEN 'none' WHEN payload_hash IS NULL THEN 'forgotten'
+    WHEN worker_signature <> '' AND caller_signature <> '' THEN 'complete'
     ELSE 'pending' END AS receipt,
   idempotency_key, prompt_bytes, payload_hash, seq, split_part(peer, '.', 1) AS peer_name,
   coalesce(trace, replace(CAST(coalesce(parent, task_id) AS VARCHAR), '-', '')) AS trace_id,
   parent, payload_hash IS NULL AS forgotten
-FROM named;
+FROM asked LEFT JOIN known USING (task_id);
 COMMENT ON VIEW tasks IS 'one row per task, either direction';
 COMMENT ON COLUMN tasks.task_id IS 'made by the caller; the same on both sides';
 COMMENT ON COLUMN tasks.direction IS 'out = this node asked, in = this node was asked';

@@ -23,7 +23,7 @@ from tests.system.daemon.machine import END_LIMIT_S, ROOT, Machine, eventually, 
 __all__ = ["Installed", "Version", "here_version", "install"]
 
 CLI_LIMIT_S = 90.0
-MIGRATIONS = '"forgetting.sql",\n)'
+MIGRATIONS = '"packing.sql",\n)'
 Change = tuple[str, str, str]
 """A file of the package, what stands in it, and what is to stand there."""
 
