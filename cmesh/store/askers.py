@@ -1,17 +1,22 @@
 """The queries of peers: apart from the owner's, each asker's in a process of its own.
 
-Where a rule lets a peer see its own tasks, a database is made of a copy with these rows alone,
-before its statement runs: DuckDB has no grants, and a view hides nothing of the tables behind it.
+Where a rule lets a peer see its own tasks, its statements run on a database with these rows alone,
+which is kept and grows with the store: DuckDB has no grants, and a view hides nothing of the
+tables behind it. The databases of all askers together are no larger than the store, since each
+task has one.
 """
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 
 from cmesh.model import NodeId
 from cmesh.store.answer import Question
+from cmesh.store.kept import KeptPart
 from cmesh.store.records import SqlRows
 from cmesh.store.sql import Copying, Query, QueryLimits, QueryProcess
+from cmesh.store.texts import TEXTS_ERASED
 
 __all__ = ["PROCESSES_MOST", "Askers", "own_part"]
 
@@ -53,11 +58,14 @@ and what a secret may withhold.
 
 
 def own_part(asker: NodeId) -> dict[str, object]:
-    """Return what the query process is told to leave of a copy: rows and columns by table."""
+    """Return what an asker's own part of the store is: rows and columns by table.
+
+    `changed` is the kind of the audit rows that tell of rows that were changed.
+    """
     me = "'" + asker.replace("'", "''") + "'"
     rows = {table: where.format(me=me) for table, where in _ROWS.items()}
     shown = {table: columns.split() for table, columns in _SHOWN.items()}
-    return {"rows": rows, "shown": shown}
+    return {"rows": rows, "shown": shown, "changed": TEXTS_ERASED}
 
 
 class Askers:
@@ -71,32 +79,53 @@ class Askers:
         self._copying = copying
         self._limits = limits
         self._processes: OrderedDict[tuple[NodeId, bool], QueryProcess] = OrderedDict()
-        self._ending: set[asyncio.Task[None]] = set()
+        self._kept: dict[NodeId, KeptPart] = {}
+        self._ending: dict[tuple[NodeId, bool], asyncio.Task[None]] = {}
 
     async def run(self, question: Question, head_seq: int) -> SqlRows:
         """Run one SELECT over all rows, or the asker's own; raises as `QueryProcess.run`."""
         key = question.asker, question.own
+        while key in self._ending:  # what it reads would be changed under it
+            await asyncio.wait([self._ending[key]])
         process = self._processes.get(key)
         if process is None:
-            part = own_part(question.asker) if question.own else None
-            process = QueryProcess(self._copying, self._limits, part=part)
-            self._processes[key] = process
+            copying = self._own(question.asker) if question.own else self._copying
+            process = self._processes[key] = QueryProcess(copying, self._limits)
         self._processes.move_to_end(key)
         while len(self._processes) > PROCESSES_MOST:
-            _, old = self._processes.popitem(last=False)
-            ending = asyncio.ensure_future(old.finish())
-            self._ending.add(ending)
-            ending.add_done_callback(self._ending.discard)
+            self._leave(next(iter(self._processes)))
         query = Query(text=question.text, parameters=question.parameters, limit=question.limit)
         return await process.run(query, head_seq)
 
     async def forget(self) -> None:
-        """End all once their queries are over, and delete their copies."""
-        processes = list(self._processes.values())
-        await asyncio.gather(*(process.forget() for process in processes), *self._ending)
+        """End all once their queries are over, and delete what is kept: rows have changed."""
+        for key in list(self._processes):
+            self._leave(key)
+        await asyncio.gather(*self._ending.values())
+        await asyncio.gather(*(one.forget() for one in self._kept.values()))
 
     async def close(self) -> None:
         """End all."""
-        processes = list(self._processes.values())
+        processes, kept = list(self._processes.values()), list(self._kept.values())
         self._processes.clear()
-        await asyncio.gather(*(process.close() for process in processes), *self._ending)
+        self._kept.clear()
+        await asyncio.gather(*(process.close() for process in processes), *self._ending.values())
+        await asyncio.gather(*(one.close() for one in kept))
+
+    def _leave(self, key: tuple[NodeId, bool]) -> None:
+        task = asyncio.ensure_future(self._finish(self._processes.pop(key), key))
+        self._ending[key] = task
+        task.add_done_callback(lambda _done: self._ending.pop(key))
+
+    async def _finish(self, process: QueryProcess, key: tuple[NodeId, bool]) -> None:
+        await process.finish()
+        asker, own = key
+        if own and asker in self._kept:
+            await self._kept[asker].rest()
+
+    def _own(self, asker: NodeId) -> Copying:
+        kept = self._kept.get(asker)
+        if kept is None:
+            place = self._copying.confinement.directory / f"kept-{len(self._kept) + 1}"
+            kept = self._kept[asker] = KeptPart(place, self._copying, own_part(asker))
+        return replace(self._copying, fill=kept.fill, rest=kept.rest, alone=True)

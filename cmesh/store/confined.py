@@ -79,6 +79,7 @@ class QueryLimits:
         cpu_s: of processor time, likewise.
         memory_bytes: the engine's own; with all else its process has `address_bytes`.
         answer_bytes: of rows as JSON; the rest is cut.
+        file_bytes: of a file that it may write in its own `scratch`; 0 = it writes nothing.
         start_s: for a process to start and open a copy.
         queue_s: how long to wait for the queries before.
         idle_s: then the processes end and the copies go.
@@ -90,13 +91,14 @@ class QueryLimits:
     memory_bytes: int = 256 * MIB
     address_bytes: int = 3 * 1024 * MIB
     answer_bytes: int = 8 * MIB
+    file_bytes: int = 0
     start_s: float = 20.0
     queue_s: float = 30.0
     idle_s: float = 60.0
 
     def resources(self) -> dict[str, int]:
         """Return the limits of the operating system, by name of RLIMIT_* (getrlimit(2))."""
-        return {"AS": self.address_bytes, "FSIZE": 0, "CORE": 0, "NOFILE": 64}
+        return {"AS": self.address_bytes, "FSIZE": self.file_bytes, "CORE": 0, "NOFILE": 64}
 
     def reached(self, name: str) -> str:
         """Return what is told of a limit that the query process names."""
@@ -111,11 +113,13 @@ class Confined:
     Attributes:
         directory: what it sees; what it is to read is put there before it is told so.
         seen_at: where the process itself finds that directory.
+        scratch: where it may write, if its limits let it; found by the same path inside.
         held_by: the sandbox around it in one word, `none` = limits of the operating system alone.
     """
 
     def __init__(self, place: Path, pid: int, own: socket.socket, held_by: str, work: str) -> None:
         self.directory = place / "store"
+        self.scratch = place.resolve() / "tmp"
         self.seen_at = str(self.directory) if held_by == NO_SANDBOX else "."
         self.held_by = held_by
         self._work = work
@@ -268,7 +272,8 @@ def _start(
     """Start the process with `end` as its standard input and output; return its number. Blocks."""
     ensure_private_dir(place.parent)
     place.mkdir(mode=0o700)
-    for name, mode in (("store", 0o700), ("home", 0o500), ("tmp", 0o500)):
+    writes = 0o700 if limits.file_bytes else 0o500
+    for name, mode in (("store", 0o700), ("home", 0o500), ("tmp", writes)):
         (place / name).mkdir(mode=mode)
     null = os.open(os.devnull, os.O_RDWR)
     try:

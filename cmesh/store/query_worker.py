@@ -65,7 +65,7 @@ def main() -> None:
         request = requests.get()
         try:
             if "open" in request:
-                connection = _open(duckdb, request["open"], request.get("part"), limits)
+                connection = _open(duckdb, request["open"], limits)
                 _answer({"opened": True})
             elif connection is not None:
                 _answer(_query(connection, request, int(limits["cpu_s"])))
@@ -100,53 +100,13 @@ def _listen(requests: "queue.SimpleQueue[dict[str, Any]]") -> None:
         requests.put(json.loads(body))
 
 
-def _open(duckdb: Any, directory: str, part: Any, limits: dict[str, Any]) -> Any:
+def _open(duckdb: Any, directory: str, limits: dict[str, Any]) -> Any:
     os.chdir(directory)
     config = {**_CONFIG, "memory_limit": f"{int(limits['memory_bytes'])}B"}
-    if part is None:
-        connection = duckdb.connect("store.duckdb", read_only=True, config=config)
-    else:
-        connection = _take_out(duckdb, part, config)
+    connection = duckdb.connect("store.duckdb", read_only=True, config=config)
     for statement in _LOCKDOWN:
         connection.execute(statement.format(engine_ms=int(limits["engine_ms"])))
     return connection
-
-
-def _take_out(duckdb: Any, part: dict[str, Any], config: Any) -> Any:
-    """Return a database in memory with some rows of the copy and its views; the copy is let go."""
-    connection = duckdb.connect(":memory:", config=config)
-    connection.execute("ATTACH 'store.duckdb' AS whole (READ_ONLY)")
-    columns = (
-        "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = 'whole'"
-        " AND table_name IN (SELECT table_name FROM duckdb_tables() WHERE database_name = 'whole')"
-        " ORDER BY table_name, column_index"
-    )
-    tables: dict[str, list[str]] = {}
-    for table, column in connection.execute(columns).fetchall():
-        known = column in part["shown"].get(table, ())
-        empty = f'CASE WHEN false THEN "{column}" END AS "{column}"'  # of the same type
-        tables.setdefault(table, []).append(f'"{column}"' if known else empty)
-    for table, said in tables.items():
-        where = part["rows"].get(table, "false")
-        rows = f"SELECT {', '.join(said)} FROM whole.{table} WHERE {where}"  # noqa: S608 - the daemon's words
-        connection.execute(f"CREATE TABLE {table} AS {rows}")
-    views = "SELECT sql FROM duckdb_views() WHERE database_name = 'whole' AND NOT internal"
-    texts = [text for (text,) in connection.execute(views).fetchall()]
-    while texts:  # one may be made of others, which then come first
-        left = [text for text in texts if not _made(duckdb, connection, text)]
-        if len(left) == len(texts):
-            raise ValueError("the views cannot be made")
-        texts = left
-    connection.execute("DETACH whole")
-    return connection
-
-
-def _made(duckdb: Any, connection: Any, text: str) -> bool:
-    try:
-        connection.execute(text)
-    except duckdb.CatalogException:
-        return False
-    return True
 
 
 def _query(connection: Any, request: dict[str, Any], cpu_s: int) -> dict[str, Any]:

@@ -47,25 +47,20 @@ class Copying:
         fill: puts a copy into an empty one.
         rest: gives up the disk that only the next copy would need.
         columns: of the views, for errors that help.
+        alone: a copy shares its file with the next one, so what reads it must end before that.
     """
 
     confinement: Confinement
     fill: Callable[[Path], Awaitable[Snapshot]]
     rest: Callable[[], Awaitable[None]]
     columns: Callable[[], Awaitable[Columns]]
+    alone: bool = False
 
 
 class QueryProcess:
     """At most one query at a time, in a process kept warm; another waits, started, unused."""
 
-    def __init__(
-        self,
-        copying: Copying,
-        limits: QueryLimits | None = None,
-        part: Mapping[str, object] | None = None,
-    ) -> None:
-        """Make it; `part` says which rows of a copy are to be seen, None = all."""
-        self._part = part
+    def __init__(self, copying: Copying, limits: QueryLimits | None = None) -> None:
         self._copying = copying
         self._limits = limits or QueryLimits()
         self._turn = asyncio.Lock()
@@ -116,11 +111,12 @@ class QueryProcess:
         if self._leaving:
             await asyncio.wait(self._leaving)
 
-    def _leave(self, end: Coroutine[Any, Any, None]) -> None:
+    def _leave(self, end: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """End a process in a task of its own: who waits for it may be cancelled, it may not."""
         task = asyncio.ensure_future(end)
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
+        return task
 
     async def forget(self) -> None:
         """End the processes and delete their copies, once the query that runs is over."""
@@ -163,18 +159,17 @@ class QueryProcess:
             raise QueryRefused("the store is closed")
         old, self._worker, self._spare = self._worker, fresh, None
         if old is not None:
-            self._leave(old.end())
+            ending = self._leave(old.end())
+            if self._copying.alone:
+                await asyncio.wait([ending])
         self._seq = (await self._copying.fill(fresh.directory)).seq
         opened = await fresh.ask(
-            {"open": fresh.seen_at, "part": self._part},
+            {"open": fresh.seen_at},
             limit_s=self._limits.start_s,
             limit_bytes=self._limits.answer_bytes,
         )
         if "error" in opened:
             raise await self._refused(str(opened.get("message", "")))
-        if self._part is not None:
-            # The other rows must not be kept from it by the engine's word alone.
-            await asyncio.to_thread(_empty, fresh.directory)
         return fresh
 
     def _prepare(self) -> "asyncio.Task[Confined]":
@@ -208,11 +203,6 @@ class QueryProcess:
         async with self._turn:
             await self._end()
             await self._copying.rest()
-
-
-def _empty(directory: Path) -> None:
-    for path in directory.iterdir():
-        path.unlink()
 
 
 async def _end_started(spare: "asyncio.Task[Confined]") -> None:

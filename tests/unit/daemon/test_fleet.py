@@ -118,7 +118,8 @@ HIDDEN = [
     "SELECT 1 FROM decisions WHERE reason IS NOT NULL OR rule IS NOT NULL",
     "SELECT 1 FROM tasks WHERE prompt = 'of the worker' OR rule IS NOT NULL",
     "SELECT 1 FROM decision_row WHERE policy_sha256 IS NOT NULL OR failed IS NOT NULL",
-    "SELECT 1 FROM duckdb_databases() WHERE path IS NOT NULL",
+    # Its own database alone; where that lies shows by a weaker sandbox than bubblewrap's.
+    "SELECT 1 FROM duckdb_databases() WHERE path NOT LIKE '/snapshot/%' AND path NOT LIKE '%/snapshots/query-%'",
     "SELECT 1 FROM duckdb_databases() WHERE database_name = 'whole'",
 ]
 

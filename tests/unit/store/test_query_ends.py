@@ -114,14 +114,3 @@ async def test_no_query_begins_in_a_store_that_was_closed_meanwhile(machine: Mac
         with pytest.raises(QueryRefused):
             await machine.process.run(SELECT, 1)
     assert machine.started == []
-
-
-async def test_a_process_for_some_rows_keeps_no_file_of_the_others(machine: Machine) -> None:
-    process = QueryProcess(machine.copying, part={"rows": {}, "shown": {}})
-    async with asyncio.timeout(LIMIT_S):
-        await machine.process.run(SELECT, 1)
-        assert list(machine.directory.iterdir())
-        await process.run(SELECT, 1)
-        assert not list(machine.directory.iterdir())
-        await process.close()
-        await machine.process.close()
