@@ -83,7 +83,7 @@ class Outputs:
         for wanted in _announced(message.outcome, limit_bytes):
             if self.refused(task_id, wanted.part):
                 continue
-            if self._store.blob_path(wanted.sha256) is not None:
+            if self._store.hold_blob(wanted.sha256):
                 continue
             try:
                 data = inline_output(message.outcome) if wanted.part == "output" else None

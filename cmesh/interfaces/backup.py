@@ -5,10 +5,7 @@ replaced is whole under another name until somebody deletes it.
 """
 
 import asyncio
-import ctypes
-import os
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +14,11 @@ from cmesh.clock import SystemClock
 from cmesh.errors import StoreBusy, StoreDamaged, StoreError, UsageError
 from cmesh.interfaces.audit import copied
 from cmesh.model import TaskId
-from cmesh.paths import ensure_private_dir, sync
+from cmesh.paths import ensure_private_dir
 from cmesh.store.archive import Contents, pack, unpack
 from cmesh.store.audit import locked
 from cmesh.store.head import StoreLock
+from cmesh.store.replacing import finish, replace_store
 from cmesh.store.snapshot import FILE_NAME
 from cmesh.store.store import Store
 
@@ -28,8 +26,6 @@ __all__ = ["REPLACED", "RESTORING", "Restored", "back_up", "restore"]
 
 RESTORING, REPLACED = "store.restoring", "store.replaced"
 """Beside the store: one that is being put back, and the one it took the place of."""
-
-_AT_FDCWD, _SWAP = -100, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +64,7 @@ def restore(file: Path, state: Path, node: str) -> Restored:
     """
     ensure_private_dir(state)
     store, making = state / "store", state / RESTORING
+    finish(store)
     if locked(store):
         raise StoreBusy(f"a daemon has `{store}` open", hint="`cmesh down`, then again")
     ensure_private_dir(store)
@@ -123,27 +120,12 @@ async def _renewed(
 
 
 def _put_in_place(making: Path, store: Path, state: Path) -> Path | None:
-    # INVARIANT: first a name that nothing deletes, then one step, so that a kill leaves both
-    # stores whole, and never a state directory without one: a daemon would begin a new one.
     kept = _free_name(state)
-    making.rename(kept)
-    _exchange(kept, store)
-    sync(state)
+    replace_store(making, store, kept)
     if (kept / FILE_NAME).exists():
         return kept
     shutil.rmtree(kept, ignore_errors=True)  # there was none; it was made for its lock
     return None
-
-
-def _exchange(one: Path, other: Path) -> None:
-    libc, names = ctypes.CDLL(None, use_errno=True), (os.fsencode(one), os.fsencode(other))
-    if sys.platform == "darwin":
-        done = libc.renamex_np(*names, _SWAP)
-    else:
-        done = libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _SWAP)
-    if done:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
 
 
 def _free_name(state: Path) -> Path:

@@ -20,7 +20,7 @@ _STATE = frozenset({
     "cli.log", "control.sock", "dashboard.html", "daemon.log", "daemon.log.1", "down", "key", "launch.json",
     "livetest", "logins", "machines.json", "machines.unread", "node", "node.log", "node.log.1",
     "node_id", "pairings.json", "replace.lock", "replacing", "selftest", "selftests.json",
-    "service.json", "sessions", "setup", "start.lock", "store", "store.restoring", "tasks",
+    "service.json", "sessions", "setup", "start.lock", "store", "store.restored", "store.restoring", "tasks",
 })  # fmt: skip
 _MARKS = frozenset({"launch.json", "start.lock"})
 """A daemon leaves these where it ran; a folder `tasks` alone says nothing."""

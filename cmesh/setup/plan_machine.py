@@ -65,8 +65,9 @@ def _machine_effects(facts: Facts, wish: Wish, *, fresh: bool) -> list[str]:
     elif wish.name or wish.control_url or wish.auth_key_file:
         effects.append("the node takes it up when the daemon starts next: `cmesh up --replace`")
     if wish.keep_text:
-        kept = "for ever" if wish.keep_text == FOREVER else f"for {wish.keep_text[:-1]} days"
-        effects.append(f"texts of tasks (prompts, outputs) are kept {kept}; peers are told so")
+        days = f"for {wish.keep_text[:-1]} days after its end, then erased"
+        kept = "for ever" if wish.keep_text == FOREVER else days
+        effects.append(f"the texts of a task (prompt, output) are kept {kept}; peers are told so")
     return effects
 
 

@@ -111,8 +111,8 @@ def _machine(facts: Facts) -> Next:
         if system is not None and system.control_url:
             arguments["control_url"] = system.control_url
     say = (
-        "tell the user that prompts and outputs are kept for 30 days; another time, or `forever`, if"
-        " they want that"
+        "tell the user that a task's prompt and output are kept for 30 days after its end and then"
+        " erased; another time, or `forever`, if they want that"
     )
     return Next(tool="setup_step", arguments=arguments, user=say)
 

@@ -33,9 +33,10 @@ class Blobs:
             left.unlink()
         self._lock = threading.Lock()
         self._holding = False
+        # INVARIANT: neither may be deleted: what was stored, or found here, for rows that are
+        # still to come; and what rows name that came after those that the deleter has read.
+        self._pending: set[str] = set()
         self._settled: set[str] = set()
-        # INVARIANT: what was stored and no row names yet, which must not be deleted.
-        self.pending: set[str] = set()
 
     def add(self, data: bytes | Path) -> str:
         """Store bytes, or a copy of a file's, and return their SHA-256 in hex.
@@ -84,34 +85,46 @@ class Blobs:
             file.seek(offset)
             return file.read(limit)
 
+    @property
+    def watching(self) -> bool:
+        """Whether it matters which files the rows name that become durable now."""
+        return self._holding or bool(self._pending)
+
+    def hold(self, sha256: str) -> bool:
+        """Say whether there is a file with this digest, and keep it until a row has named it."""
+        with self._lock:
+            there = self.path(sha256) is not None
+            if there:
+                self._pending.add(sha256)
+        return there
+
     def named(self, digests: Collection[str]) -> None:
         """Take note that durable rows name these files now."""
         with self._lock:
-            if self._holding:  # whoever deletes has looked at the rows before
+            if self._holding:
                 self._settled.update(digests)
             else:
-                self.pending.difference_update(digests)
+                self._pending.difference_update(digests)
 
     @contextlib.contextmanager
     def holding(self) -> Generator[None]:
-        """Keep whatever is stored meanwhile from being deleted, named or not."""
+        """Keep what is stored or named meanwhile from being deleted. Read the rows inside it."""
         self._holding = True
         try:
             yield
         finally:
             with self._lock:
                 self._holding = False
-                self.pending -= self._settled
+                self._pending -= self._settled
                 self._settled.clear()
 
     def drop_except(self, used: AbstractSet[str]) -> tuple[int, int]:
-        """Delete the files that are neither named here nor pending; return how many, and bytes."""
+        """Delete the files that nobody needs; return how many, and bytes. Inside `holding`."""
         files, size = 0, 0
         for path in self.directory.glob("??/*"):
             with self._lock:
-                if _SHA256.fullmatch(path.name) and not (
-                    path.name in used or path.name in self.pending
-                ):
+                needed = any(path.name in some for some in (used, self._pending, self._settled))
+                if _SHA256.fullmatch(path.name) and not needed:
                     size += path.stat().st_size
                     path.unlink()
                     files += 1
@@ -121,7 +134,7 @@ class Blobs:
         path = self._path(sha256)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         with self._lock:
-            self.pending.add(sha256)
+            self._pending.add(sha256)
             whole.replace(path)
         sync(path.parent)
 

@@ -28,6 +28,7 @@ from cmesh.store.keeping import Keeping
 from cmesh.store.opening import Claim, Parts, StoreOptions
 from cmesh.store.process import DatabaseProcess, ProcessOptions
 from cmesh.store.records import AuditRecord, Record, SqlRows, TaskRecord, TaskSnapshot, Verification
+from cmesh.store.replacing import finish
 from cmesh.store.reservations import Reservations
 from cmesh.store.room import DISK_FLOOR_BYTES, Room
 from cmesh.store.sql import Copying, Parameters, Query, QueryLimits, QueryProcess
@@ -116,6 +117,7 @@ class Store(Keeping):
             keep_prompts=store_prompts != "digest",
             floor_bytes=floor_bytes,
         )
+        await asyncio.to_thread(finish, directory)
         claim = Claim(directory)
         await asyncio.to_thread(claim.take)
         await asyncio.to_thread(tidy, directory)
@@ -234,6 +236,10 @@ class Store(Keeping):
         except OSError as error:
             raise DiskFull(f"no room for an output: {error.strerror}") from error
 
+    def hold_blob(self, sha256: str) -> bool:
+        """Say whether a file with this digest is here; it then stays until a row has named it."""
+        return self._parts.blobs.hold(sha256)
+
     def blob_path(self, sha256: str) -> Path | None:
         """Return the file with this digest, never to be changed, or None."""
         return self._parts.blobs.path(sha256)
@@ -342,7 +348,7 @@ class Store(Keeping):
                 self._index.add(records, one.first_seq, one.ts)
                 self._head = one.head
                 self._process.committed(one.head)
-                if self._blobs.pending:
+                if self._blobs.watching:
                     self._blobs.named(digests(records))
             if future.done():
                 continue

@@ -59,7 +59,7 @@ def restore(
         return
     output.data(f"restored: {done.contents.head_seq:,} rows, {done.contents.outputs:,} outputs")
     if kept:
-        output.say(f"the store that was there is {kept}")
+        output.say(f"the store that was there is {kept}, with its texts, until you delete it")
     output.hint("cmesh up")
 
 

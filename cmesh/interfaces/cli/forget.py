@@ -11,6 +11,7 @@ from cmesh.errors import UsageError
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.options import JsonOption
 from cmesh.interfaces.cli.session import call, checked
+from cmesh.paths import state_dir
 
 __all__ = ["compact", "forget"]
 
@@ -103,6 +104,8 @@ def _tell(view: ForgetView) -> None:
         output.data(f"{tasks}: the daemon goes on erasing them, also after a restart")
         return
     output.data(f"{tasks} forgotten: {view.rows:,} rows, {view.files:,} files")
+    for one in sorted(state_dir().glob("store.replaced-*")):
+        output.say(f"`{one}` may have them still: delete it once you do not miss it")
     if view.not_compacted:
         output.say(f"the database was not written anew: {view.not_compacted}")
         output.hint("cmesh audit compact, once there is room; until then its free blocks hold it")

@@ -65,6 +65,7 @@ class StateFacts:
         down: `cmesh down` was the last word.
         replacing: the mark of `cmesh up --replace` is there; `replacer`: who works at it.
         backups: store copies from before migrations, with their sizes.
+        replaced: stores that `audit restore` put aside, likewise; nothing is erased in them.
         free, floor: of the disk; below `floor` no new task is taken.
     """
 
@@ -84,6 +85,7 @@ class StateFacts:
     outputs: int = 0
     tasks: int = 0
     backups: tuple[tuple[str, int], ...] = ()
+    replaced: tuple[tuple[str, int], ...] = ()
     free: int | None = None
     floor: int = 0
 

@@ -58,6 +58,7 @@ def state_facts(state: Path, config_file: Path, config: Config | None) -> StateF
         backups=tuple(
             (one.name, _size(one)) for one in sorted((state / "store").glob("backup-schema-*"))
         ),
+        replaced=tuple((one.name, _size(one)) for one in sorted(state.glob("store.replaced-*"))),
         free=disk.f_bavail * disk.f_frsize,
         floor=floor,
     )

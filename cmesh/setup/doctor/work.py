@@ -37,6 +37,11 @@ def store(facts: Facts) -> Iterator[Finding]:
         size = _bytes(sum(size for _name, size in state.backups))
         what = f"{len(state.backups)} copies from before migrations take {size}"
         yield _STORE.note("copies", what, f"remove those you do not need: {state.path}/store")
+    if state.replaced:
+        names = ", ".join(name for name, _size in state.replaced)
+        size = _bytes(sum(size for _name, size in state.replaced))
+        what = f"{names}: put aside by `cmesh audit restore`, {size}; no text in it is ever erased"
+        yield _STORE.note("replaced", what, f"remove what you do not miss: {state.path}")
     yield from _disk(facts)
 
 

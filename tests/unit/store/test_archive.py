@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import os
 import tarfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from cmesh.errors import DiskFull, SchemaTooNew, StoreBusy, StoreDamaged, UsageError
 from cmesh.interfaces import backup
 from cmesh.model import Direction
-from cmesh.store import archive
+from cmesh.store import archive, replacing
 from cmesh.store.records import TaskRecord
 from cmesh.store.store import Store
 from tests.unit.store.support import result, task
@@ -106,13 +107,57 @@ async def test_a_kill_while_it_is_put_back_leaves_the_store_that_was_there(
         raise Killed
 
     with monkeypatch.context() as at_the_last_step:
-        at_the_last_step.setattr(backup, "_exchange", killed)
+        at_the_last_step.setattr(replacing, "_swapped", killed)
         with pytest.raises(Killed):
             await put_back(saved[0], tmp_path / "home")
     store = await open_store("home/store")
     assert store.incarnation == saved[1]
     await store.close()
     assert (await put_back(saved[0], tmp_path / "home")).replaced is not None
+
+
+@pytest.mark.parametrize("step", range(6))
+async def test_without_a_swap_a_kill_at_any_step_leaves_one_whole_store_and_loses_none(
+    saved: tuple[Path, str, TaskRecord],
+    open_store: OpenStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+):
+    class Killed(BaseException):
+        pass
+
+    steps = 0
+
+    def renamed(self: Path, target: Path) -> Path:
+        nonlocal steps
+        if "store" in self.name:
+            steps += 1
+            if steps == step:
+                raise Killed
+        os.rename(self, target)  # noqa: PTH104  # what is replaced here is `Path.rename`
+        return target
+
+    def cannot(*_names: Path) -> bool:
+        return False
+
+    monkeypatch.setattr(replacing, "_swapped", cannot)
+    home = tmp_path / "home"
+    with monkeypatch.context() as slow:
+        slow.setattr(Path, "rename", renamed)
+        if step in range(1, 5):
+            with pytest.raises(Killed):
+                await put_back(saved[0], home)
+        else:
+            assert (await put_back(saved[0], home)).replaced == home / "store.replaced-1"
+    again = await open_store("home/store")
+    # The old one until the last step is left, which the next start does.
+    assert (again.incarnation == saved[1]) is (step in {1, 2, 3})
+    assert await again.task(saved[2].task_id) is not None
+    assert (await again.verify()).finding is None
+    await again.close()
+    assert (await put_back(saved[0], home)).replaced is not None
+    assert not (home / "store.restored").exists()
 
 
 Part = tuple[str, bytes]

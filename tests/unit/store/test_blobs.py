@@ -43,3 +43,31 @@ def test_what_was_half_here_is_gone_after_a_start(tmp_path: Path) -> None:
     left.write_bytes(DATA)
     Blobs(tmp_path)
     assert not left.exists()
+
+
+def test_what_is_held_for_rows_to_come_is_not_deleted_before_they_named_it(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path)
+    blobs.add(DATA)
+    blobs.named([SHA])
+    assert not blobs.watching
+    assert blobs.hold(SHA)
+    assert not blobs.hold("0" * 64)
+    with blobs.holding():
+        assert blobs.drop_except(frozenset()) == (0, 0)
+    blobs.named([SHA])
+    with blobs.holding():
+        assert blobs.drop_except(frozenset()) == (1, len(DATA))
+    assert not blobs.hold(SHA)
+
+
+def test_what_a_row_names_after_the_rows_were_read_is_not_deleted(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path)
+    blobs.add(DATA)
+    blobs.named([SHA])
+    with blobs.holding():  # whoever deletes reads the rows here; none names it
+        assert blobs.watching
+        blobs.named([SHA])
+        assert blobs.drop_except(frozenset()) == (0, 0)
+    with blobs.holding():
+        assert blobs.drop_except(frozenset({SHA})) == (0, 0)
+        assert blobs.drop_except(frozenset()) == (1, len(DATA))
