@@ -22,7 +22,7 @@ from cmesh.model import Profile
 from cmesh.node.testnet import Testnet
 from tests.system.daemon.calls import ROOT
 from tests.system.daemon.conftest import OUTBOUND, anyio_backend, ground, testnet
-from tests.system.daemon.machine import Machine, as_user, consent, worker_user
+from tests.system.daemon.machine import Machine, as_user, consent, eventually, worker_user
 from tests.system.runner.copying import commit
 
 __all__ = ["Dashboard", "Field", "anyio_backend", "ground", "testnet"]
@@ -57,6 +57,13 @@ class Field:
         return await self.laptop.delegate("builder", f"command:{script}", self.place, **fields)
 
     async def edit(self, script: str) -> TaskView:
+        """Have a copy changed; skips where there is no sandbox for that."""
+
+        async def enforcement() -> str | None:
+            return (await self.builder.status()).enforcement or None
+
+        if "tier3" not in await eventually(enforcement):
+            pytest.skip("no sandbox of tier 3 here")
         return await self.ask(script, profile=Profile.EDIT, wait_s=40)
 
     def release(self, name: str) -> None:
@@ -167,8 +174,6 @@ async def machines(ground: Path, testnet: Testnet) -> AsyncIterator[Field]:
         await asyncio.gather(laptop.up(), builder.up())
         await laptop.delegate("builder", "command:say", place)
         await builder.trust(laptop)
-        if "tier3" not in (await builder.status()).enforcement:
-            pytest.skip("no sandbox of tier 3 here")
         yield Field(laptop, builder, place)
 
 
