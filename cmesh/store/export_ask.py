@@ -46,6 +46,10 @@ class OpenedExports:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the process; for who has no block."""
         await self._process.close()
 
     async def ask(self, text: str, limit: int, parameters: Sequence[SqlValue] = ()) -> SqlRows:

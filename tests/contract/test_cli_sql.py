@@ -14,6 +14,7 @@ import duckdb
 import pytest
 
 from cmesh.daemon.answers import SqlView
+from cmesh.daemon.arguments import SqlArguments
 from cmesh.daemon.fleet_view import SqlNodeView
 from cmesh.errors import QueryRefused, UsageError
 from cmesh.interfaces.cli.app import main
@@ -161,6 +162,42 @@ def test_of_several_nodes_it_is_said_whose_rows_are_missing(
     path = tmp_path / "out"
     assert main([*words, "-o", str(path)]) == QueryRefused.exit_status
     assert not path.exists()
+
+
+def test_a_person_asks_one_statement_after_another(daemon: DaemonThread):
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ["TERM"] = "dumb"
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, "-m", "cmesh", "sql"])
+    seen = ""
+
+    def until(text: str) -> str:
+        nonlocal seen
+        while text not in seen:
+            seen += os.read(terminal, 65_536).decode()
+        found, _, seen = seen.partition(text)
+        return found
+
+    try:
+        until("cmesh> ")
+        os.write(terminal, b"SELECT 1\nAS one;\n")
+        assert "2026-01-02" in until("cmesh> ")
+        os.write(terminal, b".nosuch\n")
+        assert "`.nosuch` is no command" in until("cmesh> ")
+        os.write(terminal, b".schema decision\n")
+        assert "did you mean `decisions`?" in until("cmesh> ")
+        os.write(terminal, b".views\n")
+        assert "decisions" in until("cmesh> ")
+        os.write(terminal, b"SELECT dropped\x03")
+        until("cmesh> ")
+        os.write(terminal, b".quit\n")
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finally:
+        os.close(terminal)
+    calls = [args for _name, _context, args in daemon.operations.calls]
+    sent = [one.sql for one in calls if isinstance(one, SqlArguments)]
+    assert (sent[0], len(sent)) == ("SELECT 1\nAS one", 3)
 
 
 def test_a_chart_is_printed_or_written_plain(

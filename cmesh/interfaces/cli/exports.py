@@ -1,7 +1,6 @@
 """The commands about exports of the audit: writing one, and asking those of several nodes."""
 
 import asyncio
-import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -12,10 +11,11 @@ import typer
 
 from cmesh.daemon.answers import SqlView
 from cmesh.daemon.arguments import SqlArguments
-from cmesh.errors import CmeshError, UsageError
+from cmesh.errors import UsageError
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.exits import AUDIT_BROKEN_EXIT, CUT_EXIT
 from cmesh.interfaces.cli.options import JsonOption
+from cmesh.interfaces.cli.prompt import converse
 from cmesh.interfaces.cli.rows import TEXT_FORMATS, cut, print_rows, require_format
 from cmesh.interfaces.cli.session import checked
 from cmesh.paths import state_dir
@@ -25,13 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-_PROMPT, _MORE = "audit> ", "  ...> "
-_LEAVE = frozenset({"exit", "quit", "\\q", ".exit", ".quit"})
+_PROMPT = "audit> "
 _VIEWS = """
 SELECT table_name AS "view", column_name AS "column", data_type AS "type", comment AS "meaning"
 FROM duckdb_columns() WHERE schema_name = 'main' AND NOT internal ORDER BY table_name, column_index
 """
-_VIEW_ROWS = 10_000
 
 
 def register(group: typer.Typer) -> None:
@@ -114,7 +112,7 @@ def _work(
     if query:
         asyncio.run(_one(found.database, query, form, limit, as_json=as_json))
     elif not verify:
-        asyncio.run(_prompt(found.database, form, limit))
+        _prompt(found.database, form, limit)
 
 
 async def _one(database: Path, query: str, form: str, limit: int, *, as_json: bool) -> None:
@@ -131,50 +129,33 @@ async def _one(database: Path, query: str, form: str, limit: int, *, as_json: bo
         raise typer.Exit(CUT_EXIT)
 
 
-async def _prompt(database: Path, form: str, limit: int) -> None:
+def _prompt(database: Path, form: str, limit: int) -> None:
     """Answer one SELECT after another from the terminal, or from a pipe, until that ends."""
     from cmesh.interfaces.exports import OpenedExports
 
-    if output.somebody():
-        output.hint("a SELECT ends with `;`; `.views` lists the views, `.quit` leaves")
-    async with OpenedExports(database) as exports:
-        while (text := _statement()) is not None:
-            try:
-                asked, most = (_VIEWS, _VIEW_ROWS) if text == ".views" else (text, limit)
-                view = await _ask(exports, asked, most)
-            except CmeshError as error:
-                output.print_error(error, as_json=False)
-                continue
-            print_rows(view, form)
-            if missing := cut(view):
-                output.hint(missing)
+    exports = OpenedExports(database)
+
+    def show(view: SqlView) -> None:
+        print_rows(view, form)
+        if missing := cut(view):
+            output.hint(missing)
+
+    # One loop for all of them: the process that answers belongs to it.
+    with asyncio.Runner() as loop:
+        try:
+            converse(
+                lambda text, most: loop.run(_ask(exports, text, most or limit)),
+                show,
+                prompt=_PROMPT,
+                schema=_VIEWS,
+            )
+        finally:
+            loop.run(exports.close())
 
 
 async def _ask(exports: "OpenedExports", query: str, limit: int) -> SqlView:
     view = SqlView.of(await exports.ask(query, limit))
     return view.model_copy(update={"head_seq": 0})  # of several logs there is no one head
-
-
-def _statement() -> str | None:
-    """Return what was typed up to a semicolon; None where the input ends."""
-    lines = list[str]()
-    while True:
-        if output.somebody():
-            sys.stderr.write(_MORE if lines else _PROMPT)
-            sys.stderr.flush()
-        line = sys.stdin.readline()
-        if not lines and line.strip() in _LEAVE:
-            return None
-        if line.strip():
-            lines.append(line.rstrip())
-        text = "\n".join(lines).rstrip("; \t\n")
-        ended = not line or line.strip() == ".views" or line.rstrip().endswith(";")
-        if text and ended:
-            return text
-        if not line:
-            return None
-        if ended:
-            lines = []
 
 
 def _show(found: "Opened", *, as_json: bool) -> None:

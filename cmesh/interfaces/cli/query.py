@@ -3,8 +3,9 @@
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +26,7 @@ from cmesh.interfaces.cli.fleet import (
 )
 from cmesh.interfaces.cli.options import JsonOption
 from cmesh.interfaces.cli.params import bound
+from cmesh.interfaces.cli.prompt import converse
 from cmesh.interfaces.cli.rows import (
     PARQUET,
     TEXT_FORMATS,
@@ -35,6 +37,7 @@ from cmesh.interfaces.cli.rows import (
 )
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.interfaces.cli.sink import Sink
+from cmesh.interfaces.schema import SCHEMA_SQL
 from cmesh.text import one_line
 
 __all__ = ["register"]
@@ -45,6 +48,9 @@ _DOCUMENT = "document"
 
 _CHART = "chart: "
 """Before the kind of a chart, as a form."""
+
+_STATEMENTS = "give a SELECT, `--file FILE`, or `-` to read standard input"
+_COLUMNS = f"SELECT * FROM ({SCHEMA_SQL}) WHERE \"column\" <> ''"  # noqa: S608 - two constants
 
 _STANDARD_INPUT = "-"
 
@@ -102,7 +108,7 @@ def sql(  # noqa: PLR0913 - typer reads the options from the signature
 ) -> None:
     """Ask this node's audit store in SQL. Read-only, in a process of its own.
 
-    With --peers other machines run it too, each under its own rules, and each row says of which node it is. Who did not answer, and why, comes last, on stderr, or as `nodes` with --json. Ctrl-C ends it everywhere. Ends with status 78 when a limit cut the rows, and stderr says which; with 75 when the statement is wrong or took too long.
+    Without a statement it asks for some at a terminal, each ended by a semicolon; `.help` there says more.     With --peers other machines run it too, each under its own rules, and each row says of which node it is. Who did not answer, and why, comes last, on stderr, or as `nodes` with --json. Ctrl-C ends it everywhere. Ends with status 78 when a limit cut the rows, and stderr says which; with 75 when the statement is wrong or took too long.
     """
     require_format(form, FORMATS)
     if as_json and form != "table":
@@ -113,15 +119,34 @@ def sql(  # noqa: PLR0913 - typer reads the options from the signature
     sink = Sink(target, force=force)
     if form == PARQUET:
         sink.require_no_terminal()
+    fields = {"limit": limit, **asked(peers, timeout, local=local)}
+    if not query and not file and output.somebody():
+        if param or as_json or target or form == PARQUET:
+            raise UsageError("there is no statement", hint=_STATEMENTS)
+        _prompt(form, chart, fields)
+        return
     arguments = checked(
-        SqlArguments,
-        sql=_statement(query, file),
-        parameters=bound(param or []),
-        limit=limit,
-        **asked(peers, timeout, local=local),
+        SqlArguments, sql=_statement(query, file), parameters=bound(param or []), **fields
     )
     view = call(lambda client: client.sql(arguments))
     _deliver(view, _DOCUMENT if as_json else f"{_CHART}{chart}" if chart else form, sink)
+
+
+def _prompt(form: str, chart: str, fields: Mapping[str, Any]) -> None:
+    """Answer one statement after another from the terminal."""
+
+    def ask(text: str, most: int | None) -> SqlView:
+        more: dict[str, Any] = {"limit": most, "peers": [], "local": True} if most else {}
+        arguments = checked(SqlArguments, sql=text, **{**fields, **more})
+        return call(lambda client: client.sql(arguments))
+
+    def show(view: SqlView) -> None:
+        missing = _write(view, f"{_CHART}{chart}" if chart else form, Sink("", force=False))
+        footer(view)
+        if missing := missing or cut(view):
+            output.hint(missing)
+
+    converse(ask, show, prompt="cmesh> ", schema=_COLUMNS)
 
 
 def _statement(query: str, file: str) -> str:
@@ -133,10 +158,7 @@ def _statement(query: str, file: str) -> str:
     if query and file:
         raise UsageError("there are two statements", hint="give SELECT or --file, not both")
     if not query and not file:
-        raise UsageError(
-            "there is no statement",
-            hint="give a SELECT, `--file FILE`, or `-` to read standard input",
-        )
+        raise UsageError("there is no statement", hint=_STATEMENTS)
     if query and query != _STANDARD_INPUT:
         return query
     try:
