@@ -90,11 +90,12 @@ def _in_one(text: str) -> str:
 
 
 def ask(question: str) -> bool:
-    """Return whether the person at the terminal says yes; anything else is no. Blocks.
+    """Return whether the person at the terminal says yes now; anything else is no. Blocks.
 
     Raises:
         UsageError: the terminal is gone.
     """
+    output.forget_typed()
     sys.stdout.write(f"{question} [y/N] ")
     sys.stdout.flush()
     line = sys.stdin.readline()

@@ -5,6 +5,7 @@ is an ornament only (`NO_COLOR` is rich's to obey). Rich is loaded only where a
 terminal will show it: it costs a fifth of a command's start.
 """
 
+import contextlib
 import json
 import re
 import shutil
@@ -113,6 +114,17 @@ def hint(text: str) -> None:
 def somebody() -> bool:
     """Return whether a person is at the terminal, to be shown something and asked."""
     return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def forget_typed() -> None:
+    """Forget what was typed at the terminal up to now: an answer comes after its question.
+
+    Lines that a text had somebody paste, a command and its yes, would be one otherwise.
+    """
+    import termios
+
+    with contextlib.suppress(termios.error, ValueError):  # no terminal: nobody types ahead
+        termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
 
 
 def ask(question: str) -> str:

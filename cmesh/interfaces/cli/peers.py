@@ -146,6 +146,7 @@ def _confirmed(name: str) -> str:
     output.say(f"{peer.name} ({peer.node_id}, {peer.user or ', '.join(peer.tags)})")
     output.say(f"shows the key {peer.fingerprint}; `cmesh status` there must show the same")
     # Not typer.confirm: it writes a blank to stdout, which belongs to the data.
+    output.forget_typed()
     sys.stderr.write("trust it? [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):

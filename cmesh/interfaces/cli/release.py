@@ -74,6 +74,7 @@ def _ask(view: ReleaseView, *, as_json: bool) -> None:
             "there is nobody to ask", hint=f"cmesh release {view.task_id} --yes, after a look"
         )
     # Not typer.confirm: it writes a blank to stdout, which belongs to the data.
+    output.forget_typed()
     sys.stderr.write(f"Give it to {view.peer}, secrets and all? [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):

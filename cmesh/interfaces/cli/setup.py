@@ -315,6 +315,7 @@ def _confirmed() -> SetupChangeView | None:
         if pending.by_code:
             accept = confirm.said(pending)
         else:
+            output.forget_typed()
             accept = _line("Apply it ([y]es, [n]o, [b]ack, [q]uit)?", "n").lower() in ("y", "yes")
     except (_Back, _Quit):
         confirm.answer(pending, accept=False)

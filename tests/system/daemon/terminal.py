@@ -29,6 +29,12 @@ class Terminal:
 
     async def until(self, text: str) -> str:
         """Wait until `text` was said after what was read up to now; return that part, and on."""
+        await self._hears(text)
+        _, found, rest = self.said.partition(text)
+        self.said = rest
+        return found + rest
+
+    async def _hears(self, text: str) -> None:
         try:
             async with asyncio.timeout(LIMIT_S):
                 while text not in self.said:
@@ -37,9 +43,11 @@ class Terminal:
                     await self._news.wait()
         except TimeoutError:
             raise AssertionError(f"nobody said {text!r}: {self.said}") from None
-        _, found, rest = self.said.partition(text)
-        self.said = rest
-        return found + rest
+
+    async def screen_until(self, text: str) -> str:
+        """Wait until `text` was said after what was read up to now; return all of that, and on."""
+        await self._hears(text)
+        return self.said
 
     async def code(self) -> str:
         """Wait for the code that is shown."""

@@ -326,6 +326,16 @@ async def test_a_confirmation_is_of_one_change_once_and_from_a_terminal(fresh: M
     assert (await asyncio.to_thread(person, fresh, "y"))[0] == PlanGone.exit_status
 
 
+async def test_a_yes_that_was_typed_before_the_change_was_shown_is_none(fresh: Machine) -> None:
+    await plans(fresh, step="machine", name="fresh", control_url="http://127.0.0.1:9")
+    async with at_terminal(fresh, "confirm") as shows:
+        shows.type("y")  # as two lines do that somebody was told to paste
+        await shows.screen_until("apply it?")
+        shows.type("n")
+        assert (await shows.end())[0] == 1
+    assert not fresh.config_file.exists()
+
+
 async def test_an_end_in_the_midst_of_a_change_is_settled_by_the_next_daemon(
     fresh: Machine,
 ) -> None:

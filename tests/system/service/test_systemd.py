@@ -232,7 +232,8 @@ async def plans(builder: Kept, *, undo: bool = False) -> SetupChangeView:
 
 async def says(builder: Kept, word: str) -> tuple[int, str]:
     async with at_terminal(builder, "confirm") as shows:
-        shows.type(word)  # the terminal keeps it until it is asked for
+        await shows.screen_until("apply it?")
+        shows.type(word)
         return await shows.end()
 
 
