@@ -43,7 +43,8 @@ _KEYS_KEPT = 1_000
 class _Entry:
     """A task in memory; `tail` holds all of its events numbered above `tail_after`.
 
-    `alike` is where `_alike` has it; `told` is the draft's snapshot, None = it is to be made.
+    `alike` is where `_alike` has it; `told` is the draft's snapshot, None = it is to be made;
+    `over`: its end was seen to, which a snapshot cannot say once the end is in the draft.
     """
 
     draft: Draft
@@ -51,6 +52,10 @@ class _Entry:
     tail: deque[Event] = field(default_factory=deque[Event])
     tail_after: int = 0
     alike: tuple[str, str] | None = None
+    over: bool = False
+
+    def __post_init__(self) -> None:
+        self.over = self.draft.state in TERMINAL
 
     @property
     def snapshot(self) -> TaskSnapshot:
@@ -344,11 +349,12 @@ class Index:
         entry = self._entry(task_id)
         if entry is None:
             return
-        ended_before = entry.snapshot.terminal
         entry.told = None
-        if entry.snapshot.terminal and not ended_before and self.told:
+        ends = entry.snapshot.terminal and not entry.over
+        entry.over = entry.snapshot.terminal
+        if ends and self.told:
             self.told(entry.snapshot)
-        if entry.snapshot.terminal and not ended_before and self._on_ended:
+        if ends and self._on_ended:
             self._on_ended(task_id)
             entry.draft.forget_prompt()
             entry.told = None

@@ -366,6 +366,24 @@ async def test_prompts_that_must_not_be_kept_last_until_their_task_ends(
     assert not [path for path in left if secret.encode() in path.read_bytes()]
 
 
+async def test_an_end_that_comes_with_the_last_event_is_told_once_and_drops_the_prompt(
+    open_store: OpenStore,
+) -> None:
+    store = await open_store(store_prompts="digest")
+    told: list[tuple[str, str]] = []
+    store.on_end(lambda ended: told.append((ended.record.task_id, ended.state)))
+    asked = task(prompt="forget me")
+    await store.commit([asked])
+    await store.commit([state(asked, "running"), event(asked, 1)])
+    assert told == []
+    await store.commit([event(asked, 2), result(asked)])
+    await store.commit([acknowledgement(asked)])
+    assert told == [(asked.task_id, "succeeded")]
+    ended = await store.task(asked.task_id)
+    assert ended is not None
+    assert ended.record.spec.prompt == ""
+
+
 def _with_floor(store: Store, *, share: float) -> Room:
     directory = store._options.directory  # pyright: ignore[reportPrivateUsage]
     disk = os.statvfs(directory)
