@@ -83,13 +83,15 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
 ]
-# When a line that is a time has been painted: the frame after it came into the page.
+# When a line that is a time has been painted: the frame after it came into the page. What was
+# printed while the page was loading came with it, and says nothing of the stream.
 SEEN = """() => {
   window.late = [];
+  const began = Date.now();
   new MutationObserver((changes) => {
     for (const change of changes) for (const row of change.addedNodes) {
       const at = Number(row.querySelector(".event-line")?.textContent);
-      if (at > 1e18) requestAnimationFrame(() => window.late.push(Date.now() - at / 1e6));
+      if (at / 1e6 > began) requestAnimationFrame(() => window.late.push(Date.now() - at / 1e6));
     }
   }).observe(document.getElementById("events"), { childList: true });
 }"""
@@ -280,6 +282,7 @@ async def _browser(made: Stage) -> list[Row]:
             runner=f"command:{CLOCK}", profile="full", new=True,
         )  # fmt: skip
         await page.goto(f"{page.url}tasks/{task['task_id']}")
+        await page.locator("#live-mark").wait_for()
         await page.evaluate(SEEN)
         await page.locator("#task-head .state-succeeded").wait_for(timeout=60_000)
         late: list[float] = await page.evaluate("window.late")
