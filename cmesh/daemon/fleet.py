@@ -38,7 +38,7 @@ from cmesh.protocol.messages import SQL_BYTES, Sql
 from cmesh.store.answer import AnswerFiles
 from cmesh.store.records import AuditRecord, DecisionRecord, ReceiptRecord, Record, SqlRows
 
-__all__ = ["ALL", "Fleet", "require_takes"]
+__all__ = ["ALL", "Fleet", "require_takes", "sql_message"]
 
 ALL = "all"
 """Stands for every machine whose key is trusted here."""
@@ -256,7 +256,7 @@ class Fleet:
                 link = await self._link(node, arguments.timeout_s)
                 require_takes(link, node.name, arguments)
                 taken = await self._daemon.caller.queries.ask(
-                    link, _message(node, arguments), place.directory
+                    link, sql_message(node.query_id, arguments), place.directory
                 )
             # Not in its own time: the file of another may hold the reader up.
             rows = await place.files.read(taken.path, arguments.limit, place.share)
@@ -338,11 +338,12 @@ def require_takes(link: Link, name: str, arguments: SqlArguments) -> None:
         )
 
 
-def _message(node: _Node, arguments: SqlArguments) -> Sql:
+def sql_message(query_id: str, arguments: SqlArguments) -> Sql:
+    """Return a question as it goes to a peer, with its values in order or by name."""
     given = arguments.parameters
     by_name = isinstance(given, dict)
     return Sql(
-        query_id=node.query_id,
+        query_id=query_id,
         sql=arguments.sql,
         limit=arguments.limit,
         parameters=() if by_name else tuple(given),

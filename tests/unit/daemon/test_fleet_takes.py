@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from cmesh.daemon.arguments import SqlArguments
-from cmesh.daemon.fleet import require_takes
+from cmesh.daemon.fleet import require_takes, sql_message
 from cmesh.errors import PeerOutdated
 from cmesh.link.link import Link
 from cmesh.protocol.features import SQL, SQL_NAMED
@@ -34,3 +34,13 @@ def test_a_peer_is_asked_what_its_version_takes(
         return
     with pytest.raises(PeerOutdated, match=said):
         require_takes(link, "box", arguments)
+
+
+@pytest.mark.parametrize(
+    ("given", "in_order", "by_name"), [(IN_ORDER, ("x",), {}), (BY_NAME, (), {"x": "x"})]
+)
+def test_values_go_out_as_they_were_given(
+    given: dict[str, Any], in_order: tuple[str, ...], by_name: dict[str, str]
+):
+    message = sql_message("q", SqlArguments.model_validate(given))
+    assert (message.parameters, message.named) == (in_order, by_name)
