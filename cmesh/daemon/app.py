@@ -40,6 +40,7 @@ from cmesh.daemon.arguments import (
     CancelGroupArguments,
     CheckPatchArguments,
     Context,
+    CopyArguments,
     DelegateArguments,
     ExplainArguments,
     FanOutArguments,
@@ -473,7 +474,10 @@ class App(Operations):
         return view
 
     @override
-    async def copy_store(self, context: Context, arguments: NoArguments) -> CopyView:
+    async def copy_store(self, context: Context, arguments: CopyArguments) -> CopyView:
+        if arguments.export_to:
+            by = {"pid": context.pid, "program": program_of(context.pid)}
+            await self._daemon.store.export_begun(arguments.export_to, by)
         directory = await self._daemon.store.copy()
         return CopyView(
             directory=str(directory),

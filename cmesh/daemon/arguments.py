@@ -112,6 +112,12 @@ class NoArguments(Arguments):
     """For operations that take none."""
 
 
+class CopyArguments(Arguments):
+    """Arguments of `copy_store`. `export_to`: where an export of it goes; empty = nowhere."""
+
+    export_to: Annotated[str, Field(max_length=4_096)] = ""
+
+
 class Context(Arguments):
     """Who asks, locally: one per control connection.
 

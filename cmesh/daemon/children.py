@@ -30,6 +30,7 @@ from cmesh.daemon.arguments import (
     CancelGroupArguments,
     CheckPatchArguments,
     Context,
+    CopyArguments,
     DelegateArguments,
     ExplainArguments,
     FanOutArguments,
@@ -298,7 +299,7 @@ class Children(Operations):
         raise _refused()
 
     @override
-    async def copy_store(self, context: Context, arguments: NoArguments) -> CopyView:
+    async def copy_store(self, context: Context, arguments: CopyArguments) -> CopyView:
         raise _refused()
 
     @override

@@ -26,6 +26,7 @@ from cmesh.daemon.arguments import (
     CancelGroupArguments,
     CheckPatchArguments,
     Context,
+    CopyArguments,
     DelegateArguments,
     ExplainArguments,
     FanOutArguments,
@@ -285,8 +286,8 @@ class Operations(Protocol):
         """Stop the daemon after this answer; running tasks go on under their shims."""
         ...
 
-    async def copy_store(self, context: Context, arguments: NoArguments) -> CopyView:
-        """Copy the store's database, as it is now."""
+    async def copy_store(self, context: Context, arguments: CopyArguments) -> CopyView:
+        """Copy the store's database, as it is now; that it is exported is written down first."""
         ...
 
     async def ask_proof(self, context: Context, arguments: ProofArguments) -> ProofView:

@@ -75,15 +75,17 @@ def reading(store: Path) -> Generator[Reader]:
 
 
 @contextmanager
-def copied(store: Path) -> Generator[tuple[Path, bool]]:
+def copied(store: Path, export_to: str = "") -> Generator[tuple[Path, bool]]:
     """Give a copy of a store, the block's to change, and whether a daemon made it.
+
+    With `export_to` a daemon writes down first that the copy goes there.
 
     Raises:
         StoreBusy: somebody has it open who hands out no copy.
         StoreError: there is no room for a copy, or it took too long.
     """
     live = locked(store)
-    with _copy_of_daemon(store) if live else _copy_at_rest(store) as copy:
+    with _copy_of_daemon(store, export_to) if live else _copy_at_rest(store) as copy:
         yield copy, live
 
 
@@ -95,9 +97,9 @@ def _copy_at_rest(store: Path) -> Generator[Path]:
 
 
 @contextmanager
-def _copy_of_daemon(store: Path) -> Generator[Path]:
+def _copy_of_daemon(store: Path, export_to: str = "") -> Generator[Path]:
     try:
-        view = run(control_socket(store.parent), lambda client: client.copy_store())
+        view = run(control_socket(store.parent), lambda client: client.copy_store(export_to))
     except DaemonNotRunning as error:
         raise StoreBusy(f"`{store}` is in use by a process that is no daemon of it") from error
     copy = Path(view.directory)

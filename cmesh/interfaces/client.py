@@ -35,6 +35,7 @@ from cmesh.daemon.arguments import (
     ArtifactArguments,
     CancelArguments,
     CancelGroupArguments,
+    CopyArguments,
     DelegateArguments,
     ExplainArguments,
     FanOutArguments,
@@ -364,9 +365,9 @@ class ControlClient:
         """Ask a peer one thing about the logs of both nodes."""
         return await self.call("ask_proof", arguments, ProofView)
 
-    async def copy_store(self) -> CopyView:
+    async def copy_store(self, export_to: str = "") -> CopyView:
         """Copy the store's database."""
-        return await self.call("copy_store", NoArguments(), CopyView)
+        return await self.call("copy_store", CopyArguments(export_to=export_to), CopyView)
 
     async def hand_over(self) -> StatusView:
         """Stop the daemon for another to follow."""

@@ -1,10 +1,12 @@
 """Exports of this node's audit, and exports of any nodes opened: the store's part and a daemon's.
 
-An export is made of a copy, with or without a running daemon; nothing in the store changes but
-a lock file. It starts no daemon.
+An export is made of a copy, with or without a running daemon; the store gets a row that tells of
+it, and a lock file. It starts no daemon.
 """
 
+import asyncio
 import contextlib
+import os
 import tempfile
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from cmesh.errors import StoreBusy, StoreError
 from cmesh.interfaces.audit import copied
 from cmesh.keys import SigningKey, fingerprint
 from cmesh.locks import FileLock, Held
-from cmesh.store.audit import Report, require_store
+from cmesh.store.audit import Report, locked, require_store
 from cmesh.store.export_ask import OpenedExports
 from cmesh.store.export_read import (
     Loaded,
@@ -31,6 +33,7 @@ from cmesh.store.export_write import Exported, export
 from cmesh.store.head import read_head
 from cmesh.store.manifest import TrustedPeer
 from cmesh.store.records import Finding
+from cmesh.store.store import Store
 
 __all__ = ["Exported", "Opened", "OpenedExports", "OpenedNode", "Told", "export_store", "opened"]
 
@@ -66,8 +69,13 @@ class Opened:
     finding: Finding | None
 
 
-def export_store(state: Path, target: str, clock: Clock | None = None) -> Exported:
+def export_store(
+    state: Path, target: str, clock: Clock | None = None, *, node: str | None = None
+) -> Exported:
     """Bring the export of a state directory's store up to date in a directory or bucket. Blocks.
+
+    With `node`, this node's name, a row of the store tells of the export, and is in it; without
+    it the store is read alone.
 
     Raises:
         StoreBusy: another export of this store runs, or somebody has it open who hands out no copy.
@@ -79,16 +87,32 @@ def export_store(state: Path, target: str, clock: Clock | None = None) -> Export
     if not (state / "key").exists():
         raise StoreError(f"`{state}` has no key to sign an export with", hint="run `cmesh up` once")
     key = SigningKey.load_or_make(state / "key")
-    with _alone(store), tempfile.TemporaryDirectory(prefix="export-", dir=_room(store)) as work:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_alone(store))
+        if node is not None and not locked(store):
+            # Before there is a place to work in: a store that is opened tidies that away.
+            asyncio.run(_note_export(store, target, clock or SystemClock(), node))
+        work = tempfile.TemporaryDirectory(prefix="export-", dir=_room(store))
+        place = Path(stack.enter_context(work))
         # INVARIANT: read before the copy is made, which then has at least the row it names.
         head = read_head(store)
         if head is None:
             raise StoreError(
                 "the store's head file cannot be read", hint="run `cmesh audit verify`"
             )
-        with copied(store) as (copy, _live):
+        with copied(store, export_to=target if node is not None else "") as (copy, _live):
             now = (clock or SystemClock()).now()
-            return export(copy, head, key, target=target, now=now, work=Path(work))
+            return export(copy, head, key, target=target, now=now, work=place)
+
+
+async def _note_export(store: Path, target: str, clock: Clock, node: str) -> None:
+    """Open a store that no daemon has, as one would, to write down where it goes."""
+    found = await Store.open(store, clock=clock, node=node)
+    try:
+        by = {"pid": os.getpid(), "program": "cmesh audit export"}
+        await found.export_begun(target, by)
+    finally:
+        await found.close()
 
 
 @contextlib.contextmanager

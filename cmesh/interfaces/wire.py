@@ -17,6 +17,7 @@ from cmesh.daemon.arguments import (
     CancelArguments,
     CancelGroupArguments,
     CheckPatchArguments,
+    CopyArguments,
     DelegateArguments,
     ExplainArguments,
     FanOutArguments,
@@ -113,7 +114,7 @@ OPERATIONS: Mapping[str, type[Arguments]] = MappingProxyType(
         "diagnose": NoArguments,
         "login": NoArguments,
         "down": NoArguments,
-        "copy_store": NoArguments,
+        "copy_store": CopyArguments,
         "ask_proof": ProofArguments,
         "hand_over": NoArguments,
     }

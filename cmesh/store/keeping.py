@@ -22,7 +22,7 @@ from cmesh.store.room import Room
 from cmesh.store.sizes import Sizes
 from cmesh.store.texts import FORGOTTEN, TEXTS_ERASED
 
-__all__ = ["BATCH_ROWS", "COMPACTED", "Compacted", "Dropped", "Keeping"]
+__all__ = ["BATCH_ROWS", "COMPACTED", "EXPORT_BEGUN", "Compacted", "Dropped", "Keeping"]
 
 BATCH_ROWS = 2_000
 """Rows whose texts go in one transaction; what is asked meanwhile waits for some 50 ms."""
@@ -32,6 +32,9 @@ BATCH_TASKS = 500
 
 COMPACTED = "store_compacted"
 """Audit word: the file was written anew, so that nothing erased before is left in it."""
+
+EXPORT_BEGUN = "export_begun"
+"""Audit word: where a copy of all rows up to this one goes, and who asked for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,11 @@ class Keeping(Reading):
     _blobs: Blobs
     _journal: Journal
     _room: Room
+
+    @property
+    @abstractmethod
+    def head(self) -> tuple[int, str]:
+        """Return the last acknowledged row; see `Store.head`."""
 
     @abstractmethod
     async def commit(self, records: Sequence[Record]) -> int:
@@ -103,6 +111,24 @@ class Keeping(Reading):
     async def forgotten(self) -> list[TaskId]:
         """Return every task that somebody asked to forget."""
         return await self._read(erasing.forgotten)
+
+    async def export_begun(self, where: str, by: Mapping[str, object]) -> None:
+        """Write down, before a copy is made for it, where an export goes and who asked for it.
+
+        The copy then has this row, and the export tells of itself.
+
+        Raises:
+            StoreError: nothing was written, so nothing is to be exported.
+        """
+        seq, digest = self.head
+        data = {
+            "where": where,
+            "first_seq": 1,
+            "head_seq": seq,
+            "head_hash": digest,
+            "by": dict(by),
+        }
+        await self.commit([AuditRecord(kind=EXPORT_BEGUN, data=data)])
 
     async def erase_due(self, ended_before: datetime | None) -> int:
         """Erase the texts of tasks that ended before a time, and of forgotten ones; return rows.

@@ -145,6 +145,7 @@ class Store(Keeping):
         self._index.told = told
 
     @property
+    @override
     def head(self) -> tuple[int, str]:
         """The last acknowledged row: its number and its hash in hex."""
         return self._head.seq, self._head.hash.hex()

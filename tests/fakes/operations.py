@@ -38,6 +38,7 @@ from cmesh.daemon.arguments import (
     CancelGroupArguments,
     CheckPatchArguments,
     Context,
+    CopyArguments,
     DelegateArguments,
     ExplainArguments,
     FanOutArguments,
@@ -710,7 +711,7 @@ class FakeOperations(Operations):
         return self.status_view.model_copy(update={"phase": "down"})
 
     @override
-    async def copy_store(self, context: Context, arguments: NoArguments) -> CopyView:
+    async def copy_store(self, context: Context, arguments: CopyArguments) -> CopyView:
         self._called("copy_store", context, arguments)
         return CopyView(directory="/nowhere", version="0", pid=1)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cmesh.config import load_config
 from cmesh.daemon.answers import SqlView
 from cmesh.daemon.arguments import SqlArguments
 from cmesh.errors import UsageError
@@ -18,7 +19,7 @@ from cmesh.interfaces.cli.options import JsonOption
 from cmesh.interfaces.cli.prompt import converse
 from cmesh.interfaces.cli.rows import TEXT_FORMATS, cut, print_rows, require_format
 from cmesh.interfaces.cli.session import checked
-from cmesh.paths import state_dir
+from cmesh.paths import config_file, state_dir
 
 if TYPE_CHECKING:
     from cmesh.interfaces.exports import Opened, OpenedExports, Told
@@ -52,7 +53,7 @@ def export(
     from cmesh.interfaces.exports import export_store  # loads DuckDB
 
     with _progress("exporting"):
-        done = export_store(state_dir(), target)
+        done = export_store(state_dir(), target, node=load_config(config_file()).node.hostname)
     if as_json:
         output.print_json(asdict(done))
         return

@@ -39,6 +39,9 @@ async def test_what_an_owner_cuts_off_the_other_daemon_still_vouches_for(
     exports = laptop.base / "exports"
     exported = laptop.cli("audit", "export", str(exports), "--json")
     assert json.loads(exported.stdout)["last_seq"] >= keep, exported.stderr
+    begun = "SELECT data->>'where', data->>'$.by.program' FROM audit WHERE kind = 'export_begun'"
+    [[where, program]] = await laptop.sql(begun)  # by the daemon, which knows who asked
+    assert (where, bool(program)) == (str(exports), True)
     opened = laptop.cli("audit", "open", str(exports), "--verify", "--json")
     assert json.loads(opened.stdout)["ok"], opened.stderr
     for machine, target, other in ((laptop, "builder", builder), (builder, "all", laptop)):

@@ -63,6 +63,19 @@ async def ask(targets: list[Path], sql: str) -> list[list[object]]:
             return (await asked.ask(sql, 100)).rows
 
 
+async def test_an_export_of_a_node_tells_of_itself(
+    node: Node, target: Path, clock: FixedClock
+) -> None:
+    seq, digest = node.head
+    # It opens the store in a loop of its own.
+    done = await asyncio.to_thread(export_store, node.state, str(target), clock, node=node.name)
+    assert done.last_seq > seq
+    select = "SELECT data->>'where', (data->>'head_seq')::BIGINT, data->>'head_hash', data->>'$.by.program' FROM audit WHERE kind = 'export_begun'"
+    assert await ask([target], select) == [[str(target), seq, digest, "cmesh audit export"]]
+    with opened([str(target)], verify=True) as found:
+        assert found.finding is None
+
+
 async def test_an_export_answers_as_its_store_and_any_reader_of_parquet_reads_it(
     node: Node, target: Path
 ) -> None:
@@ -95,8 +108,12 @@ def run_commands(
         return status, capsys.readouterr().out
 
     monkeypatch.setenv("CMESH_STATE_DIR", str(node.state))
+    monkeypatch.setenv("CMESH_CONFIG_DIR", str(node.state))
+    (node.state / "config.toml").write_text('[node]\nhostname = "laptop"\n')
+    (node.state / "config.toml").chmod(0o600)
     status, out = run("export", str(target), "--json")
-    assert (status, json.loads(out)["last_seq"]) == (0, node.head[0])
+    # One row more, which says that it was exported.
+    assert (status, json.loads(out)["last_seq"]) == (0, node.head[0] + 1)
     status, out = run("open", str(target), "--sql", "SELECT node, prompt FROM tasks", "--json")
     assert (status, json.loads(out)["rows"]) == (0, [["laptop", "why?"]])
     status, out = run("open", str(target), "--verify", "--json")
