@@ -30,6 +30,13 @@ pytestmark = [pytest.mark.anyio, pytest.mark.system]
 HOSTILE = "<img src=x onerror=\"document.title='pwned'\"> <script>document.title='pwned'</script>"
 LONG = "words that nobody may cut out of the middle " * 40
 SAYS = "the laptop may work here"
+MOVES = """async () => {
+  const part = document.getElementById("approvals");
+  part.replaceWith(part.cloneNode(true));
+  await null;
+  return [...document.querySelectorAll("form.once button")].every((button) => button.disabled);
+}"""
+"""Change the page as a task that comes does; say whether nothing can be pressed then."""
 
 
 @dataclass(slots=True)
@@ -98,7 +105,9 @@ async def test_what_waits_is_shown_whole_and_approved(
     await expect(waiting).to_contain_text("/bin/true")
     await expect(waiting).to_contain_text(str(owner.place))
     assert "pwned" not in await page.title()
-    await waiting.get_by_role("button", name="Approve exactly this").click()
+    yes = waiting.get_by_role("button", name="Approve exactly this")
+    assert await page.evaluate(MOVES)  # a press that was meant for what was there before
+    await yes.click()
     await expect(page.get_by_role("status").filter(has_text="Approved")).to_be_visible()
     assert (await owner.builder.ended(task.task_id)).state is TaskState.SUCCEEDED
     assert await owner.answers(task) == ["approved", "cmesh dashboard"]

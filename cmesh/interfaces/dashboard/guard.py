@@ -12,7 +12,6 @@ is told, and the cookie is for that path alone.
 import hmac
 import secrets
 from collections.abc import MutableMapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any, cast
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -32,6 +31,9 @@ STATIC = "/static/"
 
 BODY_BYTES = 512 * 1024
 """The longest form."""
+
+COOKIES_MOST = 8
+"""Cookies of our name that are looked at."""
 
 _SAFE = frozenset({"GET", "HEAD"})
 # `same-origin`, not `no-referrer`: with that, browsers send `Origin: null` with our own forms (Fetch,
@@ -107,7 +109,9 @@ class Guard:
         first, slash, _rest = path[1:].partition("/")
         if not slash or not hmac.compare_digest(f"/{first}".encode(), self.base.encode()):
             return PlainTextResponse("There is no such page.", 404)
-        session = self._sign_in.session(_value(headers, self._cookie), self._clock.monotonic())
+        now = self._clock.monotonic()
+        each = (self._sign_in.session(one, now) for one in _values(headers, self._cookie))
+        session = next((one for one in each if one is not None), None)
         if session is not None:
             scope["root_path"] = self.base
             cast("MutableMapping[str, Any]", scope.setdefault("state", {}))["session"] = session
@@ -117,15 +121,14 @@ class Guard:
         return PlainTextResponse("Not signed in.", 401)
 
 
-def _value(headers: Headers, name: str) -> str:
-    for header in headers.getlist("cookie"):
-        try:
-            found = SimpleCookie(header).get(name)
-        except CookieError:
-            continue
-        if found is not None:
-            return found.value
-    return ""
+def _values(headers: Headers, name: str) -> list[str]:
+    """Return what the cookies of a name hold, the first ones.
+
+    Read pair by pair: any server of this host may have given the browser a cookie that no parser
+    takes, or one of our own name. Those of the longest path, which is ours, come first (RFC 6265, 5.4).
+    """
+    pairs = (pair.strip().partition("=") for pair in ";".join(headers.getlist("cookie")).split(";"))
+    return [value for key, _, value in pairs if key == name][:COOKIES_MOST]
 
 
 def with_headers(send: Send) -> Send:

@@ -23,6 +23,7 @@ from cmesh.daemon.history_calls import RecordArguments, RecordView
 from cmesh.errors import CmeshError, TaskRefused, UsageError
 from cmesh.interfaces.client import ControlClient
 from cmesh.interfaces.dashboard.diff import DiffFile, diff_files
+from cmesh.interfaces.dashboard.form import checked
 from cmesh.interfaces.dashboard.live import follow, shown_event
 from cmesh.interfaces.dashboard.page import (
     Page,
@@ -49,8 +50,13 @@ PATCH_CHARACTERS = 400_000
 PARTS = ("summary", "output", "errors", "acceptance", "answer", "patch")
 
 
+def _named(request: Request) -> str:
+    """Return the id, or a part of one, that an address names."""
+    return checked(TaskArguments, task_id=str(request.path_params["task_id"])).task_id
+
+
 async def _task(request: Request) -> Response:
-    wanted = str(request.path_params["task_id"])
+    wanted = _named(request)
     check = "check" in request.query_params
 
     async def look(
@@ -86,7 +92,7 @@ async def _task(request: Request) -> Response:
 
 
 async def _patch_page(request: Request) -> Response:
-    wanted = TaskArguments(task_id=str(request.path_params["task_id"]), events=0)
+    wanted = TaskArguments(task_id=_named(request), events=0)
 
     async def look(client: ControlClient) -> tuple[TaskView, PatchFile | None]:
         task = await client.get_task(wanted)
@@ -107,7 +113,7 @@ async def _live(request: Request) -> Response:
     if not given.isdecimal() or len(given) > 12 or state not in set(TaskState):
         raise UsageError("a stream begins after the number of an event, with a state")
     daemon = area_of(request).daemon
-    wanted = str(request.path_params["task_id"])
+    wanted = _named(request)
     task = await daemon.call(
         lambda client: client.get_task(TaskArguments(task_id=wanted, events=0))
     )
@@ -117,9 +123,7 @@ async def _live(request: Request) -> Response:
 
 async def _cancel(request: Request) -> Response:
     form = await posted(request)
-    arguments = CancelArguments(
-        task_id=str(request.path_params["task_id"]), reason=form.get("reason", "")[:500]
-    )
+    arguments = CancelArguments(task_id=_named(request), reason=form.get("reason", "")[:500])
     task = await area_of(request).daemon.act(lambda client: client.cancel_task(arguments))
     said = "Asked to end." if task.state not in ENDED else f"It has ended: {task.state.value}."
     return redirect(request, f"/tasks/{task.task_id}", said=said)
@@ -130,7 +134,7 @@ async def _text(request: Request) -> Response:
     part = str(request.path_params["part"])
     if part not in PARTS:
         raise UsageError("a result has no such part")
-    wanted = str(request.path_params["task_id"])
+    wanted = _named(request)
     daemon = area_of(request).daemon
     arguments = ResultArguments.model_validate(
         {"task_id": wanted, "part": part, "limit": TEXT_CHARACTERS}
@@ -150,7 +154,7 @@ async def _text(request: Request) -> Response:
 
 async def _log(request: Request) -> Response:
     """Give all events that are kept, a line each."""
-    wanted = str(request.path_params["task_id"])
+    wanted = _named(request)
     daemon = area_of(request).daemon
     arguments = TaskArguments(
         task_id=wanted, events=SHOWN_EVENTS, after_event=0, known_state=TaskState.SUBMITTING
@@ -207,7 +211,8 @@ def _files(task: TaskView, patch: PatchFile | None) -> list[DiffFile]:
 
 async def _longer(request: Request) -> Response:
     """Lead the whole id of a task that was named by a part of it."""
-    wanted = TaskArguments(task_id=str(request.query_params.get("id", "")).strip(), events=0)
+    given = request.query_params.get("id", "").strip()
+    wanted = checked(TaskArguments, task_id=given, events=0)
     task = await area_of(request).daemon.call(lambda client: client.get_task(wanted))
     answer = redirect(request, f"/tasks/{task.task_id}")
     answer.status_code = HTTPStatus.FOUND

@@ -102,9 +102,10 @@ def span(given: Mapping[str, str], now: datetime) -> tuple[datetime | None, date
             datetime.fromisoformat(given[name]).astimezone() if given[name] else None
             for name in ("since", "until")
         )
+        after = None if last is None else last + timedelta(days=1)
     except (ValueError, OverflowError) as error:
         raise UsageError("a day is written as 2026-11-30") from error
-    return first, None if last is None else last + timedelta(days=1)
+    return first, after
 
 
 PAGE = Page(name="tasks", title="Tasks", path="/tasks", routes=[Route("/tasks", _tasks)])

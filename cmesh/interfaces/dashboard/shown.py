@@ -14,7 +14,7 @@ from markupsafe import Markup
 from cmesh.interfaces.age import age
 from cmesh.text import cut, one_line, reveal
 
-__all__ = ["FILTERS", "bytes_of", "count", "duration", "line", "moment", "text", "usd"]
+__all__ = ["FILTERS", "bytes_of", "count", "duration", "line", "moment", "text", "usd", "whole"]
 
 TEXT_CHARACTERS = 20_000
 _MINUTE_S = 60
@@ -27,6 +27,11 @@ _KIND = re.compile("[a-z_]{1,32}")
 def text(value: object, limit: int = TEXT_CHARACTERS) -> str:
     """Return a remote text to read, with what cannot be seen written out, cut in the middle."""
     return cut(reveal(str(value)), limit)
+
+
+def whole(value: object) -> str:
+    """Return a text that a person judges, with what cannot be seen written out: nothing is cut."""
+    return reveal(str(value))
 
 
 def line(value: object, limit: int = 200) -> str:
@@ -108,6 +113,7 @@ def short_id(value: str) -> str:
 FILTERS: Mapping[str, Callable[..., object]] = {
     "shown": line,
     "shown_lines": text,
+    "whole": whole,
     "moment": moment,
     "ago": age,
     "duration": duration,

@@ -45,6 +45,8 @@ const dashboard = {
 };
 window.cmeshDashboard = dashboard;
 
+// What is there already is not put in its place again: a text that is being typed would be lost.
+for (const part of document.querySelectorAll("[data-refresh][id]")) part.dataset.was = part.innerHTML;
 dashboard.times(document);
 
 // `data-refresh="SECONDS"` on an element with an id: it is kept current while it can be seen.

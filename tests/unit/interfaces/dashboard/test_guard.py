@@ -113,3 +113,14 @@ def test_a_link_is_short_lived_and_a_session_ends_when_it_is_idle():
     assert sign_in.session(again, 1.0) is None
     assert "guess" not in repr(vars(sign_in))
     assert late not in repr(vars(sign_in))
+
+
+@pytest.mark.parametrize(
+    "cookies", ["{}; {}x", 'other={{"a": 1}}; {}', "{}; a b [c]; d,e", "=; {0}; {0}y", "{}x; {}"]
+)
+async def test_cookies_of_other_servers_of_the_host_sign_nobody_out(browser: Browser, cookies: str):
+    own = next(iter(browser.client.cookies.jar))
+    browser.client.cookies.clear()
+    pair = f"{own.name}={own.value}"
+    assert (await browser.get("/", Cookie=cookies.format(pair, pair))).status_code == 200
+    assert (await browser.get("/", Cookie=f"{own.name}=x; a={own.value}")).status_code == 303

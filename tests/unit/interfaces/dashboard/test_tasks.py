@@ -52,7 +52,15 @@ async def test_the_list_is_in_pages_and_keeps_its_filters(
 
 
 @pytest.mark.parametrize(
-    "query", ["state=nothing", "since=yesterday", "span=1y", "before=zzzz", "limit=x&direction=up"]
+    "query",
+    [
+        "state=nothing",
+        "since=yesterday",
+        "span=1y",
+        "before=zzzz",
+        "until=9999-12-31",
+        "limit=x&direction=up",
+    ],
 )
 async def test_a_filter_that_is_none_is_said(browser: Browser, query: str):
     answer = await browser.get(f"/tasks?{query}")
