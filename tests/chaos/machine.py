@@ -59,7 +59,6 @@ class ChaosMachine(Machine):
         enter: tuple[str, ...] = (),
     ) -> None:
         super().__init__(name, base, testnet, user)
-        self.user = user
         self.place = self.base / "chaos"
         self.kills = 0
         self.enter = enter

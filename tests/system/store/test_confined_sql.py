@@ -61,7 +61,7 @@ async def test_parameters_are_bound_and_values_are_json(store: Store) -> None:
         ("SELEC 1", "syntax error", "cmesh schema"),
         ("SELECT 1; SELECT 2", "one statement", "cmesh schema"),
         ("", "one statement", "cmesh schema"),
-        ("SELECT $1", "", "cmesh schema"),
+        ("SELECT $1", "", "needs a value"),
     ],
 )
 async def test_a_wrong_query_says_what_is_wrong(
