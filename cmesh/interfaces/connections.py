@@ -19,6 +19,9 @@ from uvicorn.server import ServerState
 __all__ = ["CONNECTIONS_MOST", "KEEP_ALIVE_S", "REQUEST_LIMIT_S", "Connection", "Connections"]
 
 CONNECTIONS_MOST = 64
+NODE_MOST = 16
+"""Connections of one node: none keeps others from the page by holding all."""
+
 REQUEST_LIMIT_S = 10.0
 """Within which a new connection sends the head of its first request."""
 
@@ -147,6 +150,12 @@ class Connections:
             del self._open[gone]
         return sum(one.open for one in self._open)
 
+    def _bound(self, node_id: str) -> None:
+        """End the oldest connection of a node that has more than it may."""
+        own = [one for one in self._open if one.open and one.node_id == node_id != ""]
+        if len(own) > NODE_MOST:
+            own[0].end(_BUSY)
+
     def _make_room(self) -> bool:
         oldest = next((one for one in self._open if one.open and not one.proven), None)
         if oldest is not None:
@@ -162,6 +171,7 @@ class Connections:
         try:
             _transport, made = await loop.connect_accepted_socket(protocol, connection)
             self._open[made] = None
+            self._bound(node_id)
         except OSError as error:
             connection.close()
             _logger.info("client_lost", extra={"data": {"why": type(error).__name__}})

@@ -5,7 +5,7 @@ another machine's text: what cannot be seen in it is written out, and what is to
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
@@ -15,6 +15,7 @@ from pygments.lexer import Lexer
 from pygments.lexers import get_lexer_for_filename  # pyright: ignore[reportUnknownVariableType]
 from pygments.util import ClassNotFound
 
+from cmesh.clock import SystemClock
 from cmesh.text import cut, reveal
 
 __all__ = ["DiffFile", "DiffLine", "diff_files"]
@@ -23,8 +24,15 @@ LINE_CHARACTERS = 1_000
 COLOURED_CHARACTERS = 60_000
 """What of one patch is coloured: some 50 ms of work; the rest stays plain."""
 
+PIECE_CHARACTERS = 4_000
+"""What is coloured at once. Many lexers take time by the square of it, of blank lines for example."""
+
+COLOURING_S = 0.3
+"""After which the rest of a patch stays plain: its author chooses the lexer, and what it gets."""
+
 _HUNK = re.compile(r"@@ -(\d{1,9})(?:,\d{1,9})? \+(\d{1,9})(?:,\d{1,9})? @@")
 _SIGNS = {"+": "add", "-": "del", " ": "same"}
+_monotonic = SystemClock().monotonic
 _FORMATTER: HtmlFormatter[str] = HtmlFormatter(nowrap=True)
 
 
@@ -58,9 +66,17 @@ class _Hunk:
     lines: list[str] = field(default_factory=list[str])
 
 
-def diff_files(text: str, flagged: frozenset[str] = frozenset()) -> list[DiffFile]:
+def diff_files(
+    text: str,
+    flagged: frozenset[str] = frozenset(),
+    monotonic: Callable[[], float] = _monotonic,
+) -> list[DiffFile]:
     """Return the files of a patch in git's form, in its order."""
-    left = COLOURED_CHARACTERS
+    left, until = COLOURED_CHARACTERS, monotonic() + COLOURING_S
+
+    def in_time() -> bool:
+        return monotonic() < until
+
     files: list[DiffFile] = []
     for lines in _parts(text.split("\n")):
         file, hunks = _read(lines)
@@ -69,7 +85,7 @@ def diff_files(text: str, flagged: frozenset[str] = frozenset()) -> list[DiffFil
         for hunk in hunks:
             size = sum(map(len, hunk.lines))
             left -= size
-            _add(file, hunk, lexer if left > 0 else None)
+            _add(file, hunk, lexer if left > 0 else None, in_time)
         files.append(file)
     return files
 
@@ -119,10 +135,12 @@ def _lexer(path: str) -> Lexer | None:
         return None
 
 
-def _add(file: DiffFile, hunk: _Hunk, lexer: Lexer | None) -> None:
+def _add(file: DiffFile, hunk: _Hunk, lexer: Lexer | None, in_time: Callable[[], bool]) -> None:
     file.lines.append(DiffLine(kind="hunk", text=escape(reveal(cut(hunk.head, LINE_CHARACTERS)))))
     bodies = [reveal(cut(line[1:], LINE_CHARACTERS)) for line in hunk.lines]
-    coloured = _coloured(bodies, lexer)
+    coloured = [
+        line for piece in _pieces(bodies) for line in _coloured(piece, lexer if in_time() else None)
+    ]
     old, new = hunk.old, hunk.new
     for line, text in zip(hunk.lines, coloured, strict=True):
         kind = _SIGNS.get(line[:1], "note")
@@ -142,9 +160,22 @@ def _add(file: DiffFile, hunk: _Hunk, lexer: Lexer | None) -> None:
         file.deleted += kind == "del"
 
 
+def _pieces(bodies: list[str]) -> Iterator[list[str]]:
+    """Yield lines in pieces that a lexer takes at once."""
+    piece, size = list[str](), 0
+    for body in bodies:
+        if piece and size + len(body) >= PIECE_CHARACTERS:
+            yield piece
+            piece, size = [], 0
+        piece.append(body)
+        size += len(body) + 1
+    if piece:
+        yield piece
+
+
 def _coloured(bodies: list[str], lexer: Lexer | None) -> list[Markup]:
     """Return lines with their syntax marked; plain where the marks would not fit the lines."""
-    if lexer is not None:
+    if lexer is not None and sum(map(len, bodies)) < PIECE_CHARACTERS:
         html = highlight("\n".join(bodies), lexer, _FORMATTER)
         # Pygments escapes what it is given, and closes its marks at the end of each line; of empty
         # lines at the end it tells one less.

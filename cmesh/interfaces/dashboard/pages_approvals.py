@@ -20,7 +20,7 @@ from cmesh.errors import CmeshError, PlanGone, TaskRefused, UsageError
 from cmesh.interfaces.client import ControlClient
 from cmesh.interfaces.dashboard.form import checked
 from cmesh.interfaces.dashboard.page import Page, area_of, posted, redirect, render
-from cmesh.interfaces.dashboard.waiting import CHANGED, became, digest_of, waiting
+from cmesh.interfaces.dashboard.waiting import CHANGED, became, digest_of, fitting, waiting
 from cmesh.model import Direction, TaskState
 
 __all__ = ["PAGE"]
@@ -53,9 +53,10 @@ async def _page(request: Request, *, alert: str = "", hint: str = "") -> Respons
     tasks, more, pending = await area_of(request).daemon.call(look)
     # One may have been answered between the two looks.
     still = [task for task in tasks if task.state is TaskState.WAITING_APPROVAL]
+    shown = fitting([waiting(task) for task in still])
     values = {
-        "waiting": [waiting(task) for task in still],
-        "more": more,
+        "waiting": shown,
+        "more": more or len(shown) < len(still),
         "pending": pending,
         "alert": alert,
         "hint": hint,

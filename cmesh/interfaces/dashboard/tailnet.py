@@ -25,7 +25,7 @@ from cmesh.errors import CmeshError, PolicyDenied, TaskRefused, UsageError
 from cmesh.interfaces.connections import Connections
 from cmesh.interfaces.dashboard.guard import BODY_BYTES, bounded, with_headers
 from cmesh.interfaces.dashboard.page import STATIC, Page, posted, templates
-from cmesh.interfaces.dashboard.waiting import CHANGED, digest_of, waiting
+from cmesh.interfaces.dashboard.waiting import CHANGED, digest_of, fitting, waiting
 from cmesh.model import NodeId
 
 __all__ = ["TailnetSite", "open_site"]
@@ -145,9 +145,11 @@ class TailnetSite:
         self, request: Request, *, said: str = "", alert: str = "", status: int = 200
     ) -> Response:
         cases = await self._approvers.waiting(_node_of(request))
+        shown = fitting([waiting(case.task) for case in cases])
         values: Mapping[str, object] = {
             "node": self._approvers.label,
-            "waiting": [(waiting(case.task), case.refused) for case in cases],
+            "waiting": [(one, case.refused) for one, case in zip(shown, cases, strict=False)],
+            "more": len(shown) < len(cases),
             "alert": alert,
             "said": [said] if said else [],
             "url": _same,

@@ -10,12 +10,15 @@ from datetime import timedelta
 from cmesh.daemon.answers import TaskView
 from cmesh.text import reveal
 
-__all__ = ["CHANGED", "Waiting", "became", "digest_of", "waiting"]
+__all__ = ["CHANGED", "PAGE_CHARACTERS", "Waiting", "became", "digest_of", "fitting", "waiting"]
 
 CHANGED = (
     "What it would start is not what this page showed any more, so your yes was not taken. "
     "Look again."
 )
+
+PAGE_CHARACTERS = 2_000_000
+"""Of prompts on one page, each of which is whole: one has 2,000,000 at most, and most have few."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,17 @@ def waiting(task: TaskView) -> Waiting:
         facts=[(name, reveal(value)) for name, value in facts if value],
         obstacle=will.obstacle if will else "what it would start is not known",
     )
+
+
+def fitting(each: Sequence[Waiting]) -> Sequence[Waiting]:
+    """Return the first ones whose prompts a page has room for, at least one."""
+    room, found = PAGE_CHARACTERS, list[Waiting]()
+    for one in each:
+        room -= len(one.prompt)
+        if found and room < 0:
+            break
+        found.append(one)
+    return found
 
 
 def digest_of(task: TaskView) -> str:

@@ -3,7 +3,12 @@
 import pytest
 from markupsafe import Markup
 
-from cmesh.interfaces.dashboard.diff import LINE_CHARACTERS, diff_files
+from cmesh.interfaces.dashboard.diff import (
+    COLOURING_S,
+    LINE_CHARACTERS,
+    PIECE_CHARACTERS,
+    diff_files,
+)
 
 PATCH = """\
 diff --git a/app.py b/app.py
@@ -72,3 +77,24 @@ def test_what_is_no_patch_and_what_is_huge_does_no_harm():
     assert len(file.lines[1].text.striptags()) <= LINE_CHARACTERS
     [odd] = diff_files("diff --git x y\n@@ -99999999999 +1 @@\n+x\n@@ -1,2 +3,4 @@\n+y")
     assert [line.kind for line in odd.lines] == ["hunk", "add"]
+
+
+def patch_of(lines: list[str], name: str = "a.py") -> str:
+    body = "".join(f"+{line}\n" for line in lines)
+    return f"diff --git a/{name} b/{name}\n--- a/{name}\n+++ b/{name}\n@@ -0,0 +1,{len(lines)} @@\n{body}"
+
+
+def test_colours_are_given_to_short_pieces_and_for_a_short_time(monkeypatch: pytest.MonkeyPatch):
+    took: list[int] = []
+
+    def slow(text: str, *_rest: object) -> str:
+        took.append(len(text))
+        return f"{text}\n"
+
+    monkeypatch.setattr("cmesh.interfaces.dashboard.diff.highlight", slow)
+    text = patch_of(["  "] * 18_000 + ["\u200b" * LINE_CHARACTERS])
+    [file] = diff_files(text, monotonic=lambda: len(took) * COLOURING_S / 3)
+    assert len(took) == 3
+    assert max(took) < PIECE_CHARACTERS
+    assert len(file.lines) == 18_002
+    assert file.lines[-1].text.startswith("&lt;U+200B&gt;")

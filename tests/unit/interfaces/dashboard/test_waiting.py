@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from cmesh.daemon.answers import LimitsView, TaskView, WillRunView
-from cmesh.interfaces.dashboard.waiting import became, digest_of, waiting
+from cmesh.interfaces.dashboard.waiting import PAGE_CHARACTERS, became, digest_of, fitting, waiting
 from cmesh.model import Direction, Profile, TaskState
 
 TASK = TaskView(
@@ -105,3 +105,11 @@ def test_who_came_too_late_is_told_what_was_answered():
     assert became(rows) == "It was approved at 2026-11-30 18:03:11 UTC, by cmesh dashboard."
     assert became([["expired", None, None]]) == "It was expired."
     assert became([[None, None, None]]) == became([]) == "It waits for no answer any more."
+
+
+def test_a_page_has_whole_prompts_and_not_more_of_them_than_it_has_room_for():
+    short, long = waiting(will(prompt="x")), waiting(will(prompt="x" * PAGE_CHARACTERS))
+    assert fitting([]) == []
+    assert fitting([long, short]) == [long]
+    assert fitting([short, long, short]) == [short]
+    assert fitting([short] * 50) == [short] * 50
