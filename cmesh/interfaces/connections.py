@@ -1,4 +1,4 @@
-"""The open connections of one server of the daemon's: so many, and none that waits without asking.
+"""The open connections of one server: so many, and none that waits without asking.
 
 Any program of the machine may connect to a loopback port, and any approver to the node's. What one
 may take up by that is bounded, and a connection that has proved itself is never ended for one

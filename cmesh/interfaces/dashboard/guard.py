@@ -114,7 +114,10 @@ class Guard:
         session = next((one for one in each if one is not None), None)
         if session is not None:
             scope["root_path"] = self.base
-            cast("MutableMapping[str, Any]", scope.setdefault("state", {}))["session"] = session
+            state = cast("MutableMapping[str, Any]", scope.setdefault("state", {}))
+            state["session"] = session
+            if "connection" in state:  # of too many, others end before it
+                state["connection"].proven = True
             return None
         if headers.get("sec-fetch-mode", "navigate") == "navigate":
             return RedirectResponse(f"{SIGN_IN}?ended", 303)

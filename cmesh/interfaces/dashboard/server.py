@@ -17,6 +17,7 @@ from typing_extensions import override
 from cmesh import __version__
 from cmesh.clock import SystemClock
 from cmesh.errors import UsageError
+from cmesh.interfaces.connections import KEEP_ALIVE_S, Connections
 from cmesh.interfaces.dashboard.app import create_app
 from cmesh.interfaces.dashboard.daemon import Daemon
 from cmesh.interfaces.dashboard.guard import HOST, SIGN_IN
@@ -30,6 +31,9 @@ DOOR = "dashboard.html"
 
 STOP_LIMIT_S = 2
 """How long open answers get to end; streams of events never do by themselves."""
+
+ACCEPT_PAUSE_S = 0.2
+"""Until the next try when the system has no descriptor for a connection."""
 
 _BACKLOG = 64
 
@@ -91,10 +95,11 @@ async def _serve(
         ws="none",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
-        timeout_graceful_shutdown=STOP_LIMIT_S,
+        timeout_keep_alive=int(KEEP_ALIVE_S),
     )
-    server = _Server(config)
+    server, connections = _Server(config), Connections(config)
     started = Started(
         port=port, link=lambda: f"{app.origin}{SIGN_IN}#{sign_in.link(clock.monotonic())}"
     )
@@ -110,11 +115,28 @@ async def _serve(
     tell(started)
     if open_browser:
         await asyncio.to_thread(_open, door, started.link())
+    accepting = loop.create_task(_accept(listener, connections))
     with _lines(loop, lambda: tell(started)):
         try:
-            await server.serve([listener])
+            await server.serve([])
         finally:
             door.unlink(missing_ok=True)
+            accepting.cancel()
+            listener.close()
+            await asyncio.wait({accepting, *connections.abort()}, timeout=STOP_LIMIT_S)
+
+
+async def _accept(listener: socket.socket, connections: Connections) -> None:
+    """Take connections: any program of this machine may hold some, and must not hold all."""
+    loop = asyncio.get_running_loop()
+    listener.settimeout(0)
+    while True:
+        try:
+            connection, _address = await loop.sock_accept(listener)
+        except OSError:
+            await asyncio.sleep(ACCEPT_PAUSE_S)
+        else:
+            connections.take(connection)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx2
@@ -20,6 +20,7 @@ from cmesh.errors import UsageError
 from tests.fakes.daemon import ROOT, DaemonProcess
 
 LIMIT_S = 20.0
+DESCRIPTORS = 128
 LINK = re.compile(r"http://127\.0\.0\.1:(\d+)/sign-in#([\w-]+)")
 
 
@@ -36,8 +37,10 @@ def environment() -> Iterator[dict[str, str]]:
             yield environment
 
 
-def start(environment: dict[str, str], *more: str, stdin: int) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-W", "error", "-m", "cmesh", "dashboard", *more]
+def start(
+    environment: dict[str, str], *more: str, stdin: int, within: Sequence[str] = ()
+) -> "subprocess.Popen[str]":
+    command = [*within, sys.executable, "-W", "error", "-m", "cmesh", "dashboard", *more]
     return subprocess.Popen(
         command, env=environment, cwd=ROOT, stdin=stdin, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
@@ -105,6 +108,19 @@ def test_enter_prints_another_link_and_ctrl_c_ends_it(environment: dict[str, str
         assert [enter(link).status_code for link in (first, second, first)] == [303, 303, 403]
         process.send_signal(signal.SIGINT)
         assert process.wait(LIMIT_S) == 0
+
+
+def test_connections_that_ask_nothing_keep_nobody_out(environment: dict[str, str]):
+    few = ("/bin/sh", "-c", f'ulimit -n {DESCRIPTORS}; exec "$@"', "sh")
+    with start(environment, "--no-open", "--json", stdin=subprocess.DEVNULL, within=few) as process:
+        told = document(process)
+        address = ("127.0.0.1", int(str(told["port"])))
+        idle = [socket.create_connection(address, LIMIT_S) for _ in range(2 * DESCRIPTORS)]
+        assert enter(str(told["url"])).status_code == 303
+        process.send_signal(signal.SIGTERM)
+        assert (process.wait(LIMIT_S), process.stderr and process.stderr.read()) == (0, "")
+        for connection in idle:
+            connection.close()
 
 
 def test_a_port_that_is_taken_is_said(environment: dict[str, str]):
