@@ -181,6 +181,9 @@ async def test_words_filter_and_the_help_page_names_the_keys(
         press(app, "?")
         await until(pilot, lambda: isinstance(app.screen, Help))
         await until(pilot, lambda: "Ctrl-C" in screen(app))
+    async with watching(server.path, words="another") as (app, pilot):
+        table = cast("DataTable[Any]", app.query_one("#list"))
+        await until(pilot, lambda: table.row_count == 1 and "ASKS YOU" in screen(app))
 
 
 async def test_without_colour_no_cell_has_one(

@@ -108,7 +108,7 @@ class WatchApp(App[None]):
         self._list: DataTable[Text] = DataTable(id="list", cursor_type="row", cell_padding=0)
         self._facts = Static(id="facts", markup=False)
         self._tail = RichLog(id="tail", wrap=True, max_lines=TAIL_LINES, min_width=20)
-        self._filter = Input(words, id="filter", placeholder="words; Enter keeps, Esc shows all")
+        self._filter = Input(id="filter", placeholder="words; Enter keeps, Esc shows all")
 
     @override
     def compose(self) -> ComposeResult:
@@ -121,6 +121,7 @@ class WatchApp(App[None]):
 
     def on_mount(self) -> None:
         """Begin to watch."""
+        self._filter.value = self._words  # which it takes in a running program only
         self._columns()
         self._list.focus()
         self._draw()
@@ -366,10 +367,13 @@ def _rank(row: Row) -> int:
 
 
 def _texts(row: Sequence[str]) -> list[Text]:
-    """Return cells that nothing interprets, the state with its colour."""
-    return [
+    """Return cells that nothing interprets, the state with its colour, apart from each other."""
+    texts = [
         Text(
             cell, style=_STYLES.get(cell, "") if at == 1 else "", no_wrap=True, overflow="ellipsis"
         )
         for at, cell in enumerate(row)
     ]
+    for text, width in zip(texts, WIDTHS, strict=False):
+        text.truncate(width - 1, overflow="ellipsis")
+    return texts

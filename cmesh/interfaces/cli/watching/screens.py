@@ -27,8 +27,8 @@ KEYS = (
 )
 NOTES = (
     (
-        "> is handed out to that peer, < is worked on here for it. AGE: since it began, or was asked "
-        "for. COST: what its agent has told so far. LAST: what it did last."
+        "> is handed out to that peer, < is worked on here for it. TIME: since it began, or was "
+        "asked for; of one that ended, how long it took. COST: what its agent has told so far. LAST: what it did last."
     ),
     "Nothing is approved, refused or ended by a single key: each asks for a word.",
     (

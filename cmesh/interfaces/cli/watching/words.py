@@ -31,7 +31,7 @@ __all__ = [
     "state_words",
 ]
 
-COLUMNS = ("ID", "STATE", "PEER", "RUNNER", "AGE", "COST", "LAST")
+COLUMNS = ("ID", "STATE", "PEER", "RUNNER", "TIME", "COST", "LAST")
 """`PEER` has an arrow in front: `>` handed out to it, `<` worked on here for it."""
 
 SHORT = 6
