@@ -146,7 +146,8 @@ def task_view(
         expires_at=record.spec.not_after if state in NOT_STARTED else None,
         started_at=task.started_at,
         ended_at=task.ended_at,
-        elapsed_s=round(((task.ended_at or now) - task.created_at).total_seconds(), 3),
+        # What is denied at once has its end before its row is committed.
+        elapsed_s=round(max(0.0, ((task.ended_at or now) - task.created_at).total_seconds()), 3),
         rule=record.rule,
         reason=one_line(reason, 500),
         code=_code(code or (result.code if result else "")),

@@ -7,31 +7,49 @@ the daemon judges by this process, as it does for `cmesh approve` and `cmesh con
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from cmesh.daemon.answers import TaskView
+from cmesh.daemon.answers import TasksView, TaskView
 from cmesh.daemon.arguments import ApproveArguments, SqlArguments, TaskArguments, TasksArguments
 from cmesh.daemon.setup_answers import SetupChangeView, SetupPendingView
 from cmesh.daemon.setup_arguments import SetupConfirmArguments
 from cmesh.errors import CmeshError, PlanGone, TaskRefused, UsageError
 from cmesh.interfaces.client import ControlClient
 from cmesh.interfaces.dashboard.form import checked
-from cmesh.interfaces.dashboard.page import Page, area_of, posted, redirect, render
+from cmesh.interfaces.dashboard.page import Page, area_of, page_of, posted, redirect, render
 from cmesh.interfaces.dashboard.waiting import CHANGED, became, digest_of, fitting, waiting
 from cmesh.model import Direction, TaskState
 
 __all__ = ["PAGE"]
 
 WAITING_MOST = 100
+_WAITING = TasksArguments(
+    state=TaskState.WAITING_APPROVAL, direction=Direction.IN, limit=WAITING_MOST
+)
 ANSWERS = ("approve", "deny")
 ANSWERED = "SELECT answer, answered_at, program FROM approvals WHERE task_id = $1"
 
 
 async def _approvals(request: Request) -> Response:
     return await _page(request)
+
+
+async def _waits(request: Request) -> Response:
+    """Give what the menu of each page says of this one: how many there are to answer."""
+
+    async def look(client: ControlClient) -> tuple[TasksView, SetupPendingView]:
+        return await asyncio.gather(client.list_tasks(_WAITING), client.setup_pending())
+
+    found, pending = await area_of(request).daemon.call(look)
+    number = len(found.tasks) + (pending.plan is not None)
+    # No page: what is to be told on the next one stays for that.
+    part = area_of(request).templates.get_template("waits.html")
+    text = part.render(number=number, url=partial(page_of, request))
+    return Response(text, media_type="text/html")
 
 
 async def _back(request: Request) -> Response:
@@ -43,10 +61,7 @@ async def _page(request: Request, *, alert: str = "", hint: str = "") -> Respons
     """Return the page; with `alert` it tells of a word that was not taken."""
 
     async def look(client: ControlClient) -> tuple[Sequence[TaskView], bool, SetupPendingView]:
-        arguments = TasksArguments(
-            state=TaskState.WAITING_APPROVAL, direction=Direction.IN, limit=WAITING_MOST
-        )
-        found, pending = await asyncio.gather(client.list_tasks(arguments), client.setup_pending())
+        found, pending = await asyncio.gather(client.list_tasks(_WAITING), client.setup_pending())
         each = [client.get_task(TaskArguments(task_id=task.task_id)) for task in found.tasks]
         return await asyncio.gather(*each), found.more, pending
 
@@ -129,6 +144,7 @@ PAGE = Page(
     path="/approvals",
     routes=[
         Route("/approvals", _approvals),
+        Route("/approvals/waits", _waits),
         Route("/approvals/plan", _confirm, methods=["POST"]),
         Route("/approvals/{task_id}", _answer, methods=["POST"]),
         Route("/approvals/{task_id}", _back),

@@ -1,7 +1,8 @@
 """The audit in SQL: a box, the cookbook's questions, the named reports, charts, and files to keep.
 
-Statements come by POST and run where all do, in the daemon's confined process. What is wrong with
-one is told beside it; it is never lost.
+Statements come by POST and run where all do, in the daemon's confined process. An address asks only
+what is ours: a report as it is, or a question of the cookbook. What is wrong with a statement is told
+beside it; it is never lost.
 """
 
 import asyncio
@@ -40,6 +41,7 @@ _FORMS: Mapping[str, tuple[Callable[[SqlView], Iterator[str]], str]] = {
     "csv": (csv_lines, "text/csv; charset=utf-8"),
     "json": (json_lines, "application/json"),
 }
+_SCHEMA = "`cmesh schema`"
 _EMPTY = {
     "sql": "",
     "parameters": "",
@@ -68,16 +70,21 @@ async def _audit(request: Request) -> Response:
         fields["report"] = report
     elif name in questions():
         fields["sql"] = questions()[name].sql
-    return _page(request, fields, about=_about(fields, name))
+    else:
+        return _page(request, fields)
+    return await _answered(request, fields, name)
 
 
 async def _asked(request: Request) -> Response:
-    fields = {**_EMPTY, **await posted(request)}
+    return await _answered(request, {**_EMPTY, **await posted(request)}, "")
+
+
+async def _answered(request: Request, fields: Mapping[str, str], name: str) -> Response:
     try:
         answer = await _ask(request, fields, ROWS_SHOWN)
     except CmeshError as error:
-        return _page(request, fields, error=error)
-    return _page(request, fields, answer=answer, about=_about(fields, ""))
+        return _page(request, fields, error=error, about=_about(fields, name))
+    return _page(request, fields, answer=answer, about=_about(fields, name))
 
 
 async def _export(request: Request) -> Response:
@@ -157,6 +164,12 @@ def _about(fields: Mapping[str, str], name: str) -> str:
     return found.question if found else ""
 
 
+def _hint(hint: str) -> tuple[str, bool, str]:
+    """Return a hint in parts: between them stands the page of the views, where one names them."""
+    before, found, after = hint.replace("run `cmesh schema`", f"see {_SCHEMA}").partition(_SCHEMA)
+    return before, bool(found), after
+
+
 def _page(
     request: Request,
     fields: Mapping[str, str],
@@ -170,6 +183,7 @@ def _page(
         "fields": fields,
         "about": about,
         "error": error,
+        "hint": _hint(error.hint) if error else None,
         "view": view,
         "empty_means": answer.empty if answer else "",
         "rows": cells(view) if view else [],

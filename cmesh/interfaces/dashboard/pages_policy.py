@@ -1,5 +1,6 @@
 """The rules in words, who may do what here by them, and a request tried without being made."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlencode
@@ -11,6 +12,7 @@ from starlette.routing import Route
 from cmesh.daemon.answers import DecisionView
 from cmesh.daemon.arguments import ExplainArguments
 from cmesh.daemon.review_calls import MayView, PolicyReview, ReviewArguments
+from cmesh.daemon.runner_answers import RunnersView, RunnerView
 from cmesh.errors import CmeshError
 from cmesh.interfaces.client import ControlClient
 from cmesh.interfaces.dashboard.daemon import AWAY
@@ -31,7 +33,7 @@ _DEFAULTS = {
     "peer": "",
     "operation": "task",
     "profile": "query",
-    "runner": "claude",
+    "runner": "",
     "directory": "",
     "project": "",
 }
@@ -58,16 +60,25 @@ class Row:
 
 async def _policy(request: Request) -> Response:
     arguments = checked(ReviewArguments, directory=request.query_params.get("directory", ""))
-    review = await area_of(request).daemon.call(lambda client: client.review_policy(arguments))
-    fields = {**_DEFAULTS, "directory": review.directory}
+
+    async def look(client: ControlClient) -> tuple[PolicyReview, RunnersView]:
+        return await asyncio.gather(client.review_policy(arguments), client.list_runners())
+
+    review, runners = await area_of(request).daemon.call(look)
+    fields = {
+        **_DEFAULTS,
+        "directory": review.directory,
+        "runner": _first(review.runners, runners.runners),
+    }
     return render(request, "policy.html", _values(review, fields))
 
 
 async def _try(request: Request) -> Response:
     asked = request.query_params
-    fields = {name: asked.get(name, _DEFAULTS[name]).strip() for name in _TRIED}
-
     daemon = area_of(request).daemon
+    peers, runners = await daemon.call(_offered)
+    defaults = {**_DEFAULTS, "runner": _first((), runners)}
+    fields = {name: asked.get(name, defaults[name]).strip() for name in _TRIED}
     found: DecisionView | CmeshError
     try:
         question = checked(ExplainArguments, **fields)
@@ -76,14 +87,14 @@ async def _try(request: Request) -> Response:
         raise
     except CmeshError as error:
         found = error
-    peers, runners = await daemon.call(_offered)
-    values = {**_box(fields, peers, runners), "found": found, "effects": EFFECTS}
+    names = [runner.name for runner in runners]
+    values = {**_box(fields, peers, names), "found": found, "effects": EFFECTS}
     return render(request, "policy_try.html", values)
 
 
-async def _offered(client: ControlClient) -> tuple[list[str], list[str]]:
+async def _offered(client: ControlClient) -> tuple[list[str], list[RunnerView]]:
     """Return the peers and runners that can be chosen; others can be typed."""
-    runners = [runner.name for runner in (await client.list_runners()).runners]
+    runners = (await client.list_runners()).runners
     try:
         peers = [peer.name for peer in (await client.list_peers()).peers]
     except AWAY:
@@ -91,6 +102,12 @@ async def _offered(client: ControlClient) -> tuple[list[str], list[str]]:
     except CmeshError:  # the node is not up, so it names nobody
         peers = []
     return peers, runners
+
+
+def _first(opened: Sequence[str], runners: Sequence[RunnerView]) -> str:
+    """Return a runner to begin with: one that is here, by preference one that a rule opens."""
+    here = [runner.name for runner in runners if runner.available]
+    return next((name for name in (*opened, *here) if name in here), "")
 
 
 def _box(

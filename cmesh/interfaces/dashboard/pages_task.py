@@ -18,6 +18,7 @@ from cmesh.daemon.arguments import (
     TaskArguments,
 )
 from cmesh.daemon.event_lines import event_line
+from cmesh.daemon.evidence_answers import EvidenceView
 from cmesh.daemon.file_answers import PatchFile
 from cmesh.daemon.history_calls import RecordArguments, RecordView
 from cmesh.errors import CmeshError, TaskRefused, UsageError
@@ -79,6 +80,8 @@ async def _task(request: Request) -> Response:
         {
             "task": task,
             "record": record,
+            "why": _why(task, record),
+            "proved": task.evidence not in (None, EvidenceView()),
             "steps": timeline(task, record),
             "result": result,
             "files": _files(task, patch),
@@ -89,6 +92,15 @@ async def _task(request: Request) -> Response:
             "can_cancel": task.state not in ENDED and not task.cancel_requested,
         },
     )
+
+
+def _why(task: TaskView, record: RecordView) -> str:
+    """Return why a task is as it is; its stored reason is in the words that its caller was told."""
+    denied = [one for one in record.decisions if one.effect == "deny"]
+    if task.direction is Direction.OUT or task.state is not TaskState.DENIED or not denied:
+        return task.reason
+    more = f": {denied[-1].reason}" if denied[-1].reason else ""
+    return f"this machine's policy denies it{more}"
 
 
 async def _patch_page(request: Request) -> Response:

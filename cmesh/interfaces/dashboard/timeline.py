@@ -1,6 +1,6 @@
 """A task's way through its states in words, with what each rests on. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from cmesh.daemon.answers import TaskView
@@ -48,11 +48,13 @@ def timeline(task: TaskView, record: RecordView) -> list[Moment]:
     names = _CALLER if task.direction is Direction.OUT else _WORKER
     found: list[Moment] = []
     last: datetime | None = None
+    before: Moment | None = None  # the state that this node was in
     for step in record.steps:
         if step.kind == "fact" and ":" in step.name:
             continue  # of the link, such as the store that it was sent to
         moment = _moment(step, names)
-        before = found[-1] if found else None
+        if before is not None and before.state == "waiting_approval" and step.name == ACCEPTED:
+            moment = replace(moment, what="approved")
         same = before is not None and (before.state, before.what) == (moment.state, moment.what)
         if same and moment.state and not step.told:
             continue  # a state and the result that says it are two rows of one commit
@@ -60,18 +62,8 @@ def timeline(task: TaskView, record: RecordView) -> list[Moment]:
         if moment.state and not step.told:
             after_s = None if last is None else max(0.0, (step.ts - last).total_seconds())
             last = step.ts
-        found.append(
-            Moment(
-                ts=moment.ts,
-                state=moment.state,
-                what=moment.what,
-                witness=moment.witness,
-                code=moment.code,
-                reason=moment.reason,
-                told=moment.told,
-                after_s=after_s,
-            )
-        )
+            before = moment
+        found.append(replace(moment, after_s=after_s))
     return found
 
 

@@ -5,9 +5,9 @@ import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
 from cmesh.daemon.answers import TaskView
+from cmesh.interfaces.dashboard.shown import duration
 from cmesh.text import reveal
 
 __all__ = ["CHANGED", "PAGE_CHARACTERS", "Waiting", "became", "digest_of", "fitting", "waiting"]
@@ -44,7 +44,7 @@ def waiting(task: TaskView) -> Waiting:
     will = task.will_run
     facts: list[tuple[str, str]] = []
     if will is not None:
-        runtime = str(timedelta(seconds=will.runtime_s)) if will.runtime_s else ""
+        runtime = duration(will.runtime_s) if will.runtime_s else ""
         facts = [
             ("Command", shlex.join(will.argv)),
             ("In", will.directory),

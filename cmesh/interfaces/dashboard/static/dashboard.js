@@ -24,7 +24,7 @@ const dashboard = {
   /** Take the parts with these ids from a new page; false = it could not be had. */
   async refresh(ids, address = location.href) {
     const answer = await fetch(address, { headers: { "X-Refresh": "1" } }).catch(() => null);
-    if (answer && answer.status === 401) location.reload();
+    if (answer && answer.status === 401 && address === location.href) location.reload();
     if (!answer || !answer.ok) return false;
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     for (const id of ids) {
@@ -55,6 +55,14 @@ for (const part of document.querySelectorAll("[data-refresh][id]")) {
     if (document.hidden) return;
     dashboard.away(!(await dashboard.refresh([part.id])));
   }, 1000 * Number(part.dataset.refresh));
+}
+
+// `data-from="ADDRESS"` on an element with an id: its content is asked there when a person looks, and
+// not again and again, which would keep the session of a page that nobody reads.
+for (const part of document.querySelectorAll("[data-from][id]")) {
+  const look = () => document.hidden || dashboard.refresh([part.id], part.dataset.from);
+  look();
+  document.addEventListener("visibilitychange", look);
 }
 
 // A page that says that the daemon is away looks again.

@@ -1,6 +1,8 @@
 """The further pages over a daemon of the tests: what they ask of it, and what they show of it."""
 
+import html
 import json
+import re
 from typing import Any
 
 import pytest
@@ -177,6 +179,35 @@ async def test_the_matrix_leads_to_the_box_that_explains_its_cell(
     assert (question.direction, question.project) == ("outbound", "/p")
 
 
+async def test_the_box_begins_with_a_runner_that_is_here(
+    browser: Browser, operations: FakeOperations
+):
+    gone = operations.runners.runners[0].model_copy(update={"available": False})
+    here = gone.model_copy(update={"name": "command:check", "available": True})
+    operations.runners = operations.runners.model_copy(update={"runners": [gone, here]})
+    for path in ("/policy", "/policy/try?peer=worker"):
+        assert 'name="runner" value="command:check"' in (await browser.get(path)).text
+    assert asked(operations, "explain")[0].runner == "command:check"
+    operations.runners = operations.runners.model_copy(update={"runners": [gone]})
+    assert 'name="runner" value=""' in (await browser.get("/policy")).text
+
+
+async def test_the_menu_counts_what_waits_and_takes_no_word_from_the_next_page(
+    browser: Browser, operations: FakeOperations
+):
+    assert 'class="badge' not in (await browser.get("/approvals/waits")).text
+    operations.ask(TASK)
+    operations.pending = SetupPendingView(plan=PLAN, sha256="a" * 64)
+    page = await browser.get("/policy")
+    assert f'id="nav-waits" data-from="{browser.base}/approvals/waits"' in page.text
+    form = {"answer": "deny", "plan_id": PLAN.plan_id, "sha256": "a" * 64}
+    counted = (await browser.get("/approvals/waits")).text
+    assert '>2<span class="visually-hidden"> waiting for you</span>' in counted
+    assert (await browser.post("/approvals/plan", **form)).status_code == 303
+    assert ">1<span" in (await browser.get("/approvals/waits")).text
+    assert "Dropped; nothing was changed." in (await browser.get("/approvals")).text
+
+
 @pytest.mark.parametrize("query", ["peer=nobody", "direction=up&peer=worker", "peer="])
 async def test_what_cannot_be_explained_is_told_beside_the_box(browser: Browser, query: str):
     tried = await browser.get(f"/policy/try?{query}")
@@ -231,6 +262,10 @@ async def test_a_statement_that_does_not_run_is_kept_and_its_error_told(
     assert page.status_code == 400
     for text in ("SELECT x FROM tasks", "no column `x`", "did you mean `y`?"):
         assert text in page.text
+    operations.failures["sql"] = QueryRefused("no view")
+    unknown = await browser.post("/audit", sql="SELECT x FROM y")
+    assert re.search(r'see +<a href="[^"]+/audit/views">Views and columns</a>', unknown.text)
+    assert "cmesh schema" not in unknown.text
     empty = await browser.post("/audit", sql="  ")
     assert empty.status_code == 400
     assert "It did not run" in empty.text
@@ -238,8 +273,12 @@ async def test_a_statement_that_does_not_run_is_kept_and_its_error_told(
 
 async def test_a_report_is_asked_for_its_time(browser: Browser, operations: FakeOperations):
     operations.rows = SqlView(columns=["ts"], types=["VARCHAR"], rows=[])
-    form = await browser.get("/audit?report=denials")
+    form = await browser.get("/audit?report=denials&peer=laptop")
     assert "what was refused, by whose policy" in form.text
+    assert "Nothing was refused." in form.text
+    [first] = asked(operations, "sql")
+    assert first.parameters[2] != "laptop"  # an address asks for the report as it is
+    operations.calls.clear()
     page = await browser.post(
         "/audit", report="denials", since="2026-11-01", until="2026-11-30", peer="laptop"
     )
@@ -269,10 +308,12 @@ async def test_rows_are_saved_as_files_that_say_when_they_are_cut(
     assert (await browser.post("/audit/export", sql="SELECT 1", form="exe")).status_code == 400
 
 
-async def test_a_saved_question_fills_the_box_and_asks_nothing(
+async def test_a_question_of_the_cookbook_is_asked_by_its_address(
     browser: Browser, operations: FakeOperations
 ):
     page = await browser.get("/audit?ask=who-did-what-where-this-week")
     assert "SELECT CASE direction" in page.text
-    assert not asked(operations, "sql")
+    [question] = asked(operations, "sql")
+    assert question.sql in html.unescape(page.text)
+    assert 'id="rows"' in page.text
     assert "one row per task" in (await browser.get("/audit/views")).text

@@ -1,6 +1,7 @@
 """The list of tasks, one task's page, its stream, and what is saved of it."""
 
 import asyncio
+import html
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,16 +10,20 @@ import pytest
 
 from cmesh.clock import SystemClock
 from cmesh.daemon.arguments import CancelArguments, Context, DelegateArguments
+from cmesh.daemon.evidence_answers import EvidenceView
+from cmesh.daemon.history_calls import DecidedView, RecordArguments, RecordView, StepView
 from cmesh.errors import UsageError
 from cmesh.interfaces.control import ControlServer
 from cmesh.interfaces.dashboard.daemon import Daemon
 from cmesh.interfaces.dashboard.live import follow
 from cmesh.interfaces.dashboard.page import Sent
 from cmesh.interfaces.dashboard.pages_tasks import span
+from cmesh.interfaces.dashboard.timeline import timeline
 from cmesh.model import TaskState
 from cmesh.paths import control_socket
 from tests.fakes.operations import FIRST_TASK, FakeOperations
 from tests.unit.interfaces.dashboard.conftest import Browser
+from tests.unit.interfaces.dashboard.test_waiting import TASK
 
 pytestmark = pytest.mark.anyio
 
@@ -119,6 +124,52 @@ async def test_a_cancel_is_asked_once_by_a_form_only(browser: Browser, operation
     assert answer.headers["location"] == f"{browser.base}/tasks/{FIRST_TASK}"
     asked = [arguments for name, _context, arguments in operations.calls if name == "cancel_task"]
     assert asked == [CancelArguments(task_id=FIRST_TASK, reason="enough")]
+
+
+async def test_a_task_that_this_machine_denied_is_told_as_its_own_word(
+    browser: Browser, operations: FakeOperations, monkeypatch: pytest.MonkeyPatch
+):
+    told = "the other node's policy denies it (path)"
+    denied = TASK.model_copy(
+        update={
+            "state": TaskState.DENIED,
+            "reason": told,
+            "code": "policy_denied",
+            "ended_at": TASK.created_at,
+            "evidence": EvidenceView(),
+        }
+    )
+    operations.ask(denied)
+    page = html.unescape((await browser.get(f"/tasks/{TASK.task_id}")).text)
+    assert told in page  # no decision of this machine is kept that denies it
+    decided = DecidedView(
+        seq=1, ts=NOW, operation="task", effect="deny", reason="no rule opens /srv/app"
+    )
+    record = RecordView(task_id=TASK.task_id, decisions=[decided])
+
+    async def kept(_context: Context, _arguments: RecordArguments) -> RecordView:
+        return record
+
+    monkeypatch.setattr(operations, "get_record", kept)
+    page = html.unescape((await browser.get(f"/tasks/{TASK.task_id}")).text)
+    assert "this machine's policy denies it: no rule opens /srv/app" in page
+    assert "asked here by <b>laptop</b>" in page
+    assert "It never ran." in page
+    for text in (told, "Took", "works here", "Nothing told yet", "evidence-title"):
+        assert text not in page
+
+
+def test_a_yes_of_the_owner_is_a_step_of_its_own():
+    names = ["accepted", "accepted", "waiting", "accepted", "intent"]
+    steps = [StepView(seq=1, ts=NOW, kind="state", name=name) for name in names]
+    steps.insert(1, StepView(seq=1, ts=NOW, kind="fact", name="late"))
+    found = timeline(TASK, RecordView(task_id=TASK.task_id, steps=steps))
+    assert [(one.state, one.what) for one in found if one.state] == [
+        ("queued", "taken"),
+        ("waiting_approval", "waits for this machine's owner"),
+        ("queued", "approved"),
+        ("queued", "about to start"),
+    ]
 
 
 async def test_a_part_of_an_id_leads_to_the_task(browser: Browser, operations: FakeOperations):

@@ -57,7 +57,7 @@ def test_all_that_a_yes_starts_is_shown():
         "Answers by": "a JSON Schema",
         "Then runs": "make 'test it'",
         "Hands over": "dist/*",
-        "At most": "0:15:00",
+        "At most": "15 min",
     }
     assert (shown.prompt, shown.obstacle) == ("do it <U+202E>now", "")
 
