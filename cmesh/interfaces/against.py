@@ -15,7 +15,7 @@ from typing import IO, Literal
 from cmesh.daemon.arguments import SqlArguments
 from cmesh.daemon.node_id import read_node_id
 from cmesh.daemon.proof_calls import ProofArguments, ProofView
-from cmesh.errors import AuditUnproven, CmeshError, DiskFull, StoreError
+from cmesh.errors import AuditUnproven, CmeshError, DiskFull, StoreError, UnknownPeer
 from cmesh.interfaces.audit import Checked, Tell, check_store
 from cmesh.interfaces.audit_report import AgainstView
 from cmesh.interfaces.client import ControlClient, run
@@ -66,11 +66,16 @@ def check_against(
 
     Raises:
         StoreError: as `check_store`; or there is no trusted peer to ask.
+        UnknownPeer: a target that is named is neither a peer nor a file.
     """
     before = read_head(store)
     views = list[AgainstView]()
     with ExitStack() as stack:
         told = [_told(store, name, stack) for name in _targets(store, targets)]
+        for one in told:
+            # A peer that `ALL` stands for may have left the tailnet, and is no mistake of anybody.
+            if one.target in targets and isinstance(one.error, UnknownPeer):
+                raise one.error
 
         def also(cursor: Reader) -> None:
             own = own_keys(cursor, store.parent)

@@ -15,14 +15,14 @@ from cmesh.errors import StoreBusy, StoreDamaged, StoreError, UsageError
 from cmesh.interfaces.audit import copied
 from cmesh.model import TaskId
 from cmesh.paths import ensure_private_dir
-from cmesh.store.archive import Contents, pack, unpack
+from cmesh.store.archive import Contents, pack, require_backup, unpack
 from cmesh.store.audit import locked
 from cmesh.store.head import StoreLock
 from cmesh.store.replacing import finish, replace_store
 from cmesh.store.snapshot import FILE_NAME
 from cmesh.store.store import Store
 
-__all__ = ["REPLACED", "RESTORING", "Restored", "back_up", "restore"]
+__all__ = ["REPLACED", "RESTORING", "Restored", "back_up", "require_backup", "restore"]
 
 RESTORING, REPLACED = "store.restoring", "store.replaced"
 """Beside the store: one that is being put back, and the one it took the place of."""

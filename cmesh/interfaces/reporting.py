@@ -13,9 +13,12 @@ from cmesh.interfaces.reports import Answer, Report, Rule
 from cmesh.text import one_line
 from cmesh.tomltext import rule_lines
 
-__all__ = ["Span", "moment_of", "question_of", "rules_in", "shaped"]
+__all__ = ["ALWAYS", "Span", "before", "moment_of", "question_of", "rules_in", "shaped"]
 
 ALWAYS = "all"
+USUAL = timedelta(days=30)
+"""What a report is about where nobody says since when."""
+
 SHAPED_ROWS = 100_000
 """Rows that a report is made of where it needs all of them: as many as an answer may have."""
 
@@ -31,6 +34,12 @@ class Span:
     first: datetime
     last: datetime
     peer: str = ""
+
+
+def before(last: datetime) -> datetime:
+    """Return where a report begins that ends at `last`; never before `all` does."""
+    begin = datetime(1970, 1, 1, tzinfo=UTC)
+    return max(last - USUAL, begin) if last - begin > USUAL else begin
 
 
 def moment_of(text: str, now: datetime) -> datetime:

@@ -8,6 +8,7 @@ from typing import Protocol, cast
 
 from cmesh.daemon.core import Daemon
 from cmesh.daemon.spans import Span
+from cmesh.extras import how_to_add
 
 __all__ = ["Collects", "close_exporter", "is_wanted", "open_exporter"]
 
@@ -52,7 +53,7 @@ async def open_exporter(daemon: Daemon) -> Collects | None:
     try:
         module = await asyncio.to_thread(import_module, _MODULE)
     except ImportError as error:
-        data = {"missing": error.name, "next": "pip install 'cmesh[otel]', then restart the daemon"}
+        data = {"missing": error.name, "next": f"{how_to_add('otel')}, then restart the daemon"}
         logger.warning("no_traces", extra={"data": data})
         return None
     exporter = cast("Collects", module.Exporter(endpoint, config.node.hostname))

@@ -15,12 +15,12 @@ import tarfile
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeGuard, cast
 
 import _duckdb as duckdb
 
 from cmesh import __version__
-from cmesh.errors import DiskFull, SchemaTooNew, StoreDamaged, StoreError
+from cmesh.errors import DiskFull, SchemaTooNew, StoreDamaged, StoreError, UsageError
 from cmesh.paths import ensure_private_dir, sync
 from cmesh.store.compacting import Leash, copy_compact
 from cmesh.store.database import Database, translate
@@ -29,7 +29,7 @@ from cmesh.store.migrations import MIGRATIONS
 from cmesh.store.recovery import bring_in
 from cmesh.store.snapshot import FILE_NAME
 
-__all__ = ["Contents", "pack", "unpack"]
+__all__ = ["Contents", "pack", "require_backup", "unpack"]
 
 FORMAT = 1
 _LIST = "cmesh-backup.json"
@@ -108,6 +108,29 @@ def pack(copy: Path, outputs: Path, target: Path) -> Contents:
     return contents
 
 
+def require_backup(archive: Path) -> None:
+    """Look whether a file begins as an archive does; whether all of it is there, `unpack` says.
+
+    Raises:
+        UsageError: it cannot be read, or is no backup.
+        StoreDamaged: its list cannot be read.
+        SchemaTooNew: a newer cmesh wrote it.
+    """
+    hint = "name a file that `cmesh audit backup` wrote"
+    if archive.exists() and not archive.is_file():  # a pipe in its place must not make us wait
+        raise UsageError(f"`{archive}` is no file", hint=hint)
+    try:
+        with archive.open("rb") as file, tarfile.open(fileobj=file, mode="r|") as tar:
+            first = tar.next()
+            if not _is_list(first):
+                raise UsageError(f"`{archive}` is no backup of cmesh", hint=hint)
+            _contents(archive, cast("BinaryIO", tar.extractfile(first)).read())
+    except (tarfile.TarError, EOFError) as error:
+        raise UsageError(f"`{archive}` is no backup of cmesh", hint=hint) from error
+    except OSError as error:
+        raise UsageError(f"`{archive}` cannot be read: {error.strerror}", hint=hint) from error
+
+
 def unpack(archive: Path, target: Path) -> Contents:
     """Put an archive's store into a new, private directory, and look whether all of it is there.
 
@@ -134,10 +157,16 @@ def unpack(archive: Path, target: Path) -> Contents:
     return contents
 
 
+def _is_list(first: tarfile.TarInfo | None) -> TypeGuard[tarfile.TarInfo]:
+    if first is None or first.name != _LIST:
+        return False
+    return first.isfile() and first.size <= _LIST_BYTES
+
+
 def _unpacked(archive: Path, tar: tarfile.TarFile, target: Path) -> Contents:
     members = iter(tar)
     first = next(members, None)
-    if first is None or first.name != _LIST or not first.isfile() or first.size > _LIST_BYTES:
+    if not _is_list(first):
         raise StoreDamaged(f"`{archive}` is no backup of cmesh")
     contents = _contents(archive, cast("BinaryIO", tar.extractfile(first)).read())
     _require_room(target, contents.database_bytes + contents.output_bytes)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cmesh.errors import StoreError, UsageError
+from cmesh.extras import how_to_add
 from cmesh.text import one_line
 
 __all__ = ["Bucket", "open_bucket"]
@@ -84,7 +85,7 @@ def open_bucket(name: str) -> Bucket:
         errors = importlib.import_module("botocore.exceptions")
         wrong = importlib.import_module("boto3.exceptions")
     except ImportError as error:
-        raise UsageError("`s3://` needs boto3", hint="pip install 'cmesh[s3]'") from error
+        raise UsageError("`s3://` needs boto3", hint=how_to_add("s3")) from error
     failures = (errors.BotoCoreError, errors.ClientError, wrong.Boto3Error, OSError, ValueError)
     limits = config.Config(
         connect_timeout=CONNECT_LIMIT_S,

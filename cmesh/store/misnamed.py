@@ -20,6 +20,11 @@ _VIEW = re.compile(r'Table with name "?(\w+)"? does not exist|Referenced table "
 _GUESS = re.compile(r'\s*(?:Did you mean "[^"]*"\?|Candidate (?:bindings|tables): [^\n]*)')
 _PARAMETERS = re.compile(r"[Pp]arameters?\b.*(?:count mismatch|not supported)|following parameters")
 _VALUES = "each `?` or `$name` needs a value, and each value one of them; names or `?`, not both"
+_CHANGES = "only SELECT and EXPLAIN run here"
+_SELECT = "only a SELECT is taken; `cmesh audit forget` erases texts of tasks"
+_NODE = (
+    "with `--peers` the column `node` is added to the answers afterwards: no statement can name it"
+)
 _PICTURE = re.compile(r"\s*LINE \d+:.*", re.DOTALL)  # means nothing once it is one line
 
 
@@ -29,6 +34,8 @@ def misnamed(message: str, sql: str, views: Columns) -> tuple[str, str]:
     A column is looked for in the views that the query names, and then in the others.
     """
     column, view = _COLUMN.search(message), _VIEW.search(message)
+    if _CHANGES in message:
+        return message, _SELECT
     if column is None and view is None:
         return message, _VALUES if _PARAMETERS.search(message) else ""
     message = _GUESS.sub("", _PICTURE.sub("", message))
@@ -43,6 +50,8 @@ def misnamed(message: str, sql: str, views: Columns) -> tuple[str, str]:
 
 def _column_meant(name: str, asked: Sequence[str], views: Columns) -> str:
     known = list(dict.fromkeys(one for view in asked for one in views[view]))
+    if name == "node":
+        return _NODE
     if meant := did_you_mean(name, known):
         return f"{meant} {_all_of(asked)}"
     others = [view for view, columns in views.items() if view not in asked and name in columns]

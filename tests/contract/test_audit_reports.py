@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from cmesh.daemon.answers import SqlView
+from cmesh.daemon.arguments import SqlArguments
+from cmesh.daemon.forget_calls import ForgetArguments
 from cmesh.errors import UsageError
 from cmesh.interfaces.cli.app import main
-from cmesh.interfaces.reporting import moment_of
+from cmesh.interfaces.reporting import before, moment_of
 from cmesh.interfaces.reports import REPORTS, Answer, Rule, auto_run, unused
 from cmesh.store.store import Store
 from tests.contract.audit_month import MonthClock, live_a_month
@@ -161,6 +163,12 @@ def test_what_is_no_time_is_refused(text: str) -> None:
         moment_of(text, datetime(1971, 1, 1, tzinfo=timezone(timedelta(hours=-12))))
 
 
+def test_a_report_begins_thirty_days_before_its_end_and_never_before_all() -> None:
+    begin = datetime(1970, 1, 1, tzinfo=UTC)
+    assert before(NOW) == NOW - timedelta(days=30)
+    assert before(begin + timedelta(days=3)) == before(begin) == begin
+
+
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[DaemonThread]:
     with tempfile.TemporaryDirectory(prefix="cm-") as directory:
@@ -193,6 +201,34 @@ def test_a_report_goes_out_as_a_table_as_json_and_as_csv(
     assert {"report", "since", "until", "peer", "columns", "rows", "empty"} <= set(document)
     assert main(["audit", "report", "denials", "--format", "csv"]) == 0
     assert "'=no" in capsys.readouterr().out
+
+
+def test_without_a_beginning_a_report_is_of_the_days_before_its_end(daemon: DaemonThread) -> None:
+    assert main(["audit", "report", "denials", "--until", "2020-01-31"]) == 0
+    [sent] = [args for _name, _context, args in daemon.operations.calls]
+    assert isinstance(sent, SqlArguments)
+    assert isinstance(sent.parameters, list)
+    since, until = (datetime.fromisoformat(str(text)) for text in sent.parameters[:2])
+    assert until - since == timedelta(days=30)
+
+
+@pytest.mark.parametrize(("text", "ago"), [("7d", timedelta(days=7)), ("12h", timedelta(hours=12))])
+def test_what_is_forgotten_is_told_as_a_report_is(
+    text: str, ago: timedelta, daemon: DaemonThread, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = datetime.now(UTC)
+    assert main(["audit", "forget", "--before", text, "--dry-run"]) == 0
+    [sent] = [args for _name, _context, args in daemon.operations.calls]
+    assert isinstance(sent, ForgetArguments)
+    assert sent.ended_before is not None
+    assert timedelta() <= sent.ended_before - (now - ago) < timedelta(minutes=5)
+    assert main(["audit", "forget", "--before", "all"]) == UsageError.exit_status
+    assert main(["audit", "forget", "--before", "soon"]) == UsageError.exit_status
+    capsys.readouterr()
+    assert main(["audit", "forget"]) == UsageError.exit_status
+    said = capsys.readouterr().err
+    assert "--peer" in said
+    assert "--before" in said
 
 
 def test_an_empty_report_says_what_that_means(

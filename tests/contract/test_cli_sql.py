@@ -16,7 +16,7 @@ import pytest
 from cmesh.daemon.answers import SqlView
 from cmesh.daemon.arguments import SqlArguments
 from cmesh.daemon.fleet_view import SqlNodeView
-from cmesh.errors import QueryRefused, UsageError
+from cmesh.errors import QueryRefused, UnknownPeer, UsageError
 from cmesh.interfaces.cli.app import main
 from cmesh.interfaces.cli.exits import CUT_EXIT
 from tests.fakes.daemon import DaemonThread
@@ -111,6 +111,27 @@ def test_parquet_has_the_types_of_the_query(daemon: DaemonThread, tmp_path: Path
         7,
     )
     assert second == (None,) * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "begins"),
+    [
+        ("rows.csv", [], b"day,usd,"),
+        ("rows.JSON", [], b"["),
+        ("rows.jsonl", [], b'{"day"'),
+        ("rows.parquet", [], b"PAR1"),
+        ("rows.txt", [], b"day\t"),
+        ("rows.parquet", ["--format", "csv"], b"day,usd,"),
+        ("rows.parquet", ["--format", "table"], b"day\t"),
+        ("rows.csv", ["--json"], b"{\n"),
+    ],
+)
+def test_the_name_of_a_file_says_its_format_where_nobody_else_does(
+    name: str, words: list[str], begins: bytes, daemon: DaemonThread, tmp_path: Path
+):
+    del daemon
+    assert main(["sql", "SELECT 1", *words, "-o", str(tmp_path / name)]) == 0
+    assert (tmp_path / name).read_bytes().startswith(begins)
 
 
 def test_bytes_do_not_go_to_a_terminal(daemon: DaemonThread):
@@ -219,3 +240,16 @@ def test_a_chart_is_printed_or_written_plain(
     assert path.read_text("utf-8") == seen.out
     for words in (["--chart", "pie"], ["--chart", "bar", "--json"], ["--chart", "line"]):
         assert main(["sql", "SELECT 1", *words]) == UsageError.exit_status
+
+
+def test_a_mistyped_peer_ends_a_check_at_once(
+    daemon: DaemonThread, capsys: pytest.CaptureFixture[str]
+):
+    wrong = UnknownPeer("no peer is named `bilder`", hint="did you mean `builder`?")
+    daemon.operations.failures["ask_proof"] = wrong
+    words = ["audit", "verify", "--against"]
+    assert main([*words, "bilder"]) == UnknownPeer.exit_status
+    assert "did you mean `builder`?" in capsys.readouterr().err
+    # One of all trusted peers may have left the tailnet: the check goes on, to the store.
+    daemon.operations.rows = SqlView(columns=["peer_id"], types=["VARCHAR"], rows=[["nGONE"]])
+    assert main([*words, "all"]) not in (0, UnknownPeer.exit_status)

@@ -46,8 +46,10 @@ def restore(
 
     All of it is checked before anything is touched. The store gets another incarnation, so that peers see that tasks may be missing, and what was forgotten since stays forgotten. The store that was there is kept beside it.
     """
-    from cmesh.interfaces.backup import restore as put_back  # loads DuckDB
+    from cmesh.interfaces.backup import require_backup  # loads DuckDB
+    from cmesh.interfaces.backup import restore as put_back
 
+    require_backup(Path(file).absolute())
     if not yes:
         _ask(as_json=as_json)
     node = load_config(config_file()).node.hostname

@@ -88,7 +88,7 @@ def open_exports(
 ) -> None:
     """Ask the exports of one or more nodes in SQL. Views have a column `node`.
 
-    Signatures of lists and digests of files are checked first. Without --sql it asks for SELECTs, each ended by a semicolon. What --verify finds first ends with status 76, rows that a limit cut with 78.
+    Signatures of lists and digests of files are checked first. Without --sql it asks for SELECTs, each ended by a semicolon; standard input without one is an error. What --verify finds first ends with status 76, rows that a limit cut with 78.
     """
     from cmesh.interfaces.exports import opened  # loads DuckDB
 
@@ -144,7 +144,7 @@ def _prompt(database: Path, form: str, limit: int) -> None:
     # One loop for all of them: the process that answers belongs to it.
     with asyncio.Runner() as loop:
         try:
-            converse(
+            asked = converse(
                 lambda text, most: loop.run(_ask(exports, text, most or limit)),
                 show,
                 prompt=_PROMPT,
@@ -152,6 +152,10 @@ def _prompt(database: Path, form: str, limit: int) -> None:
             )
         finally:
             loop.run(exports.close())
+    if not asked and not output.somebody():
+        raise UsageError(
+            "there is no statement", hint="give `--sql SELECT`, or one on standard input"
+        )
 
 
 async def _ask(exports: "OpenedExports", query: str, limit: int) -> SqlView:

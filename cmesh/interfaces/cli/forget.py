@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
+from cmesh.clock import SystemClock
 from cmesh.daemon.forget_calls import ForgetArguments, ForgetView
 from cmesh.errors import UsageError
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.options import JsonOption
 from cmesh.interfaces.cli.session import call, checked
+from cmesh.interfaces.reporting import ALWAYS, moment_of
 from cmesh.paths import state_dir
 
 __all__ = ["compact", "forget"]
@@ -25,7 +27,11 @@ def forget(
     ] = "",
     before: Annotated[
         str,
-        typer.Option("--before", metavar="DATE", help="Every task that ended before 2026-01-31."),
+        typer.Option(
+            "--before",
+            metavar="TIME",
+            help="Every task that ended before 2026-01-31, or longer ago than 7d or 12h.",
+        ),
     ] = "",
     peer: Annotated[
         str, typer.Option("--peer", metavar="NAME", help="Every task with this peer.")
@@ -39,7 +45,10 @@ def forget(
     Prompts, answers, events, reasons, patches, outputs and signatures go; ids, states, times, costs, and who asked whom stay, and `audit verify` still fits. Open tasks are left out. What the peer has is the peer's. It cannot be taken back, and is written down with the process that asked. Not from within a task.
     """
     if not (task_id or before or peer):
-        raise UsageError("what is to be forgotten?", hint="cmesh audit forget ID --dry-run")
+        raise UsageError(
+            "what is to be forgotten?",
+            hint="name a task, --peer NAME or --before TIME, and look with --dry-run",
+        )
     asked = {"task_id": task_id or None, "peer": peer or None, "ended_before": _moment(before)}
     view = call(lambda client: client.forget(checked(ForgetArguments, **asked)))
     if not as_json:
@@ -72,13 +81,16 @@ def compact(*, as_json: JsonOption = False) -> None:
 
 
 def _moment(text: str) -> datetime | None:
-    """Return a date's first moment here, or a time as it is written."""
+    """Return the moment a task must have ended before; as `audit report --since`, but for `all`.
+
+    Raises:
+        UsageError: it is no time. `all` is none: it is the beginning, so it would name no task.
+    """
     if not text:
         return None
-    try:
-        return datetime.fromisoformat(text).astimezone()
-    except ValueError as error:
-        raise UsageError(f"`{text}` is no date", hint="write 2026-01-31") from error
+    if text == ALWAYS:
+        raise UsageError(f"`{ALWAYS}` is no time", hint="write 7d, 12h or 2026-01-31")
+    return moment_of(text, SystemClock().now())
 
 
 def _show(view: ForgetView) -> None:

@@ -34,8 +34,8 @@ Ask = Callable[[str, int | None], SqlView]
 """Answers one SELECT, with so many rows at most; None = as many as the command was told."""
 
 
-def converse(ask: Ask, show: Callable[[SqlView], None], *, prompt: str, schema: str) -> None:
-    """Answer what is typed until the input ends or somebody leaves. Blocks.
+def converse(ask: Ask, show: Callable[[SqlView], None], *, prompt: str, schema: str) -> int:
+    """Answer what is typed until the input ends or somebody leaves; return how much it was. Blocks.
 
     Args:
         ask: answers a statement.
@@ -45,7 +45,8 @@ def converse(ask: Ask, show: Callable[[SqlView], None], *, prompt: str, schema: 
     """
     if output.somebody():
         output.hint("a SELECT ends with `;`; `.help` says what else there is")
-    for text in _typed(prompt):
+    count = 0
+    for count, text in enumerate(_typed(prompt), 1):  # noqa: B007 - it is what is returned
         try:
             if text.startswith("."):
                 _command(text.split(), ask, schema)
@@ -55,6 +56,7 @@ def converse(ask: Ask, show: Callable[[SqlView], None], *, prompt: str, schema: 
             output.print_error(error, as_json=False)
         except KeyboardInterrupt:
             output.say("\nended")
+    return count
 
 
 def _command(words: list[str], ask: Ask, schema: str) -> None:

@@ -31,6 +31,7 @@ from cmesh.interfaces.cli.rows import (
     PARQUET,
     TEXT_FORMATS,
     cut,
+    format_of,
     print_rows,
     require_format,
     text_of,
@@ -84,8 +85,12 @@ def sql(  # noqa: PLR0913 - typer reads the options from the signature
         ),
     ] = None,
     form: Annotated[
-        str, typer.Option("--format", help="table, json or jsonl (rows), csv or parquet.")
-    ] = "table",
+        str,
+        typer.Option(
+            "--format",
+            help="table, json or jsonl (rows), csv or parquet; default: what the name of --output ends with, else table.",
+        ),
+    ] = "",
     chart: Annotated[
         str,
         typer.Option(
@@ -110,12 +115,17 @@ def sql(  # noqa: PLR0913 - typer reads the options from the signature
 
     Without a statement it asks for some at a terminal, each ended by a semicolon; `.help` there says more.     With --peers other machines run it too, each under its own rules, and each row says of which node it is. Who did not answer, and why, comes last, on stderr, or as `nodes` with --json. Ctrl-C ends it everywhere. Ends with status 78 when a limit cut the rows, and stderr says which; with 75 when the statement is wrong or took too long.
     """
-    require_format(form, FORMATS)
-    if as_json and form != "table":
+    if form:
+        require_format(form, FORMATS)
+    if as_json and form not in ("", "table"):
         raise UsageError("--json and --format together", hint="--json has the rows and the rest")
     require_kind(chart)
-    if chart and (as_json or form != "table"):
-        raise UsageError("a chart is no other format", hint="leave --format and --json out")
+    if chart and (as_json or form not in ("", "table")):
+        raise UsageError(
+            "--chart draws the rows, so it goes with neither --format nor --json",
+            hint="leave --chart out, or the other",
+        )
+    form = form or ("table" if chart or as_json else format_of(target))
     sink = Sink(target, force=force)
     if form == PARQUET:
         sink.require_no_terminal()

@@ -16,7 +16,7 @@ from cmesh.interfaces.cli.complete import complete_report
 from cmesh.interfaces.cli.options import JsonOption, complete_peer
 from cmesh.interfaces.cli.rows import TEXT_FORMATS, print_rows, require_format
 from cmesh.interfaces.cli.session import call, checked
-from cmesh.interfaces.reporting import Span, moment_of, question_of, rules_in, shaped
+from cmesh.interfaces.reporting import Span, before, moment_of, question_of, rules_in, shaped
 from cmesh.interfaces.reports import REPORTS, Report, Rule
 from cmesh.nearest import did_you_mean
 from cmesh.paths import config_file
@@ -43,8 +43,12 @@ def report(  # noqa: PLR0913 - typer reads the options from the signature
     ] = "",
     listed: Annotated[bool, typer.Option("--list", help="Say which reports there are.")] = False,
     since: Annotated[
-        str, typer.Option(metavar="TIME", help="7d, 12h, a date or `all`: from when on.")
-    ] = "30d",
+        str,
+        typer.Option(
+            metavar="TIME",
+            help="7d, 12h, a date or `all`: from when on; default: 30 days before --until.",
+        ),
+    ] = "",
     until: Annotated[
         str, typer.Option(metavar="TIME", help="Likewise: before when; default: now.")
     ] = "",
@@ -70,7 +74,8 @@ def report(  # noqa: PLR0913 - typer reads the options from the signature
     if limit < 1:
         raise UsageError("`--limit` is at least 1")
     now = SystemClock().now()
-    first, last = moment_of(since, now), moment_of(until, now) if until else now
+    last = moment_of(until, now) if until else now
+    first = moment_of(since, now) if since else before(last)
     if first >= last:
         raise UsageError(
             "`--since` is not before `--until`", hint="for example --since 14d --until 7d"

@@ -5,6 +5,7 @@ and CSV does not let it be a formula.
 """
 
 import sys
+from pathlib import PurePath
 
 from cmesh.daemon.answers import SqlView
 from cmesh.errors import UsageError
@@ -12,7 +13,7 @@ from cmesh.interfaces.cli import output
 from cmesh.interfaces.tabular import cell_text, csv_lines, distinct
 from cmesh.text import one_line
 
-__all__ = ["PARQUET", "TEXT_FORMATS", "cut", "print_rows", "require_format", "text_of"]
+__all__ = ["PARQUET", "TEXT_FORMATS", "cut", "format_of", "print_rows", "require_format", "text_of"]
 
 TEXT_FORMATS = ("table", "json", "jsonl", "csv")
 PARQUET = "parquet"
@@ -24,6 +25,12 @@ def require_format(form: str, formats: tuple[str, ...]) -> None:
         raise UsageError(f"`{form}` is no format", hint=f"use one of {', '.join(formats)}")
 
 
+def format_of(file: str) -> str:
+    """Return the format that a file's name ends with; `table` for any other name, or none."""
+    suffix = PurePath(file).suffix.lower().removeprefix(".")
+    return suffix if suffix in (*TEXT_FORMATS, PARQUET) else "table"
+
+
 def cut(view: SqlView) -> str:
     """Say which limit cut an answer; empty = it is whole."""
     if not view.truncated:
@@ -32,8 +39,13 @@ def cut(view: SqlView) -> str:
         names = [one_line(node.node) for node in view.nodes if node.truncated]
         return f"rows are missing, of {', '.join(names)}; raise --limit, or ask for less"
     if view.cut_by == "bytes":
-        return f"only the first {len(view.rows)} rows: with more, the answer is too long"
-    return f"only the first {len(view.rows)} rows; raise --limit for more"
+        return f"{_first(view)}: with more, the answer is too long"
+    return f"{_first(view)}; raise --limit for more"
+
+
+def _first(view: SqlView) -> str:
+    count = len(view.rows)
+    return "only the first row" if count == 1 else f"only the first {count} rows"
 
 
 def print_rows(view: SqlView, form: str = "table") -> None:

@@ -41,7 +41,8 @@ def store(facts: Facts) -> Iterator[Finding]:
         names = ", ".join(name for name, _size in state.replaced)
         size = _bytes(sum(size for _name, size in state.replaced))
         what = f"{names}: put aside by `cmesh audit restore`, {size}; no text in it is ever erased"
-        yield _STORE.note("replaced", what, f"remove what you do not miss: {state.path}")
+        paths = ", ".join(f"{state.path}/{name}" for name, _size in state.replaced)
+        yield _STORE.note("replaced", what, f"remove what you do not miss of: {paths}")
     yield from _disk(facts)
 
 

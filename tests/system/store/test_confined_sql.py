@@ -55,6 +55,8 @@ async def test_parameters_are_bound_and_values_are_json(store: Store) -> None:
         ("SELECT * FROM taskz", "taskz", "`tasks`"),
         ("SELECT stat FROM tasks", "stat", "did you mean `state`?"),
         ("SELECT t.stat FROM tasks t", "stat", "did you mean `state`?"),
+        ("SELECT node FROM tasks", "node", "is added to the answers afterwards"),
+        ("DELETE FROM tasks", "only SELECT", "only a SELECT is taken"),
         ("SELECT decided_by FROM tasks", "decided_by", "is a column of `peers`"),
         ("SELECT zzz FROM tasks", "zzz", "`cmesh schema` lists the columns of `tasks`"),
         ("SELECT x.state FROM tasks", "x", "the views: "),

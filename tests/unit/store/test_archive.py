@@ -12,6 +12,7 @@ import pytest
 
 from cmesh.errors import DiskFull, SchemaTooNew, StoreBusy, StoreDamaged, UsageError
 from cmesh.interfaces import backup
+from cmesh.interfaces.cli.app import main
 from cmesh.model import Direction
 from cmesh.store import archive, replacing
 from cmesh.store.records import TaskRecord
@@ -247,3 +248,29 @@ def test_a_file_that_is_there_is_not_written_over(tmp_path: Path):
         backup.back_up(tmp_path / "store", tmp_path / "mine", force=False)
     with pytest.raises(UsageError, match="no directory"):
         backup.back_up(tmp_path / "store", tmp_path / "nowhere" / "new", force=False)
+
+
+@pytest.mark.parametrize("what", ["missing", "directory", "empty", "junk", "tar", "store"])
+def test_what_is_no_backup_is_refused_before_anybody_is_asked(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("CMESH_STATE_DIR", str(tmp_path / "state"))
+    file = tmp_path / "given"
+    if what == "directory":
+        file.mkdir()
+    elif what == "tar":
+        with tarfile.open(file, "w") as tar:
+            tar.addfile(tarfile.TarInfo("other"))
+    elif what != "missing":
+        file.write_bytes({"empty": b"", "junk": b"junk" * 999, "store": bytes(8) + b"DUCK"}[what])
+    for words in ([], ["--yes"]):
+        assert main(["audit", "restore", str(file), *words]) == UsageError.exit_status
+        said = capsys.readouterr().err
+        assert f"{file}` " in said
+        assert "cmesh audit backup" in said
+        assert "--yes" not in said
+    assert not (tmp_path / "state").exists()
+
+
+async def test_a_backup_is_one(saved: tuple[Path, str, TaskRecord]):
+    archive.require_backup(saved[0])

@@ -1,6 +1,7 @@
 """Exports in a bucket, against a real server of the S3 protocol on loopback."""
 
 import importlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,4 +94,4 @@ def test_without_boto3_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(bucket.importlib, "import_module", missing)
     with pytest.raises(UsageError, match="needs boto3") as caught:
         find(["s3://bucket/x"])
-    assert "cmesh[s3]" in caught.value.hint
+    assert f"{sys.executable} -m pip install 'cmesh[s3]'" == caught.value.hint

@@ -355,7 +355,7 @@ BOMB = "SELECT list(a.i) FROM range(100000000) a(i)"
             CUT_EXIT,
             "only the first 8 rows: with more",
         ),
-        ("SELECT n FROM events", CUT_EXIT, "only the first 1 rows; raise --limit"),
+        ("SELECT n FROM events", CUT_EXIT, "only the first row; raise --limit"),
         ("SELECT $a", QueryRefused.exit_status, "each `?` or `$name` needs a value"),
     ],
 )
@@ -367,6 +367,20 @@ async def test_a_query_of_exports_that_reaches_a_limit_is_told_which(
     words = ["audit", "open", str(target), "--format", "csv", "--limit", limit, "--sql", sql]
     assert await asyncio.to_thread(main, words) == status
     assert said in capsys.readouterr().err
+
+
+async def test_exports_are_asked_from_a_pipe_and_one_without_a_statement_is_wrong(
+    node: Node,
+    target: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    export_store(node.state, str(target))
+    for typed, status in (("SELECT 41 + 1 AS n;\n", 0), ("\n", UsageError.exit_status)):
+        monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+        assert await asyncio.to_thread(main, ["audit", "open", str(target)]) == status
+        seen = capsys.readouterr()
+        assert ("42" in seen.out, "there is no statement" in seen.err) == (not status, bool(status))
 
 
 async def test_exports_answer_on_after_a_query_that_took_too_long(node: Node, target: Path) -> None:

@@ -218,3 +218,10 @@ def test_whatever_is_wrong_has_a_next_step() -> None:
     for facts, *_rest in CASES:
         for one in examine(facts).findings:
             assert one.next or one.level not in ("warning", "problem"), one
+
+
+def test_of_the_state_directory_only_what_was_put_aside_is_to_be_removed() -> None:
+    put_aside = (("store.replaced-1", MIB), ("store.replaced-2", MIB))
+    one = found(state(replaced=put_aside), "store", "replaced")
+    paths = [word.rstrip(",") for word in one.next.split() if word.startswith("/")]
+    assert paths == [f"{STATE.path}/{name}" for name, _size in put_aside]
