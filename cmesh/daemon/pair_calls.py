@@ -25,9 +25,9 @@ class PairArguments(Arguments):
     """Arguments of `pair`.
 
     `peer` empty = who has asked for it last. `step`: `begin` starts a pairing or takes up the one
-    that is under way; `look` waits up to `wait_s` for a change, or not when it is not `known_phase` any more; `code`
-    tries a typed code; `offer` asks the other machine whether its owner has said by now what may be
-    asked there; `stop` ends it. `directory`, `runners`: of `begin`, what the peer is to be allowed
+    that is under way; `look` waits up to `wait_s` for a change, or not when what is known of it, phase
+    and tries, is not so any more; `code` tries a typed code; `offer` asks the other machine whether
+    its owner has said by now what may be asked there; `stop` ends it. `directory`, `runners`: of `begin`, what the peer is to be allowed
     here, see `PairRulesArguments`: where that cannot be, nothing is begun.
     """
 
@@ -37,6 +37,7 @@ class PairArguments(Arguments):
     runners: Annotated[list[RunnerName], Field(max_length=32)] = Field(default_factory=list[str])
     code: Annotated[str, Field(max_length=64)] = ""
     known_phase: Phase | None = None
+    known_tries: int | None = None
     wait_s: Annotated[float, Field(ge=0, le=WAIT_S)] = 0
 
 

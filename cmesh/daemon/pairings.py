@@ -209,8 +209,9 @@ class Pairings:
     async def _until_other(self, attempt: Attempt, arguments: PairArguments) -> None:
         """Wait for a change: another phase, a wrong code, the end of the pairing's time."""
         now, left_s = self._board.now(), arguments.wait_s
-        if attempt.look(now) != arguments.known_phase:
-            return
+        known = arguments.known_tries
+        if attempt.look(now) != arguments.known_phase or known not in (None, attempt.tries):
+            return  # it changed since the last look
         if attempt.phase not in ("confirmed", "ended"):
             left_s = min(left_s, attempt.left_s(now))
         with contextlib.suppress(TimeoutError):

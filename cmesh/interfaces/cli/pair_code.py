@@ -100,8 +100,15 @@ def _showing(view: PairView) -> PairView:
     )
     code, tries = view.code, view.tries_left
     while view.phase == "showing" and view.code == code:
-        look = PairArguments(peer=view.node_id, step="look", known_phase="showing", wait_s=LOOK_S)
-        view = _step(look)
+        view = _step(
+            PairArguments(
+                peer=view.node_id,
+                step="look",
+                known_phase="showing",
+                known_tries=tries,
+                wait_s=LOOK_S,
+            )
+        )
         if view.tries_left < tries and view.tries_left:
             output.say(f"a wrong code was typed there; {_tries(view.tries_left)} left")
         tries = view.tries_left

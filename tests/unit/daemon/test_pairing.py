@@ -271,6 +271,10 @@ async def test_who_shows_the_code_hears_of_a_wrong_one_at_once(box: Place, mac: 
     async with asyncio.timeout(5):
         view = await looks
     assert (view.phase, view.tries_left) == ("showing", 2)
+    await mac.code("box", wrong(code))  # between two looks
+    async with asyncio.timeout(5):
+        view = await box.step("mac", "look", known_phase="showing", known_tries=2, wait_s=45)
+    assert (view.phase, view.tries_left) == ("showing", 1)
 
 
 async def test_after_the_time_it_can_be_tried_anew_with_another_code(
