@@ -48,7 +48,7 @@ COPIES, QUICK_COPIES, PAUSES = 1_000, 50, 20
 ROUNDS, WARM, SHOWN = 5, 60, 40
 WRITE_S, QUICK_WRITE_S = 16.0, 4.0
 RANGE_ROWS = 50_000
-# The engine of a query: `cmesh/store/query_worker.py`.
+# The engine of a query: `cmesh/store/confined_main.py`.
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "threads": 1,
     "async_threads": 1,

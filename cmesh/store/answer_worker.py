@@ -1,10 +1,8 @@
-"""The confined process for files between nodes: makes Parquet of rows, and rows of Parquet.
+"""The work on files between nodes: makes Parquet of rows, and rows of Parquet.
 
 A file of another machine is opened here and nowhere else, so what holds users' SQL holds this
-process too: the sandbox, or the limits of the operating system, and the parent's kill. No SQL of
-anybody runs in it; started like `query_worker.py`, it imports nothing of cmesh either.
-
-Frames both ways: four bytes of length, big-endian, then JSON.
+process too. No SQL of anybody runs in it. Run by `confined_main.py`; like it, this imports
+nothing of cmesh.
 """
 
 import base64
@@ -14,12 +12,9 @@ import decimal
 import json
 import math
 import os
-import queue
 import re
-import resource
-import struct
-import sys
 import threading
+from collections.abc import Callable
 from typing import Any, cast
 
 _CELL_CHARACTERS = 1024 * 1024
@@ -29,79 +24,32 @@ _FETCH_ROWS = 256
 _EXACT_DIGITS = 15
 _PIECE_BYTES = 512 * 1024
 
-_CONFIG: Any = {
-    "threads": 1,
-    "async_threads": 1,
-    "python_enable_replacements": "false",
-    "autoinstall_known_extensions": "false",
-    "autoload_known_extensions": "false",
-    "allow_community_extensions": "false",
-    "allow_persistent_secrets": "false",
-}
 # Plain types, and lists of them: what may stand in a CAST. Whatever else is written as JSON text.
 _PLAIN = re.compile(r"[A-Z]+( [A-Z]+)*(\(\d+,\d+\))?(\[\d*\])*")
 _AS_TEXT = {"INTERVAL", "JSON", "BIT", "BIGNUM"}
 
 
-def main() -> None:
-    """Serve requests until stdin ends. Arguments: the limits as JSON, then where modules are."""
-    limits = json.loads(sys.argv[1])
-    sys.path += sys.argv[2:]
-    if not limits["held"]:
-        _confine(limits)
-    requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
-    import _duckdb as duckdb  # after the limits, which it must live under
-
+def begin(
+    duckdb: Any, limits: dict[str, Any], config: dict[str, Any]
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return what makes a file, hands it over in pieces, or reads one."""
     made = b""
-    while True:
-        request = requests.get()
-        try:
-            _give_time(int(limits["cpu_s"]))
-            if "write" in request:
-                made, rows = _written(_connect(duckdb, limits), request["write"])
-                _answer({"bytes": len(made), "rows": rows})
-            elif "piece" in request:
-                piece = made[request["piece"] : request["piece"] + _PIECE_BYTES]
-                _answer({"data": base64.b64encode(piece).decode()})
-            else:
-                _answer(_read(_connect(duckdb, limits), request))
-        except (duckdb.Error, MemoryError, ValueError, OverflowError, OSError) as error:
-            kind = type(error).__name__
-            _answer({"error": kind, "message": str(error)[:1000] or kind})
+
+    def work(request: dict[str, Any]) -> dict[str, Any]:
+        nonlocal made
+        if "piece" in request:
+            piece = made[request["piece"] : request["piece"] + _PIECE_BYTES]
+            return {"data": base64.b64encode(piece).decode()}
+        connection = _connect(duckdb, limits, config)
+        if "write" in request:
+            made, rows = _written(connection, request["write"])
+            return {"bytes": len(made), "rows": rows}
+        return _read(connection, request)
+
+    return work
 
 
-def _confine(limits: dict[str, Any]) -> None:
-    """Take from this process what it can take from itself, where no sandbox is around it."""
-    import ctypes
-
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
-        libc.unshare(0x10000000 | 0x40000000)  # CLONE_NEWUSER | CLONE_NEWNET
-    for name, value in limits["resources"].items():
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
-
-
-def _give_time(cpu_s: int) -> None:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    soft = int(used.ru_utime + used.ru_stime) + cpu_s
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
-
-
-def _listen(requests: "queue.SimpleQueue[dict[str, Any]]") -> None:
-    """Read requests apart from the work, so that the parent's end ends that too."""
-    stream = sys.stdin.buffer
-    while True:
-        header = stream.read(4)
-        body = stream.read(struct.unpack(">I", header)[0]) if len(header) == 4 else b""
-        if not body:
-            os._exit(0)
-        requests.put(json.loads(body))
-
-
-def _connect(duckdb: Any, limits: dict[str, Any]) -> Any:
-    config = {**_CONFIG, "memory_limit": f"{int(limits['memory_bytes'])}B"}
+def _connect(duckdb: Any, limits: dict[str, Any], config: dict[str, Any]) -> Any:
     connection = duckdb.connect(":memory:", config=config)
     for statement in (
         "SET TimeZone='UTC'",
@@ -250,13 +198,3 @@ def _value(value: Any, depth: int = 0) -> Any:
         return value.isoformat()
     text = value.hex() if isinstance(value, bytes | bytearray) else str(cast("object", value))
     return text if len(text) <= _CELL_CHARACTERS else text[:_CELL_CHARACTERS] + " [cut]"
-
-
-def _answer(message: dict[str, Any]) -> None:
-    body = json.dumps(message).encode()
-    sys.stdout.buffer.write(struct.pack(">I", len(body)) + body)
-    sys.stdout.buffer.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -49,12 +49,13 @@ _SHOWN_AT = "/snapshot"
 
 _ENVIRONMENT = {"HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
 _MODULES = ("_duckdb", "pytz")
+_MAIN = Path(__file__).with_name("confined_main.py")
 _SIGNALLED = 128  # what bubblewrap and shells add to the number of a signal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """What runs confined: a file that imports nothing but the standard library and `_MODULES`.
+    """A work for `confined_main.py`: a file that imports the standard library alone.
 
     Attributes:
         name: begins the names of its directories.
@@ -295,7 +296,7 @@ def _launch(
         writes_directory=False,
         home=f"{where}/home",
         tmp=f"{where}/tmp",  # noqa: S108 - its own
-        read=(*python.needs, str(program.file), *_places()),
+        read=(*python.needs, str(_MAIN), str(program.file), *_places()),
         limits=limits.resources(),
     )
     return {
@@ -325,7 +326,7 @@ def _arguments(limits: QueryLimits, program: Program, *, held: bool) -> Sequence
         "engine_ms": round(limits.engine_s * 1000),
         "memory_bytes": limits.memory_bytes,
     }
-    return ["-I", "-S", str(program.file), json.dumps(told), *_places()]
+    return ["-I", "-S", str(_MAIN), json.dumps(told), str(program.file), *_places()]
 
 
 @cache

@@ -1,82 +1,28 @@
-"""The confined process that keeps a part of a store: some rows of a copy, in a database of its own.
+"""The work of keeping a part of a store: some rows of a copy, in a database of its own.
 
 No SQL of anybody runs in it, and no SQL of anybody ever sees the copy: a query's process gets the
-part alone. Started like `query_worker.py`, it imports nothing of cmesh either.
-
-Frames both ways: four bytes of length, big-endian, then JSON.
+part alone. Run by `confined_main.py`; like it, this imports nothing of cmesh.
 """
 
 import contextlib
-import json
-import os
-import queue
-import resource
-import struct
-import sys
-import threading
+from collections.abc import Callable
 from typing import Any
 
-_CONFIG: Any = {
-    "threads": 1,
-    "async_threads": 1,
-    "python_enable_replacements": "false",
-    "autoinstall_known_extensions": "false",
-    "autoload_known_extensions": "false",
-    "allow_community_extensions": "false",
-    "allow_persistent_secrets": "false",
-}
+
+def begin(
+    duckdb: Any, _limits: dict[str, Any], config: dict[str, Any]
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return what adds rows to a part."""
+
+    def work(request: dict[str, Any]) -> dict[str, Any]:
+        # Closed before it is answered: DuckDB holds a lock on the file, and a query waits to read.
+        with contextlib.closing(_connect(duckdb, request, config)) as connection:
+            return _extend(duckdb, connection, request)
+
+    return work
 
 
-def main() -> None:
-    """Serve requests until stdin ends. Arguments: the limits as JSON, then where modules are."""
-    limits = json.loads(sys.argv[1])
-    sys.path += sys.argv[2:]
-    if not limits["held"]:
-        _confine(limits)
-    requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
-    import _duckdb as duckdb  # after the limits, which it must live under
-
-    while True:
-        request = requests.get()
-        try:
-            with contextlib.closing(_connect(duckdb, request, limits)) as connection:
-                answer = _extend(duckdb, connection, request)
-            # Not before the file is let go: DuckDB holds a lock on it, and a query waits to read.
-            _answer(answer)
-        except (duckdb.Error, MemoryError, ValueError, OverflowError) as error:
-            kind = type(error).__name__
-            _answer({"error": kind, "message": str(error)[:1000] or kind})
-
-
-def _confine(limits: dict[str, Any]) -> None:
-    """Take from this process what it can take from itself, where no sandbox is around it."""
-    import ctypes
-
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
-        libc.unshare(0x10000000 | 0x40000000)  # CLONE_NEWUSER | CLONE_NEWNET
-    for name, value in limits["resources"].items():
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
-
-
-def _listen(requests: "queue.SimpleQueue[dict[str, Any]]") -> None:
-    """Read requests apart from the work, so that the parent's end ends that too."""
-    stream = sys.stdin.buffer
-    while True:
-        header = stream.read(4)
-        body = stream.read(struct.unpack(">I", header)[0]) if len(header) == 4 else b""
-        if not body:
-            os._exit(0)
-        requests.put(json.loads(body))
-
-
-def _connect(duckdb: Any, request: dict[str, Any], limits: dict[str, Any]) -> Any:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    soft = int(used.ru_utime + used.ru_stime) + int(limits["cpu_s"])
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
-    config = {**_CONFIG, "memory_limit": f"{int(limits['memory_bytes'])}B"}
+def _connect(duckdb: Any, request: dict[str, Any], config: dict[str, Any]) -> Any:
     connection = duckdb.connect(":memory:", config=config)
     connection.execute("SET TimeZone='UTC'")
     connection.execute(f"SET temp_directory={_text(request['scratch'] + '/spill')}")
@@ -153,13 +99,3 @@ def _made(duckdb: Any, connection: Any, text: str) -> bool:
 
 def _text(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def _answer(message: dict[str, Any]) -> None:
-    body = json.dumps(message).encode()
-    sys.stdout.buffer.write(struct.pack(">I", len(body)) + body)
-    sys.stdout.buffer.flush()
-
-
-if __name__ == "__main__":
-    main()
