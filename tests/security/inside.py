@@ -768,12 +768,21 @@ def raise_a_limit():
 def start_too_many_processes():
     # Children wait for the end of this pipe, so all go when this process does.
     source, sink = os.pipe()
-    for _ in range(700):
-        if os.fork() == 0:
-            os.close(sink)
-            os.read(source, 1)
-            os._exit(0)
-    return True
+    children = []
+    try:
+        for _ in range(700):
+            child = os.fork()
+            if child == 0:
+                os.close(sink)
+                os.read(source, 1)
+                os._exit(0)
+            children.append(child)
+        return True
+    finally:
+        # One that is still dying counts, so what comes after could not start a process.
+        os.close(sink)
+        for child in children:
+            os.waitpid(child, 0)
 
 
 @attempt

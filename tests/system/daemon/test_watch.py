@@ -122,6 +122,7 @@ async def test_both_owners_see_a_task_and_a_restart_loses_nothing_of_it(make_mac
         await owner.until("1 WAITS FOR YOU")
         await owner.press("a")
         await owner.answer("yes\r")
+        await asker.until(sleep[-6:])
         await asker.press("k")
         await asker.until(f"{sleep} · running")
         await asker.press("c")
