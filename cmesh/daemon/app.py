@@ -32,7 +32,7 @@ from cmesh.daemon.answers import (
     TaskView,
     UntrustView,
 )
-from cmesh.daemon.approval import DASHBOARD, answered, require_no_task
+from cmesh.daemon.approval import answered, answering, require_no_task
 from cmesh.daemon.arguments import (
     ApproveArguments,
     ArtifactArguments,
@@ -382,8 +382,7 @@ class App(Operations):
         approved = arguments.approve
         if approved:
             require_no_task(context.pid)
-        named = context.agent.startswith(DASHBOARD)
-        program = DASHBOARD if named else program_of(context.pid)
+        program = answering(context.pid)  # now: it may be gone before the answer is committed
         try:
             await self._daemon.worker.approve(task, yes=approved, reason=arguments.reason)
         except LocalProtocolError as error:

@@ -4,6 +4,8 @@ Only the control socket leads here. No message of the link and no MCP tool does.
 """
 
 import os
+import sysconfig
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from cmesh.daemon import followup
 from cmesh.daemon.admission import Grant
 from cmesh.daemon.answers import WillRunView
 from cmesh.daemon.parts import Parts
+from cmesh.daemon.release import program_of
 from cmesh.errors import CmeshError, TaskRefused
 from cmesh.model import Changes, Profile, TaskId
 from cmesh.policy.explain import narrowing
@@ -19,13 +22,13 @@ from cmesh.runner.shim_processes import MARKER, stat_of
 from cmesh.store.records import AuditRecord, TaskRecord
 from cmesh.text import reveal
 
-__all__ = ["APPROVAL", "DASHBOARD", "answered", "require_no_task", "will_run"]
+__all__ = ["APPROVAL", "DASHBOARD", "answered", "answering", "require_no_task", "will_run"]
 
 APPROVAL = "approval"
 """Kind of audit row: which process of this machine gave the owner's word on a task."""
 
 DASHBOARD = "cmesh dashboard"
-"""How the process that serves the dashboard calls itself; what it answers is recorded so."""
+"""What the audit calls a process that runs this command, whose own name says `cmesh` or `python`."""
 
 _PREFACE = "{preface}"
 """Stands in the arguments for what an agent is told: its words are cmesh's own."""
@@ -92,11 +95,32 @@ def _answer(manifest: Manifest) -> str:
     return "a JSON Schema, in front of the prompt" if manifest.program else "a JSON Schema"
 
 
-def answered(task_id: TaskId, pid: int, program: str, *, yes: bool) -> AuditRecord:
-    """Return the row of an answer to a task that waited; why it was no stands with its end.
+def answering(pid: int) -> str:
+    """Return what the audit calls the process that answers; empty when it is gone.
 
-    `program` is the process's name, or what it calls itself: `cmesh dashboard` says that.
+    The kernel says which program it runs and with what arguments; what it says of itself, by the
+    control socket, any program of this user could say.
     """
+    own = Path(f"/proc/{pid}")
+    try:
+        same = (own / "exe").samefile("/proc/self/exe")
+        words = [os.fsdecode(one) for one in (own / "cmdline").read_bytes().split(b"\0")]
+        serves = same and _is_dashboard(words[1:], (own / "cwd").readlink())
+    except OSError:
+        serves = False
+    return DASHBOARD if serves else program_of(pid)
+
+
+def _is_dashboard(words: Sequence[str], cwd: Path) -> bool:
+    """Say whether an interpreter's arguments run the command `dashboard` of this installation."""
+    if words[:2] == ["-m", "cmesh"]:
+        return words[2:3] == ["dashboard"]
+    launcher = Path(sysconfig.get_path("scripts"), "cmesh")
+    return words[1:2] == ["dashboard"] and (cwd / words[0]).samefile(launcher)
+
+
+def answered(task_id: TaskId, pid: int, program: str, *, yes: bool) -> AuditRecord:
+    """Return the row of an answer to a task that waited; why it was no stands with its end."""
     data = {"answer": "approved" if yes else "denied", "pid": pid, "program": program}
     return AuditRecord(kind=APPROVAL, task_id=task_id, data=data)
 

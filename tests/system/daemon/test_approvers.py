@@ -5,6 +5,7 @@
 
 import asyncio
 import re
+import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from cmesh.errors import NodeError, PeerUnreachable
 from cmesh.model import TaskState
 from cmesh.node.node import Node, NodeOptions
 from cmesh.node.testnet import Testnet
+from cmesh.paths import control_socket
+from tests.system.daemon.calls import ROOT
 from tests.system.daemon.conftest import OUTBOUND, command, inbound
-from tests.system.daemon.machine import ME, Machine, eventually, here, worker_user
+from tests.system.daemon.machine import ME, Machine, as_user, eventually, here, worker_user
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
@@ -27,6 +30,20 @@ PORT = 7400
 HOST = f"builder:{PORT}"
 EVE = "eve@example.com"
 ASK = 'approval = "ask"'
+CLAIMS = """
+import asyncio, sys
+from pathlib import Path
+from cmesh.daemon.answers import TaskView
+from cmesh.daemon.arguments import ApproveArguments
+from cmesh.interfaces.client import ControlClient
+
+async def main():
+    async with ControlClient(Path(sys.argv[1]), agent="cmesh dashboard 9.9") as client:
+        await client.call("approve_task", ApproveArguments(task_id=sys.argv[2], approve=False), TaskView)
+
+asyncio.run(main())
+"""
+"""A program of the owner that calls itself the dashboard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +168,23 @@ async def test_a_named_device_answers_and_the_audit_says_who(place: Place):
     )
     assert (program, user) == (f"approvals page, phone of {ME}", ME)
     assert node.startswith("phone.")
+
+
+async def test_the_audit_asks_the_kernel_and_not_the_program_who_answered(place: Place):
+    waits = await place.waits()
+    socket, python = control_socket(place.builder.state), place.builder.command()[0]
+    subprocess.run(
+        [python, "-c", CLAIMS, str(socket), waits.task_id, "-m", "cmesh", "dashboard"],
+        cwd=ROOT,
+        env=place.builder.environment(),
+        timeout=20,
+        check=True,
+        **as_user(worker_user()),
+    )
+    [[answer, program]] = await place.builder.sql(
+        f"SELECT answer, program FROM approvals WHERE task_id = '{waits.task_id}'"
+    )
+    assert (answer, program.startswith("python")) == ("denied", True)
 
 
 async def test_who_is_not_named_gets_no_answer_at_all(place: Place):

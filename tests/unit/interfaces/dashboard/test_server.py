@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from cmesh.daemon.approval import DASHBOARD, answering
 from cmesh.errors import UsageError
 from tests.fakes.daemon import ROOT, DaemonProcess
 
@@ -108,6 +109,25 @@ def test_enter_prints_another_link_and_ctrl_c_ends_it(environment: dict[str, str
         assert [enter(link).status_code for link in (first, second, first)] == [303, 303, 403]
         process.send_signal(signal.SIGINT)
         assert process.wait(LIMIT_S) == 0
+
+
+def test_the_daemon_sees_that_it_is_the_dashboard_and_not_who_dresses_as_it(
+    environment: dict[str, str], tmp_path: Path
+):
+    launcher = tmp_path / "cmesh"
+    launcher.write_text("input()\n")
+    launched = ["-m", "cmesh", "dashboard", "--no-open", "--json"]
+    others = (["-c", "input()", *launched], [str(launcher), *launched[2:]])
+    assert answering(os.getpid()) != DASHBOARD
+    for words, said in ((launched, True), (others[0], False), (others[1], False)):
+        with subprocess.Popen(
+            [sys.executable, *words], env=environment, cwd=ROOT, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            if said:
+                document(process)
+            assert (answering(process.pid) == DASHBOARD) is said, words
+            process.kill()
 
 
 def test_connections_that_ask_nothing_keep_nobody_out(environment: dict[str, str]):
