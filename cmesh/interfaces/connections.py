@@ -23,7 +23,10 @@ NODE_MOST = 16
 """Connections of one node: none keeps others from the page by holding all."""
 
 REQUEST_LIMIT_S = 10.0
-"""Within which a new connection sends the head of its first request."""
+"""Within which a new connection sends the head of its first request, and each head its body."""
+
+UNREAD_LIMIT_S = 60.0
+"""Within which what was written is read, but for the last 64 KiB of it."""
 
 KEEP_ALIVE_S = 120.0
 """How long a connection without a request is kept after one was answered."""
@@ -35,7 +38,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Connection(H11Protocol):
-    """One connection, ended when it shows no request in time.
+    """One connection, ended when it shows no request in time, or does not take its answer.
 
     Attributes:
         proven: it has shown that it may ask, by its task's token or by whose it is.
@@ -54,6 +57,8 @@ class Connection(H11Protocol):
         self.proven = bool(node_id)
         self.node_id = node_id
         self._limit: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
+        self._body_of: object = None  # the request whose body is waited for
 
     @property
     def open(self) -> bool:
@@ -70,6 +75,7 @@ class Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing more."""
         self._forget()
+        self.resume_writing()
         super().connection_lost(exc)
 
     @override
@@ -77,29 +83,62 @@ class Connection(H11Protocol):
         """Take a piece; what is no whole head does not count as a request."""
         super().data_received(data)
         if self._answering():
-            self._forget()
+            self._wait_for_body()
 
     @override
     def on_response_complete(self) -> None:
-        """Wait for the next request, but so long."""
+        """Wait for the next request, or for the body of one that came already, but so long."""
         super().on_response_complete()
-        self._wait(KEEP_ALIVE_S)
+        if self._answering():
+            self._wait_for_body()
+        else:
+            self._wait(KEEP_ALIVE_S)
+
+    @override
+    def pause_writing(self) -> None:
+        """Wait for the other end to read, but so long."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(UNREAD_LIMIT_S, self.transport.abort)
+
+    @override
+    def resume_writing(self) -> None:
+        """It reads again."""
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def end(self, answer: tuple[str, str]) -> None:
-        """Close it with a word, where no answer of a request is on its way."""
+        """Close it with a word, where no answer of a request is on its way.
+
+        One that was closed before, and has not taken all of its answer, is gone at once.
+        """
         self._forget()
-        if not self._answering():
+        if not self.open:
+            self.transport.abort()
+            return
+        if not self._answering() or not self._current().response_started:
             self.transport.write(_response(answer))
         self.transport.close()
 
+    def _current(self) -> Any:
+        return self.cycle  # uvicorn has no request yet where it declares one
+
     def _answering(self) -> bool:
-        # uvicorn has no request yet where it declares one.
-        cycle: Any = self.cycle
+        cycle = self._current()
         return cycle is not None and not cycle.response_complete
+
+    def _wait_for_body(self) -> None:
+        cycle = self._current()
+        if not cycle.more_body:
+            self._forget()
+        elif cycle is not self._body_of:  # a piece of it gives no more time
+            self._body_of = cycle
+            self._wait(REQUEST_LIMIT_S)
 
     def _wait(self, limit_s: float) -> None:
         self._forget()
-        if self.open and not self._answering():
+        if self.open:
             self._limit = self.loop.call_later(limit_s, self.end, _LATE)
 
     def _forget(self) -> None:
@@ -123,7 +162,8 @@ class Connections:
         Of too many the oldest one goes that is not proven: who asks at once is served,
         however many others only sit there.
         """
-        if len(self._taken) + self._living() >= CONNECTIONS_MOST and not self._make_room():
+        more = len(self._taken) + self._living() + 1 - CONNECTIONS_MOST
+        if more > 0 and not self._make_room(more):
             with contextlib.suppress(OSError):
                 connection.send(_response(_BUSY), socket.MSG_DONTWAIT)
             connection.close()
@@ -146,21 +186,24 @@ class Connections:
         return {*requests, *self._taken}
 
     def _living(self) -> int:
+        """Count those that hold a descriptor; one that was closed does until its end has read."""
         for gone in [one for one in self._open if one not in self._state.connections]:
             del self._open[gone]
-        return sum(one.open for one in self._open)
+        return len(self._open)
 
     def _bound(self, node_id: str) -> None:
-        """End the oldest connection of a node that has more than it may."""
-        own = [one for one in self._open if one.open and one.node_id == node_id != ""]
-        if len(own) > NODE_MOST:
-            own[0].end(_BUSY)
+        """End the oldest connections of a node that has more than it may."""
+        self._living()
+        own = [one for one in self._open if one.node_id == node_id != ""]
+        for one in own[: max(0, len(own) - NODE_MOST)]:
+            one.end(_BUSY)
 
-    def _make_room(self) -> bool:
-        oldest = next((one for one in self._open if one.open and not one.proven), None)
-        if oldest is not None:
-            oldest.end(_BUSY)
-        return oldest is not None
+    def _make_room(self, most: int) -> bool:
+        """End so many of the oldest that are not proven, or closed already; False = there is none."""
+        ended = [one for one in self._open if not (one.open and one.proven)][:most]
+        for one in ended:
+            one.end(_BUSY)
+        return bool(ended)
 
     async def _take(self, connection: socket.socket, node_id: str) -> None:
         loop = asyncio.get_running_loop()
