@@ -46,11 +46,10 @@ class PairAnswers:
             await next_event(wire, exchange, Asked)
             await self._answer(wire, exchange, attempt, knocked.key)
 
-    def last_knock(self) -> NodeId | None:
-        """Return the node that has asked for a pairing last; None = none has, for a while."""
+    def knocks(self) -> tuple[NodeId, ...]:
+        """Return the nodes that have asked for a pairing and were not heard yet, the last one last."""
         now = self._board.now()
-        recent = [one for one, at in self._knocks.items() if now - at < KNOCK_S]
-        return recent[-1] if recent else None
+        return tuple(one for one, at in self._knocks.items() if now - at < KNOCK_S)
 
     def forget(self, node_id: NodeId) -> None:
         """Forget that a node has asked: its wish is heard."""
@@ -68,8 +67,8 @@ class PairAnswers:
         if not attempt.takes(key, board.now()):
             await wire.send(exchange.refuse("over", 0))
         elif proved.right:
-            await board.confirmed(attempt, key)
-            await wire.send(exchange.confirm())
+            done = await board.confirmed(attempt, key)
+            await wire.send(exchange.confirm() if done else exchange.refuse("over", 0))
         else:
             await board.wrong(attempt, typed="there")
             await wire.send(exchange.refuse("wrong_code", attempt.tries))
@@ -86,9 +85,10 @@ class PairAnswers:
             self._board.tell()
         if not attempt.takes(knocked.key, now):
             return "none"
-        if attempt.phase == "confirmed" and knocked.looking:
-            return "none"  # it begins anew: nobody reads the old code from the screen any more
-        return "confirmed" if attempt.phase == "confirmed" else "showing"
+        if attempt.phase != "confirmed":
+            return "showing"
+        # Who is looking begins anew: nobody reads the old code from the screen any more.
+        return "none" if knocked.looking or not self._board.stands(attempt) else "confirmed"
 
     def _remember(self, node_id: NodeId) -> None:
         self._knocks.pop(node_id, None)

@@ -7,7 +7,7 @@ Pure: the time, by the monotonic clock, is an argument. Which code is right is f
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cmesh.model import NodeId
+from cmesh.model import Identity, NodeId
 
 __all__ = [
     "ATTEMPT_S",
@@ -45,10 +45,12 @@ class Attempt:
     """A pairing under way.
 
     Attributes:
+        name, user, shared, router: what its owner was shown of the peer, as whois told it then.
         owner: the process that asked for it; another one may take it over once that is gone.
         code: digits, while this side shows one.
         key: the peer's, once it is confirmed.
-        why: how it ended: `expired`, `wrong_codes`, `stopped`, `over_there`; empty = it has not.
+        why: how it ended: `expired`, `wrong_codes`, `stopped`, `over_there`, `changed`; empty = it
+            has not.
         note: why the peer could not be asked, while that is so.
         answer: what its owner has said here that the peer may ask, once it was asked.
         refused_there: the peer's owner has said that this side may ask for nothing there.
@@ -59,6 +61,9 @@ class Attempt:
     user: str
     owner: int
     began: float
+    name: str = ""
+    shared: bool = False
+    router: bool = False
     phase: Phase = "looking"
     code: str = ""
     tries: int = TRIES
@@ -72,6 +77,25 @@ class Attempt:
 
     def __post_init__(self) -> None:
         self._ends = self.began + ATTEMPT_S
+
+    @classmethod
+    def of(cls, identity: Identity, *, owner: int, began: float) -> "Attempt":
+        """Begin one with a node, and keep what its owner is shown of it."""
+        return cls(
+            peer_id=identity.node_id,
+            peer=identity.label,
+            user=_owner(identity),
+            owner=owner,
+            began=began,
+            name=identity.name,
+            shared=identity.shared,
+            router=identity.router,
+        )
+
+    def is_as_shown(self, identity: Identity) -> bool:
+        """Say whether the peer is still what its owner was shown: a code is for that alone."""
+        now = (identity.node_id, identity.name, _owner(identity), identity.shared, identity.router)
+        return now == (self.peer_id, self.name, self.user, self.shared, self.router)
 
     def left_s(self, now: float) -> float:
         """Return how long it still lasts."""
@@ -133,6 +157,10 @@ class Attempt:
         """End it without a confirmation."""
         if self.phase not in ("confirmed", "ended"):
             self.phase, self.why, self.code = "ended", why, ""
+
+
+def _owner(identity: Identity) -> str:
+    return identity.user or ", ".join(identity.tags)
 
 
 class Locks:

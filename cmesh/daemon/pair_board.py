@@ -36,6 +36,7 @@ class PairBoard:
         self._store = store
         self._clock = clock
         self._changed = asyncio.Event()
+        self._confirming = asyncio.Lock()
 
     def now(self) -> float:
         """Return the time that attempts and locks are asked with."""
@@ -61,21 +62,42 @@ class PairBoard:
         attempt.end(why)
         self.tell()
 
-    async def confirmed(self, attempt: Attempt, key: str) -> None:
+    async def stop(self, attempt: Attempt) -> None:
+        """End a pairing as its owner wants; one whose key is being stored is confirmed first."""
+        async with self._confirming:
+            self.end(attempt, "stopped")
+
+    def stands(self, attempt: Attempt) -> bool:
+        """Say whether what a code has confirmed still counts: its owner may have taken it back."""
+        confirmed = attempt.phase == "confirmed"
+        return confirmed and self.trust.is_by_code(attempt.peer_id, attempt.key)
+
+    async def confirmed(self, attempt: Attempt, key: str) -> bool:
         """Pin the key that the peer has proved beside the code, then say so.
+
+        False = nothing was confirmed: the pairing has ended meanwhile, or the peer is not what its
+        owner was shown any more, or its owner took the trust of this code back.
 
         Raises:
             NodeError: whois does not know the node any more.
             StoreError: nothing was stored, so nothing is confirmed.
         """
-        identity = await self._presence.identify(attempt.peer_id)
-        await self.trust.confirm(identity, key)
-        first = attempt.phase != "confirmed"
-        attempt.confirm(key)
-        self.tell()
-        if first:
+        async with self._confirming:
+            if attempt.phase == "confirmed":  # the peer did not hear the end
+                return key == attempt.key and self.stands(attempt)
+            identity = await self._presence.identify(attempt.peer_id)
+            if attempt.look(self.now()) == "ended":
+                return False
+            if not attempt.is_as_shown(identity):
+                self.end(attempt, "changed")
+                await self._row(attempt, "changed", now=identity.name)
+                return False
+            await self.trust.confirm(identity, key)
+            attempt.confirm(key)
+            self.tell()
             await self._row(attempt, "confirmed", fingerprint=fingerprint(key))
         self._links.want(attempt.peer_id, unasked=True)
+        return True
 
     async def wrong(self, attempt: Attempt, *, typed: str) -> None:
         """Count a wrong code; `typed` says on which machine, `here` or `there`."""

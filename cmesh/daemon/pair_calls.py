@@ -48,7 +48,8 @@ class PairView(View):
     `typing` = its code is to be typed here; `confirmed` = a person has confirmed both keys;
     `ended`, and why in `reason`. `note`: why the other machine cannot be asked at the
     moment. `gives_nothing`: the other machine's owner has said that this one may ask for nothing
-    there. `cannot_work`: why a task of the peer could not run here, whatever is allowed.
+    there. `shared`, `router`: the peer is a node of another tailnet, or routes subnets.
+    `cannot_work`: why a task of the peer could not run here, whatever is allowed.
     """
 
     peer: str
@@ -63,6 +64,8 @@ class PairView(View):
     reason: str = ""
     note: str = ""
     gives_nothing: bool = False
+    shared: bool = False
+    router: bool = False
     cannot_work: str = ""
 
 
@@ -71,13 +74,16 @@ class PairRulesArguments(Arguments):
 
     `directory`: the one that the peer may ask about; empty = it may ask for nothing. `runners`:
     who may work for it; empty = every one that can here. `ask`: this machine may ask the peer.
-    `write` false only shows the rules.
+    `shared`, `router`: that the person was told this of the peer, see `PairView`: a rule for such a
+    peer says so, and is not written unseen. `write` false only shows the rules.
     """
 
     peer: PeerName
     directory: Annotated[str, Field(max_length=4096)] = ""
     runners: Annotated[list[RunnerName], Field(max_length=32)] = Field(default_factory=list[str])
     ask: bool = False
+    shared: bool = False
+    router: bool = False
     write: bool = False
 
 

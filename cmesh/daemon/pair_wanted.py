@@ -13,7 +13,7 @@ from cmesh.daemon.core import Daemon
 from cmesh.daemon.pair_calls import PairRulesArguments
 from cmesh.daemon.roots import real_path
 from cmesh.daemon.runner_views import runners
-from cmesh.errors import RootRefused, RunnerUnavailable, UsageError
+from cmesh.errors import PairingEnded, RootRefused, RunnerUnavailable, UsageError
 from cmesh.model import Identity, Limits, Operation, Profile
 from cmesh.policy.decide import decide_inbound, decide_outbound
 from cmesh.policy.match import is_at_or_below, overlaps
@@ -55,9 +55,11 @@ class Wanted:
 
         Raises:
             UsageError, RunnerUnavailable, RootRefused: as `checked`.
+            PairingEnded: the rule would say more of the peer than the person was shown.
         """
         rules: list[Rule] = []
         if arguments.directory:
+            _require_shown(identity, name, arguments)
             directory, names = await self.checked(arguments.directory, arguments.runners)
             rules.append(self._inbound(identity, name, directory, names))
         if arguments.ask:
@@ -210,6 +212,18 @@ class Wanted:
         )
         decision = decide_outbound(request, self._daemon.rules.policy())
         return (decision.rule or "") if decision.effect == "allow" else ""
+
+
+def _require_shown(identity: Identity, name: str, arguments: PairRulesArguments) -> None:
+    for is_so, shown, what in (
+        (identity.shared, arguments.shared, "is a node of another tailnet"),
+        (identity.router, arguments.router, "routes subnets"),
+    ):
+        if is_so and not shown:
+            raise PairingEnded(
+                f"`{name}` {what}, which was not so when it was shown; no rule was written",
+                hint=f"make sure that it is the machine you mean, then `cmesh pair {name}`",
+            )
 
 
 def _special(identity: Identity) -> dict[str, object]:

@@ -16,7 +16,7 @@ from cmesh.daemon.pair_board import PairBoard
 from cmesh.daemon.pair_calls import PairArguments, PairView
 from cmesh.daemon.pair_talk import Talk, Talker, next_event
 from cmesh.daemon.presence import Presence
-from cmesh.daemon.trust import BY_CODE, Trust
+from cmesh.daemon.trust import Trust
 from cmesh.errors import (
     CmeshError,
     KeyExpired,
@@ -35,6 +35,7 @@ from cmesh.model import Identity, NodeId
 from cmesh.protocol.pair_exchange import Proved, Refusal
 from cmesh.protocol.pair_messages import Here
 from cmesh.store.store import Store
+from cmesh.text import one_line, reveal
 
 __all__ = ["Pairings"]
 
@@ -44,11 +45,14 @@ ASK_AGAIN_S = 5.0
 BROKEN_TRIES, BROKEN_PAUSE_S = 3, 0.5
 """How often a code is tried again after a connection broke, and the pause before it."""
 
+NAME_CHARACTERS = 128
+
 _REASONS = {
     "": "",
     "expired": "nobody confirmed it in time",
     "wrong_codes": "too many codes were wrong",
     "stopped": "it was ended on this machine",
+    "changed": "it has another name, owner or kind by now than the one that was shown",
     "over_there": "the other machine has no pairing with this one any more",
 }
 
@@ -104,7 +108,7 @@ class Pairings:
             return self._view(await self._begin(pid, arguments.peer))
         attempt = self._own(pid, arguments.peer)
         if arguments.step == "stop":
-            self._board.end(attempt, "stopped")
+            await self._board.stop(attempt)
         elif arguments.step == "code":
             await self._type(attempt, arguments.code)
         elif arguments.step == "offer":
@@ -126,7 +130,7 @@ class Pairings:
         self._require_unlocked(identity, now)
         before = self._board.attempt
         if before is not None and before.look(now) != "ended":
-            if before.peer_id == identity.node_id and self._goes_on(before, now):
+            if before.is_as_shown(identity) and self._goes_on(before, now):
                 _take_over(before, pid)
                 before.answer = ""  # its owner is asked anew
                 if await self._taken_up(before):
@@ -134,13 +138,7 @@ class Pairings:
             elif before.phase != "confirmed":
                 _take_over(before, pid)
                 self._board.end(before, "stopped")
-        attempt = self._board.attempt = Attempt(
-            peer_id=identity.node_id,
-            peer=identity.label,
-            user=identity.user or ", ".join(identity.tags),
-            owner=pid,
-            began=now,
-        )
+        attempt = self._board.attempt = Attempt.of(identity, owner=pid, began=now)
         self._answers.forget(identity.node_id)
         try:
             await self._ask(attempt)
@@ -154,16 +152,15 @@ class Pairings:
 
     def _goes_on(self, attempt: Attempt, now: float) -> bool:
         """Whether a pairing can be taken up: its time is not over, nor its trust taken back."""
-        trusted = self._board.trust.confirmed_by(attempt.peer_id) == BY_CODE
-        return attempt.left_s(now) > 0 and (trusted or attempt.phase != "confirmed")
+        counts = attempt.phase != "confirmed" or self._board.stands(attempt)
+        return attempt.left_s(now) > 0 and counts
 
     async def _identify(self, name: str) -> Identity:
-        """Find out by whois who is meant; without a name, who is left half done, or asked last.
+        """Find out by whois who is meant; without a name, who is left half done, or has asked.
 
         Who was given nothing comes after one that has asked since.
         """
-        name = name or self._half_done("") or self._answers.last_knock() or ""
-        name = name or self._half_done("nothing") or ""
+        name = name or self._half_done("") or self._knocked() or self._half_done("nothing") or ""
         if not name:
             raise UsageError(
                 "no machine has asked this one to pair",
@@ -175,6 +172,20 @@ class Pairings:
             raise KeyExpired(f"the node key of `{identity.name}` has expired")
         self._board.trust.require_same(identity)
         return identity
+
+    def _knocked(self) -> NodeId | None:
+        """Return who has asked for a pairing; None = nobody has.
+
+        Raises:
+            UsageError: several have, and any node of the tailnet may: the owner says which.
+        """
+        asked = self._answers.knocks()
+        if len(asked) > 1:
+            raise UsageError(
+                f"{len(asked)} machines have asked this one to pair: `{'`, `'.join(asked)}`",
+                hint="name the one that you mean: `cmesh pair PEER`; `cmesh peers` lists them",
+            )
+        return asked[0] if asked else None
 
     def _half_done(self, answer: str) -> NodeId | None:
         """Return the peer whose key is confirmed, where `answer` was said on what it may ask here."""
@@ -319,9 +330,11 @@ class Pairings:
         now = self._board.now()
         phase = attempt.look(now)
         return PairView(
-            peer=attempt.peer,
+            peer=_shown(attempt.peer),
             node_id=attempt.peer_id,
-            user=attempt.user,
+            user=_shown(attempt.user),
+            shared=attempt.shared,
+            router=attempt.router,
             phase=phase,
             code=attempt.code if phase == "showing" else "",
             tries_left=attempt.tries,
@@ -332,6 +345,11 @@ class Pairings:
             note=attempt.note,
             gives_nothing=attempt.refused_there,
         )
+
+
+def _shown(name: str) -> str:
+    """Return a name of the tailnet's as a person is to judge it: on one line, nothing hidden."""
+    return one_line(reveal(name), NAME_CHARACTERS)
 
 
 def _take_over(attempt: Attempt, pid: int) -> None:

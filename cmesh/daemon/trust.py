@@ -147,7 +147,7 @@ class Trust:
             StoreError: nothing was stored.
         """
         pin = self._pins.get(identity.node_id)
-        if pin is None or (pin.key, pin.by) != (key, BY_CODE):
+        if pin is None or (pin.key, pin.by, pin.peer) != (key, BY_CODE, identity.name):
             pin = TrustRecord(
                 peer_id=identity.node_id, peer=identity.name, key=key, trusted=True, by=BY_CODE
             )
@@ -155,6 +155,11 @@ class Trust:
         self._pins[identity.node_id] = pin
         self._shown.pop(identity.node_id, None)
         self._taken_back.pop(identity.node_id, None)
+
+    def is_by_code(self, node_id: NodeId, key: str) -> bool:
+        """Say whether `key` is pinned, and was confirmed by a code."""
+        pin = self._pins.get(node_id)
+        return pin is not None and (pin.key, pin.by) == (key, BY_CODE)
 
     def confirmed_by(self, node_id: NodeId) -> str:
         """Return who has confirmed the pinned key, as `BY_USE` and the others; empty = no pin."""

@@ -80,8 +80,7 @@ def pair(  # noqa: PLR0913 - typer reads the options from the signature
             else checked(PairArguments, peer=peer)
         ).view
     except KeyboardInterrupt:
-        stop(peer)
-        output.say("the pairing is ended; nothing was changed")
+        output.say(stop(peer))
         raise typer.Exit(DETACHED_EXIT) from None
     output.say(f"confirmed: {view.peer} has the key {view.fingerprint}")
     output.say(f"           this machine has {view.own_fingerprint}")

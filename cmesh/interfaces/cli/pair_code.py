@@ -43,7 +43,7 @@ def proved(node_id: str) -> Paired | None:
     try:
         paired = confirmed(PairArguments(peer=node_id))
     except KeyboardInterrupt:
-        stop(node_id)
+        output.say(stop(node_id))
         return None
     output.say(f"confirmed: {paired.view.peer} has the key {paired.view.fingerprint}")
     return paired
@@ -63,6 +63,7 @@ def confirmed(begin: PairArguments) -> Paired:
             view = _step(begin)
             who = f"{view.node_id}, {view.user}" if view.user else view.node_id
             output.say(f"pairing with {view.peer} ({who})")
+            _warn(view)
             while view.phase not in ("confirmed", "ended"):
                 asked = True
                 view = _showing(view) if view.phase == "showing" else _typing(view)
@@ -81,6 +82,16 @@ def confirmed(begin: PairArguments) -> Paired:
             hint=f"cmesh pair {view.peer}, and `cmesh pair` on {view.peer}",
         )
     raise DaemonRestarted(f"the daemon went away {RESTARTS} times while pairing")
+
+
+def _warn(view: PairView) -> None:
+    """Tell what a rule for this machine would say of it, and why that is to be looked at."""
+    if view.shared:
+        output.say(f"! {view.peer} is a node of another tailnet")
+    if view.router:
+        output.say(
+            f"! {view.peer} routes subnets: what comes from it may be of a machine behind it"
+        )
 
 
 def _showing(view: PairView) -> PairView:
@@ -140,9 +151,15 @@ def _step(arguments: PairArguments) -> PairView:
     return call(lambda client: client.pair(arguments))
 
 
-def stop(peer: str) -> None:
-    """End the pairing that is under way, if one is."""
+def stop(peer: str) -> str:
+    """End the pairing that is under way, if one is; return what became of it, for the person."""
     try:
-        _step(PairArguments(peer=peer, step="stop"))
+        view = _step(PairArguments(peer=peer, step="stop"))
     except CmeshError as error:  # it is over already, or the daemon is gone with it
-        output.say(error.message)
+        return f"{error.message}; nothing was changed"
+    if view.phase != "confirmed":
+        return "the pairing is ended; nothing was changed"
+    return (
+        f"the code was typed before that: the key of {view.peer} is trusted, and no rule was"
+        f" written; `cmesh peers untrust {view.peer}` takes that back"
+    )

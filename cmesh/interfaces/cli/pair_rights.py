@@ -80,6 +80,8 @@ def settle(view: PairView, wishes: Wishes, *, quiet: bool) -> Settled:
                     directory=directory,
                     runners=wishes.runners,
                     ask=ask,
+                    shared=view.shared,
+                    router=view.router,
                     write=True,
                 )
             )
@@ -148,7 +150,14 @@ def _directory(view: PairView, wishes: Wishes) -> str:
 
 
 def _try(view: PairView, directory: str, runners: list[str]) -> None:
-    arguments = checked(PairRulesArguments, peer=view.node_id, directory=directory, runners=runners)
+    arguments = checked(
+        PairRulesArguments,
+        peer=view.node_id,
+        directory=directory,
+        runners=runners,
+        shared=view.shared,
+        router=view.router,
+    )
     call(lambda client: client.pair_rules(arguments))
 
 
