@@ -7,10 +7,13 @@ task has one.
 """
 
 import asyncio
+import contextlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
+from weakref import WeakValueDictionary
 
+from cmesh.errors import QueryRefused
 from cmesh.model import NodeId
 from cmesh.store.answer import Question
 from cmesh.store.kept import KeptPart
@@ -21,7 +24,7 @@ from cmesh.store.texts import TEXTS_ERASED
 __all__ = ["PROCESSES_MOST", "Askers", "own_part"]
 
 PROCESSES_MOST = 4
-"""Processes that are kept warm at a time."""
+"""Askers whose queries run at a time, and processes that are kept warm."""
 
 _OWN = "task_id IN (SELECT task_id FROM whole.task_row WHERE direction = 'in' AND peer_id = {me})"
 _ROWS: Mapping[str, str] = {
@@ -78,9 +81,32 @@ class Askers:
     ) -> None:
         self._copying = copying
         self._limits = limits
+        self._turns: WeakValueDictionary[NodeId, asyncio.Lock] = WeakValueDictionary()
+        self._places = asyncio.Semaphore(PROCESSES_MOST)
         self._processes: OrderedDict[tuple[NodeId, bool], QueryProcess] = OrderedDict()
         self._kept: dict[NodeId, KeptPart] = {}
         self._ending: dict[tuple[NodeId, bool], asyncio.Task[None]] = {}
+
+    @contextlib.asynccontextmanager
+    async def turn(self, asker: NodeId) -> AsyncGenerator[None]:
+        """Wait for a place to answer an asker; it holds one at a time, and askers take turns.
+
+        INVARIANT: whoever asks however much, so many processes are at work and no more, and who
+        has asked nothing yet waits for one query of each of the others at most.
+
+        Raises:
+            QueryRefused: it waited longer than `queue_s` of the limits.
+        """
+        queue_s = (self._limits or QueryLimits()).queue_s
+        turn = self._turns.setdefault(asker, asyncio.Lock())
+        async with contextlib.AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout(queue_s):
+                    await held.enter_async_context(turn)
+                    await held.enter_async_context(self._places)
+            except TimeoutError as error:
+                raise QueryRefused("other queries are still running", hint="try again") from error
+            yield
 
     async def run(self, question: Question, head_seq: int) -> SqlRows:
         """Run one SELECT over all rows, or the asker's own; raises as `QueryProcess.run`."""

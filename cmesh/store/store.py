@@ -277,7 +277,7 @@ class Store(Keeping):
             DiskFull: there is no room.
         """
         self._require_open()
-        async with self.answer_files() as files:
+        async with self._askers.turn(question.asker), self.answer_files() as files:
             rows = await self._askers.run(question, self._head.seq)
             self._room.require(new=False)
             return await files.write(rows, path, question.most_bytes)

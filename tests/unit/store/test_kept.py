@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from cmesh.errors import QueryRefused
 from cmesh.model import Direction, NodeId
 from cmesh.store import kept
 from cmesh.store.answer import Question
+from cmesh.store.askers import PROCESSES_MOST
+from cmesh.store.confined import QueryLimits
 from cmesh.store.records import AuditRecord, TaskRecord
 from cmesh.store.snapshot import FILE_NAME
 from cmesh.store.store import Store
@@ -97,3 +100,37 @@ async def test_more_askers_than_processes_have_their_parts_all_the_same(store: S
         found = await asyncio.gather(*(ask(store, peer) for peer in peers))
         assert found == [[[str(peer)]] for peer in peers]
         await store.commit([AuditRecord(kind="meanwhile")])
+
+
+async def test_askers_take_turns_and_few_are_answered_at_a_time(store: Store) -> None:
+    askers, order = store._askers, list[NodeId]()
+    many = NodeId("nMANY")
+    others = [NodeId(f"nOTHER{number}") for number in range(PROCESSES_MOST + 1)]
+    leave = asyncio.Event()
+
+    async def one(asker: NodeId) -> None:
+        async with askers.turn(asker):
+            order.append(asker)
+            await leave.wait()
+
+    asking = [asyncio.create_task(one(asker)) for asker in (many, many, many, *others)]
+    while len(order) < PROCESSES_MOST:
+        await asyncio.sleep(0)
+    assert order == [many, *others[: PROCESSES_MOST - 1]]
+    leave.set()
+    await asyncio.gather(*asking)
+    assert order[PROCESSES_MOST:] == [*others[PROCESSES_MOST - 1 :], many, many]
+
+
+async def test_who_waits_too_long_for_its_turn_is_told(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store._askers, "_limits", QueryLimits(queue_s=0.01))
+    async with store._askers.turn(ASKER):
+        with pytest.raises(QueryRefused, match="still running"):
+            await ask_whole(store)
+
+
+async def ask_whole(store: Store) -> None:
+    question = Question(text=PROMPTS, limit=9, most_bytes=10**6, asker=ASKER, own=True)
+    await store.answer(question, store.answer_path("waits"))
