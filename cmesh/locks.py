@@ -1,14 +1,15 @@
 """A lock file that one process holds, and that names its holder.
 
-The lock is flock(2)'s, so it ends with the process, however that ends. What it
+The lock is the system's, so it ends with the process, however that ends. What it
 protects, and what its absence means, is the caller's.
 """
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Generator
 from pathlib import Path
+
+from cmesh.platform import locks
 
 __all__ = ["FileLock", "Held", "holder", "is_locked", "shared"]
 
@@ -20,7 +21,7 @@ class Held(Exception):
 
 
 def is_locked(path: str | Path) -> bool:
-    """Say whether some process holds a lock on the file (flock(2)); False without the file."""
+    """Say whether some process holds a lock on the file; False without the file."""
     try:
         with shared(path):
             return False
@@ -55,7 +56,7 @@ def shared(path: str | Path) -> Generator[None]:
         yield
         return
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        locks.lock_shared(fd)
     except BlockingIOError as error:
         held = Held(_holder(fd))
         os.close(fd)
@@ -81,7 +82,7 @@ class FileLock:
         """
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.lock(fd)
         except BlockingIOError as error:
             holder = _holder(fd)
             os.close(fd)
@@ -100,7 +101,7 @@ class FileLock:
 def _give_back(fd: int) -> None:
     # INVARIANT: not by closing alone: a child between fork and exec has the file open too, and
     # the lock would last until it has none (flock(2)).
-    fcntl.flock(fd, fcntl.LOCK_UN)
+    locks.unlock(fd)
     os.close(fd)
 
 

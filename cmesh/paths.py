@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from cmesh.errors import UnsafePermissions
+from cmesh.platform import directories, files
+from cmesh.platform.files import sync
 
 __all__ = [
     "CONFIG_DIR_VARIABLE",
@@ -73,8 +75,8 @@ _GIT_PLACES = {
 
 
 def config_dir() -> Path:
-    """Return the directory of `config.toml`: the variable, else the XDG default."""
-    return _directory(CONFIG_DIR_VARIABLE, "XDG_CONFIG_HOME", ".config")
+    """Return the directory of `config.toml`: the variable, else the platform's default."""
+    return _named(CONFIG_DIR_VARIABLE) or directories.config(os.environ, Path.home())
 
 
 def config_file() -> Path:
@@ -84,23 +86,22 @@ def config_file() -> Path:
 
 def state_dir() -> Path:
     """Return the directory of the store, the node's state and the task directories."""
-    return _directory(STATE_DIR_VARIABLE, "XDG_STATE_HOME", ".local/state")
+    return _named(STATE_DIR_VARIABLE) or directories.state(os.environ, Path.home())
 
 
 def default_state_dir() -> Path:
     """Return what `state_dir` is where no variable names another one."""
-    return Path.home() / ".local/state" / "cmesh"
+    return directories.state({}, Path.home())
 
 
 def data_dir() -> Path:
-    """Return where the installer keeps environments and its record: the XDG default."""
-    base = os.environ.get("XDG_DATA_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "share") / "cmesh"
+    """Return where the installer keeps environments and its record: the platform's default."""
+    return directories.data(os.environ, Path.home())
 
 
 def program_link() -> Path:
     """Return the path of `cmesh` that outlives upgrades: the installer's link, if it is there."""
-    return Path.home() / ".local" / "bin" / "cmesh"
+    return directories.program(os.environ, Path.home())
 
 
 def control_socket(state: Path) -> Path:
@@ -113,8 +114,7 @@ def control_socket(state: Path) -> Path:
     if len(os.fsencode(path)) <= _SOCKET_PATH_BYTES:
         return path
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
-    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/cmesh-{os.getuid()}"  # noqa: S108
-    return Path(runtime) / f"cmesh-{digest}.sock"
+    return directories.runtime(os.environ) / f"cmesh-{digest}.sock"
 
 
 def log_file(state: Path) -> Path:
@@ -225,13 +225,13 @@ def replace_file(
     handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(handle, "wb") as file:
-            os.fchmod(handle, mode)  # whatever the umask is
+            files.set_mode(handle, mode)
             file.write(data)
             file.flush()
             os.fsync(handle)
         if check is not None:
             check(fresh)
-        fresh.replace(path)
+        files.replace(fresh, path)
     except BaseException:
         try:  # noqa: SIM105 - the relay is to start without `contextlib`
             fresh.unlink()
@@ -241,21 +241,9 @@ def replace_file(
     sync(path.parent)
 
 
-def sync(path: Path) -> None:
-    """Make a file's content, or a directory's entries, durable (fsync(2)). Blocks on the disk."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _directory(variable: str, xdg: str, fallback: str) -> Path:
+def _named(variable: str) -> Path | None:
     named = os.environ.get(variable)
-    if named:
-        return Path(named).absolute()
-    base = os.environ.get(xdg)
-    return (Path(base) if base else Path.home() / fallback) / "cmesh"
+    return Path(named).absolute() if named else None
 
 
 def _require(path: Path, kind: int, forbidden: int) -> None:

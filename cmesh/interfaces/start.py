@@ -6,7 +6,6 @@ its `setup` phase.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import select
@@ -30,6 +29,7 @@ from cmesh.interfaces.daemon_log import failure, open_log, reported
 from cmesh.interfaces.launch import daemon_argv, read_launch
 from cmesh.locks import holder
 from cmesh.paths import control_socket, daemon_environment, ensure_private_dir, log_file
+from cmesh.platform import locks
 
 __all__ = [
     "START_LIMIT_S",
@@ -212,7 +212,7 @@ def start_lock(state: Path, clock: Clock, deadline: float) -> Generator[None]:
     try:
         while True:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locks.lock(handle)
                 break
             except BlockingIOError as error:
                 if clock.monotonic() > deadline:

@@ -6,7 +6,6 @@ then each path changes by one rename. A run that was cut off is taken back by th
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 import stat
@@ -23,6 +22,7 @@ from cmesh.patch.judge import Change, name_trouble
 from cmesh.patch.look import Look
 from cmesh.patch.repository import Found, Repository, stamp_of
 from cmesh.patch.trial import Trial
+from cmesh.platform import locks
 from cmesh.runner.tree import LINK, PROGRAM
 from cmesh.runner.tree_git import Trouble, read_file
 
@@ -158,7 +158,7 @@ def _alone(repository: Repository) -> Generator[None]:
     fd = os.open(repository.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.lock(fd)
         except BlockingIOError as error:
             raise PatchConflict(
                 "another `cmesh apply` is at work in this tree", hint="repeat it"

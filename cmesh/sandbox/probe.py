@@ -5,10 +5,10 @@ containers, a sysctl), so only a start that worked counts.
 """
 
 import os
-import sys
 import tempfile
 from dataclasses import replace
 
+from cmesh.platform.system import HERE
 from cmesh.sandbox import landlock, seccomp, start
 from cmesh.sandbox.plan import find_bwrap, plan
 from cmesh.sandbox.profile import SandboxSpec
@@ -24,8 +24,8 @@ _SYSTEM = "run the worker on Linux"
 
 def find_enforcement() -> Enforcement:
     """Return what works here. Blocks, usually for 50 ms."""
-    if sys.platform != "linux":
-        return Enforcement(why=f"there is no sandbox for `{sys.platform}`", hint=_SYSTEM)
+    if HERE != "linux":
+        return Enforcement(why=f"there is no sandbox for `{HERE}`", hint=_SYSTEM)
     if not seccomp.available():
         return Enforcement(why="the kernel, or this architecture, has no seccomp", hint=_KERNEL)
     abi = min(landlock.supported_abi(), landlock.KNOWN_ABI)

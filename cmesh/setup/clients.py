@@ -117,15 +117,15 @@ def _opencode_files(here: Surroundings) -> tuple[Path, ...]:
 
 def _application(here: Surroundings, name: str) -> Path:
     """Return the directory where an application of the desktop keeps its settings."""
-    if here.platform == "darwin":
+    if here.platform == "macos":
         return here.home / "Library" / "Application Support" / name
-    if here.platform == "win32":
+    if here.platform == "windows":
         return here.directory("APPDATA", "AppData/Roaming") / name
     return here.directory("XDG_CONFIG_HOME", ".config") / name
 
 
 def _zed(here: Surroundings) -> Path:
-    if here.platform == "win32":
+    if here.platform == "windows":
         return _application(here, "Zed")
     return here.directory("XDG_CONFIG_HOME", ".config") / "zed"
 

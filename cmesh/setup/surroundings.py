@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cmesh.paths import config_dir, data_dir, named_variables, program_link, state_dir
+from cmesh.platform import directories
+from cmesh.platform.system import HERE, System
 from cmesh.runner.programs import Programs
 
 __all__ = ["VARIABLES", "Surroundings", "surroundings"]
@@ -25,16 +27,12 @@ VARIABLES = (
 )
 """What agents, or cmesh, look for their own places by."""
 
-_DEFAULT_STATE = ".local/state/cmesh"
-_DEFAULT_CONFIG = ".config/cmesh"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """A person's machine as agents see it.
 
     Attributes:
-        platform: `linux`, `darwin` or `win32`, as `sys.platform` names it.
         variables: of `VARIABLES`, those that are set.
         data: cmesh's data directory, where the record and backups are.
         command: how an agent starts `cmesh mcp`: a program by its absolute path, and arguments.
@@ -45,7 +43,7 @@ class Surroundings:
     """
 
     home: Path
-    platform: str
+    platform: System
     variables: Mapping[str, str]
     data: Path
     command: tuple[str, ...]
@@ -71,7 +69,7 @@ def surroundings(programs: Programs | None = None) -> Surroundings:
     home = Path.home()
     return Surroundings(
         home=home,
-        platform=sys.platform,
+        platform=HERE,
         variables=named_variables(VARIABLES),
         data=data_dir(),
         command=(*_program(programs), "mcp"),
@@ -103,9 +101,9 @@ def _needed_env(home: Path) -> dict[str, str]:
     variable names has to stand in the entry itself.
     """
     needed: dict[str, str] = {}
-    if state_dir() != home / _DEFAULT_STATE:
+    if state_dir() != directories.state({}, home):
         needed["CMESH_STATE_DIR"] = str(state_dir())
-    if config_dir() != home / _DEFAULT_CONFIG:
+    if config_dir() != directories.config({}, home):
         needed["CMESH_CONFIG_DIR"] = str(config_dir())
     runtime = named_variables(("XDG_RUNTIME_DIR",))
     # A state directory with a long path has its socket below the runtime directory.

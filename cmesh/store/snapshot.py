@@ -8,7 +8,6 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import NamedTuple
 
 from cmesh.errors import DiskFull, StoreError
 from cmesh.paths import ensure_private_dir
+from cmesh.platform import files
 from cmesh.text import one_line
 
 __all__ = [
@@ -73,11 +73,9 @@ def copy_files(sources: Sequence[Path], target: Path) -> None:
         DiskFull: there is no room for a copy.
         StoreError: the copy failed or took too long.
     """
-    # A file system that shares blocks copies in no time; others copy the bytes.
-    sharing = ["--reflink=auto"] if sys.platform == "linux" else []
     try:
         done = subprocess.run(  # noqa: S603  # fixed program, our own paths
-            ["/bin/cp", *sharing, "--", *map(str, sources), str(target)],
+            files.copy_argv(sources, target),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=COPY_LIMIT_S,

@@ -7,7 +7,6 @@ Starts them. What is shown there is `cmesh.interfaces.demo.story`; how it ends,
 import asyncio
 import contextlib
 import os
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from cmesh.interfaces.demo.machine import DemoNode
 from cmesh.interfaces.start import clear_down, serve_argv
 from cmesh.node.testnet import Testnet
 from cmesh.paths import control_socket, daemon_environment, ensure_private_dir, log_file
+from cmesh.platform import directories
 
 __all__ = ["Stage"]
 
@@ -126,9 +126,7 @@ def _node(base: Path, name: str) -> DemoNode:
 
 
 def _private_directory() -> Path:
-    parent = tempfile.gettempdir()
-    if len(parent) > _BASE_CHARACTERS and sys.platform != "win32":
-        parent = "/tmp"  # noqa: S108 - mkdtemp makes it ours alone
+    parent = directories.short_temporary(_BASE_CHARACTERS)
     # Rules name real paths, and on macOS the temporary directory is behind a link.
     return Path(tempfile.mkdtemp(prefix="cmesh-demo-", dir=parent)).resolve()
 

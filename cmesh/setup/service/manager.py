@@ -7,7 +7,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from cmesh import __version__
 from cmesh.errors import ServiceFailed
 from cmesh.paths import data_dir, replace_file
+from cmesh.platform.system import HERE, System
 from cmesh.setup.doctor.facts import ServiceFact
 from cmesh.setup.installed import merged, read_installed, write_installed
 from cmesh.setup.service import launchd, systemd, windows_task
@@ -38,6 +38,8 @@ __all__ = [
 
 Say = Callable[[str], None]
 
+_USUAL: dict[System, Kind] = {"linux": "systemd", "macos": "launchd", "windows": "windows"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
@@ -53,22 +55,15 @@ class Surroundings:
         return self.environment.get("XDG_CONFIG_HOME", "")
 
 
-def which(around: Surroundings, platform: str = sys.platform) -> Kind | None:
+def which(around: Surroundings, system: System = HERE) -> Kind | None:
     """Return the service manager that runs for this user now; None = none that is known."""
-    kind = _usual(platform)
+    kind = _USUAL[system]
     if kind != "systemd":
         return kind
     if shutil.which("systemctl") is None:
         return None
     runtime = systemd.environment(around.environment, os.getuid())["XDG_RUNTIME_DIR"]
     return "systemd" if Path(runtime, "systemd", "private").exists() else None
-
-
-def _usual(platform: str = sys.platform) -> Kind:
-    """Return the service manager that this kind of machine usually has."""
-    if platform == "darwin":
-        return "launchd"
-    return "windows" if platform == "win32" else "systemd"
 
 
 def is_written(steps: Sequence[Change]) -> bool:

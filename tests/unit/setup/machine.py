@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from cmesh.platform.system import System
 from cmesh.runner.programs import Programs
 from cmesh.setup.surroundings import Surroundings
 
@@ -15,7 +16,7 @@ def machine(
     command: tuple[str, ...] = ("/opt/cmesh/bin/cmesh", "mcp"),
     env: Mapping[str, str] | None = None,
     variables: Mapping[str, str] | None = None,
-    platform: str = "linux",
+    platform: System = "linux",
 ) -> Surroundings:
     return Surroundings(
         home=home,

@@ -11,6 +11,7 @@ import pytest
 
 from cmesh.errors import CmeshError, ConfigError, EntryTaken, SettingsChanged, StoreBusy
 from cmesh.locks import FileLock
+from cmesh.platform.system import System
 from cmesh.setup import agents, files, registered
 from cmesh.setup.agents import apply, plan_add, plan_remove, survey, undo
 from cmesh.setup.clients import CLIENTS, Client, client_named
@@ -347,13 +348,13 @@ def test_settings_of_another_place_are_found_where_a_variable_says(tmp_path: Pat
 @pytest.mark.parametrize(
     ("platform", "path"),
     [
-        ("darwin", "Library/Application Support/Claude/claude_desktop_config.json"),
-        ("win32", "AppData/Roaming/Claude/claude_desktop_config.json"),
+        ("macos", "Library/Application Support/Claude/claude_desktop_config.json"),
+        ("windows", "AppData/Roaming/Claude/claude_desktop_config.json"),
         ("linux", ".config/Claude/claude_desktop_config.json"),
     ],
 )
 def test_applications_have_their_place_on_each_platform(
-    platform: str, path: str, tmp_path: Path
+    platform: System, path: str, tmp_path: Path
 ) -> None:
     here = machine(tmp_path, platform=platform)
     assert settings(here, client("claude-desktop")) == tmp_path / path

@@ -119,8 +119,8 @@ def test_a_record_of_a_newer_form_is_left_alone(ground: Ground) -> None:
 
 def test_the_manager_is_that_of_the_machine(ground: Ground) -> None:
     assert manager.which(ground.around, "linux") == "systemd"
-    assert manager.which(ground.around, "darwin") == "launchd"
-    assert manager.which(ground.around, "win32") == "windows"
+    assert manager.which(ground.around, "macos") == "launchd"
+    assert manager.which(ground.around, "windows") == "windows"
     elsewhere = Surroundings(home=ground.home, environment={"XDG_RUNTIME_DIR": "/nowhere"},
                              state=ground.state)  # fmt: skip
     assert manager.which(elsewhere, "linux") is None
