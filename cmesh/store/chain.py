@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import cast
 
 from cmesh.errors import StoreError
@@ -30,6 +31,8 @@ GENESIS = bytes(32)
 """The hash before the first row."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY_S = 86_400
+_ORDERS_KEPT = 256  # there are a few for each table
 _JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -53,11 +56,16 @@ def canonical_row(fields: Mapping[str, object]) -> str:
     """
     from pydantic_core import to_json  # the database process, which needs no row's text, has none
 
-    tidy = {name: fields[name] for name in sorted(fields)}
-    for name, value in tidy.items():
-        if type(value) is float:
-            tidy[name] = repr(value)
+    tidy = {
+        name: repr(value) if type(value := fields[name]) is float else value
+        for name in _ordered(tuple(fields))
+    }
     return to_json(tidy).decode()
+
+
+@lru_cache(_ORDERS_KEPT)
+def _ordered(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(names))
 
 
 def stored_json(value: Mapping[str, object] | Sequence[object]) -> str:
@@ -94,7 +102,9 @@ def clean(text: str) -> str:
 
 def micros(moment: datetime) -> int:
     """Return microseconds since 1970 UTC; exact, unlike a float timestamp."""
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    since = moment - _EPOCH
+    # A third of the time that a division takes.
+    return (since.days * _DAY_S + since.seconds) * 1_000_000 + since.microseconds
 
 
 def from_micros(value: int) -> datetime:

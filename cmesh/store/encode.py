@@ -1,4 +1,4 @@
-"""Records as rows: what goes into which table, and into the chain.
+"""Records as rows: what goes into which table.
 
 Every check that a database would make is made here, before anything is written:
 a row that left this file must be insertable. Nothing here does I/O.
@@ -6,14 +6,12 @@ a row that left this file must be insertable. Nothing here does I/O.
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import asdict
 from functools import singledispatch
-from typing import NamedTuple
 
 from cmesh.errors import StoreError
 from cmesh.protocol.trace import trace_id
-from cmesh.store.chain import canonical_row, clean, digest, micros, stored_json
+from cmesh.store.chain import clean, micros, stored_json
 from cmesh.store.records import (
     AuditRecord,
     DecisionRecord,
@@ -25,70 +23,13 @@ from cmesh.store.records import (
     TaskRecord,
     TrustRecord,
 )
-from cmesh.store.texts import ERASABLE, KEPT_FACTS, is_empty
+from cmesh.store.row import Row, Value
+from cmesh.store.texts import ERASABLE, KEPT_FACTS
 
-__all__ = ["Row", "Value", "encode", "unfit"]
-
-Value = str | int | float | bool | None
+__all__ = ["encode", "unfit"]
 
 _TASK_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _INT64 = 2**63
-
-
-class Row(NamedTuple):
-    """A typed row without `seq` and `ts`, which the writer gives.
-
-    Attributes:
-        kind: the log's word for it.
-        values: column -> value; timestamps are microseconds since 1970 UTC.
-        texts: columns that may be erased later; the chain holds their digests.
-        left_out: texts of which the store keeps the digest alone.
-    """
-
-    table: str
-    kind: str
-    task_id: str | None
-    values: Mapping[str, Value]
-    texts: frozenset[str] = frozenset()
-    left_out: frozenset[str] = frozenset()
-
-    def kept(self) -> Mapping[str, Value]:
-        """Return the values as the store keeps them."""
-        if not self.left_out:
-            return self.values
-        return {name: None if name in self.left_out else v for name, v in self.values.items()}
-
-    def salted(self) -> frozenset[str]:
-        """Return the columns of which the chain has a salted digest."""
-        if not self.texts:
-            return self.left_out
-        return self.left_out.union(n for n in self.texts if not is_empty(self.values[n]))
-
-    def canon(self, *, node: str, seq: int, ts: int) -> str:
-        """Return the canonical text the chain covers.
-
-        Version 2 names the texts that were never stored (`left_out`): without that, one that
-        somebody took away later would look the same. Rows of version 1 are not told apart.
-        Version 3 has a digest of all that can be erased; before, some of it stood in the clear.
-        """
-        salt, salted = self.values.get("salt"), self.salted()
-        fields: dict[str, object] = {}
-        for name, value in self.values.items():
-            if name in salted:
-                fields[f"{name}_sha256"] = digest(str(salt), name, str(value))
-            elif name != "salt":
-                fields[name] = value
-        if self.left_out:
-            fields["left_out"] = sorted(self.left_out)
-        head: dict[str, object] = {
-            "v": 3,
-            "node": node,
-            "seq": seq,
-            "ts": ts,
-            "kind": self.kind,
-            "table": self.table,
-        }
-        return canonical_row(fields | head)
 
 
 def encode(record: Record, *, salt: str) -> Row:
@@ -98,17 +39,17 @@ def encode(record: Record, *, salt: str) -> Row:
         StoreError: the record holds something no column or JSON text can carry.
     """
     row = _row(record, salt)
-    if row.values.get("salt") is not None and not row.salted():
+    values = row.values
+    if values.get("salt") is not None and not row.salted():
         # INVARIANT: a salt stands only where a digest vouches for it, or it could be changed.
-        row = row._replace(values={**row.values, "salt": None})
-    for name, value in row.values.items():
+        row = row._replace(values={**values, "salt": None})
+    for name, value in values.items():
         if type(value) is str:  # nearly all there is
             continue
         problem = unfit(value)
         if problem:
             raise StoreError(f"a `{row.kind}` record's `{name}` {problem}")
-    ids = (row.task_id, row.values.get("follows"), row.values.get("thread"))
-    for task_id in ids:
+    for task_id in (row.task_id, values.get("follows"), values.get("thread")):
         if task_id is not None and not _TASK_ID.fullmatch(str(task_id)):
             raise StoreError(f"`{task_id}` is not a task id")
     return row

@@ -17,7 +17,7 @@ from typing import NamedTuple, cast
 
 from cmesh.errors import DiskFull
 from cmesh.paths import sync
-from cmesh.store.encode import Value
+from cmesh.store.row import Value
 
 __all__ = ["SEGMENT_BYTES", "Entry", "Journal", "frames"]
 

@@ -13,13 +13,13 @@ from cmesh.errors import DiskFull, StoreError, TaskConflict
 from cmesh.model import Changes, Direction, NodeId
 from cmesh.store.answer import Question
 from cmesh.store.chain import canonical, digest
-from cmesh.store.encode import Row
 from cmesh.store.records import (
     AuditRecord,
     Record,
     ResultRecord,
     TaskRecord,
 )
+from cmesh.store.row import Row
 from cmesh.store.store import Store
 from cmesh.store.texts import sealed
 from tests.unit.store.support import (
