@@ -89,11 +89,14 @@ class Actor(Generic[E]):
 class News(Generic[K]):
     """Tells waiters that something about a key has changed."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[], None] = lambda: None) -> None:
+        """Make it; `told` is called at each change of any key."""
+        self._told = told
         self._waiting: dict[K, set[asyncio.Future[None]]] = {}
 
     def tell(self, key: K) -> None:
         """Wake everybody who waits for `key`."""
+        self._told()
         for future in self._waiting.pop(key, set()):
             if not future.done():
                 future.set_result(None)

@@ -62,6 +62,7 @@ from cmesh.daemon.arguments import (
 )
 from cmesh.daemon.asking import Asking
 from cmesh.daemon.background import guarded
+from cmesh.daemon.changes import ChangesArguments, ChangesView
 from cmesh.daemon.core import Daemon
 from cmesh.daemon.diagnosis import diagnose
 from cmesh.daemon.diagnosis_answers import DiagnosisView
@@ -311,6 +312,10 @@ class App(Operations):
         self._daemon.twins.told(context.session, found[: arguments.limit])
         views = [await self._lookup.view(task) for task in found[: arguments.limit]]
         return TasksView(tasks=views, more=len(found) > arguments.limit)
+
+    @override
+    async def changes(self, context: Context, arguments: ChangesArguments) -> ChangesView:
+        return ChangesView(mark=await self._daemon.changes.after(arguments.since, arguments.wait_s))
 
     @override
     async def find_tasks(self, context: Context, arguments: FindArguments) -> FoundTasksView:

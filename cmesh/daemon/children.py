@@ -52,6 +52,7 @@ from cmesh.daemon.arguments import (
 )
 from cmesh.daemon.asking import Asking
 from cmesh.daemon.chains import CHILDREN_MOST, Parent, children_of, parent, session_of
+from cmesh.daemon.changes import ChangesArguments, ChangesView
 from cmesh.daemon.core import Daemon
 from cmesh.daemon.diagnosis_answers import DiagnosisView
 from cmesh.daemon.file_answers import ArtifactPiece, PatchFile, ReleaseView
@@ -169,6 +170,10 @@ class Children(Operations):
         reason = arguments.reason or "cancelled by the task that asked for it"
         own = {"task_id": await self._own(arguments.task_id), "reason": reason}
         return await self._whole.cancel_task(self._context(), arguments.model_copy(update=own))
+
+    @override
+    async def changes(self, context: Context, arguments: ChangesArguments) -> ChangesView:
+        raise _refused()
 
     @override
     async def find_tasks(self, context: Context, arguments: FindArguments) -> FoundTasksView:

@@ -18,6 +18,7 @@ from cmesh.daemon.actor import News
 from cmesh.daemon.background import Background, guarded
 from cmesh.daemon.caller import Caller
 from cmesh.daemon.chains import end_orphans
+from cmesh.daemon.changes import Changes
 from cmesh.daemon.heads import Heads
 from cmesh.daemon.links import Links
 from cmesh.daemon.logins import Logins
@@ -85,7 +86,8 @@ class Daemon:
         self.rules = rules
         self.store = store
         self.started_at: datetime = settings.clock.now()
-        self.news: News[TaskId] = News()
+        self.changes = Changes()
+        self.news: News[TaskId] = News(self.changes.tell)
         self.twins = Twins(store, self.started_at)
         self.secrets = Secrets(rules.config, settings.environment, settings.state_dir)
         self.retention = Retention(store, lambda: rules.config().store, settings.clock)
@@ -120,6 +122,7 @@ class Daemon:
             settings.state_dir,
             on_peers=self._peers_changed,
             on_up=self._node_up,
+            on_phase=self.changes.tell,
         )
         self.heads = Heads(store, self.key, self.self_id)
         self.links = Links(
@@ -298,6 +301,7 @@ class Daemon:
         link.post(self.heads.mine())
         self.worker.connected(link)
         self.caller.connected(link)
+        self.changes.tell()
 
     def disconnected(self, link: Link) -> None:
         """A link has ended."""
@@ -425,6 +429,7 @@ class Daemon:
         await end_orphans(self.store, self.caller)
 
     def _peers_changed(self, peer_ids: Sequence[NodeId]) -> None:
+        self.changes.tell()
         self._background.spawn(self._upkeep.recheck(tuple(peer_ids)))
 
     def _config_changed(self, config: Config) -> None:
@@ -443,6 +448,7 @@ class Daemon:
             "manifest_errors": {name: why.message for name, why in manifests.broken.items()},
         }
         await guarded(self._audit(AuditRecord(kind="config_changed", data=data)))
+        self.changes.tell()
         await self.runners.refresh()
         self.survey.again()
         self.worker.fill()
@@ -476,6 +482,7 @@ class Daemon:
         await self.store.commit([record])
 
     def _tell_peer_tasks(self, peer_id: NodeId) -> None:
+        self.changes.tell()
         for task_id in self.caller.of(peer_id):
             self.news.tell(task_id)
 

@@ -46,6 +46,7 @@ from cmesh.daemon.arguments import (
     TrustArguments,
     UntrustArguments,
 )
+from cmesh.daemon.changes import ChangesArguments, ChangesView
 from cmesh.daemon.diagnosis_answers import DiagnosisView
 from cmesh.daemon.file_answers import ArtifactPiece, PatchFile, ReleaseView
 from cmesh.daemon.forget_calls import CompactView, ForgetArguments, ForgetView
@@ -172,6 +173,10 @@ class Operations(Protocol):
 
     async def list_tasks(self, context: Context, arguments: TasksArguments) -> TasksView:
         """Return tasks, newest first."""
+        ...
+
+    async def changes(self, context: Context, arguments: ChangesArguments) -> ChangesView:
+        """Return a mark once anything that is shown has changed, waiting up to `wait_s`."""
         ...
 
     async def find_tasks(self, context: Context, arguments: FindArguments) -> FoundTasksView:

@@ -82,8 +82,9 @@ class Presence:
         *,
         on_peers: OnPeers,
         on_up: Callable[[], None],
+        on_phase: Callable[[], None] = lambda: None,
     ) -> None:
-        """Make it; `on_up` is told each time the node has come up."""
+        """Make it; `on_up` is told each time the node has come up, `on_phase` of each phase."""
         self.node = Node(_options(config, state_dir))
         self.begun = False
         self.changed = asyncio.Event()
@@ -93,6 +94,7 @@ class Presence:
         self._seen = _Seen()
         self._on_peers = on_peers
         self._on_up = on_up
+        self._on_phase = on_phase
         self._tasks: list[asyncio.Task[None]] = []
         self._up = asyncio.Event()
         self._reopening = asyncio.Lock()
@@ -363,6 +365,7 @@ class Presence:
     def _set(self, phase: Phase) -> None:
         self._seen.phase = phase
         self.changed.set()
+        self._on_phase()
 
 
 def _options(config: NodeConfig, state_dir: Path) -> NodeOptions:

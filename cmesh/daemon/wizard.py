@@ -180,6 +180,7 @@ class Wizard:
                 _require_narrow(pending, context)
             if not arguments.accept:
                 self._records.keep_pending(None)
+                self._daemon.changes.tell()
                 if pending.plan.step == "service":
                     await self._applying.keep_declined(pending)
                 by_form = arguments.by_form
@@ -228,6 +229,7 @@ class Wizard:
                 raise SetupBusy(f"a change that {who} asked for waits for its person")
         pending = self._new(plan, context)
         self._records.keep_pending(pending)
+        self._daemon.changes.tell()
         return pending
 
     def _judged(self, plan: Plan) -> Plan:

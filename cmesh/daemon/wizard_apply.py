@@ -73,6 +73,7 @@ class Applying:
         self.count += 1
         self._records.keep_pending(None)  # single use, whatever comes of it
         self._answered.set()
+        self._daemon.changes.tell()
         if digest(await self.text()) != digest(plan.before):
             raise PlanGone(f"`{plan.file}` has changed since the change was planned")
         await asyncio.to_thread(require_in_place, plan)

@@ -55,6 +55,7 @@ from cmesh.daemon.arguments import (
     TrustArguments,
     UntrustArguments,
 )
+from cmesh.daemon.changes import ChangesArguments, ChangesView
 from cmesh.daemon.diagnosis_answers import DiagnosisView
 from cmesh.daemon.file_answers import ArtifactPiece, PatchFile, ReleaseView
 from cmesh.daemon.forget_calls import CompactView, ForgetArguments, ForgetView
@@ -259,6 +260,10 @@ class ControlClient:
     async def list_tasks(self, arguments: TasksArguments) -> TasksView:
         """Return tasks, newest first."""
         return await self.call("list_tasks", arguments, TasksView)
+
+    async def changes(self, arguments: ChangesArguments) -> ChangesView:
+        """Return a mark once anything has changed, waiting as long as the arguments say."""
+        return await self.call("changes", arguments, ChangesView)
 
     async def find_tasks(self, arguments: FindArguments) -> FoundTasksView:
         """Return tasks of any age, in pages."""

@@ -37,6 +37,7 @@ from cmesh.daemon.arguments import (
     TrustArguments,
     UntrustArguments,
 )
+from cmesh.daemon.changes import ChangesArguments
 from cmesh.daemon.forget_calls import ForgetArguments
 from cmesh.daemon.history_calls import FiguresArguments, FindArguments, RecordArguments
 from cmesh.daemon.pair_calls import PairArguments, PairRulesArguments, UnpairArguments
@@ -90,6 +91,7 @@ OPERATIONS: Mapping[str, type[Arguments]] = MappingProxyType(
         "reply_task": ReplyArguments,
         "get_task": TaskArguments,
         "list_tasks": TasksArguments,
+        "changes": ChangesArguments,
         "find_tasks": FindArguments,
         "get_record": RecordArguments,
         "figures": FiguresArguments,

@@ -38,7 +38,7 @@ FLAGS = (
 SCRIPTS = {
     "held": "echo one; while [ ! -e go ]; do sleep 0.02; done; rm go; echo two",
     "say": "cat",
-    "count": "i=0; while [ ! -e stop ]; do i=$((i+1)); echo n$i; sleep 0.05; done; rm stop",
+    "count": "i=0; while [ ! -e stop ]; do i=$((i+1)); echo n$i; sleep 0.2; done; rm stop",
     "change": "printf 'def two() -> str:\\n    return \"<b>2</b>\"\\n' >>code.py;"
     " mkdir .claude; echo {} >.claude/settings.json",
 }

@@ -13,6 +13,7 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Locator, Page, expect
 
 from cmesh.daemon.answers import TaskView
+from cmesh.daemon.arguments import ApproveArguments
 from cmesh.daemon.setup_arguments import SetupStepArguments
 from cmesh.model import TaskState
 from cmesh.node.testnet import Testnet
@@ -111,6 +112,23 @@ async def test_what_waits_is_shown_whole_and_approved(
     await expect(page.get_by_role("status").filter(has_text="Approved")).to_be_visible()
     assert (await owner.builder.ended(task.task_id)).state is TaskState.SUCCEEDED
     assert await owner.answers(task) == ["approved", "cmesh dashboard"]
+
+
+async def test_every_page_counts_what_waits_in_its_menu_and_its_title(
+    owner: Owner, dashboard: Dashboard, context: BrowserContext
+):
+    page = await dashboard.open(context)
+    await page.goto(f"{page.url}policy")
+    badge = page.locator("nav").get_by_text("waiting for you")
+    before = await owner.builder.sql("SELECT count(*) FROM tasks WHERE state = 'waiting_approval'")
+    number = int(before[0][0])
+    task = await owner.waits("counted")
+    await expect(page).to_have_title(f"({number + 1}) Policy · cmesh")
+    await expect(page.get_by_role("link", name=f"{number + 1} waiting for you")).to_be_visible()
+    answer = ApproveArguments(task_id=task.task_id, approve=False)
+    await owner.builder.call("approve_task", answer)
+    await expect(page).to_have_title(f"({number}) Policy · cmesh" if number else "Policy · cmesh")
+    await expect(badge).to_have_count(min(number, 1))
 
 
 async def test_of_two_browsers_one_wins_and_the_other_is_told(

@@ -18,6 +18,14 @@ EVIL = (
 )
 
 
+# A page that looks again and again would be right too, and is what this is not about.
+COUNTS = """
+  window.timers = 0;
+  const real = window.setInterval;
+  window.setInterval = (...given) => { window.timers += 1; return real(...given); };
+"""
+
+
 async def shot(page: Page, name: str) -> None:
     """Keep what a page looks like, for people, where they ask for it."""
     if place := os.environ.get("SCREENSHOTS"):
@@ -67,6 +75,31 @@ async def test_a_daemon_that_restarts_costs_no_event(
     seen = [int(await row.get_attribute("data-seq") or 0) for row in rows]
     assert seen == list(range(seen[0], ended.last_event + 1))
     # The browser notes each answer that the page had while the daemon was away.
+    dashboard.wrong[:] = [line for line in dashboard.wrong if "status of 503" not in line]
+
+
+async def test_lists_follow_the_daemon_over_a_restart_and_ask_for_nothing_meanwhile(
+    machines: Field, dashboard: Dashboard, context: BrowserContext
+):
+    await context.add_init_script(COUNTS)
+    overview = await dashboard.open(context)
+    tasks = await context.new_page()
+    dashboard.watch(tasks)
+    await tasks.goto(f"{overview.url}tasks")
+    first = await machines.ask("held", "seen at once")
+    for page in (overview, tasks):
+        row = page.locator("tr").filter(has=page.locator(f"a[href$='{first.task_id}']")).first
+        await expect(row.locator(".state-running")).to_be_visible()
+    machines.laptop.kill()
+    for page in (overview, tasks):
+        await expect(page.locator("#away")).to_be_visible()
+    machines.release("go")
+    await machines.laptop.up()
+    for page in (overview, tasks):
+        row = page.locator("tr").filter(has=page.locator(f"a[href$='{first.task_id}']")).first
+        await expect(page.locator("#away")).to_be_hidden()
+        await expect(row.locator(".state-succeeded")).to_be_visible()
+        assert await page.evaluate("window.timers") == 0
     dashboard.wrong[:] = [line for line in dashboard.wrong if "status of 503" not in line]
 
 

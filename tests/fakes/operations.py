@@ -59,6 +59,7 @@ from cmesh.daemon.arguments import (
     UntrustArguments,
 )
 from cmesh.daemon.asking import DERIVED_KEY
+from cmesh.daemon.changes import ChangesArguments, ChangesView
 from cmesh.daemon.diagnosis_answers import DiagnosisView, PathView
 from cmesh.daemon.file_answers import (
     ArtifactPiece,
@@ -216,6 +217,7 @@ class FakeOperations(Operations):
         self._texts: dict[str, dict[str, str]] = {}
         self._ticks = 0
         self._changed = asyncio.Event()
+        self._moves = 0
 
     # What a test does to a task.
 
@@ -230,6 +232,7 @@ class FakeOperations(Operations):
     def ask(self, view: TaskView) -> TaskView:
         """Let another machine have asked for a task here."""
         self._tasks[view.task_id], self._events[view.task_id] = view, []
+        self._wake()
         return view
 
     def knock(self, will_run: WillRunView, prompt: str = "look") -> TaskView:
@@ -436,6 +439,12 @@ class FakeOperations(Operations):
             and (not arguments.mine or self._sessions[task_id] == context.session)
         ]
         return TasksView(tasks=wanted[: arguments.limit], more=len(wanted) > arguments.limit)
+
+    @override
+    async def changes(self, context: Context, arguments: ChangesArguments) -> ChangesView:
+        self._called("changes", context, arguments)
+        await self._until(arguments.wait_s, lambda: self._mark() != arguments.since)
+        return ChangesView(mark=self._mark())
 
     @override
     async def find_tasks(self, context: Context, arguments: FindArguments) -> FoundTasksView:
@@ -800,7 +809,11 @@ class FakeOperations(Operations):
         self._ticks += 1
         return EPOCH + timedelta(seconds=self._ticks)
 
+    def _mark(self) -> str:
+        return f"fake-{self._moves}"
+
     def _wake(self) -> None:
+        self._moves += 1
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 

@@ -14,6 +14,7 @@ from typing_extensions import override
 from cmesh.clock import Clock
 from cmesh.errors import CmeshError, UsageError
 from cmesh.interfaces.dashboard import (
+    live,
     pages_approvals,
     pages_audit,
     pages_overview,
@@ -85,7 +86,7 @@ def create_app(daemon: Daemon, sign_in: SignIn, clock: Clock, port: int) -> Guar
         Mount("/static", Files(directory=STATIC)),
         Route(SIGN_IN, enter, methods=["GET", "POST"]),
     ]
-    inside = [route for page in PAGES for route in page.routes]
+    inside = [live.ROUTE, *(route for page in PAGES for route in page.routes)]
     app = Starlette(
         routes=[*routes, *inside],
         lifespan=lifespan,

@@ -23,6 +23,7 @@ from cmesh.interfaces.dashboard.daemon import AWAY, Daemon
 from cmesh.interfaces.dashboard.sign_in import Session
 
 __all__ = [
+    "CHANGES",
     "Area",
     "Page",
     "Sent",
@@ -38,6 +39,12 @@ __all__ = [
 ]
 
 FORM_FIELDS = 50
+
+REFRESH = "x-refresh"
+"""A header of a page that asks for its own parts."""
+
+CHANGES = "/changes"
+"""Where pages are told that something has changed."""
 
 _PLACE = Path(__file__).parent
 STATIC = _PLACE / "static"
@@ -72,16 +79,19 @@ class Area:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """An event of a stream; `number` is what the browser names when it comes again."""
+    """An event of a stream; `number` is what the browser names when it comes again.
+
+    It is of our own making, without a line break.
+    """
 
     event: str
     data: Mapping[str, object]
-    number: int | None = None
+    number: str = ""
 
     def encoded(self) -> bytes:
         """Return it as lines of `text/event-stream` (HTML standard, section 9.2)."""
         body = json.dumps(self.data, ensure_ascii=True)
-        number = "" if self.number is None else f"id: {self.number}\n"
+        number = f"id: {self.number}\n" if self.number else ""
         return f"event: {self.event}\n{number}data: {body}\n\n".encode()
 
 
@@ -135,7 +145,9 @@ def render(
         url=partial(page_of, request),
         pages=[page for page in area.pages if page.in_menu] if session else [],
         here=path,
-        said=session.take() if session else [],
+        live=page_of(request, CHANGES) if session else "",
+        # A page that takes its parts anew does not show what the next page of a person tells.
+        said=session.take() if session and REFRESH not in request.headers else [],
         now=area.clock.now(),
     )
     return Response(text, status, media_type="text/html")

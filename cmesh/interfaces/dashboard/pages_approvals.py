@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from cmesh.daemon.answers import TasksView, TaskView
 from cmesh.daemon.arguments import ApproveArguments, SqlArguments, TaskArguments, TasksArguments
+from cmesh.daemon.changes import ChangesArguments
 from cmesh.daemon.setup_answers import SetupChangeView, SetupPendingView
 from cmesh.daemon.setup_arguments import SetupConfirmArguments
 from cmesh.errors import CmeshError, PlanGone, TaskRefused, UsageError
@@ -48,7 +49,7 @@ async def _waits(request: Request) -> Response:
     number = len(found.tasks) + (pending.plan is not None)
     # No page: what is to be told on the next one stays for that.
     part = area_of(request).templates.get_template("waits.html")
-    text = part.render(number=number, url=partial(page_of, request))
+    text = part.render(number=number, more=found.more, url=partial(page_of, request))
     return Response(text, media_type="text/html")
 
 
@@ -60,16 +61,20 @@ async def _back(request: Request) -> Response:
 async def _page(request: Request, *, alert: str = "", hint: str = "") -> Response:
     """Return the page; with `alert` it tells of a word that was not taken."""
 
-    async def look(client: ControlClient) -> tuple[Sequence[TaskView], bool, SetupPendingView]:
+    async def look(
+        client: ControlClient,
+    ) -> tuple[str, Sequence[TaskView], bool, SetupPendingView]:
+        mark = (await client.changes(ChangesArguments())).mark
         found, pending = await asyncio.gather(client.list_tasks(_WAITING), client.setup_pending())
         each = [client.get_task(TaskArguments(task_id=task.task_id)) for task in found.tasks]
-        return await asyncio.gather(*each), found.more, pending
+        return mark, await asyncio.gather(*each), found.more, pending
 
-    tasks, more, pending = await area_of(request).daemon.call(look)
+    mark, tasks, more, pending = await area_of(request).daemon.call(look)
     # One may have been answered between the two looks.
     still = [task for task in tasks if task.state is TaskState.WAITING_APPROVAL]
     shown = fitting([waiting(task) for task in still])
     values = {
+        "mark": mark,
         "waiting": shown,
         "more": more or len(shown) < len(still),
         "pending": pending,

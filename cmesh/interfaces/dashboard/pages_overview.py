@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 from cmesh.daemon.answers import PeersView, StatusView, TasksView, TaskView
 from cmesh.daemon.arguments import TasksArguments
+from cmesh.daemon.changes import ChangesArguments
 from cmesh.daemon.history_calls import FiguresArguments, FiguresView
 from cmesh.interfaces.client import ControlClient
 from cmesh.interfaces.dashboard.daemon import known_peers
@@ -37,8 +38,10 @@ async def _overview(request: Request) -> Response:
 
     async def look(
         client: ControlClient,
-    ) -> tuple[StatusView, PeersView, TasksView, TasksView, FiguresView]:
-        return await asyncio.gather(
+    ) -> tuple[str, tuple[StatusView, PeersView, TasksView, TasksView, FiguresView]]:
+        # The mark first: what changes during the look is told to the page.
+        mark = (await client.changes(ChangesArguments())).mark
+        return mark, await asyncio.gather(
             client.status(),
             known_peers(client),
             client.list_tasks(TasksArguments(state="open", limit=SHOWN_TASKS)),
@@ -46,7 +49,7 @@ async def _overview(request: Request) -> Response:
             client.figures(FiguresArguments(since=today)),
         )
 
-    status, peers, going_on, latest, figures = await area.daemon.call(look)
+    mark, (status, peers, going_on, latest, figures) = await area.daemon.call(look)
     waiting = [
         task
         for task in going_on.tasks
@@ -56,6 +59,7 @@ async def _overview(request: Request) -> Response:
         request,
         "overview.html",
         {
+            "mark": mark,
             "status": status,
             "peers": sorted(peers.peers, key=lambda peer: (not peer.online, peer.name)),
             "going_on": [task for task in going_on.tasks if task not in waiting],

@@ -25,7 +25,7 @@ from cmesh.errors import CmeshError, TaskRefused, UsageError
 from cmesh.interfaces.client import ControlClient
 from cmesh.interfaces.dashboard.diff import DiffFile, diff_files
 from cmesh.interfaces.dashboard.form import checked
-from cmesh.interfaces.dashboard.live import follow, shown_event
+from cmesh.interfaces.dashboard.live import changed, follow, merged, shown_event
 from cmesh.interfaces.dashboard.page import (
     Page,
     area_of,
@@ -130,7 +130,7 @@ async def _live(request: Request) -> Response:
         lambda client: client.get_task(TaskArguments(task_id=wanted, events=0))
     )
     events = follow(daemon.another(), task.task_id, after=int(given), state=TaskState(state))
-    return streamed(events)
+    return streamed(merged(events, changed(daemon.another(), "")))
 
 
 async def _cancel(request: Request) -> Response:

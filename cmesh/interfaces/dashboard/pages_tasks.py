@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cmesh.daemon.answers import PeersView, StatusView
+from cmesh.daemon.changes import ChangesArguments
 from cmesh.daemon.history_calls import FindArguments, FoundTasksView
 from cmesh.errors import UsageError
 from cmesh.interfaces.client import ControlClient
@@ -40,18 +41,22 @@ async def _tasks(request: Request) -> Response:
     given = {name: request.query_params.get(name, "").strip() for name in (*_FILTERS, "before")}
     arguments = _arguments(given, area.clock.now())
 
-    async def look(client: ControlClient) -> tuple[FoundTasksView, PeersView, StatusView]:
-        return await asyncio.gather(
+    async def look(
+        client: ControlClient,
+    ) -> tuple[str, tuple[FoundTasksView, PeersView, StatusView]]:
+        mark = (await client.changes(ChangesArguments())).mark
+        return mark, await asyncio.gather(
             client.find_tasks(arguments), known_peers(client), client.status()
         )
 
-    found, peers, status = await area.daemon.call(look)
+    mark, (found, peers, status) = await area.daemon.call(look)
     asked = {name: given[name] for name in _FILTERS if given[name]}
     older = {**asked, "before": found.tasks[-1].task_id} if found.more and found.tasks else {}
     return render(
         request,
         "tasks.html",
         {
+            "mark": mark,
             "tasks": found.tasks,
             "given": given,
             "asked": asked,

@@ -155,6 +155,7 @@ class TailnetSite:
             "url": _same,
             "pages": [_PAGE],
             "here": "/",
+            "live": "",
             "now": self._clock.now(),
         }
         text = self._templates.get_template("approver.html").render(**values)

@@ -37,7 +37,7 @@ RUNS = WillRunView(
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(source, "LOOK_LEAST_S", 0.02)
     monkeypatch.setattr(source, "RETRY_S", 0.02)
 
 
@@ -251,3 +251,25 @@ def test_a_board_tells_no_event_twice_and_goes_on_behind_those_that_are_gone():
     board.skip(view.task_id)
     assert board.behind() == []
     assert board.missing([]) == [view.task_id]
+
+
+async def test_a_look_follows_a_change_and_nothing_else(
+    server: ControlServer, operations: FakeOperations, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(source, "STATUS_EVERY_S", LIMIT_S)
+    await delegate(server)
+    looks = Watcher(server.path, SystemClock(), limit_s=None).looks()
+    assert isinstance(await anext(looks), Look)
+    second = asyncio.ensure_future(anext(looks))
+
+    async def waits() -> None:
+        while operations.calls[-1][0] != "changes":
+            await asyncio.sleep(0.01)
+
+    async with asyncio.timeout(LIMIT_S / 2):
+        await waits()
+        operations.emit(FIRST_TASK, "text", "now")
+        look = await second
+    assert isinstance(look, Look)
+    assert [change.kind for change in look.changes] == ["event"]
+    assert [name for name, _context, _arguments in operations.calls].count("list_tasks") == 4

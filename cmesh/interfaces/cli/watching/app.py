@@ -18,13 +18,12 @@ from cmesh.daemon.answers import EventView, StatusView, TaskView
 from cmesh.daemon.arguments import ApproveArguments, CancelArguments, TaskArguments
 from cmesh.errors import CmeshError
 from cmesh.interfaces.cli.output import duration
-from cmesh.interfaces.cli.watching.board import Row, is_pending
+from cmesh.interfaces.cli.watching.board import is_pending
 from cmesh.interfaces.cli.watching.screens import Help, Question
 from cmesh.interfaces.cli.watching.source import Away, Look, Watcher
+from cmesh.interfaces.cli.watching.table import TaskTable, ordered
 from cmesh.interfaces.cli.watching.words import (
-    COLUMNS,
     asked_for,
-    cells,
     event_words,
     facts,
     headline,
@@ -37,26 +36,14 @@ from cmesh.text import one_line
 
 __all__ = ["WatchApp"]
 
-WIDTHS = (7, 12, 13, 12, 8, 8)
-"""Of all columns but the last, which takes what is left."""
-
-LAST_LEAST = 18
 TAIL_EVENTS = 200
 TAIL_LINES = 2_000
 REASON_CHARACTERS = 500
 TOLD_S = 8.0
 """How long a refusal of the daemon stands on the screen."""
 
-_STYLES = {
-    "running": "green",
-    "ASKS YOU": "bold reverse",
-    "asks back": "bold",
-    "failed": "red",
-    "timed out": "red",
-    "interrupted": "red",
-    "denied": "yellow",
-    "unknown": "yellow",
-}
+DRAW_EVERY_S = 1.0
+"""For how long ago things were, which nothing tells of."""
 
 
 class WatchApp(App[None]):
@@ -99,13 +86,12 @@ class WatchApp(App[None]):
         self._unfinished = unfinished
         self._status: StatusView | None = None
         self._away: Away | None = None
-        self._shown: list[str] = []
         self._chosen = ""
         self._told = 0
         self._held: list[EventView] | None = None
         # Kept, as a question above them has a screen of its own.
         self._head = Static(id="head", markup=False)
-        self._list: DataTable[Text] = DataTable(id="list", cursor_type="row", cell_padding=0)
+        self._list = TaskTable()
         self._facts = Static(id="facts", markup=False)
         self._tail = RichLog(id="tail", wrap=True, max_lines=TAIL_LINES, min_width=20)
         self._filter = Input(id="filter", placeholder="words; Enter keeps, Esc shows all")
@@ -122,14 +108,15 @@ class WatchApp(App[None]):
     def on_mount(self) -> None:
         """Begin to watch."""
         self._filter.value = self._words  # which it takes in a running program only
-        self._columns()
+        self._list.fit(self.size.width)
         self._list.focus()
         self._draw()
+        self.set_interval(DRAW_EVERY_S, self._draw)
         self.run_worker(self._watch(), exit_on_error=True)
 
     def on_resize(self) -> None:
         """Give the last column what the terminal has."""
-        self._columns()
+        self._list.fit(self.size.width)
         self._draw()
 
     def on_data_table_row_highlighted(self, event: "DataTable.RowHighlighted") -> None:
@@ -296,19 +283,13 @@ class WatchApp(App[None]):
                 at = event.ts.astimezone().strftime("%H:%M:%S")
                 tail.write(Text(f"{at} {event_words(event)}"))
 
-    def _columns(self) -> None:
-        table = self._list
-        table.clear(columns=True)
-        self._shown = []
-        last = max(LAST_LEAST, self.size.width - sum(WIDTHS))
-        for name, width in zip(COLUMNS, (*WIDTHS, last), strict=True):
-            table.add_column(name, key=name, width=width)
-
     def _draw(self) -> None:
         if not self._list.is_attached:  # the program ends
             return
         self._draw_head()
-        self._draw_list()
+        rows = self._watcher.board.rows.values()
+        shown = [row for row in rows if matches(row.view, self._words, unfinished=self._unfinished)]
+        self._list.show(ordered(shown), self._watcher.clock.now(), self._chosen)
         self._draw_facts()
 
     def _draw_head(self) -> None:
@@ -322,58 +303,12 @@ class WatchApp(App[None]):
             text += " · unfinished" if self._unfinished else ""
         self._head.update(Text(text, no_wrap=True, overflow="ellipsis"))
 
-    def _draw_list(self) -> None:
-        table = self._list
-        rows = {row.view.task_id: row for row in self._ordered()}
-        now = self._watcher.clock.now()
-        if list(rows) != self._shown:
-            table.clear()
-            for task_id, row in rows.items():
-                table.add_row(*_texts(cells(row, now)), key=task_id)
-            self._shown = list(rows)
-            if self._chosen in rows:
-                table.move_cursor(row=self._shown.index(self._chosen))
-            return
-        for task_id, row in rows.items():
-            for name, cell in zip(COLUMNS, _texts(cells(row, now)), strict=True):
-                if table.get_cell(task_id, name) != cell:
-                    table.update_cell(task_id, name, cell)
-
     def _draw_facts(self) -> None:
         row = self._watcher.board.rows.get(self._chosen)
         empty = "no task yet" if not self._watcher.board.rows else ""
         text = Text(facts(row) if row else empty, no_wrap=True, overflow="ellipsis")
         self._facts.update(text)
 
-    def _ordered(self) -> list[Row]:
-        """Return what is to be shown: what waits for the person, what goes on, what has ended."""
-        shown = [
-            row
-            for row in self._watcher.board.rows.values()
-            if matches(row.view, self._words, unfinished=self._unfinished)
-        ]
-        newest = sorted(shown, key=lambda row: row.view.task_id, reverse=True)
-        return sorted(newest, key=_rank)
-
     def _close_filter(self) -> None:
         self._filter.remove_class("open")
         self._list.focus()
-
-
-def _rank(row: Row) -> int:
-    if is_pending(row.view):
-        return 0
-    return 2 if row.view.state in ENDED else 1
-
-
-def _texts(row: Sequence[str]) -> list[Text]:
-    """Return cells that nothing interprets, the state with its colour, apart from each other."""
-    texts = [
-        Text(
-            cell, style=_STYLES.get(cell, "") if at == 1 else "", no_wrap=True, overflow="ellipsis"
-        )
-        for at, cell in enumerate(row)
-    ]
-    for text, width in zip(texts, WIDTHS, strict=False):
-        text.truncate(width - 1, overflow="ellipsis")
-    return texts

@@ -1,4 +1,4 @@
-"""Where a watcher has it from: looks at the daemon again and again, over its restarts.
+"""Where a watcher has it from: a look at the daemon after each change there, over its restarts.
 
 No change is told twice and none is left out: each task has a cursor, which a new connection
 goes on from.
@@ -13,6 +13,7 @@ from cmesh import __version__
 from cmesh.clock import Clock
 from cmesh.daemon.answers import StatusView, TaskView
 from cmesh.daemon.arguments import TaskArguments, TasksArguments
+from cmesh.daemon.changes import ChangesArguments
 from cmesh.errors import (
     CmeshError,
     DaemonNotRunning,
@@ -27,10 +28,12 @@ from cmesh.model import ENDED, TaskState
 
 __all__ = ["Away", "Look", "Watcher"]
 
-LOOK_EVERY_S = 0.5
-"""Between two looks: what a person takes for at once."""
+LOOK_LEAST_S = 0.25
+"""Between two looks, however much happens; a change after a quiet moment is seen at once."""
 
 STATUS_EVERY_S = 5.0
+"""After which there is a look although nothing was told, for what only time changes."""
+
 RETRY_S = 0.5
 
 AWAY_LIMIT_S = 600.0
@@ -98,15 +101,18 @@ class Watcher:
         while True:
             try:
                 async with self.client() as client:
-                    asked: float | None = None
-                    status = await client.status()
+                    status, asked = await client.status(), self.clock.monotonic()
+                    # INVARIANT: taken before the look, so that what changes during it is seen next.
+                    mark = (await client.changes(ChangesArguments())).mark
                     while True:
-                        if asked is None or self.clock.monotonic() - asked > STATUS_EVERY_S:
-                            status, asked = await client.status(), self.clock.monotonic()
                         await self._look(client)
                         seen = self.clock.monotonic()
                         yield Look(changes=self._taken(), status=status)
-                        await asyncio.sleep(LOOK_EVERY_S)
+                        await asyncio.sleep(LOOK_LEAST_S)
+                        waits = ChangesArguments(since=mark, wait_s=STATUS_EVERY_S)
+                        mark = (await client.changes(waits)).mark
+                        if self.clock.monotonic() - asked > STATUS_EVERY_S:
+                            status, asked = await client.status(), self.clock.monotonic()
             except _GONE as error:
                 away_s = self.clock.monotonic() - seen
                 if self.limit_s is not None and away_s > self.limit_s:

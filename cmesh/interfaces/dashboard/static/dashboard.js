@@ -1,5 +1,5 @@
-// What every page does: times in the reader's zone, parts that refresh themselves, keys, questions
-// before what cannot be taken back. Pages work without it.
+// What every page does: times in the reader's zone, parts that are kept current, what waits in the
+// title, keys, questions before what cannot be taken back. Pages work without it.
 "use strict";
 
 const dashboard = {
@@ -31,13 +31,21 @@ const dashboard = {
       const old = document.getElementById(id);
       const fresh = page.getElementById(id);
       if (!old || !fresh || old.dataset.was === fresh.innerHTML) continue;
+      const typed = [...old.querySelectorAll("input[id], select[id], textarea[id]")]
+        .filter((one) => one.value !== (one.defaultValue ?? one.value)).map((one) => [one.id, one.value]);
+      const held = old.contains(document.activeElement) && document.activeElement.id;
       const open = [...old.querySelectorAll("details[open][id]")].map((one) => one.id);
       const focus = old.contains(document.activeElement) && document.activeElement.getAttribute("href");
       const part = document.importNode(fresh, true);
       part.dataset.was = fresh.innerHTML;
       old.replaceWith(part);
       for (const name of open) document.getElementById(name)?.setAttribute("open", "");
+      for (const [name, value] of typed) {
+        const field = document.getElementById(name);
+        if (field) field.value = value;
+      }
       if (focus) part.querySelector(`[href="${CSS.escape(focus)}"]`)?.focus();
+      else if (held) document.getElementById(held)?.focus();
       dashboard.times(part);
     }
     return true;
@@ -45,9 +53,78 @@ const dashboard = {
 };
 window.cmeshDashboard = dashboard;
 
-// What is there already is not put in its place again: a text that is being typed would be lost.
-for (const part of document.querySelectorAll("[data-refresh][id]")) part.dataset.was = part.innerHTML;
+// What is there already is not put in its place again: a text that is being selected would be lost.
+for (const part of document.querySelectorAll("[data-refresh][id], [data-mark][id]")) {
+  part.dataset.was = part.innerHTML;
+}
 dashboard.times(document);
+
+// `data-mark="MARK"` on an element with an id: it is kept current by the stream of changes, which
+// `data-live` of the body names. `data-from="ADDRESS"`: its content is asked there, likewise. A hidden
+// tab holds no connection; shown again, it goes on from the last mark it has.
+(() => {
+  const RETRY_MS = 1000;
+  const title = document.title;
+  let mark = document.querySelector("[data-mark][id]")?.dataset.mark ?? "";
+  let source = null;
+  let busy = false;
+  let again = false;
+
+  const kept = () => [...document.querySelectorAll("[data-mark][id]")].map((one) => one.id);
+
+  /** Ask for what other addresses have, such as what waits, and name that in the title. */
+  async function others() {
+    const parts = [...document.querySelectorAll("[data-from][id]")];
+    await Promise.all(parts.map((one) => dashboard.refresh([one.id], one.dataset.from)));
+    const number = document.querySelector("#nav-waits [data-number]")?.textContent;
+    document.title = number ? `(${number}) ${title}` : title;
+  }
+
+  /** Take all parts anew; once more when something has changed meanwhile. */
+  async function take() {
+    again = true;
+    if (busy) return;
+    busy = true;
+    while (again && !document.hidden) {
+      again = false;
+      const ids = kept();
+      const [had] = await Promise.all([ids.length ? dashboard.refresh(ids) : true, others()]);
+      if (had) continue;
+      again = true;
+      await new Promise((wait) => setTimeout(wait, RETRY_MS));
+    }
+    busy = false;
+  }
+
+  function stop() {
+    source?.close();
+    source = null;
+  }
+
+  function listen() {
+    if (again) take();
+    // Where a page has a stream of its own, changes come with it.
+    if (source || document.hidden || !document.body.dataset.live || dashboard.own) return;
+    source = new EventSource(`${document.body.dataset.live}?since=${encodeURIComponent(mark)}`);
+    source.onopen = () => dashboard.away(false);
+    source.onerror = () => {
+      dashboard.away(true);
+      // The browser tries again by itself, unless it was told no: then a new look says why.
+      if (source?.readyState !== EventSource.CLOSED) return;
+      stop();
+      if (kept().length) setTimeout(() => { take(); listen(); }, RETRY_MS);
+    };
+    source.addEventListener("away", (event) => dashboard.away(JSON.parse(event.data).away));
+    source.addEventListener("changed", dashboard.changed);
+  }
+
+  dashboard.changed = (event) => { mark = JSON.parse(event.data).mark; take(); };
+  dashboard.listen = listen;
+  document.addEventListener("visibilitychange", () => (document.hidden ? stop() : listen()));
+  window.addEventListener("pagehide", stop);
+  window.addEventListener("pageshow", listen);
+  if (mark) others(); // without one, a change is told at once
+})();
 
 // `data-refresh="SECONDS"` on an element with an id: it is kept current while it can be seen.
 for (const part of document.querySelectorAll("[data-refresh][id]")) {
@@ -55,14 +132,6 @@ for (const part of document.querySelectorAll("[data-refresh][id]")) {
     if (document.hidden) return;
     dashboard.away(!(await dashboard.refresh([part.id])));
   }, 1000 * Number(part.dataset.refresh));
-}
-
-// `data-from="ADDRESS"` on an element with an id: its content is asked there when a person looks, and
-// not again and again, which would keep the session of a page that nobody reads.
-for (const part of document.querySelectorAll("[data-from][id]")) {
-  const look = () => document.hidden || dashboard.refresh([part.id], part.dataset.from);
-  look();
-  document.addEventListener("visibilitychange", look);
 }
 
 // A page that says that the daemon is away looks again.

@@ -17,6 +17,7 @@
   let state = task.dataset.state;
   let over = "ended" in task.dataset;
   let source = null;
+  cmeshDashboard.own = !over;
 
   function atClock(time) {
     time.title = time.dateTime;
@@ -73,7 +74,14 @@
       state = JSON.parse(event.data).state;
       cmeshDashboard.refresh(PARTS);
     });
-    source.addEventListener("end", () => { over = true; stop(); cmeshDashboard.refresh(PARTS); });
+    source.addEventListener("changed", cmeshDashboard.changed);
+    source.addEventListener("end", () => {
+      over = true;
+      stop();
+      cmeshDashboard.refresh(PARTS);
+      cmeshDashboard.own = false;
+      cmeshDashboard.listen();
+    });
   }
 
   for (const time of list.querySelectorAll("time")) atClock(time);

@@ -202,10 +202,13 @@ async def test_the_menu_counts_what_waits_and_takes_no_word_from_the_next_page(
     assert f'id="nav-waits" data-from="{browser.base}/approvals/waits"' in page.text
     form = {"answer": "deny", "plan_id": PLAN.plan_id, "sha256": "a" * 64}
     counted = (await browser.get("/approvals/waits")).text
-    assert '>2<span class="visually-hidden"> waiting for you</span>' in counted
+    assert '>2</span><span class="visually-hidden"> waiting for you</span>' in counted
     assert (await browser.post("/approvals/plan", **form)).status_code == 303
-    assert ">1<span" in (await browser.get("/approvals/waits")).text
-    assert "Dropped; nothing was changed." in (await browser.get("/approvals")).text
+    assert ">1</span>" in (await browser.get("/approvals/waits")).text
+    told = "Dropped; nothing was changed."
+    assert told not in (await browser.get("/approvals", **{"X-Refresh": "1"})).text
+    assert told in (await browser.get("/approvals")).text
+    assert told not in (await browser.get("/approvals")).text
 
 
 @pytest.mark.parametrize("query", ["peer=nobody", "direction=up&peer=worker", "peer="])

@@ -15,7 +15,7 @@ from cmesh.daemon.history_calls import DecidedView, RecordArguments, RecordView,
 from cmesh.errors import UsageError
 from cmesh.interfaces.control import ControlServer
 from cmesh.interfaces.dashboard.daemon import Daemon
-from cmesh.interfaces.dashboard.live import follow
+from cmesh.interfaces.dashboard.live import changed, follow, merged
 from cmesh.interfaces.dashboard.page import Sent
 from cmesh.interfaces.dashboard.pages_tasks import span
 from cmesh.interfaces.dashboard.timeline import timeline
@@ -209,10 +209,10 @@ async def test_a_stream_goes_on_after_what_was_seen_and_ends_with_the_task(
     stream = follow(daemon.another(), FIRST_TASK, after=1, state=TaskState.RUNNING)
     sent = await taken(stream, "end")
     assert [(one.event, one.number) for one in sent] == [
-        ("line", 2),
-        ("line", 3),
-        ("state", None),
-        ("end", None),
+        ("line", "2"),
+        ("line", "3"),
+        ("state", ""),
+        ("end", ""),
     ]
     assert sent[0].encoded().startswith(b"event: line\nid: 2\ndata: {")
     assert b"\n\n" not in sent[0].encoded()[:-2]
@@ -231,8 +231,46 @@ async def test_a_stream_waits_for_a_daemon_that_is_away(
     async with ControlServer(control_socket(state), operations):
         operations.emit(FIRST_TASK, "output", "two")
         back = await taken(stream, "line")
-        assert [(one.event, one.number) for one in back] == [("away", None), ("line", 2)]
+        assert [(one.event, one.number) for one in back] == [("away", ""), ("line", "2")]
         await stream.aclose()
+
+
+async def test_changes_go_on_after_a_mark_also_when_the_daemon_was_away(
+    daemon: Daemon, operations: FakeOperations, server: ControlServer, state: Path
+):
+    await ask(operations)
+    [first] = await taken(changed(daemon.another(), ""), "changed")
+    assert first.number == first.data["mark"]
+    stream = changed(daemon.another(), first.number)
+    waiting = asyncio.ensure_future(taken(stream, "changed"))
+    operations.start(FIRST_TASK)
+    [second] = await waiting
+    assert second.number != first.number
+    await server.close()
+    assert [one.data for one in await taken(stream, "away")] == [{"away": True}]
+    operations.finish(FIRST_TASK, text="while it was away")
+    async with ControlServer(control_socket(state), operations):
+        back = await taken(stream, "changed")
+        assert [one.event for one in back] == ["away", "changed"]
+        await stream.aclose()
+
+
+async def test_a_tasks_stream_has_changes_without_numbers_and_ends_with_the_task(
+    daemon: Daemon, operations: FakeOperations
+):
+    await ask(operations)
+    operations.start(FIRST_TASK)
+    own = follow(daemon.another(), FIRST_TASK, after=0, state=TaskState.RUNNING)
+    stream = merged(own, changed(daemon.another(), ""))
+    assert [one.number for one in await taken(stream, "changed")] == [""]
+    operations.emit(FIRST_TASK, "output", "one")
+    operations.finish(FIRST_TASK, text="done")
+    sent = await taken(stream, "nothing")
+    assert [one.event for one in sent if one.event != "changed"] == ["line", "state", "end"]
+
+
+async def test_a_stream_of_changes_needs_a_mark_of_ours(browser: Browser):
+    assert (await browser.get(f"/changes?since={'x' * 65}")).status_code == 400
 
 
 async def test_streams_end_with_the_dashboard(
