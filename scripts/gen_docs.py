@@ -63,7 +63,8 @@ HEAD = """\
 
 Data goes to stdout, everything else to stderr. With `--json` a command prints exactly one
 JSON document on stdout: its answer, or `{"error": {"code", "message", "hint"}}`. In a pipe
-tables are tab-separated lines. `NO_COLOR` is obeyed. Text that came from another machine is
+tables are tab-separated lines. A terminal that is too narrow for a table lacks some of its
+columns, or shows a block for each row; no id is cut. `NO_COLOR` is obeyed. Text that came from another machine is
 shown without control characters.
 
 A command that needs the daemon starts it, except `status` and `down`, and except after
@@ -76,7 +77,8 @@ EXITS_HEAD = """\
 `delegate`, `reply` and `wait` exit with how the task ended, also with `--json`, whose document is
 then the task; so does `result` of a task that was denied or has expired. `policy explain` exits with 30 when the answer is deny, `cancel` with 43 when the
 task has already ended otherwise, `up` with 28 when the control server does not answer, `doctor` with 90 or 91 when there is something to mend. `demo` exits with 1 when what
-it shows did not happen.
+it shows did not happen. A pipe that nobody reads any more ends a command with 141 (128 + SIGPIPE),
+and a standard output that takes no more, such as a file on a full disk, with 1.
 
 | status | task |
 |---|---|

@@ -25,7 +25,8 @@ _SELECT = "only a SELECT is taken; `cmesh audit forget` erases texts of tasks"
 _NODE = (
     "with `--peers` the column `node` is added to the answers afterwards: no statement can name it"
 )
-_PICTURE = re.compile(r"\s*LINE \d+:.*", re.DOTALL)  # means nothing once it is one line
+# DuckDB draws the line with a caret below it, which points nowhere once a terminal folds it.
+_PICTURE = re.compile(r"\s*(LINE (\d+): )([^\n]*)(?:\n( *)\^)?.*", re.DOTALL)
 
 
 def misnamed(message: str, sql: str, views: Columns) -> tuple[str, str]:
@@ -34,11 +35,13 @@ def misnamed(message: str, sql: str, views: Columns) -> tuple[str, str]:
     A column is looked for in the views that the query names, and then in the others.
     """
     column, view = _COLUMN.search(message), _VIEW.search(message)
+    if column is not None or view is not None:
+        message = _GUESS.sub("", message)
+    message = _PICTURE.sub(_place, message)
     if _CHANGES in message:
         return message, _SELECT
     if column is None and view is None:
         return message, _VALUES if _PARAMETERS.search(message) else ""
-    message = _GUESS.sub("", _PICTURE.sub("", message))
     if view is not None:
         name = view[1] or view[2]
         near = did_you_mean(name, list(views))
@@ -46,6 +49,14 @@ def misnamed(message: str, sql: str, views: Columns) -> tuple[str, str]:
         return message, f"{meant}{'' if near else ';'} `cmesh schema` lists their columns"
     assert column is not None
     return message, _column_meant((column[1] or column[2]).lower(), _asked(sql, views), views)
+
+
+def _place(picture: re.Match[str]) -> str:
+    """Return in words where a picture's caret points to."""
+    head, line, text, before = picture.groups()
+    if before is None or text.startswith("..."):  # a long line is shown from its middle
+        return f" (line {line})"
+    return f" (line {line}, column {len(before) - len(head) + 1})"
 
 
 def _column_meant(name: str, asked: Sequence[str], views: Columns) -> str:

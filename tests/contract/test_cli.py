@@ -161,6 +161,7 @@ def test_a_finished_task_prints_its_result_on_stdout_and_the_rest_on_stderr(
     process: DaemonProcess,
 ):
     cli = Cli(*TASK)
+    assert cli.until("task ") == f"task {FIRST_TASK}\n"  # at once, whatever becomes of the caller
     cli.until("queued on worker")
     process.order("start", task_id=FIRST_TASK)
     cli.until("running on worker")
@@ -921,6 +922,39 @@ def test_real_processes_answer_the_same(process: DaemonProcess):
     status, out, err = Cli("show", "00000000").end()
     assert (status, out) == (41, "")
     assert err.startswith("error: ")
+
+
+@pytest.mark.parametrize("json_too", [[], ["--json"]])
+def test_an_output_that_takes_no_more_is_told_in_one_line(
+    process: DaemonProcess, json_too: list[str]
+):
+    for words in (["tasks"], ["show", "00000000"]):
+        with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+            done = _run([*words, *json_too], full)
+        if words == ["tasks"] or json_too:
+            assert done.stderr.startswith("error: standard output cannot be written: No space")
+        assert done.stderr.count("\n") <= 2
+        assert done.returncode == (1 if words == ["tasks"] else 41)
+
+
+def test_a_pipe_that_nobody_reads_ends_a_command_as_its_signal_would(process: DaemonProcess):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as pipe:  # noqa: PTH123 - a file descriptor
+        done = _run(["tasks"], pipe)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def _run(words: list[str], stdout: Any) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "cmesh", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
 
 
 def test_peers_and_tasks_complete_from_a_running_daemon_only(

@@ -1,7 +1,7 @@
 """The command line: one program, its commands, and the one place where errors become statuses.
 
 Commands raise; only `main` prints errors. Usage errors are 2, Ctrl-C is 130,
-all others are the exit status of their class.
+a pipe that nobody reads 141, all others are the exit status of their class.
 """
 
 import logging
@@ -37,6 +37,12 @@ from cmesh.interfaces.cli.dashboard import dashboard
 from cmesh.interfaces.cli.exits import DETACHED_EXIT
 from cmesh.interfaces.cli.options import JsonOption
 from cmesh.interfaces.cli.pair import pair
+from cmesh.interfaces.cli.standard_output import (
+    PIPE_EXIT,
+    OutputClosed,
+    OutputFailed,
+    guard_output,
+)
 from cmesh.paths import state_dir
 
 __all__ = ["app", "main"]
@@ -125,6 +131,7 @@ uninstall.register(app)
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command line; return its exit status. Blocks."""
+    guard_output()
     # A locale that lacks a character must not turn an answer into a failure.
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
@@ -135,7 +142,10 @@ def main(arguments: Sequence[str]) -> int:
         command = typer.main.get_command(app)
         words = list(arguments) or ["--help"]
         status: object = command.main(words, prog_name="cmesh", standalone_mode=False)
+        sys.stdout.flush()
         return status if isinstance(status, int) else 0
+    except OutputClosed:
+        return PIPE_EXIT
     except UsageError as error:
         failure = _with_page(error, arguments)
     except CmeshError as error:
@@ -150,7 +160,18 @@ def main(arguments: Sequence[str]) -> int:
         _keep_details()
         _logger.exception("command_failed")
         failure = _unexpected(error)
-    output.print_error(failure, as_json=as_json)
+    return _tell(failure, as_json=as_json)
+
+
+def _tell(failure: CmeshError, *, as_json: bool) -> int:
+    """Print an error where it can be printed; return the exit status."""
+    try:
+        output.print_error(failure, as_json=as_json and not isinstance(failure, OutputFailed))
+        sys.stdout.flush()
+    except OutputClosed:
+        return PIPE_EXIT
+    except OutputFailed as error:
+        output.print_error(error, as_json=False)
     return failure.exit_status
 
 

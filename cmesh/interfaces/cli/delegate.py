@@ -270,6 +270,9 @@ def _hand_out(ask: Ask, *, wait: bool, as_json: bool) -> NoReturn:
 
         def submitted() -> TaskView:
             view = _submit(ask)
+            if not output.is_terminal():
+                # At once: whoever is killed while it waits leaves the task's name behind.
+                output.say(f"task {view.task_id}")
             progress.show(view.model_copy(update={"events": [], "last_event": 0}))
             return view
 

@@ -38,8 +38,13 @@ def hand_out_all(arguments: FanOutArguments, *, wait: bool, as_json: bool) -> No
             output.say("the daemon restarted; asking again")
             return call(lambda client: client.fan_out(arguments))
 
+    def named() -> GroupView:
+        view = asked()
+        output.say(f"group {view.group}")  # at once: whoever is killed leaves its name behind
+        return view
+
     if wait:
-        _until_end(asked, as_json=as_json)
+        _until_end(named, as_json=as_json)
     view = asked()
     _note(view)
     output.print_json(view) if as_json else output.data(view.group)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from cmesh.errors import CmeshError
+from cmesh.interfaces.cli.fitting import COLUMN_GAP, fitted, layout, wide, wrapped
 from cmesh.text import one_line, reveal, scrub
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ __all__ = [
     "ask",
     "data",
     "duration",
-    "fitted",
     "has_colour",
     "hint",
     "is_terminal",
@@ -38,20 +38,20 @@ __all__ = [
     "print_error",
     "print_json",
     "say",
+    "short_moment",
     "somebody",
     "stderr",
     "table",
 ]
 
-_CUT_COLUMNS = frozenset({"DIRECTORY", "MACHINE", "PATHS", "PROMPT"})
+_CUT_COLUMNS = frozenset({"DIRECTORY", "MACHINE", "PATHS", "PROMPT", "RUNNERS", "WHY NOT"})
 """What may be cut to fit a terminal; ids, names and fingerprints may not."""
 
-_CUT_WIDTH = 12
 _MESSAGE_CHARACTERS = 4_000
-_COLUMN_GAP = 2
 # C1 controls, line separators and marks that turn the reading direction.
 _UNSAFE = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 _MINUTE_S = 60
+_MINUTE_END = len("2026-01-31 12:00")
 _HOUR_S = 3600
 _DAY_S = 86_400
 
@@ -171,30 +171,42 @@ def is_terminal() -> bool:
     return sys.stderr.isatty() and not stderr().is_dumb_terminal
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of possibly remote text."""
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, may_lack: Sequence[str] = ()
+) -> None:
+    """Print rows of possibly remote text: as a table, or where that has no room as blocks.
+
+    A terminal that is too narrow lacks columns of `may_lack` first, the last of them before all.
+    A pipe has them all.
+    """
     if not sys.stdout.isatty():
         sys.stdout.write(lines(columns, rows))
         return
+    columns = [one_line(column, 200) for column in columns]
+    cells = [[one_line(cell, 200) for cell in row] for row in rows]
+    width = shutil.get_terminal_size().columns
+    kept = layout(columns, cells, width, may_lack=may_lack, cut=_CUT_COLUMNS)
+    if kept is None:
+        _blocks(columns, [[one_line(cell, _MESSAGE_CHARACTERS) for cell in row] for row in rows])
+        return
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     console = Console(markup=False, highlight=False, emoji=False)
-    columns = [one_line(column, 200) for column in columns]
-    cells = [[one_line(cell, 200) for cell in row] for row in rows]
-    if _needed_width(columns, cells) > console.width:
-        _blocks(columns, cells)
-        return
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for at, column in enumerate(columns):
-        least = None
-        if column not in _CUT_COLUMNS:
-            least = max([_wide(column), *(_wide(row[at]) for row in cells)])
-        drawn.add_column(column, overflow="ellipsis", no_wrap=True, min_width=least)
-    for row in cells:
-        drawn.add_row(*(Text(cell) for cell in row))
-    console.print(drawn)
+    for number, row in enumerate([columns, *cells]):
+        parts = [fitted(row[at], size) for at, size in kept.items()]
+        filled = [
+            part + " " * (size - wide(part))
+            for part, size in zip(parts, kept.values(), strict=True)
+        ]
+        line = (" " * COLUMN_GAP).join(filled).rstrip()
+        if number == 0:
+            console.print(Text(line, style="bold"), soft_wrap=True)
+        else:
+            sys.stdout.write(line + "\n")
+    lacking = [column for at, column in enumerate(columns) if at not in kept]
+    if lacking := [one for one in lacking if any(row[columns.index(one)] for row in cells)]:
+        hint(f"no room here for {', '.join(lacking)}; `--json` has all")
 
 
 def lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -205,35 +217,18 @@ def lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def pairs(rows: Sequence[tuple[str, str]]) -> None:
-    """Print names and values, one a line; empty values are left out."""
+    """Print names and values, one a line; empty values are left out.
+
+    A terminal gets long values in lines of its width, broken between words.
+    """
     shown = [(name, value) for name, value in rows if value]
-    width = max((_wide(name) for name, _value in shown), default=0)
+    width = max((wide(name) for name, _value in shown), default=0)
+    room = shutil.get_terminal_size().columns - width - COLUMN_GAP if sys.stdout.isatty() else 0
     for name, value in shown:
-        parts = scrub(value).splitlines() or [""]
-        sys.stdout.write(f"{name}{' ' * (width - _wide(name))}  {parts[0]}\n")
-        for line in parts[1:]:
+        first, *more = wrapped(scrub(value), room)
+        sys.stdout.write(f"{name}{' ' * (width - wide(name))}  {first}\n")
+        for line in more:
             sys.stdout.write(f"{'':<{width}}  {line}\n")
-
-
-def _needed_width(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> int:
-    """Return the columns a table takes when nothing but `_CUT_COLUMNS` is cut."""
-    width = 0
-    for at, column in enumerate(columns):
-        longest = max([_wide(column), *(_wide(row[at]) for row in cells)])
-        width += min(longest, _CUT_WIDTH) if column in _CUT_COLUMNS else longest
-    return width + _COLUMN_GAP * (len(columns) - 1)
-
-
-def fitted(text: str, width: int) -> str:
-    """Return a text in at most `width` columns of a terminal; what is cut ends with `…`."""
-    if _wide(text) <= width:
-        return text
-    kept = ""
-    for ch in text:
-        if _wide(kept) + _wide(ch) > width - 1:
-            break
-        kept += ch
-    return f"{kept}…"
 
 
 def has_colour() -> bool:
@@ -242,15 +237,6 @@ def has_colour() -> bool:
 
     console = Console()
     return console.color_system is not None and not console.no_color
-
-
-def _wide(text: str) -> int:
-    """Return how many columns of a terminal a text takes: Chinese characters take two."""
-    if text.isascii():
-        return len(text)
-    from rich.cells import cell_len
-
-    return cell_len(text)
 
 
 def _blocks(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
@@ -283,6 +269,12 @@ def moment(value: datetime | None) -> str:
         return value.astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
     except OverflowError:  # a peer may name the last day of time
         return value.isoformat()
+
+
+def short_moment(value: datetime | None) -> str:
+    """Return a time for a table: to the minute on a terminal, elsewhere as `moment`."""
+    text = moment(value)
+    return text[:_MINUTE_END] if sys.stdout.isatty() else text
 
 
 def _labelled(label: str, style: str, text: str) -> None:

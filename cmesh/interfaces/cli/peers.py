@@ -77,6 +77,7 @@ def peers(context: typer.Context, *, as_json: JsonOption = False) -> None:
             "MACHINE",
         ],
         [_row(peer) for peer in view.peers],
+        may_lack=("LINK", "MAY ASK", "RUNNERS", "PATHS", "MACHINE", "NODE", "WHO", "FINGERPRINT"),
     )
 
 

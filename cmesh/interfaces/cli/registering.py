@@ -1,6 +1,8 @@
 """What `cmesh mcp add`, `remove` and `list` do; the settings themselves are `cmesh.setup`'s."""
 
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeAlias
 
 import typer
@@ -74,17 +76,25 @@ def list_agents(*, as_json: bool) -> None:
             one.client.name,
             "yes" if one.here else "no",
             _SAID[one.standing],
-            str(one.path),
+            _short(one.path),
             one.detail,
         )
         for one in seen
     ]
-    output.table(_COLUMNS, rows)
+    output.table(_COLUMNS, rows, may_lack=("DETAIL",))
     wanting = [
         one.client.name for one in seen if one.here and one.standing in {"absent", "outdated"}
     ]
     if wanting:
         output.hint(f"cmesh mcp add {' '.join(wanting)}")
+
+
+def _short(path: Path) -> str:
+    """Return a path as a person at a terminal writes it; elsewhere whole."""
+    home = Path.home()
+    if not sys.stdout.isatty() or not path.is_relative_to(home):
+        return str(path)
+    return f"~/{path.relative_to(home)}"
 
 
 def _chosen(here: Surroundings, names: Sequence[str], *, everywhere: bool) -> list[Client]:

@@ -25,7 +25,22 @@ from cmesh.text import one_line
 __all__ = ["register"]
 
 _SHOWN = 60
-_TEXT_CHARACTERS = 60
+_MAY_LACK = (
+    "seconds",
+    "runner",
+    "profile",
+    "latest",
+    "ended_at",
+    "direction",
+    "waited_s",
+    "times",
+    "not_told",
+    "not_accepted",
+    "interrupted",
+    "program",
+    "principal",
+)
+"""Columns that a narrow terminal lacks, the most wanted first."""
 
 
 def register(group: typer.Typer) -> None:
@@ -131,16 +146,15 @@ def _print(name: str, wanted: Report, view: SqlView, first: datetime, peer: str)
         [_cell(value, kind) for value, kind in zip(row, view.types, strict=True)]
         for row in view.rows
     ]
-    output.table(view.columns, rows)
+    output.table(view.columns, rows, may_lack=_MAY_LACK)
 
 
 def _cell(value: object, kind: str) -> str:
-    """Return a value as people read it: a time to the minute and local, a text cut."""
+    """Return a value as people read it: a time local, and to the minute on a terminal."""
     if value is None:
         return ""
     if kind.startswith("TIMESTAMP") and isinstance(value, str):
-        return output.moment(datetime.fromisoformat(value))
+        return output.short_moment(datetime.fromisoformat(value))
     if isinstance(value, float):
         return f"{value:,.10g}"
-    text = str(value)
-    return text if not sys.stdout.isatty() else one_line(text, _TEXT_CHARACTERS)
+    return str(value)

@@ -74,7 +74,8 @@ def list_(*, as_json: JsonOption = False) -> None:
     if as_json:
         output.print_json(view)
         return
-    output.table(_COLUMNS, [_row(runner) for runner in view.runners])
+    more = ("WHY NOT", "PROFILES", "CREDENTIAL", "VERSION", "SELF-TEST", "MANIFEST")
+    output.table(_COLUMNS, [_row(runner) for runner in view.runners], may_lack=more)
 
 
 @_group.command()

@@ -38,6 +38,19 @@ __all__ = ["register"]
 
 SHOWN_EVENTS = 20
 
+_MAY_LACK = (
+    "CODE",
+    "CREATED",
+    "RUNNER",
+    "BILL",
+    "HEARD",
+    "WAY",
+    "DIRECTORY",
+    "GROUP",
+    "TURN",
+)
+"""Columns that a narrow terminal lacks, the most wanted first."""
+
 _NO_FOLLOW_UP = {
     RunnerCannot.code: "the runner keeps no conversation",
     SessionGone.code: "the worker no longer has the conversation",
@@ -103,13 +116,14 @@ def tasks(
                 task.runner,
                 str(task.turn),
                 task.group,
-                output.moment(task.created_at),
+                output.short_moment(task.created_at),
                 *([bill(task)] if billed else []),
                 task.directory,
                 one_line(task.prompt, 60),
             ]
             for task in view.tasks
         ],
+        may_lack=_MAY_LACK,
     )
     if view.more:
         output.hint("there are older tasks; raise --limit to see them")

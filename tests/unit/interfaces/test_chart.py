@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from cmesh.daemon.answers import SqlView
 from cmesh.daemon.fleet_view import SqlNodeView
 from cmesh.errors import UsageError
-from cmesh.interfaces.cli.chart import draw
+from cmesh.interfaces.cli.chart import draw, whole_ticks
 from cmesh.interfaces.cli.charting import BARS_MOST, plan
 
 TEXT, NUMBER, TIME = "VARCHAR", "BIGINT", "TIMESTAMP WITH TIME ZONE"
@@ -91,3 +91,27 @@ def test_a_plot_is_as_wide_as_its_place_and_plain_without_colour(answer: SqlView
     coloured = draw(found, width, 12, colour=True)
     assert "\x1b[38;5;" in coloured
     assert "\x1b[31m" not in coloured
+
+
+@pytest.mark.parametrize(
+    ("values", "places"),
+    [
+        ([0, 7], [0, 2, 4, 6]),
+        ([0, 1], [0, 1]),
+        ([5], [5]),
+        ([1, 29], [10, 20]),
+        ([-3, 3], [-2, 0, 2]),
+        ([0, 29_000], [0, 10_000, 20_000]),
+        ([0, 0.5], []),
+        ([0, 1e300], []),
+        ([], []),
+    ],
+)
+def test_whole_numbers_have_whole_marks(values: list[float], places: list[int]):
+    assert whole_ticks([float(one) for one in values]) == places
+
+
+def test_counts_have_no_fractions_along_their_axes():
+    counted = view([TEXT, NUMBER], ["a", 1], ["b", 3])
+    assert "." not in draw(plan(counted, "bar"), 80, 12, colour=False)
+    assert "." not in draw(plan(view([NUMBER], [1], [1], [4]), "hist"), 80, 12, colour=False)

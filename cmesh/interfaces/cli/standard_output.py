@@ -1,0 +1,67 @@
+"""Standard output that says in one way that nobody reads it, or that it cannot be written.
+
+`head` closes a pipe early and a disk may be full: neither is a fault of the command. An
+`OSError` would be taken for one of the work's own, so it becomes another error where it arises.
+"""
+
+import io
+import os
+import sys
+from pathlib import Path
+
+from typing_extensions import override
+
+from cmesh.errors import CmeshError
+
+__all__ = ["PIPE_EXIT", "OutputClosed", "OutputFailed", "guard_output"]
+
+PIPE_EXIT = 141
+"""Nobody reads any more (128 + SIGPIPE), as a shell has it of other programs."""
+
+
+class OutputClosed(Exception):
+    """Raised when the other end of standard output is closed."""
+
+
+class OutputFailed(CmeshError):
+    """Raised when standard output takes no more, such as a file on a full disk."""
+
+    default_hint = ""
+
+
+class _Output(io.FileIO):
+    """The file descriptor of standard output; after its first failure it takes all in silence."""
+
+    _failed = False
+
+    @override
+    def write(self, data: object, /) -> int:
+        if self._failed:
+            return memoryview(data).nbytes  # type: ignore[arg-type]
+        try:
+            return super().write(data)  # type: ignore[arg-type]
+        except BrokenPipeError as error:
+            self._failed = True
+            raise OutputClosed from error
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            self._failed = True
+            raise OutputFailed(f"standard output cannot be written: {error.strerror}") from error
+
+
+def guard_output() -> None:
+    """Put such a stream in the place of this process's own `sys.stdout`."""
+    given = sys.stdout
+    if given is None:  # `>&-` of a shell; the number 1 must not become that of a socket
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
+        return
+    if given is not sys.__stdout__ or not isinstance(given, io.TextIOWrapper):
+        return
+    raw = _Output(given.fileno(), "w", closefd=False)
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=given.encoding,
+        errors="backslashreplace",
+        line_buffering=given.isatty(),
+    )
