@@ -1,8 +1,11 @@
 """What callers send beside a task, on its way to this worker: asked for, checked, put aside.
 
-A task with changes starts only when their bytes are a blob here, and the commit that they are made
-on is in its directory's repository or has come as a bundle. What a lost link has brought is kept,
-and the next one is asked for the rest; a restart of the daemon asks for all.
+A task with changes starts only when its caller has sent their bytes, and the commit that they are
+made on is in its directory's repository or has come as a bundle. What a lost link has brought is
+kept, and the next one is asked for the rest; a restart of the daemon asks for all.
+
+INVARIANT: that bytes of a hash are kept here gives them to nobody who names it. They may be
+another's, or withheld from this very caller, who is told the hash of what a secret withholds.
 """
 
 import asyncio
@@ -40,6 +43,7 @@ class Incoming:
         self._parts = parts
         self._transfers: dict[TaskId, _Transfer] = {}
         self._lacks: dict[TaskId, _Lack] = {}
+        self._came: set[TaskId] = set()  # whose changes its caller has sent
         self._has: set[TaskId] = set()  # whose commit was found in the directory
 
     async def ready(self, record: TaskRecord) -> bool:
@@ -53,7 +57,7 @@ class Incoming:
         changes, task_id = record.spec.changes, record.task_id
         if changes is None:
             return True
-        if self._parts.store.blob_path(changes.sha256) is None:
+        if task_id not in self._came or self._parts.store.blob_path(changes.sha256) is None:
             if task_id not in self._transfers:
                 self._begin(record.peer_id, task_id, changes.sha256, changes.bytes, CHANGES_BYTES)
             self._ask(self._transfers[task_id])
@@ -132,6 +136,7 @@ class Incoming:
             path, lack = transfer.close_whole(), self._lacks.get(chunk.task_id)
             if lack is None:
                 await self._parts.store.take_blob(path, transfer.sha256)
+                self._came.add(chunk.task_id)
             else:
                 lack.bundle, lack.asked = path, False
                 del self._transfers[chunk.task_id]
@@ -149,6 +154,7 @@ class Incoming:
     def drop(self, task_id: TaskId) -> None:
         """End what is on its way for a task, and delete its bundle."""
         self._close(task_id)
+        self._came.discard(task_id)
         self._has.discard(task_id)
         lack = self._lacks.pop(task_id, None)
         if lack is not None and lack.bundle is not None:

@@ -39,6 +39,7 @@ from cmesh.protocol.machine import Machine
 from cmesh.protocol.outcome import Artifacts, Patch
 from cmesh.protocol.state import public
 from cmesh.question import QUESTION_CHARS, question_in
+from cmesh.runner.artifacts import is_asked
 from cmesh.sandbox.tier import LABEL
 from cmesh.store.records import TaskSnapshot
 from cmesh.store.turns import asks
@@ -235,9 +236,22 @@ def _artifacts(task: TaskSnapshot) -> dict[str, Any]:
 
 
 def _told_artifacts(task: TaskSnapshot) -> Artifacts | None:
+    """Return the files that were asked for and told.
+
+    INVARIANT: a worker gives a name to nothing that its caller did not ask for: such a name may
+    be that of a file which runs or instructs by being there.
+    """
     if task.result is None or not task.result.artifacts:
         return None
-    return Artifacts.model_validate(dict(task.result.artifacts))
+    told = Artifacts.model_validate(dict(task.result.artifacts))
+    asked = tuple(one for one in told.files if is_asked(task.record.spec.artifacts, one.path))
+    if strange := len(told.files) - len(asked):
+        reason = (
+            f"its worker named {strange} file{'' if strange == 1 else 's'} that nobody asked for"
+        )
+        update = {"files": asked, "left_out": told.left_out + strange, "reason": reason}
+        return told.model_copy(update=update)
+    return told
 
 
 def patch_view(task: TaskSnapshot) -> PatchView | None:

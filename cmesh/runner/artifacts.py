@@ -23,6 +23,7 @@ __all__ = [
     "Wanted",
     "check_globs",
     "find",
+    "is_asked",
     "take",
 ]
 
@@ -117,6 +118,15 @@ def find(root: int, globs: Sequence[str]) -> tuple[list[str], int]:
                     left_out += 1
     names.sort()
     return names[:ARTIFACTS_MOST], left_out + max(0, len(names) - ARTIFACTS_MOST)
+
+
+def is_asked(globs: Sequence[str], path: str) -> bool:
+    """Say whether a glob means a file of this name, by the rules of `find`."""
+    wanted = Wanted(globs)
+    states = wanted.begin()
+    for name in path.split("/"):
+        states = wanted.after(states, name)
+    return wanted.ends(states)
 
 
 def take(root: int, names: Sequence[str], into: Path, redactor: Redactor) -> Iterator[Taken]:

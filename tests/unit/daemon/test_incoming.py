@@ -42,7 +42,7 @@ class Here:
         return self.incoming if self.kept else None
 
     async def take_blob(self, path: Path, sha256: str) -> None:
-        assert sha256 == SHA
+        assert sha256 in {SHA, NONE}
         self.kept.append(path.read_bytes())
 
     @property
@@ -103,6 +103,20 @@ async def test_other_bytes_are_not_kept(tmp_path: Path, record: TaskRecord) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.anyio
+async def test_what_is_kept_here_is_not_taken_for_what_a_caller_sends(
+    tmp_path: Path, record: TaskRecord
+) -> None:
+    here = Here(tmp_path, kept=[DATA])  # of somebody else's task, or withheld from this caller
+    incoming = Incoming(cast("Any", here))
+    assert not await incoming.ready(record)
+    assert here.posted == [0]
+    assert await incoming.take(sent(record, 0, DATA, final=True))
+    assert await incoming.ready(record)
+    incoming.drop(record.task_id)
+    assert not await incoming.ready(record)
+
+
 @pytest.fixture
 def lacking(tmp_path: Path, record: TaskRecord) -> tuple[Here, TaskRecord, str]:
     """Return a task whose changes are here, and their commit is not; and the commit that is."""
@@ -114,12 +128,24 @@ def lacking(tmp_path: Path, record: TaskRecord) -> tuple[Here, TaskRecord, str]:
     return Here(tmp_path), replace(record, spec=replace(record.spec, changes=changes)), head
 
 
+async def with_changes(
+    here: Here, record: TaskRecord, incoming: Incoming | None = None
+) -> Incoming:
+    """Return what has a task's changes, which are nothing, from its caller."""
+    incoming = incoming or Incoming(cast("Any", here))
+    assert not await incoming.ready(record)
+    nothing = Chunk(task_id=record.task_id, sha256=NONE, offset=0, data=b"", final=True)
+    assert await incoming.take(nothing)
+    here.posted.clear()
+    return incoming
+
+
 @pytest.mark.anyio
 async def test_a_commit_that_is_not_here_is_asked_for_and_a_new_link_goes_on(
     lacking: tuple[Here, TaskRecord, str],
 ) -> None:
     here, record, head = lacking
-    incoming, task_id, peer = Incoming(cast("Any", here)), record.task_id, record.peer_id
+    incoming, task_id, peer = await with_changes(here, record), record.task_id, record.peer_id
     told = Bundle(task_id=task_id, sha256=SHA, bytes=len(DATA))
     incoming.announced(told, peer)  # nobody has asked
     assert not await incoming.ready(record)
@@ -149,7 +175,7 @@ async def test_a_caller_that_was_restarted_sends_another_bundle_from_its_beginni
     lacking: tuple[Here, TaskRecord, str],
 ) -> None:
     here, record, _ = lacking
-    incoming, task_id, peer = Incoming(cast("Any", here)), record.task_id, record.peer_id
+    incoming, task_id, peer = await with_changes(here, record), record.task_id, record.peer_id
     assert not await incoming.ready(record)
     incoming.announced(Bundle(task_id=task_id, sha256=NONE, bytes=9), peer)
     incoming.relinked(peer)
@@ -159,6 +185,7 @@ async def test_a_caller_that_was_restarted_sends_another_bundle_from_its_beginni
     assert await incoming.ready(record)
     incoming.drop(task_id)
     # Why one does not come is the caller's word, in this machine's sentence.
+    await with_changes(here, record, incoming)
     assert not await incoming.ready(record)
     why = incoming.refused(task_id, "no\x1b[31m room")
     assert why.startswith("the commit aaaaaaaaaaaa that the caller's changes are made on is not")
@@ -172,6 +199,7 @@ async def test_a_commit_that_is_here_is_asked_of_nobody(
 ) -> None:
     here, record, head = lacking
     changes = Changes(commit=head, sha256=NONE, bytes=0, bundle=True)
-    incoming = Incoming(cast("Any", here))
-    assert await incoming.ready(replace(record, spec=replace(record.spec, changes=changes)))
+    record = replace(record, spec=replace(record.spec, changes=changes))
+    incoming = await with_changes(here, record)
+    assert await incoming.ready(record)
     assert here.lacked == []

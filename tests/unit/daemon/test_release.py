@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from cmesh.daemon.arguments import ArtifactArguments
 from cmesh.daemon.feed import Feeds
 from cmesh.daemon.found import find_secrets
 from cmesh.daemon.release import Release
 from cmesh.daemon.released import NOT_LINKED, NOT_RELEASED
-from cmesh.daemon.views import artifact_views, patch_view
+from cmesh.daemon.results_text import read_artifact
+from cmesh.daemon.views import Knowledge, artifact_views, patch_view, task_view
 from cmesh.errors import TaskRefused
 from cmesh.link.link import Link
 from cmesh.model import Direction, Result, TaskId, TaskState
@@ -49,7 +51,12 @@ class Task:
     file: str
 
 
-async def ended(pair: Pair, patch: bytes = PATCH, code: str = "secret_found") -> Task:
+async def ended(
+    pair: Pair,
+    patch: bytes = PATCH,
+    code: str = "secret_found",
+    globs: Sequence[str] = ("out/*",),
+) -> Task:
     sha256, of_file = await pair.doer.store.blob(patch), await pair.doer.store.blob(FILE)
     told = Patch(sha256=sha256, bytes=len(patch), files=1, withheld=code, reason="1 secret")
     file = ArtifactFile(path="out/key", bytes=len(FILE), sha256=of_file, withheld=code)
@@ -59,7 +66,7 @@ async def ended(pair: Pair, patch: bytes = PATCH, code: str = "secret_found") ->
         patch=told.model_dump(mode="json"),
         artifacts=Artifacts(files=(file,)).model_dump(mode="json"),
     )
-    record = pair.asker.record(pair.doer)
+    record = pair.asker.record(pair.doer, artifacts=tuple(globs))
     for half in (pair.asker, pair.doer):
         way = Direction.OUT if half is pair.asker else Direction.IN
         peer = pair.doer if half is pair.asker else pair.asker
@@ -83,6 +90,27 @@ async def release(half: Half, task: Task, *names: str) -> bool:
 async def facts(store: Store, task: Task) -> Sequence[Sequence[object]]:
     text = f"SELECT part, path, pid, direction FROM releases WHERE task_id = '{task.task_id}'"
     return (await store.sql(text, (), 10)).rows
+
+
+async def test_a_file_that_was_not_asked_for_has_no_name_here(pair: Pair) -> None:
+    store = pair.asker.store
+    asked = await ended(pair, code="", globs=("out/*", "dist/*.whl"))
+    strange = await ended(pair, code="", globs=("dist/*.whl", "out/.*"))
+    await store.blob(FILE)  # by whatever way its bytes came here
+    seen = await pair.asker.seen(asked.task_id)
+    path = [one.path for one in artifact_views(seen)]
+    assert path == ["out/key"]
+    assert (await read_artifact(store, seen, piece(asked))).sha256 == asked.file
+    seen = await pair.asker.seen(strange.task_id)
+    view = task_view(seen, now=pair.asker.clock.now(), knowledge=Knowledge())
+    assert (view.artifacts, view.artifacts_left_out) == ([], 1)
+    assert view.artifacts_reason == "its worker named 1 file that nobody asked for"
+    with pytest.raises(TaskRefused, match="no file of that path"):
+        await read_artifact(store, seen, piece(strange))
+
+
+def piece(task: Task) -> ArtifactArguments:
+    return ArtifactArguments(task_id=task.task_id, path="out/key")
 
 
 async def test_only_what_was_released_is_sent_and_it_is_noted_once_on_each_side(
