@@ -71,9 +71,9 @@ ffibuilder.set_source(
 )
 
 
-def build_archive() -> None:
+def build_archive(target: Path = ARCHIVE) -> None:
     """Build the Go archive that the cffi module links."""
-    _go_build("-buildmode=c-archive", ARCHIVE, ".")
+    _go_build("-buildmode=c-archive", target, ".")
 
 
 def build_testnet(target: Path) -> None:
@@ -88,6 +88,12 @@ def is_current() -> bool:
         return False
     outputs = (MODULE, ROOT / TESTNET, STAMP)
     return all(p.exists() for p in outputs) and STAMP.read_text("utf-8") == _digest_of_inputs()
+
+
+def made_elsewhere() -> Path | None:
+    """Return where the parts for another system lie, as they lie in its wheel, or None."""
+    parts = os.environ.get("CMESH_NATIVE_PARTS")  # scripts/build_windows.py
+    return Path(parts) if parts else None
 
 
 def build_inplace() -> None:
@@ -199,11 +205,16 @@ def _require_compiler() -> None:
     _stop(f"a C compiler (`{compiler}`) is missing", install)
 
 
+def inputs() -> list[Path]:
+    """Return the files that decide what is built."""
+    patterns = ("*.go", "*.h", "go.mod", "go.sum", "*/*.go", "*/*.h", "testnet/*.html")
+    files = sorted(path for pattern in patterns for path in NATIVE.glob(pattern))
+    return [*files, Path(__file__)]
+
+
 def _digest_of_inputs() -> str:
     digest = hashlib.sha256(f"{sys.version} {platform.machine()} {find_go()} {TAGS}".encode())
-    patterns = ("*.go", "*.h", "go.mod", "go.sum", "testnet/*.go", "testnet/*.html")
-    files = sorted(path for pattern in patterns for path in NATIVE.glob(pattern))
-    for path in (*files, Path(__file__)):
+    for path in inputs():
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

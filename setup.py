@@ -20,6 +20,9 @@ class BuildNative(build_ext):
     def run(self) -> None:  # pyright: ignore[reportImplicitOverride]
         """Build in order: archive, program, module; take what the tree has when it is current."""
         base = Path() if self.inplace else Path(self.build_lib)
+        if ready := native.made_elsewhere():
+            shutil.copytree(ready, base, dirs_exist_ok=True)
+            return
         if native.is_current() and not self.inplace:
             for made in (native.MODULE, native.ROOT / native.TESTNET):
                 target = base / made.relative_to(native.ROOT)

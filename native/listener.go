@@ -40,6 +40,14 @@ func tailscale_listen(sd C.int, network, addr *C.cchar, listenerOut *C.int) (cod
 	return 0
 }
 
+// recordSize is what an address is given out in, and on Unix a listener's
+// message: the remote "ip:port", padded with zeros. A fixed size keeps messages
+// apart on a stream socket.
+const recordSize = 64
+
+// errListenerClosed says that the other end of the listener is gone.
+var errListenerClosed = errors.New("the listener's node was closed")
+
 // listeners knows the C side of each live listener.
 var listeners sync.Map
 
@@ -49,13 +57,13 @@ func (n *node) serve(ln net.Listener, p pair) {
 	listeners.Store(p.key, ln)
 	live.listeners.Add(1)
 	guarded(n, func() {
-		waitHangup(p.ours)
+		waitHangup(p)
 		ln.Close()
 	})
 	guarded(n, func() {
 		defer live.listeners.Add(-1)
 		defer listeners.CompareAndDelete(p.key, ln)
-		end := func() { ln.Close(); p.ours.Close() } // ends an offer nobody takes, too
+		end := func() { ln.Close(); p.ours.Close(); withdraw(p) } // ends an offer nobody takes, too
 		defer end()
 		defer context.AfterFunc(n.ctx, end)()
 		for {
@@ -63,7 +71,7 @@ func (n *node) serve(ln net.Listener, p pair) {
 			if err != nil {
 				return
 			}
-			if err := n.hand(p.ours, remote); err != nil {
+			if err := n.hand(p, remote); err != nil {
 				remote.Close()
 			}
 		}
@@ -71,15 +79,13 @@ func (n *node) serve(ln net.Listener, p pair) {
 }
 
 // hand makes a pair for remote and offers its far end to the acceptor.
-func (n *node) hand(listener *net.UnixConn, remote net.Conn) error {
+func (n *node) hand(listener pair, remote net.Conn) error {
 	p, err := newPair()
 	if err != nil {
 		return err
 	}
 	pump(n, remote, p)
-	err = offer(listener, p.theirs, remote.RemoteAddr().String())
-	syscall.Close(p.theirs) // the acceptor has its own reference, or nobody has
-	return err
+	return offer(listener, p, remote.RemoteAddr().String())
 }
 
 //export tailscale_accept
@@ -125,14 +131,14 @@ func accept(listener int) (fd int, remote string, err error) {
 	return take(listener)
 }
 
-// acceptCode keeps the kernel's number where there is one.
+// acceptCode gives the system's number where there is one.
 func acceptCode(err error) C.int {
 	var errno syscall.Errno
 	switch {
 	case errors.Is(err, errListenerClosed), errors.Is(err, syscall.ENOTSOCK):
 		return C.EBADF
 	case errors.As(err, &errno):
-		return C.int(errno)
+		return C.int(numberOf(errno))
 	}
 	return -1
 }

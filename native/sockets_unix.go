@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -60,36 +61,34 @@ func keyOf(fd int) (socketKey, error) {
 }
 
 // waitHangup returns when C has closed its end altogether, not on SHUT_WR.
-func waitHangup(conn *net.UnixConn) {
-	raw, err := conn.SyscallConn()
+func waitHangup(p pair) {
+	raw, err := p.ours.SyscallConn()
 	if err != nil {
 		return
 	}
 	_ = raw.Read(func(fd uintptr) bool {
-		p := []unix.PollFd{{Fd: int32(fd)}}
-		_, _ = unix.Poll(p, 0)
-		return p[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
+		polled := []unix.PollFd{{Fd: int32(fd)}}
+		_, _ = unix.Poll(polled, 0)
+		return polled[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
 	})
 }
 
-// recordSize is the length of a listener's message: the remote "ip:port",
-// padded with zeros. A fixed size keeps messages apart on a stream socket.
-const recordSize = 64
-
 // offer passes a connection's descriptor and remote address to the listener's
 // other end. It blocks while nobody accepts and the socket's buffer is full.
-func offer(listener *net.UnixConn, fd int, remote string) error {
+// Afterwards the acceptor has the only reference, or nobody has.
+func offer(listener, connection pair, remote string) error {
+	defer unix.Close(connection.theirs)
 	if len(remote) >= recordSize {
 		return fmt.Errorf("remote address `%s` is too long", remote)
 	}
 	var record [recordSize]byte
 	copy(record[:], remote)
-	_, _, err := listener.WriteMsgUnix(record[:], unix.UnixRights(fd), nil)
+	_, _, err := listener.ours.WriteMsgUnix(record[:], unix.UnixRights(connection.theirs), nil)
 	return err
 }
 
-// errListenerClosed says that the other end of the listener is gone.
-var errListenerClosed = errors.New("the listener's node was closed")
+// withdraw ends what was offered and not taken: the kernel does, with the socket.
+func withdraw(pair) {}
 
 // take receives what offer sent. Blocking is up to the descriptor's mode.
 func take(listener int) (fd int, remote string, err error) {
@@ -118,6 +117,9 @@ func take(listener int) (fd int, remote string, err error) {
 	}
 	return fds[0], unix.ByteSliceToString(record[:]), nil
 }
+
+// numberOf keeps the kernel's number.
+func numberOf(errno syscall.Errno) int { return int(errno) }
 
 // duplicate returns a file of our own for a descriptor of the caller's.
 func duplicate(fd int) (*os.File, error) {

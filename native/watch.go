@@ -85,7 +85,7 @@ func (w *watch) run(ctx context.Context, cancel context.CancelFunc, lc *local.Cl
 	live.watches.Add(1)
 	guarded(w.node, func() {
 		defer cancel()
-		waitHangup(p.ours)
+		waitHangup(p)
 	})
 	guarded(w.node, func() {
 		defer cancel()

@@ -1,5 +1,3 @@
-//go:build unix
-
 package main
 
 import (
@@ -31,17 +29,17 @@ func pump(n *node, remote net.Conn, p pair) {
 		inbound := make(chan struct{})
 		guarded(n, func() {
 			defer close(inbound)
-			toProcess(remote, p.ours)
+			toProcess(remote, p)
 		})
-		toTailnet(remote, p.ours)
+		toTailnet(remote, p)
 		<-inbound
 	})
 }
 
-func toTailnet(remote net.Conn, ours *net.UnixConn) {
-	if _, err := io.Copy(remote, ours); err != nil {
+func toTailnet(remote net.Conn, p pair) {
+	if _, err := io.Copy(remote, p.ours); err != nil {
 		remote.Close()
-		ours.Close()
+		p.ours.Close()
 		return
 	}
 	if h, ok := remote.(halfCloser); ok {
@@ -49,15 +47,15 @@ func toTailnet(remote net.Conn, ours *net.UnixConn) {
 	}
 	// The process may have shut down writing only: keep delivering to it until
 	// it hangs up, then end the tailnet side too.
-	waitHangup(ours)
+	waitHangup(p)
 	remote.Close()
 }
 
-func toProcess(remote net.Conn, ours *net.UnixConn) {
-	if _, err := io.Copy(ours, remote); err != nil {
+func toProcess(remote net.Conn, p pair) {
+	if _, err := io.Copy(p.ours, remote); err != nil {
 		remote.Close()
-		ours.Close()
+		p.ours.Close()
 		return
 	}
-	_ = ours.CloseWrite()
+	_ = p.ours.CloseWrite()
 }
