@@ -30,7 +30,7 @@ from benchmarks.audit_load import (
     written,
 )
 from benchmarks.audit_queries import QUESTIONS
-from benchmarks.audit_store import LAST_DAY, Filled, copy_to_sqlite, fill
+from benchmarks.old_tasks import LAST_DAY, Filled, copy_to_sqlite, fill
 from benchmarks.stage import Stage
 from benchmarks.table import Row, timing
 from cmesh.model import TaskId

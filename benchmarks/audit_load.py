@@ -17,7 +17,7 @@ from pathlib import Path
 import duckdb
 from typing_extensions import override
 
-from benchmarks.audit_store import NODE
+from benchmarks.old_tasks import NODE
 from cmesh.clock import SystemClock
 from cmesh.errors import QueryRefused
 from cmesh.model import Direction, Event, TaskId

@@ -1,4 +1,4 @@
-"""A store with the audit of many tasks, for `benchmarks.audit`, and the same rows in SQLite.
+"""A store with the audit of many ended tasks, for all benchmarks, and the same rows in SQLite.
 
 Rows are made as the daemon makes them: records, encoded, chained, inserted by the database's own
 code into its own tables. Left out are the journal and the waiting for the disk, which two million
@@ -78,7 +78,7 @@ class Filled:
     events: int
 
 
-def fill(directory: Path, tasks: int) -> Filled:
+def fill(directory: Path, tasks: int, events_each: int = EVENTS) -> Filled:
     """Make a store with so many finished tasks in a new directory; blocks for a minute or more."""
     ensure_private_dir(directory)
     database, chance = Database(directory), random.Random(tasks)
@@ -86,7 +86,7 @@ def fill(directory: Path, tasks: int) -> Filled:
     database.held = True  # a checkpoint for every few blocks is enough
     database.incarnation(uuid.uuid4().hex, NODE)
     head, block, events = Head(seq=0, hash=GENESIS), list[Entry](), 0
-    for ts, record in _told(chance, tasks):
+    for ts, record in _told(chance, tasks, events_each):
         events += isinstance(record, EventRecord)
         entry = _chained(record, head, micros(ts))
         head = Head(seq=entry.seq, hash=entry.hash)
@@ -167,7 +167,7 @@ def _chained(record: Record, head: Head, ts: int) -> Entry:
     )
 
 
-def _told(chance: random.Random, tasks: int) -> Iterator[tuple[datetime, Record]]:
+def _told(chance: random.Random, tasks: int, events: int) -> Iterator[tuple[datetime, Record]]:
     """Yield what the tasks told, in the order of time; some of them run side by side."""
     words = ["".join(chance.choices("abcdefghijklmnoprstuvwy", k=chance.randint(2, 10)))
              for _ in range(_SOME_WORDS)]  # fmt: skip
@@ -175,7 +175,7 @@ def _told(chance: random.Random, tasks: int) -> Iterator[tuple[datetime, Record]
     begun = FIRST_DAY
     for first in range(0, tasks, ABREAST):
         many = min(ABREAST, tasks - first)
-        lives = [list(_life(chance, words, begun, first + n)) for n in range(many)]
+        lives = [list(_life(chance, words, begun, first + n, events)) for n in range(many)]
         told = [pair for life in lives for pair in life]
         yield from sorted(told, key=lambda pair: pair[0])
         for n in range(many // 2):
@@ -184,7 +184,7 @@ def _told(chance: random.Random, tasks: int) -> Iterator[tuple[datetime, Record]
 
 
 def _life(
-    chance: random.Random, words: list[str], begun: datetime, number: int
+    chance: random.Random, words: list[str], begun: datetime, number: int, events: int
 ) -> Iterator[tuple[datetime, Record]]:
     task = _task(chance, words, begun, number)
     asked = task.direction is Direction.OUT
@@ -193,9 +193,9 @@ def _life(
     for name in ("sent", "accepted") if asked else ("intent", "running"):
         yield begun, _step(task, "state", name)
     at = begun
-    for n in range(1, EVENTS + 1):
+    for n in range(1, events + 1):
         at += timedelta(microseconds=int(chance.expovariate(1 / 2e6)))
-        kind = {1: "queued", 2: "running", EVENTS: "cost"}.get(n) or chance.choice(_KINDS)
+        kind = {1: "queued", 2: "running", events: "cost"}.get(n) or chance.choice(_KINDS)
         yield at, _event(chance, words, task, n, at, kind)
     yield at, _result(chance, words, task, begun, at)
     if not asked:
