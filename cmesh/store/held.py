@@ -11,7 +11,7 @@ from cmesh.model import Direction, NodeId, TaskId
 from cmesh.protocol.convert import outcome_from
 from cmesh.protocol.link_messages import Seen
 from cmesh.protocol.proof_messages import PAGE_ROWS, HeldEnd, WholeEnd
-from cmesh.store import queries
+from cmesh.store.drafts import drafts
 from cmesh.store.exchange import Reader
 from cmesh.store.rows import read_rows
 
@@ -74,7 +74,7 @@ def page(
 
 def whole_end(cursor: Reader, peer_id: NodeId, task_id: TaskId) -> WholeEnd | None:
     """Return what was signed of a task's end; None = not there, forgotten, or another peer's."""
-    task = next((draft.snapshot() for draft in queries.drafts(cursor, [task_id])), None)
+    task = next((draft.snapshot() for draft in drafts(cursor, [task_id])), None)
     if task is None or task.forgotten or task.record.peer_id != peer_id or task.result is None:
         return None
     return WholeEnd(

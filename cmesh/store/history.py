@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cmesh.model import TERMINAL, Direction, TaskId, TaskState
-from cmesh.store import queries
 from cmesh.store.chain import from_micros
+from cmesh.store.drafts import drafts
 from cmesh.store.exchange import Reader
 from cmesh.store.fold import PROGRESS
 from cmesh.store.records import TaskSnapshot
@@ -129,7 +129,7 @@ def found(cursor: Reader, wanted: Wanted, limit: int) -> list[TaskSnapshot]:
         values,
     )
     ids = [TaskId(row["task_id"]) for row in rows]
-    return [draft.snapshot() for draft in queries.drafts(cursor, ids)]
+    return [draft.snapshot() for draft in drafts(cursor, ids)]
 
 
 def _conditions(wanted: Wanted) -> list[tuple[str, tuple[object, ...]]]:

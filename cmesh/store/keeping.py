@@ -12,8 +12,9 @@ from functools import partial
 
 from cmesh.errors import StoreError
 from cmesh.model import NodeId, TaskId
-from cmesh.store import erasing, queries, sizes
+from cmesh.store import erasing, sizes
 from cmesh.store.blobs import Blobs
+from cmesh.store.drafts import drafts
 from cmesh.store.erasing import Candidate
 from cmesh.store.journal import Journal
 from cmesh.store.reading import Reading
@@ -149,7 +150,7 @@ class Keeping(Reading):
             sealed = {"resealed": some.resealed} if some.resealed else {}
             await self.commit([AuditRecord(kind=TEXTS_ERASED, data=data | sealed)])
             # Reading brings the row in first, and with it the texts go.
-            for draft in await self._read(partial(queries.drafts, ids=some.tasks)):
+            for draft in await self._read(partial(drafts, ids=some.tasks)):
                 self._index.replace(draft)
             rows += some.count
         return rows

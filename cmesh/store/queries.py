@@ -3,30 +3,20 @@
 Times are read as microseconds: DuckDB's own conversion loads a time zone database.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from cmesh.model import TERMINAL, DayUse, Direction, Event, NodeId, TaskId, TaskState
 from cmesh.question import QUESTION_MARK
 from cmesh.store.chain import from_micros
+from cmesh.store.drafts import drafts
 from cmesh.store.exchange import Reader
-from cmesh.store.fold import PROGRESS, Draft
-from cmesh.store.records import Record, TaskSnapshot
-from cmesh.store.rows import (
-    Row,
-    event_of,
-    moment_of,
-    read_rows,
-    receipt_record,
-    result_record,
-    step_record,
-    task_record,
-)
+from cmesh.store.records import TaskSnapshot
+from cmesh.store.rows import event_of, read_rows
 
 __all__ = [
     "accepted_since",
     "columns",
-    "drafts",
     "events",
     "exists",
     "followers",
@@ -45,27 +35,7 @@ __all__ = [
 
 
 _ENDED = ", ".join(f"'{state.value}'" for state in sorted(TERMINAL))
-_PROGRESS = ", ".join(f"'{kind}'" for kind in sorted(PROGRESS))
 _UUID_HEX = 32
-
-
-def drafts(cursor: Reader, ids: Sequence[TaskId]) -> list[Draft]:
-    """Return the tasks with these ids that exist, in the order given."""
-    made: dict[str, Draft] = {}
-    for row in _of_tasks(cursor, "task_row", ids):
-        record = task_record(row)
-        made[record.task_id] = Draft.start(record, seq=row["seq"], ts=from_micros(row["ts"]))
-    rows: list[tuple[Row, Callable[[Row], Record]]] = [
-        *((row, step_record) for row in _of_tasks(cursor, "step_row", ids)),
-        *((row, result_record) for row in _of_tasks(cursor, "result_row", ids)),
-        *((row, receipt_record) for row in _of_tasks(cursor, "receipt_row", ids)),
-    ]
-    for row, build in sorted(rows, key=lambda pair: pair[0]["seq"]):
-        draft = made.get(row["task_id"])
-        if draft is not None:
-            draft.add(build(row), from_micros(row["ts"]))
-    _add_events(cursor, made)
-    return [made[task_id] for task_id in ids if task_id in made]
 
 
 def unfinished(cursor: Reader) -> list[TaskId]:
@@ -304,58 +274,3 @@ def columns(cursor: Reader) -> dict[str, list[str]]:
         " WHERE NOT v.internal GROUP BY v.view_name ORDER BY v.view_name",
     )
     return {str(row["view_name"]): list(row["names"]) for row in rows}
-
-
-def _of_tasks(cursor: Reader, table: str, ids: Sequence[TaskId]) -> list[Row]:
-    """Return rows of some tasks with ids as text and times as microseconds."""
-    replaced = ", ".join(f"epoch_us({column}) AS {column}" for column in _TIMES[table])
-    condition, value = _one_of(ids)
-    return read_rows(
-        cursor,
-        f"SELECT * REPLACE (task_id::VARCHAR AS task_id, {replaced}) FROM {table}"  # noqa: S608
-        f" WHERE {condition} ORDER BY seq",
-        [value],
-    )
-
-
-def _one_of(ids: Sequence[TaskId]) -> tuple[str, object]:
-    """Return a condition on `task_id` and its value.
-
-    One id is compared, and not joined with: then DuckDB skips the blocks that cannot have it.
-    """
-    if len(ids) == 1:
-        return "task_id = $1::UUID", ids[0]
-    return "task_id IN (SELECT unnest($1::UUID[]))", list(ids)
-
-
-_TIMES = {
-    "task_row": ("ts", "not_after"),
-    "step_row": ("ts",),
-    "result_row": ("ts", "started_at", "ended_at", "follow_up_until"),
-    "receipt_row": ("ts",),
-}
-
-
-def _add_events(cursor: Reader, made: dict[str, Draft]) -> None:
-    condition, value = _one_of([TaskId(task_id) for task_id in made])
-    rows = read_rows(
-        cursor,
-        f"""
-        SELECT task_id::VARCHAR AS task_id, max(n) AS n, epoch_us(arg_max(event_ts, n)) AS ts,
-          max(spool_end) AS spool_end,
-          arg_max(event_kind, n) FILTER (event_kind IN ({_PROGRESS})) AS progress,
-          epoch_us(arg_min(event_ts, n) FILTER (event_kind = 'running')) AS ran,
-          arg_min(data ->> 'containment', n) FILTER (event_kind = 'running') AS containment,
-          arg_min(data ->> 'enforcement', n) FILTER (event_kind = 'running') AS enforcement
-        FROM event_row WHERE {condition} GROUP BY task_id""",  # noqa: S608
-        [value],
-    )
-    for row in rows:
-        draft = made[row["task_id"]]
-        draft.last_event = max(draft.last_event, row["n"])
-        draft.last_event_ts = from_micros(row["ts"])
-        draft.spool_end = row["spool_end"]
-        draft.progress = row["progress"] or draft.progress
-        draft.ran_there = moment_of(row["ran"])
-        draft.containment = row["containment"] or ""
-        draft.enforcement = row["enforcement"] or ""

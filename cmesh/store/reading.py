@@ -14,6 +14,7 @@ from cmesh.errors import StoreError
 from cmesh.model import DayUse, Direction, Event, NodeId, TaskId, TaskState
 from cmesh.protocol.proof_messages import WholeEnd
 from cmesh.store import held, proofs, queries
+from cmesh.store.drafts import drafts
 from cmesh.store.exchange import Reader
 from cmesh.store.history import Figures, History, Wanted, figures_since, found, history_of
 from cmesh.store.index import Index
@@ -45,8 +46,8 @@ class Reading:
         if found is not None or not self._index.may_know(task_id):
             return found
         missed = self._index.missed
-        drafts = await self._read(partial(queries.drafts, ids=[task_id]))
-        return self._index.remember(drafts[0], missed) if drafts else None
+        read = await self._read(partial(drafts, ids=[task_id]))
+        return self._index.remember(read[0], missed) if read else None
 
     def is_unfinished(self, task_id: TaskId) -> bool:
         """Say whether a task has not ended, or its caller has not acknowledged; never reads."""

@@ -14,7 +14,8 @@ from cmesh.keys import verify
 from cmesh.model import Direction, NodeId, TaskId
 from cmesh.protocol.convert import outcome_from
 from cmesh.protocol.receipts import head_bytes, result_bytes
-from cmesh.store import proofs, queries
+from cmesh.store import proofs
+from cmesh.store.drafts import drafts
 from cmesh.store.exchange import Reader
 from cmesh.store.records import Finding, ReceiptRecord, TaskSnapshot
 
@@ -56,7 +57,7 @@ class EndSignature:
 
 def check_end(cursor: Reader, task_id: TaskId) -> list[EndSignature]:
     """Check both signatures on a task's end; empty where it has none yet."""
-    tasks = [draft.snapshot() for draft in queries.drafts(cursor, [task_id])]
+    tasks = [draft.snapshot() for draft in drafts(cursor, [task_id])]
     if not tasks or tasks[0].result is None:
         return []
     [task] = tasks
@@ -131,8 +132,8 @@ def _claims(cursor: Reader, keys: _Keys) -> Iterator[list[_Claim]]:
     after = 0
     while ended := proofs.results_after(cursor, after, BATCH):
         seqs = {task_id: seq for seq, task_id in ended}
-        drafts = queries.drafts(cursor, list(seqs))
-        tasks = [(draft.snapshot(), seqs[draft.record.task_id]) for draft in drafts]
+        whole = drafts(cursor, list(seqs))
+        tasks = [(draft.snapshot(), seqs[draft.record.task_id]) for draft in whole]
         yield [claim for task, seq in tasks for claim in _of_end(task, seq, keys)]
         after = ended[-1][0]
     after = 0

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from cmesh.model import DayUse, NodeId, TaskId
 from cmesh.store import proofs, queries
+from cmesh.store.drafts import drafts
 from cmesh.store.exchange import Reader
 from cmesh.store.fold import Draft
 from cmesh.store.records import ReceiptRecord, TrustRecord
@@ -64,10 +65,10 @@ def summary(cursor: Reader, since: datetime, latest: int) -> Summary:
         if key:
             keys.append(mark(key))
     open_ids = queries.unfinished(cursor)
-    newest = queries.drafts(cursor, queries.listed(cursor, limit=latest))
+    newest = drafts(cursor, queries.listed(cursor, limit=latest))
     going_on = set(open_ids)
     return Summary(
-        unfinished=queries.drafts(cursor, open_ids),
+        unfinished=drafts(cursor, open_ids),
         finished=[d for d in reversed(newest) if d.record.task_id not in going_on],
         whole_after=newest[-1].seq - 1 if len(newest) == latest else 0,
         ids=ids,

@@ -25,7 +25,8 @@ from cmesh.protocol.facts import (
     WorkerFacts,
 )
 from cmesh.protocol.state import public
-from cmesh.store import migrations, queries
+from cmesh.store import migrations
+from cmesh.store.drafts import drafts
 from cmesh.store.migrations import describe
 from cmesh.store.store import Store
 from tests.unit.store.conftest import OpenStore
@@ -348,7 +349,7 @@ def test_a_task_from_before_follow_up_turns_is_a_first_turn(tmp_path: Path) -> N
         )
         assert migrations.migrate(connection) == list(range(2, len(migrations.MIGRATIONS) + 1))
         turns = connection.execute("SELECT thread::VARCHAR, turn, follows FROM tasks").fetchall()
-        [draft] = queries.drafts(connection, [record.task_id])
+        [draft] = drafts(connection, [record.task_id])
     assert turns == [(record.task_id, 1, None)]
     assert (draft.record.first, draft.record.turn) == (record.task_id, 1)
 
