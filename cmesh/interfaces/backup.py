@@ -18,7 +18,7 @@ from cmesh.paths import ensure_private_dir
 from cmesh.store.archive import Contents, pack, require_backup, unpack
 from cmesh.store.audit import locked
 from cmesh.store.head import StoreLock
-from cmesh.store.replacing import finish, replace_store
+from cmesh.store.replacing import finish, replace_store, replacing_turn
 from cmesh.store.snapshot import FILE_NAME
 from cmesh.store.store import Store
 
@@ -64,7 +64,8 @@ def restore(file: Path, state: Path, node: str) -> Restored:
     """
     ensure_private_dir(state)
     store, making = state / "store", state / RESTORING
-    finish(store)
+    with replacing_turn(store):
+        finish(store)
     if locked(store):
         raise StoreBusy(f"a daemon has `{store}` open", hint="`cmesh down`, then again")
     ensure_private_dir(store)

@@ -12,6 +12,7 @@ from cmesh.store.blobs import Blobs, Prompts
 from cmesh.store.fold import Draft
 from cmesh.store.head import Head, HeadFile, StoreLock
 from cmesh.store.journal import Journal
+from cmesh.store.replacing import finish, replacing_turn
 
 __all__ = ["Claim", "Parts", "StoreOptions"]
 
@@ -38,15 +39,17 @@ class Claim:
         self._lock = StoreLock(directory)
 
     def take(self) -> None:
-        """Take the lock and read the head.
+        """Finish a replacing that was killed, take the lock, and read the head.
 
         Raises:
-            StoreBusy: another process has the store.
+            StoreBusy: another process has the store, or puts one in its place.
             StoreDamaged: the head cannot be read.
             UnsafePermissions: other users can get into the directory.
         """
-        ensure_private_dir(self.directory)
-        self._lock.acquire()
+        with replacing_turn(self.directory):
+            finish(self.directory)
+            ensure_private_dir(self.directory)
+            self._lock.acquire()
         try:
             self.acknowledged = self.head_file.open()
         except BaseException:

@@ -28,7 +28,6 @@ from cmesh.store.keeping import Keeping
 from cmesh.store.opening import Claim, Parts, StoreOptions
 from cmesh.store.process import DatabaseProcess, ProcessOptions
 from cmesh.store.records import AuditRecord, Record, SqlRows, TaskRecord, TaskSnapshot, Verification
-from cmesh.store.replacing import finish
 from cmesh.store.reservations import Reservations
 from cmesh.store.room import DISK_FLOOR_BYTES, Room
 from cmesh.store.sql import Copying, Parameters, Query, QueryLimits, QueryProcess
@@ -117,7 +116,6 @@ class Store(Keeping):
             keep_prompts=store_prompts != "digest",
             floor_bytes=floor_bytes,
         )
-        await asyncio.to_thread(finish, directory)
         claim = Claim(directory)
         await asyncio.to_thread(claim.take)
         await asyncio.to_thread(tidy, directory)

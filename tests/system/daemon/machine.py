@@ -176,12 +176,14 @@ class Machine:
         self._write(self.config_file, head + text)
         self._own()
 
-    async def start(self, *, environment: Mapping[str, str] | None = None) -> None:
-        """Start the daemon and wait until it answers."""
+    async def start(
+        self, *, environment: Mapping[str, str] | None = None, module: str = "cmesh"
+    ) -> None:
+        """Start the daemon, of another module where one is named, and wait until it answers."""
         self._own()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self.command("daemon"),
+                [interpreter(self._user), "-m", module, "daemon"],
                 cwd=ROOT,
                 env={**self.environment(), **(environment or {})},
                 stdin=subprocess.DEVNULL,

@@ -14,7 +14,9 @@ from cmesh.errors import DiskFull, SchemaTooNew, StoreBusy, StoreDamaged, UsageE
 from cmesh.interfaces import backup
 from cmesh.interfaces.cli.app import main
 from cmesh.model import Direction
+from cmesh.platform import files
 from cmesh.store import archive, replacing
+from cmesh.store.opening import Claim
 from cmesh.store.records import TaskRecord
 from cmesh.store.store import Store
 from tests.unit.store.support import result, task
@@ -108,7 +110,7 @@ async def test_a_kill_while_it_is_put_back_leaves_the_store_that_was_there(
         raise Killed
 
     with monkeypatch.context() as at_the_last_step:
-        at_the_last_step.setattr(replacing, "_swapped", killed)
+        at_the_last_step.setattr(files, "exchange", killed)
         with pytest.raises(Killed):
             await put_back(saved[0], tmp_path / "home")
     store = await open_store("home/store")
@@ -142,7 +144,7 @@ async def test_without_a_swap_a_kill_at_any_step_leaves_one_whole_store_and_lose
     def cannot(*_names: Path) -> bool:
         return False
 
-    monkeypatch.setattr(replacing, "_swapped", cannot)
+    monkeypatch.setattr(files, "exchange", cannot)
     home = tmp_path / "home"
     with monkeypatch.context() as slow:
         slow.setattr(Path, "rename", renamed)
@@ -158,6 +160,44 @@ async def test_without_a_swap_a_kill_at_any_step_leaves_one_whole_store_and_lose
     assert (await again.verify()).finding is None
     await again.close()
     assert (await put_back(saved[0], home)).replaced is not None
+    assert not (home / "store.restored").exists()
+
+
+@pytest.mark.parametrize("before", ["the first name", "the old one goes", "the new one comes"])
+async def test_without_a_swap_a_start_meanwhile_takes_nothing_of_it(
+    saved: tuple[Path, str, TaskRecord],
+    open_store: OpenStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: str,
+):
+    home, refused = tmp_path / "home", list[str]()
+    names = {
+        "store.restoring": "the first name",
+        "store": "the old one goes",
+        "store.restored": "the new one comes",
+    }
+
+    def renamed(self: Path, target: Path) -> Path:
+        if names.get(self.name) == before:
+            with pytest.raises(StoreBusy) as error:
+                Claim(home / "store").take()
+            refused.append(str(error.value))
+        os.rename(self, target)  # noqa: PTH104  # what is replaced here is `Path.rename`
+        return target
+
+    def cannot(*_names: Path) -> bool:
+        return False
+
+    monkeypatch.setattr(files, "exchange", cannot)
+    monkeypatch.setattr(replacing, "TURN_LIMIT_S", 0.0)
+    with monkeypatch.context() as slow:
+        slow.setattr(Path, "rename", renamed)
+        assert (await put_back(saved[0], home)).replaced == home / "store.replaced-1"
+    assert "being replaced" in "".join(refused)
+    again = await open_store("home/store")
+    assert again.incarnation != saved[1]
+    assert await again.task(saved[2].task_id) is not None
     assert not (home / "store.restored").exists()
 
 
