@@ -178,7 +178,16 @@ class FleetAnswers:
             own=scope == "own",
         )
         answer = await parts.store.answer(question, path)
+        await self._require_still(peer, scope)
         return _Made(answer=answer, scope=scope, head=head)
+
+    async def _require_still(self, peer: Identity, scope: Scope) -> None:
+        """Refuse rows that may not be seen any more: they waited for their turn and were made."""
+        parts = self._parts
+        identity = await parts.identify(peer.node_id)
+        decision, now, _operation = decide_answer(identity, parts.self_id(), parts.rules.policy())
+        if decision.effect != "allow" or (scope, now) == ("all", "own"):
+            raise PolicyDenied("the rule that let you see these rows was taken back meanwhile")
 
     async def _note(self, message: Sql, peer: Identity, data: Mapping[str, object]) -> None:
         named = {"query": message.query_id, "peer_id": peer.node_id, "peer": peer.name}

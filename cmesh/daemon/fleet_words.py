@@ -1,7 +1,8 @@
 """What both sides of a fleet query write down of it, and how its answers become one. Pure."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 
 from cmesh.config import Config
 from cmesh.model import NodeId
@@ -30,6 +31,8 @@ NODE = "node"
 
 COLUMN_CHARACTERS = 80
 COLUMNS_MOST = 1_000
+CELLS_MOST = 3_000_000
+"""Of all rows: more than 8 MiB of JSON can hold, so only columns that few nodes have go over it."""
 
 
 def statement(
@@ -61,32 +64,46 @@ def unite(
     `node` comes first; what a row's node does not have is None. A column of the answers that is
     called so too becomes `node_1`. Of different types under one name the column's is VARCHAR.
     """
+    named = [_named(rows.columns) for _node, rows in answers]
+    kept = _kept(named, sum(len(rows.rows) for _node, rows in answers))
     columns: dict[str, str] = {}
     types: dict[str, str] = {}
-    placed: list[tuple[str, list[str], SqlRows]] = []
-    for node, rows in answers:
-        keys: list[str] = []
-        for name, kind in zip(rows.columns, rows.types, strict=True):
-            shown = one_line(name, COLUMN_CHARACTERS)
-            if shown.lower() == NODE:
-                shown = f"{NODE}_1"
-            key, number = shown.lower(), 1
-            while key in keys:  # twice in one answer
-                shown, number = f"{one_line(name, COLUMN_CHARACTERS)}_{number}", number + 1
-                key = shown.lower()
-            if key not in columns and len(columns) >= COLUMNS_MOST:
-                key = ""
-            else:
+    for names, (_node, rows) in zip(named, answers, strict=True):
+        for (key, shown), kind in zip(names.items(), rows.types, strict=True):
+            if key in kept:
                 columns.setdefault(key, shown)
                 same = types.setdefault(key, kind) in (kind, '"NULL"')
                 types[key] = kind if same else "VARCHAR" if kind != '"NULL"' else types[key]
-            keys.append(key)
-        placed.append((node, keys, rows))
-    order = list(columns)
     united: list[list[object]] = []
-    for node, keys, rows in placed:
-        for row in rows.rows:
-            values: Mapping[str, object] = dict(zip(keys, row, strict=True))
-            united.append([node, *(values.get(key) for key in order)])
-    names = [NODE, *columns.values()]
-    return names, ["VARCHAR", *(types[key] for key in order)], united
+    for names, (node, rows) in zip(named, answers, strict=True):
+        places = {key: at for at, key in enumerate(names)}
+        order = [places.get(key) for key in columns]
+        united += [[node, *(None if at is None else row[at] for at in order)] for row in rows.rows]
+    return [NODE, *columns.values()], ["VARCHAR", *(types[key] for key in columns)], united
+
+
+def _named(columns: Sequence[str]) -> dict[str, str]:
+    """Return key and name of each of one answer's columns; of equal ones, later get a number."""
+    names: dict[str, str] = {}
+    last: dict[str, int] = {}
+    for column in columns:
+        plain = one_line(column, COLUMN_CHARACTERS)
+        shown = f"{NODE}_1" if plain.lower() == NODE else plain
+        while shown.lower() in names:
+            last[plain] = last.get(plain, 0) + 1
+            shown = f"{plain}_{last[plain]}"
+        names[shown.lower()] = shown
+    return names
+
+
+def _kept(named: Sequence[Mapping[str, str]], rows: int) -> Collection[str]:
+    """Return the keys of the columns that are shown, where there are too many.
+
+    INVARIANT: a peer can neither crowd out what others have, nor make their rows wide: what many
+    nodes have goes before what one has, and of that each node's first ones.
+    """
+    having = Counter(key for names in named for key in names)
+    ahead = {key: (-having[key], at) for names in reversed(named) for at, key in enumerate(names)}
+    return set(
+        sorted(ahead, key=ahead.__getitem__)[: min(COLUMNS_MOST, CELLS_MOST // max(1, rows))]
+    )

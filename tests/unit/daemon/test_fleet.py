@@ -99,6 +99,26 @@ async def test_a_peer_sees_its_own_tasks_by_one_rule_and_all_rows_by_another(pai
     assert not list(pair.doer.store.incoming.glob("incoming-answer-*"))
 
 
+@pytest.mark.parametrize("left", [[], ["sql_own"]])
+async def test_a_right_that_goes_while_rows_are_made_gives_none(
+    pair: Pair, left: list[str]
+) -> None:
+    await pair.connect()
+    doer = pair.doer
+    doer.configure(doer.rule() + allow("sql_all"))
+    askers = doer.store._askers  # pyright: ignore[reportPrivateUsage]
+    async with askers.turn(pair.asker.node_id):  # another query of its own is at work
+        asking = asyncio.create_task(ask(pair, query("SELECT prompt FROM tasks")))
+        async with asyncio.timeout(LIMIT_S):
+            while not await noted(doer, "query_received"):
+                pass
+        doer.configure(doer.rule() + (allow(*left) if left else ""))
+    with pytest.raises(PolicyDenied, match="taken back meanwhile"):
+        await asking
+    [answered] = await noted(doer, "query_answered")
+    assert (answered["state"], answered["code"]) == ("refused", "policy_denied")
+
+
 async def test_values_come_in_order_or_by_name_to_a_peer_that_takes_them(pair: Pair) -> None:
     await pair.connect()
     pair.doer.configure(pair.doer.rule() + allow("sql_all"))

@@ -1,6 +1,6 @@
 """Answers of several nodes as one, by the names of their columns."""
 
-from cmesh.daemon.fleet_words import unite
+from cmesh.daemon.fleet_words import CELLS_MOST, unite
 from cmesh.store.records import SqlRows
 
 
@@ -43,3 +43,27 @@ def test_names_of_a_peer_are_short_scrubbed_and_not_without_end() -> None:
     assert len(columns[1]) <= 80
     assert len(columns) == len(types) == len(united[0]) == 1_001
     assert unite([]) == (["node"], ["VARCHAR"], [])
+
+
+def test_a_peer_crowds_out_nothing_that_others_have_and_makes_no_row_wide() -> None:
+    junk = rows({f"junk{at}": "BIGINT" for at in range(1_000)})
+    one, two = rows({"n": "BIGINT", "m": "BIGINT"}, [1, 2]), rows({"n": "BIGINT"}, [3])
+    columns, _, united = unite([("evil", junk), ("one", one), ("two", two)])
+    assert {"n", "m"} < set(columns)
+    assert len(columns) == 1_001
+    assert [value for value in united[0] if value is not None] == ["one", 1, 2]
+    many = SqlRows(
+        columns=("n",), types=("BIGINT",), rows=[[1]] * 100_000, elapsed_ms=0, head_seq=0
+    )
+    _, _, united = unite([("evil", junk), ("good", many)])
+    assert (len(united), sum(map(len, united)) <= CELLS_MOST + len(united)) == (100_000, True)
+    assert united[0].count(1) == 1
+
+
+def test_names_that_are_equal_once_they_are_short_take_no_time() -> None:
+    middle = [f"{'a' * 100}{at:06}{'a' * 96}" for at in range(20_000)]
+    alike = SqlRows(
+        columns=tuple(middle), types=("BIGINT",) * len(middle), rows=[], elapsed_ms=0, head_seq=0
+    )
+    columns, _, _ = unite([("evil", alike)])  # with a look at all the others for each: half an hour
+    assert len(set(columns)) == 1_001
