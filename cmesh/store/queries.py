@@ -130,7 +130,7 @@ def last_events(cursor: Reader, task_id: TaskId, limit: int) -> list[Event]:
 
 
 def prefixed(cursor: Reader, prefix: str, limit: int) -> list[TaskId]:
-    """Return ids that start or end with `prefix`, newest first.
+    """Return ids that start or end with `prefix`, newest first; looks through all of them.
 
     Ids of one minute start alike (UUIDv7), so a person tells them apart by their ends.
     """

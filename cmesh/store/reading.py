@@ -29,6 +29,7 @@ T = TypeVar("T")
 READ_LIMIT_S = 60.0
 
 _PREFIX_MATCHES = 20
+_ID_CHARACTERS = 36
 
 
 class Reading:
@@ -115,8 +116,10 @@ class Reading:
 
     async def find_by_prefix(self, prefix: str) -> list[TaskId]:
         """Return ids that start or end with `prefix`, newest first, 20 at most."""
-        if self._index.find(TaskId(prefix)) is not None:
-            return [TaskId(prefix)]
+        if len(prefix) == _ID_CHARACTERS:
+            # A whole id: to look through all of them, as for an end, would cost more than the task.
+            whole = TaskId(prefix.lower())
+            return [whole] if await self.task(whole) is not None else []
         return await self._read(partial(queries.prefixed, prefix=prefix, limit=_PREFIX_MATCHES))
 
     async def idempotent(self, key: str) -> TaskId | None:

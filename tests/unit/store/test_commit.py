@@ -245,6 +245,8 @@ async def test_a_prefix_finds_the_ids_that_start_with_it(store: Store) -> None:
     assert await store.find_by_prefix(whole) == [whole]
     assert await store.find_by_prefix(whole[:30]) == [whole]
     assert set(await store.find_by_prefix(whole[:8])) == {one.task_id for one in asked}
+    assert await store.find_by_prefix(whole.upper()) == [whole]
+    assert await store.find_by_prefix(new_id()) == []
     assert await store.find_by_prefix("0000") == []
     assert await store.find_by_prefix("not hex") == []
 
