@@ -38,7 +38,7 @@ from cmesh.protocol.messages import SQL_BYTES, Sql
 from cmesh.store.answer import AnswerFiles
 from cmesh.store.records import AuditRecord, DecisionRecord, ReceiptRecord, Record, SqlRows
 
-__all__ = ["ALL", "Fleet", "require_takes", "sql_message"]
+__all__ = ["ALL", "STATES", "Fleet", "require_takes", "sql_message"]
 
 ALL = "all"
 """Stands for every machine whose key is trusted here."""
@@ -49,7 +49,7 @@ AWAY_LIMIT_S = 3.0
 ROWS_BYTES = 8 * 1024 * 1024
 """Of all nodes' rows as JSON; each node has an equal share, and what is beyond is cut."""
 
-_STATES: dict[str, NodeState] = {
+STATES: dict[str, NodeState] = {
     "policy_denied": "denied",
     "peer_untrusted": "denied",
     "wrong_machine": "denied",
@@ -57,15 +57,15 @@ _STATES: dict[str, NodeState] = {
     "identity_unknown": "denied",
     "peer_outdated": "too_old",
     "version_mismatch": "too_old",
-    "not_served": "too_old",
     "query_failed": "failed",
-    "queue_full": "over_limit",
+    "busy": "over_limit",
     "remote_protocol_error": "bad_answer",
     "peer_unreachable": "offline",
     "link_failed": "offline",
     "not_cmesh": "offline",
     "unknown_peer": "offline",
 }
+"""How a node stands, by the code of what it answered; `failed` for others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -353,7 +353,7 @@ def sql_message(query_id: str, arguments: SqlArguments) -> Sql:
 
 
 def _without(view: SqlNodeView, error: CmeshError, ms: float) -> SqlNodeView:
-    state = _STATES.get(error.code, "failed")
+    state = STATES.get(error.code, "failed")
     more = {"state": state, "code": error.code, "reason": error.message, "hint": error.hint}
     return view.model_copy(update={**more, "ms": ms})
 

@@ -7,7 +7,7 @@ sent. Nothing of it is in this process's memory but the piece that is on its way
 import asyncio
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from cmesh.daemon.parts import Parts
 from cmesh.errors import CmeshError, LinkError, PolicyDenied, QueryRefused, QueueFull
 from cmesh.link.link import Link
 from cmesh.link.tailnet import GOING_AWAY
-from cmesh.model import Direction, Identity, Operation, TaskId
+from cmesh.model import Direction, Identity, NodeId, Operation, TaskId
 from cmesh.policy.audit import Scope, decide_answer
 from cmesh.policy.decide import Decision
 from cmesh.policy.explain import for_remote
@@ -50,8 +50,10 @@ class _Made:
 class FleetAnswers:
     """The queries of all links."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, fine: Callable[[NodeId], None]) -> None:
+        """Make it; `fine` charges a peer for a query that was denied."""
         self._parts = parts
+        self._fine = fine
         self._open: dict[Link, dict[str, asyncio.Task[None]]] = {}
 
     def take(self, link: Link, message: Sql) -> None:
@@ -166,6 +168,7 @@ class FleetAnswers:
             ]
         )
         if decision.effect != "allow":
+            self._fine(peer.node_id)
             told = for_remote(decision)
             raise PolicyDenied(told.reason, hint=told.change)
         head = signed_head(parts.store, parts.key, parts.self_id())

@@ -76,9 +76,9 @@ class Requests:
         self._inbounds = inbounds
         self._feeds = Feeds(parts)
         self._bundles = Bundles(parts)
-        self._answers = FleetAnswers(parts)
         self._turns = Turns()
         self._rates = Rates(parts, self._turns)
+        self._answers = FleetAnswers(parts, self._rates.fine)
         self._gates: dict[NodeId, asyncio.Semaphore] = {}
         self._deciding: dict[NodeId, set[asyncio.Task[Any]]] = {}
         self._short: WeakKeyDictionary[Link, set[TaskId]] = WeakKeyDictionary()

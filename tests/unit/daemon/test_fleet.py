@@ -9,6 +9,7 @@ import pytest
 import uuid_utils
 
 from cmesh.daemon.fleet_asks import Taken
+from cmesh.daemon.refusals import DENIED_COST
 from cmesh.errors import (
     CmeshError,
     LinkError,
@@ -177,6 +178,16 @@ async def test_without_a_rule_a_query_is_denied_and_both_facts_are_written_down(
     pair.doer.configure(pair.doer.rule() + asking)
     with pytest.raises(PolicyDenied):
         await ask(pair, query("SELECT 1"))
+
+
+async def test_a_denied_query_counts_as_several(pair: Pair) -> None:
+    rate = f"[worker]\nsubmits_per_minute = {DENIED_COST}\n"
+    pair.doer.configure(pair.doer.rule().replace("[worker]\n", rate))
+    await pair.connect()
+    for refused in (PolicyDenied, QueueFull):
+        with pytest.raises(refused):
+            await ask(pair, query("SELECT 1"))
+    assert len(await noted(pair.doer, "query_received")) == 1
 
 
 async def test_a_wrong_statement_and_what_is_too_much_say_so(pair: Pair) -> None:

@@ -6,8 +6,8 @@ from typing import Any, cast
 import pytest
 
 from cmesh.daemon.arguments import SqlArguments
-from cmesh.daemon.fleet import require_takes, sql_message
-from cmesh.errors import PeerOutdated
+from cmesh.daemon.fleet import STATES, require_takes, sql_message
+from cmesh.errors import PeerOutdated, QueueFull, by_code
 from cmesh.link.link import Link
 from cmesh.protocol.features import SQL, SQL_NAMED
 
@@ -44,3 +44,8 @@ def test_values_go_out_as_they_were_given(
 ):
     message = sql_message("q", SqlArguments.model_validate(given))
     assert (message.parameters, message.named) == (in_order, by_name)
+
+
+def test_each_state_is_told_by_a_code_that_there_is():
+    assert {code: by_code(code).code for code in STATES} == {code: code for code in STATES}
+    assert STATES[QueueFull.code] == "over_limit"
