@@ -19,7 +19,8 @@ __all__ = ["OtherDaemon", "Sorted", "other_daemons", "sorted_config", "sorted_st
 _STATE = frozenset({
     "cli.log", "control.sock", "dashboard.html", "daemon.log", "daemon.log.1", "down", "key", "launch.json",
     "livetest", "logins", "machines.json", "machines.unread", "node", "node.log", "node.log.1",
-    "node_id", "opening.lock", "pairings.json", "replace.lock", "replacing", "selftest", "selftests.json",
+    "node_id", "opening.lock", "pairings.json", "replace.lock", "replacing", "screens", "selftest",
+    "selftests.json",
     "service.json", "sessions", "setup", "start.lock", "store", "store.restored", "store.restoring", "tasks",
 })  # fmt: skip
 _MARKS = frozenset({"launch.json", "start.lock"})

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from cmesh.interfaces import screens
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.options import JsonOption
 from cmesh.interfaces.cli.session import call
@@ -43,4 +44,5 @@ def dashboard(
         if output.somebody():
             output.hint("Enter makes a new link, Ctrl-C ends the dashboard")
 
-    serve(state_dir(), port=port, open_browser=open_browser, tell=tell)
+    with screens.kept(state_dir(), "dashboard"):
+        serve(state_dir(), port=port, open_browser=open_browser, tell=tell)

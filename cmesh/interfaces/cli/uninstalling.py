@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cmesh.errors import CmeshError, TaskUnfinished, UsageError
-from cmesh.interfaces import leaving
+from cmesh.interfaces import leaving, screens
 from cmesh.interfaces.cli import output
 from cmesh.paths import config_dir, config_file, data_dir, state_dir
 from cmesh.setup.agents import Change, apply, plan_remove
@@ -37,7 +37,10 @@ def uninstall_cmesh(
     places = Places(config=config_dir(), state=state_dir(), data=data_dir())
     agents = _plan_agents()
     items = inventory(places)
-    users = _users(items, places)
+    users = _users(items, places) + [
+        f"{screen.title} is open, and is ended with what goes"
+        for screen in screens.opened(places.state)
+    ]
     if dry_run:
         _show(agents, items, users, as_json=as_json)
         return
@@ -93,6 +96,7 @@ def _leave(
     agents: Sequence[Change], chosen: Sequence[Item], places: Places, *, backup: str, as_json: bool
 ) -> None:
     if chosen and places.state.is_dir():
+        _end_screens(places.state)
         asyncio.run(_quiet(places.state))
     if backup:
         _keep_copy(Path(backup).absolute(), places)
@@ -134,6 +138,13 @@ def _keep_copy(target: Path, places: Places) -> None:
     if store is None:
         raise UsageError("there is no store to keep a copy of")
     output.say(f"the store is in {target}, {back_up(store, target)} bytes")
+
+
+def _end_screens(state: Path) -> None:
+    """End what is open of this state directory; one that lost its daemon would start it again."""
+    for screen in screens.opened(state):
+        screens.end(screen)
+        output.say(f"ended {screen.title}")
 
 
 async def _quiet(state: Path) -> None:

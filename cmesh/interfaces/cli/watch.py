@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cmesh.clock import SystemClock
+from cmesh.interfaces import screens
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.session import call
 from cmesh.interfaces.cli.watching.board import Change
@@ -52,10 +53,15 @@ def watch(
     """
     call(lambda client: client.status())  # starts the daemon, or says why there is none
     watcher = Watcher(control_socket(state_dir()), SystemClock())
-    if as_json or lines or not _can_draw():
-        show = json_line if as_json else as_line
-        asyncio.run(_print(watcher, show, words, unfinished=unfinished))
-        return
+    with screens.kept(state_dir(), "watch"):
+        if as_json or lines or not _can_draw():
+            show = json_line if as_json else as_line
+            asyncio.run(_print(watcher, show, words, unfinished=unfinished))
+        else:
+            _draw(watcher, words, unfinished=unfinished)
+
+
+def _draw(watcher: Watcher, words: str, *, unfinished: bool) -> None:
     from cmesh.interfaces.cli.watching.app import WatchApp
 
     watcher.limit_s = None  # whoever looks at it sees that the daemon is away

@@ -2,6 +2,7 @@
 
 # pyright: reportPrivateUsage=false
 import asyncio
+import signal
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -273,3 +274,9 @@ async def test_a_look_follows_a_change_and_nothing_else(
     assert isinstance(look, Look)
     assert [change.kind for change in look.changes] == ["event"]
     assert [name for name, _context, _arguments in operations.calls].count("list_tasks") == 4
+
+
+async def test_an_end_from_outside_gives_the_terminal_back(server: ControlServer):
+    async with watching(server.path) as (app, pilot):
+        signal.raise_signal(signal.SIGTERM)
+        await until(pilot, lambda: app._exit)

@@ -3,7 +3,9 @@
 Nothing here decides: what is asked for goes to the daemon, which refuses what may not be.
 """
 
+import asyncio
 import contextlib
+import signal
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import ClassVar
@@ -106,7 +108,8 @@ class WatchApp(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Begin to watch."""
+        """Begin to watch; SIGTERM ends it and gives the terminal back as it was."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.exit)
         self._filter.value = self._words  # which it takes in a running program only
         self._list.fit(self.size.width)
         self._list.focus()

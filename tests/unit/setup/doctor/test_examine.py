@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cmesh.config import load_config
 from cmesh.setup.doctor.examine import examine
 from cmesh.setup.doctor.facts import (
     AgentFact,
@@ -218,6 +220,14 @@ def test_whatever_is_wrong_has_a_next_step() -> None:
     for facts, *_rest in CASES:
         for one in examine(facts).findings:
             assert one.next or one.level not in ("warning", "problem"), one
+
+
+def test_where_there_is_no_configuration_no_step_names_a_line_of_it(tmp_path: Path) -> None:
+    facts = replace(alone(), config=load_config(tmp_path / "config.toml"))
+    assert "cmesh up" in found(facts, "installation", "config").next
+    rules = found(facts, "policy", "rules")
+    assert (rules.level, rules.next) == ("skipped", "")
+    assert not any("config.toml" in one.next for one in examine(facts).findings)
 
 
 def test_of_the_state_directory_only_what_was_put_aside_is_to_be_removed() -> None:
