@@ -76,7 +76,7 @@ EXITS_HEAD = """\
 
 `delegate`, `reply` and `wait` exit with how the task ended, also with `--json`, whose document is
 then the task; so does `result` of a task that was denied or has expired. `policy explain` exits with 30 when the answer is deny, `cancel` with 43 when the
-task has already ended otherwise, `up` with 28 when the control server does not answer, `doctor` with 90 or 91 when there is something to mend. `demo` exits with 1 when what
+task has already ended otherwise, `up` with 28 when the control server does not answer and 21 when the tailnet refuses the auth key, `doctor` with 90 or 91 when there is something to mend. `demo` exits with 1 when what
 it shows did not happen. A pipe that nobody reads any more ends a command with 141 (128 + SIGPIPE),
 and a standard output that takes no more, such as a file on a full disk, with 1.
 

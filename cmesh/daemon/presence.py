@@ -181,8 +181,9 @@ class Presence:
         if not self.login_url:
             await self.node.login()
         # A node that has an auth key offers it again and gets no page, though it may be used up.
-        # Before the node was ever up the key is good, and kept.
-        used = bool(self.node.options.auth_key) and self._up.is_set()
+        # Before the node was ever up the key is good, and kept, unless the tailnet has refused it.
+        refused = isinstance(self.error, LoginRequired)
+        used = bool(self.node.options.auth_key) and (refused or self._up.is_set())
         if used and not await self._answered(KEY_LIMIT_S):
             await self._reopen()
         if not await self._answered(LOGIN_URL_LIMIT_S):
@@ -269,6 +270,16 @@ class Presence:
             return ""
         return f"the auth key file `{file}` is not there"
 
+    def _refused(self, error: LoginRequired) -> LoginRequired:
+        """Return why the tailnet did not take the node, with the next step where it had a key."""
+        if not self.node.options.auth_key:
+            return error
+        return LoginRequired(
+            error.message,
+            hint=f"put a new key into `{self._key_file}`, then `cmesh down` and `cmesh up`;"
+            " or log in by a page: `cmesh login`",
+        )
+
     def _rises(self) -> bool:
         """The node was started and nothing is known that would keep it from coming up."""
         starting = self.begun and self.phase == "starting" and self.error is None
@@ -299,7 +310,7 @@ class Presence:
             except NodeClosed:
                 return
             except LoginRequired as error:
-                self._seen.error = error
+                self._seen.error = self._refused(error)
                 self._set("login" if self.login_url else "failed")
             except CmeshError as error:
                 self._seen.error = error

@@ -68,7 +68,8 @@ def up(
     """Start the daemon unless it runs, and join the tailnet. Undoes `cmesh down`.
 
     On a machine without a configuration it writes a first one, which allows nothing. Ends
-    with status 28 when the control server does not answer; the daemon then keeps trying.
+    with status 28 when the control server does not answer; the daemon then keeps trying. Ends
+    with status 21 when the tailnet refuses the auth key.
     With --replace this version of cmesh follows the one that runs; tasks go on, and when it
     cannot serve, the other one does.
     """
@@ -84,7 +85,7 @@ def up(
         view = call(lambda client: client.login())
     if as_json:
         output.print_json(view)
-        raise typer.Exit(ControlUnreachable.exit_status if _control_trouble(view) else 0)
+        raise typer.Exit(_up_exit(view))
     if written:
         output.say(f"wrote a first configuration, which allows nothing yet: {config_file()}")
     if running.pid:
@@ -92,8 +93,7 @@ def up(
     _print_status(view)
     if view.login_url:
         output.say("to log this machine in, open the login page above; `cmesh login` waits for it")
-    if _control_trouble(view) is not None:
-        raise typer.Exit(ControlUnreachable.exit_status)
+    raise typer.Exit(_up_exit(view))
 
 
 def _replace(state: Path, *, as_json: bool) -> None:
@@ -229,6 +229,15 @@ async def _until_up(client: ControlClient) -> StatusView:
         if view.phase not in ("login", "starting") or clock.monotonic() > deadline:
             return view
         await asyncio.sleep(LOGIN_POLL_S)
+
+
+def _up_exit(view: StatusView) -> int:
+    """Return the status of `cmesh up`: 0 also where a person is yet to log the node in."""
+    if _control_trouble(view) is not None:
+        return ControlUnreachable.exit_status
+    codes = [one.code for one in view.problems]
+    refused = view.phase == "failed" and LoginRequired.code in codes
+    return LoginRequired.exit_status if refused else 0
 
 
 def _control_trouble(view: StatusView) -> ControlUnreachable | None:

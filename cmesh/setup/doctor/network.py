@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import timedelta
 
+from cmesh.model import host_label
 from cmesh.setup.doctor.facts import DaemonFacts, Facts, PeerFact
 from cmesh.setup.doctor.finding import Finding, Group
 
@@ -30,6 +31,7 @@ def node(facts: Facts) -> Iterator[Finding]:
         yield _NODE.skipped("phase", "only a running daemon knows its node", "cmesh up")
     else:
         yield _phase(daemon)
+        yield from _name(facts, daemon)
         yield from _key(facts, daemon)
         for warning in daemon.health:
             yield _NODE.warning("health", warning, "see `cmesh status`; the node keeps trying")
@@ -51,9 +53,20 @@ def _phase(daemon: DaemonFacts) -> Finding:
         return _NODE.problem("phase", "the node waits for a person to log it in", "cmesh login")
     if daemon.phase == "starting":
         return _NODE.warning("phase", "the node is on its way up", "cmesh status")
-    why = next((one for one in daemon.problems if one.code.startswith(("node", "control"))), None)
+    told = ("node", "control", "login_required")
+    why = next((one for one in daemon.problems if one.code.startswith(told)), None)
     what = why.what if why else f"the node is {daemon.phase}"
     return _NODE.problem("phase", what, (why.next if why else "") or "cmesh down; cmesh up")
+
+
+def _name(facts: Facts, daemon: DaemonFacts) -> Iterator[Finding]:
+    wanted = facts.config.node.hostname if facts.config else ""
+    label = host_label(daemon.node)
+    numbered = wanted != label and label.removeprefix(f"{wanted}-").isdecimal()
+    if daemon.phase == "up" and wanted and numbered:
+        what = f"this node is `{label}` to the tailnet: another one has the name `{wanted}`"
+        step = "give it a `hostname` of its own in config.toml, or remove the other one there"
+        yield _NODE.note("name", what, step)
 
 
 def _key(facts: Facts, daemon: DaemonFacts) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cmesh.daemon.arguments import CancelArguments, NoArguments
-from cmesh.errors import ConfigError
+from cmesh.errors import ConfigError, LoginRequired
 from cmesh.model import TaskState
 from cmesh.node.node import Node, NodeOptions
 from cmesh.node.testnet import Testnet
@@ -334,6 +334,30 @@ async def test_a_caller_whose_key_expires_loses_its_running_task(
         await testnet.expire("laptop", None)
     await laptop.up()
     assert (await laptop.ended(running.task_id)).state is TaskState.CANCELLED
+
+
+async def test_a_refused_auth_key_has_a_status_a_reason_and_a_way_on(
+    make_machine: MakeMachine, make_node: MakeNode, testnet: Testnet
+) -> None:
+    await make_node("late")  # has the name, too
+    machine = await make_machine("late", user=here())
+    key = machine.config / "authkey"
+    key.write_text(await testnet.auth_key(ME, expires_at=LONG_AGO), "utf-8")
+    up = await asyncio.to_thread(machine.cli, "up")
+    assert up.returncode == LoginRequired.exit_status
+    assert "the tailnet refused the login: auth key has expired" in up.stderr
+    assert f"put a new key into `{key}`" in up.stderr
+    assert "auth key has expired" in (await asyncio.to_thread(machine.cli, "doctor")).stdout
+    page = await asyncio.to_thread(machine.cli, "login", "--no-wait")
+    assert page.returncode == 0, page.stderr
+    await testnet.complete_login(page.stdout.strip(), ME)
+    await eventually(lambda: is_up(machine))
+    said = (await asyncio.to_thread(machine.cli, "doctor")).stdout
+    assert "this node is `late-1` to the tailnet: another one has the name `late`" in said
+
+
+async def is_up(machine: Machine) -> bool | None:
+    return (await machine.status()).phase == "up" or None
 
 
 async def started(machine: Machine, task_id: str) -> None:
