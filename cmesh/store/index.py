@@ -123,6 +123,8 @@ class Index:
         touched: set[TaskId] = set()
         for seq, record in enumerate(records, start=first_seq):
             match record:
+                case EventRecord():  # the most there are; it neither ends a task nor brings it back
+                    self._continue(record, ts)
                 case TrustRecord():
                     self._trust[record.peer_id] = record
                 case TaskRecord():
@@ -132,8 +134,6 @@ class Index:
                     self._heads[record.peer_id] = record
                 case AuditRecord() | DecisionRecord():
                     pass
-                case EventRecord():  # it neither ends a task nor brings it back: the most there are
-                    self._continue(record, ts)
                 case _:
                     self._continue(record, ts)
                     if record.task_id is not None:

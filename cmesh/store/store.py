@@ -13,7 +13,7 @@ from pathlib import Path
 from typing_extensions import override
 
 from cmesh.clock import Clock
-from cmesh.errors import DiskFull, StoreError
+from cmesh.errors import DiskFull
 from cmesh.model import TaskId
 from cmesh.store import queries
 from cmesh.store.answer import Answer, AnswerFiles, Question
@@ -32,13 +32,11 @@ from cmesh.store.reservations import Reservations
 from cmesh.store.room import DISK_FLOOR_BYTES, Room
 from cmesh.store.sql import Copying, Parameters, Query, QueryLimits, QueryProcess
 from cmesh.store.summary import summary
+from cmesh.store.unsettled import Unsettled
 from cmesh.store.verify import verify
 from cmesh.store.writer import Request, Settled, Writer, WriterOptions
 
 __all__ = ["Store"]
-
-COMMIT_LIMIT_S = 30.0
-"""How long records wait for the disk to begin with them; then they are taken back."""
 
 
 class Store(Keeping):
@@ -75,6 +73,7 @@ class Store(Keeping):
         )
         self._queries = QueryProcess(copying, limits)
         self._askers = Askers(copying, limits)
+        self._unsettled = Unsettled()
         self._writer = Writer(
             WriterOptions(
                 journal=parts.claim.journal,
@@ -172,7 +171,7 @@ class Store(Keeping):
             DiskFull: too little room for new work, or none at all; nothing was stored.
             TaskConflict: a task's id or idempotency key is in use already.
             StoreError: a record cannot be stored, the disk failed, or did not begin within
-                `COMMIT_LIMIT_S`, which stores nothing; or the store is closed.
+                `unsettled.COMMIT_LIMIT_S`, which stores nothing; or the store is closed.
         """
         self._require_open()
         if not records:
@@ -180,19 +179,14 @@ class Store(Keeping):
         new = [record for record in records if isinstance(record, TaskRecord)]
         self._room.require(new=bool(new))
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(_retrieve)
         if new:
             await self._reservations.take(new, future)
         request = Request(records=tuple(records), future=future)
+        self._unsettled.add(request)
         self._writer.put(request)
-        # Unlike a timeout around it, this leaves the future alone when the caller is cancelled.
-        done, _ = await asyncio.wait((future,), timeout=COMMIT_LIMIT_S)
-        if not done and request.take():
-            silent = StoreError(f"the disk has not answered for {COMMIT_LIMIT_S:g} s")
-            future.set_exception(silent)  # its ids and keys are free again
-        elif not done:
-            await asyncio.wait((future,))
-        return future.result()
+        # Its ids and keys stay reserved when whoever waits is cancelled; without any, nobody
+        # asks the future afterwards.
+        return await (asyncio.shield(future) if new else future)
 
     async def has_row(self, seq: int, hash_hex: str) -> bool:
         """Say whether the log's row `seq` is the one with this hash."""
@@ -342,19 +336,20 @@ class Store(Keeping):
 
     def _settle(self, settled: Sequence[Settled]) -> None:
         for one in settled:
-            records, future = one.request.records, one.request.future
-            if one.error is None and one.ts is not None:
+            records, request = one.request.records, one.request
+            if one.error is not None:
+                request.fail(one.error)
+                continue
+            if one.ts is not None:
                 self._index.add(records, one.first_seq, one.ts)
                 self._head = one.head
-                self._process.committed(one.head)
                 if self._blobs.watching:
                     self._blobs.named(digests(records))
-            if future.done():
-                continue
-            if one.error is not None:
-                future.set_exception(one.error)
-            else:
-                future.set_result(one.head.seq)
+            if not request.future.done():
+                request.future.set_result(one.head.seq)
+        self._unsettled.drop_settled()
+        if any(one.error is None for one in settled):
+            self._process.committed(self._head)
 
     async def _columns(self) -> dict[str, list[str]]:
         return await self._read(queries.columns)
@@ -364,9 +359,3 @@ class Store(Keeping):
 
     async def _used(self, key: str) -> bool:
         return await self.idempotent(key) is not None
-
-
-def _retrieve(future: "asyncio.Future[int]") -> None:
-    """Look at an outcome nobody may wait for any more, so that asyncio does not complain."""
-    if not future.cancelled():
-        future.exception()

@@ -44,6 +44,13 @@ class Request:
         """Make it this thread's; False when somebody has taken it before. Does not block."""
         return self._taken.acquire(blocking=False)
 
+    def fail(self, error: StoreError) -> None:
+        """Settle it with an error, unless nobody waits. Event loop only."""
+        if not self.future.done():
+            self.future.set_exception(error)
+            # Looked at here, since whoever waits may be cancelled before it wakes up.
+            self.future.exception()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
@@ -141,6 +148,7 @@ class Writer:
         if self._failed is not None:
             return [Settled(request=request, error=self._failed) for request in group]
         ts = micros(self._options.clock.now())
+        moment = from_micros(ts)
         entries: list[Entry] = []
         settled: list[Settled] = []
         head = self._head
@@ -153,9 +161,7 @@ class Writer:
                 continue
             entries += made
             first_seq, head = head.seq + 1, Head(seq=made[-1].seq, hash=made[-1].hash)
-            settled.append(
-                Settled(request=request, first_seq=first_seq, head=head, ts=from_micros(ts))
-            )
+            settled.append(Settled(request=request, first_seq=first_seq, head=head, ts=moment))
         if entries:
             self._options.journal.append(entries)
             self._head = head

@@ -12,7 +12,7 @@ import pytest
 
 from cmesh.errors import DiskFull, StoreBusy, StoreError, TaskConflict
 from cmesh.model import Direction, Event, NodeId, TaskState
-from cmesh.store import store as store_module
+from cmesh.store import unsettled
 from cmesh.store.index import FINISHED_KEPT
 from cmesh.store.journal import Entry, Journal
 from cmesh.store.records import AuditRecord, EventRecord
@@ -59,7 +59,7 @@ async def test_what_the_disk_has_begun_with_is_waited_for_and_what_waits_behind_
         append(journal, entries)
 
     monkeypatch.setattr(Journal, "append", slow)
-    monkeypatch.setattr(store_module, "COMMIT_LIMIT_S", 0.01)
+    monkeypatch.setattr(unsettled, "COMMIT_LIMIT_S", 0.01)
     asked, behind = task(), task(key="k")
     first = asyncio.create_task(store.commit([asked]))
     try:
@@ -77,6 +77,33 @@ async def test_what_the_disk_has_begun_with_is_waited_for_and_what_waits_behind_
     await store.commit([behind])
     assert await store.idempotent("k") == behind.task_id
     assert (await store.verify()).finding is None
+
+
+async def test_what_nobody_waits_for_any_more_is_stored_all_the_same(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, answers, append = threading.Event(), threading.Event(), Journal.append
+
+    def slow(journal: Journal, entries: Sequence[Entry]) -> None:
+        begun.set()
+        assert answers.wait(DISK_LIMIT_S)
+        append(journal, entries)
+
+    asked = task()
+    await store.commit([asked])
+    monkeypatch.setattr(Journal, "append", slow)
+    waiting = asyncio.create_task(store.commit([event(asked, 1)]))
+    assert await asyncio.to_thread(begun.wait, DISK_LIMIT_S)
+    behind = asyncio.create_task(store.commit([event(asked, 2)]))
+    await asyncio.sleep(0)
+    for one in (waiting, behind):
+        one.cancel()
+    answers.set()
+    await asyncio.gather(waiting, behind, return_exceptions=True)
+    await store.commit([event(asked, 3)])
+    stored = await store.events(asked.task_id, after=0, limit=9)
+    assert [one.seq for one in stored] == [1, 2, 3]
+    assert (waiting.cancelled(), behind.cancelled()) == (True, True)
 
 
 async def test_a_task_tells_its_latest_state_and_all_its_facts(store: Store) -> None:
