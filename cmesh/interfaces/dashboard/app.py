@@ -23,6 +23,7 @@ from cmesh.interfaces.dashboard import (
     pages_task,
     pages_tasks,
 )
+from cmesh.interfaces.dashboard.colours import Colours
 from cmesh.interfaces.dashboard.daemon import Daemon
 from cmesh.interfaces.dashboard.guard import SIGN_IN, Guard
 from cmesh.interfaces.dashboard.page import (
@@ -62,13 +63,14 @@ class Files(StaticFiles):
         return response
 
 
-def create_app(daemon: Daemon, sign_in: SignIn, clock: Clock, port: int) -> Guard:
-    """Return the application as it is served at `port` on loopback."""
+def create_app(daemon: Daemon, colours: Colours, sign_in: SignIn, clock: Clock, port: int) -> Guard:
+    """Return the application as it is served at `port` on loopback; it closes what it is given."""
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
         yield
         await daemon.close()
+        await colours.close()
 
     async def enter(request: Request) -> Response:
         if request.method != "POST":
@@ -93,7 +95,9 @@ def create_app(daemon: Daemon, sign_in: SignIn, clock: Clock, port: int) -> Guar
         exception_handlers={CmeshError: _failed, 404: _missing},
     )
     app.router.redirect_slashes = False
-    app.state.area = Area(daemon=daemon, clock=clock, templates=templates(), pages=PAGES)
+    app.state.area = Area(
+        daemon=daemon, colours=colours, clock=clock, templates=templates(), pages=PAGES
+    )
     guard = Guard(app, sign_in=sign_in, clock=clock, port=port)
     return guard
 

@@ -1,24 +1,19 @@
 """A patch as a page shows it: files, hunks, numbered lines, the syntax of each file in colours.
 
-Pure. Colours are classes (Pygments); what is not coloured is escaped all the same. A patch is
-another machine's text: what cannot be seen in it is written out, and what is too long is cut.
+Pure: what has colours is named here (`pieces`) and marked elsewhere, as that can take long; what is
+not marked is escaped all the same. A patch is another machine's text: what cannot be seen in it is
+written out, and what is too long is cut.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
-from pygments import highlight
-from pygments.formatters import HtmlFormatter
-from pygments.lexer import Lexer
-from pygments.lexers import get_lexer_for_filename  # pyright: ignore[reportUnknownVariableType]
-from pygments.util import ClassNotFound
 
-from cmesh.clock import SystemClock
 from cmesh.text import cut, reveal
 
-__all__ = ["DiffFile", "DiffLine", "diff_files"]
+__all__ = ["DiffFile", "DiffLine", "Piece", "diff_files", "pieces"]
 
 LINE_CHARACTERS = 1_000
 COLOURED_CHARACTERS = 60_000
@@ -27,13 +22,11 @@ COLOURED_CHARACTERS = 60_000
 PIECE_CHARACTERS = 4_000
 """What is coloured at once. Many lexers take time by the square of it, of blank lines for example."""
 
-COLOURING_S = 0.3
-"""After which the rest of a patch stays plain: its author chooses the lexer, and what it gets."""
+Piece = tuple[str, tuple[str, ...]]
+"""A file's name, and some of its lines."""
 
 _HUNK = re.compile(r"@@ -(\d{1,9})(?:,\d{1,9})? \+(\d{1,9})(?:,\d{1,9})? @@")
 _SIGNS = {"+": "add", "-": "del", " ": "same"}
-_monotonic = SystemClock().monotonic
-_FORMATTER: HtmlFormatter[str] = HtmlFormatter(nowrap=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,25 +62,29 @@ class _Hunk:
 def diff_files(
     text: str,
     flagged: frozenset[str] = frozenset(),
-    monotonic: Callable[[], float] = _monotonic,
+    colours: Mapping[Piece, Sequence[str]] | None = None,
 ) -> list[DiffFile]:
-    """Return the files of a patch in git's form, in its order."""
-    left, until = COLOURED_CHARACTERS, monotonic() + COLOURING_S
-
-    def in_time() -> bool:
-        return monotonic() < until
-
+    """Return the files of a patch in git's form, in its order; `colours` has HTML for pieces."""
     files: list[DiffFile] = []
     for lines in _parts(text.split("\n")):
         file, hunks = _read(lines)
         file.flagged = file.path in flagged
-        lexer = _lexer(file.path)
         for hunk in hunks:
-            size = sum(map(len, hunk.lines))
-            left -= size
-            _add(file, hunk, lexer if left > 0 else None, in_time)
+            _add(file, hunk, colours or {})
         files.append(file)
     return files
+
+
+def pieces(text: str) -> Iterator[Piece]:
+    """Yield what of a patch is worth to be coloured, from its beginning."""
+    left = COLOURED_CHARACTERS
+    for lines in _parts(text.split("\n")):
+        file, hunks = _read(lines)
+        for hunk in hunks:
+            left -= sum(map(len, hunk.lines))
+            if left < 0:
+                return
+            yield from (one for one in _pieces(file.path, hunk) if _fits(one))
 
 
 def _parts(lines: list[str]) -> Iterator[list[str]]:
@@ -128,18 +125,10 @@ def _named(lines: list[str]) -> str:
     return lines[0].rpartition(" b/")[2]
 
 
-def _lexer(path: str) -> Lexer | None:
-    try:
-        return get_lexer_for_filename(path.rpartition("/")[2], stripnl=False, ensurenl=False)
-    except ClassNotFound:
-        return None
-
-
-def _add(file: DiffFile, hunk: _Hunk, lexer: Lexer | None, in_time: Callable[[], bool]) -> None:
+def _add(file: DiffFile, hunk: _Hunk, colours: Mapping[Piece, Sequence[str]]) -> None:
     file.lines.append(DiffLine(kind="hunk", text=escape(reveal(cut(hunk.head, LINE_CHARACTERS)))))
-    bodies = [reveal(cut(line[1:], LINE_CHARACTERS)) for line in hunk.lines]
     coloured = [
-        line for piece in _pieces(bodies) for line in _coloured(piece, lexer if in_time() else None)
+        line for piece in _pieces(file.path, hunk) for line in _marked(piece, colours.get(piece))
     ]
     old, new = hunk.old, hunk.new
     for line, text in zip(hunk.lines, coloured, strict=True):
@@ -160,28 +149,25 @@ def _add(file: DiffFile, hunk: _Hunk, lexer: Lexer | None, in_time: Callable[[],
         file.deleted += kind == "del"
 
 
-def _pieces(bodies: list[str]) -> Iterator[list[str]]:
-    """Yield lines in pieces that a lexer takes at once."""
+def _pieces(path: str, hunk: _Hunk) -> Iterator[Piece]:
+    """Yield a hunk's lines in pieces that a lexer takes at once; a long line is one by itself."""
+    name = path.rpartition("/")[2]
     piece, size = list[str](), 0
-    for body in bodies:
+    for body in (reveal(cut(line[1:], LINE_CHARACTERS)) for line in hunk.lines):
         if piece and size + len(body) >= PIECE_CHARACTERS:
-            yield piece
+            yield name, tuple(piece)
             piece, size = [], 0
         piece.append(body)
         size += len(body) + 1
     if piece:
-        yield piece
+        yield name, tuple(piece)
 
 
-def _coloured(bodies: list[str], lexer: Lexer | None) -> list[Markup]:
-    """Return lines with their syntax marked; plain where the marks would not fit the lines."""
-    if lexer is not None and sum(map(len, bodies)) < PIECE_CHARACTERS:
-        html = highlight("\n".join(bodies), lexer, _FORMATTER)
-        # Pygments escapes what it is given, and closes its marks at the end of each line; of empty
-        # lines at the end it tells one less.
-        lines = html.split("\n")[:-1]
-        while len(lines) < len(bodies) and not bodies[len(lines)]:
-            lines.append("")
-        if len(lines) == len(bodies):
-            return [Markup(line) for line in lines]  # noqa: S704
-    return [escape(body) for body in bodies]
+def _fits(piece: Piece) -> bool:
+    return sum(map(len, piece[1])) < PIECE_CHARACTERS
+
+
+def _marked(piece: Piece, lines: Sequence[str] | None) -> list[Markup]:
+    if lines is None or len(lines) != len(piece[1]):
+        return [escape(body) for body in piece[1]]
+    return [Markup(line) for line in lines]  # noqa: S704 - escaped by what has coloured it

@@ -19,6 +19,7 @@ from cmesh import __version__
 from cmesh.clock import Clock
 from cmesh.errors import CmeshError, PolicyDenied, TaskNotFound, UnknownPeer, UsageError
 from cmesh.interfaces.dashboard import shown
+from cmesh.interfaces.dashboard.colours import Colours
 from cmesh.interfaces.dashboard.daemon import AWAY, Daemon
 from cmesh.interfaces.dashboard.sign_in import Session
 
@@ -72,6 +73,7 @@ class Area:
     """What all pages of a dashboard share."""
 
     daemon: Daemon
+    colours: Colours
     clock: Clock
     templates: Environment
     pages: Sequence[Page]

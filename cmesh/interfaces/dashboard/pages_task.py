@@ -23,10 +23,11 @@ from cmesh.daemon.file_answers import PatchFile
 from cmesh.daemon.history_calls import RecordArguments, RecordView
 from cmesh.errors import CmeshError, TaskRefused, UsageError
 from cmesh.interfaces.client import ControlClient
-from cmesh.interfaces.dashboard.diff import DiffFile, diff_files
+from cmesh.interfaces.dashboard.diff import DiffFile, diff_files, pieces
 from cmesh.interfaces.dashboard.form import checked
 from cmesh.interfaces.dashboard.live import changed, follow, merged, shown_event
 from cmesh.interfaces.dashboard.page import (
+    Area,
     Page,
     area_of,
     attachment,
@@ -84,7 +85,7 @@ async def _task(request: Request) -> Response:
             "proved": task.evidence not in (None, EvidenceView()),
             "steps": timeline(task, record),
             "result": result,
-            "files": _files(task, patch),
+            "files": await _files(area_of(request), task, patch),
             "check": check,
             "ended": task.state in ENDED,
             "out": task.direction is Direction.OUT,
@@ -113,7 +114,7 @@ async def _patch_page(request: Request) -> Response:
     task, patch = await area_of(request).daemon.call(look)
     if patch is None:
         raise TaskRefused("there is no patch to show", hint="the task's page says why")
-    files = _files(task, patch)
+    files = await _files(area_of(request), task, patch)
     values = {"task": task, "files": files, "cut": patch.patch.bytes > PATCH_CHARACTERS}
     return render(request, "patch.html", values)
 
@@ -213,12 +214,12 @@ async def _patch(client: ControlClient, task: TaskView, most: int | None) -> Pat
         return None
 
 
-def _files(task: TaskView, patch: PatchFile | None) -> list[DiffFile]:
+async def _files(area: Area, task: TaskView, patch: PatchFile | None) -> list[DiffFile]:
     if patch is None:
         return []
     text = base64.b64decode(patch.data)[:PATCH_CHARACTERS].decode("utf-8", "replace")
     flagged = task.patch.flagged if task.patch is not None else []
-    return diff_files(text, frozenset(flagged))
+    return diff_files(text, frozenset(flagged), await area.colours.of(pieces(text)))
 
 
 async def _longer(request: Request) -> Response:

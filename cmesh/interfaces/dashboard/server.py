@@ -19,6 +19,7 @@ from cmesh.clock import SystemClock
 from cmesh.errors import UsageError
 from cmesh.interfaces.connections import KEEP_ALIVE_S, Connections
 from cmesh.interfaces.dashboard.app import create_app
+from cmesh.interfaces.dashboard.colours import Colours
 from cmesh.interfaces.dashboard.daemon import Daemon
 from cmesh.interfaces.dashboard.guard import HOST, SIGN_IN
 from cmesh.interfaces.dashboard.sign_in import SignIn
@@ -88,7 +89,7 @@ async def _serve(
     clock, sign_in = SystemClock(), SignIn()
     port = int(listener.getsockname()[1])
     daemon = Daemon(control_socket(state), clock, agent=f"cmesh dashboard {__version__}")
-    app = create_app(daemon, sign_in, clock, port)
+    app = create_app(daemon, Colours(), sign_in, clock, port)
     config = uvicorn.Config(
         app,
         http="h11",

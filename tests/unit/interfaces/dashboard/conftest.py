@@ -9,6 +9,7 @@ import pytest
 from cmesh.clock import SystemClock
 from cmesh.interfaces.control import ControlServer
 from cmesh.interfaces.dashboard.app import create_app
+from cmesh.interfaces.dashboard.colours import Colours
 from cmesh.interfaces.dashboard.daemon import Daemon
 from cmesh.interfaces.dashboard.guard import Guard
 from cmesh.interfaces.dashboard.sign_in import SignIn
@@ -46,8 +47,15 @@ async def daemon(state: Path, server: ControlServer) -> AsyncIterator[Daemon]:
 
 
 @pytest.fixture
-def dashboard(daemon: Daemon, sign_in: SignIn) -> Guard:
-    return create_app(daemon, sign_in, SystemClock(), PORT)
+async def colours() -> AsyncIterator[Colours]:
+    colours = Colours()
+    yield colours
+    await colours.close()
+
+
+@pytest.fixture
+def dashboard(daemon: Daemon, colours: Colours, sign_in: SignIn) -> Guard:
+    return create_app(daemon, colours, sign_in, SystemClock(), PORT)
 
 
 @pytest.fixture

@@ -1,13 +1,19 @@
 """A patch as a page shows it."""
 
+# pyright: reportPrivateUsage=false
+
 import pytest
 from markupsafe import Markup
 
+from cmesh.interfaces.dashboard.colouring import coloured
+from cmesh.interfaces.dashboard.colours import Colours
 from cmesh.interfaces.dashboard.diff import (
-    COLOURING_S,
+    COLOURED_CHARACTERS,
     LINE_CHARACTERS,
     PIECE_CHARACTERS,
+    DiffFile,
     diff_files,
+    pieces,
 )
 
 PATCH = """\
@@ -31,6 +37,12 @@ new file mode 100644
 """
 
 
+def shown(text: str) -> list[DiffFile]:
+    """Return a patch with all the colours that there are for it."""
+    marked = {piece: coloured(piece[0], "\n".join(piece[1])) for piece in pieces(text)}
+    return diff_files(text, colours={one: lines for one, lines in marked.items() if lines})
+
+
 def test_lines_are_numbered_on_both_sides_and_counted():
     app, settings = diff_files(PATCH.replace("\n\n", "\n \n"), frozenset({".claude/settings.json"}))
     assert (app.path, app.added, app.deleted, app.flagged) == ("app.py", 1, 1, False)
@@ -48,7 +60,7 @@ def test_lines_are_numbered_on_both_sides_and_counted():
 
 
 def test_syntax_is_coloured_by_classes_and_texts_are_escaped():
-    [app, _settings] = diff_files(PATCH)
+    [app, _settings] = shown(PATCH)
     html = Markup("\n").join(line.text for line in app.lines)
     assert '<span class="k">def</span>' in html
     assert "&lt;b&gt;" in html
@@ -61,7 +73,7 @@ def test_syntax_is_coloured_by_classes_and_texts_are_escaped():
 def test_no_file_s_text_becomes_markup(name: str):
     evil = "+<script>alert(1)</script>\n+*/ --> ]]> <img src=x onerror=y>\n+\n"
     text = f"diff --git a/{name} b/{name}\n--- a/{name}\n+++ b/{name}\n@@ -0,0 +1,3 @@\n{evil}"
-    [file] = diff_files(text)
+    [file] = shown(text)
     assert len(file.lines) == 4
     for line in file.lines:
         plain = line.text.replace('<span class="', "").replace("</span>", "")
@@ -84,17 +96,49 @@ def patch_of(lines: list[str], name: str = "a.py") -> str:
     return f"diff --git a/{name} b/{name}\n--- a/{name}\n+++ b/{name}\n@@ -0,0 +1,{len(lines)} @@\n{body}"
 
 
-def test_colours_are_given_to_short_pieces_and_for_a_short_time(monkeypatch: pytest.MonkeyPatch):
-    took: list[int] = []
+def test_colours_are_given_to_short_pieces_of_the_beginning():
+    text = patch_of(["  "] * 18_000) + patch_of(["\u200b" * LINE_CHARACTERS])
+    assert list(pieces(text)) == list(pieces(patch_of(["  "] * 18_000)))
+    found = list(pieces(patch_of(["  "] * (COLOURED_CHARACTERS // 4))))
+    assert len(found) > 1
+    assert max(sum(map(len, lines)) for _name, lines in found) < PIECE_CHARACTERS
+    _blank, wide = diff_files(text)
+    assert wide.lines[-1].text.startswith("&lt;U+200B&gt;")
 
-    def slow(text: str, *_rest: object) -> str:
-        took.append(len(text))
-        return f"{text}\n"
 
-    monkeypatch.setattr("cmesh.interfaces.dashboard.diff.highlight", slow)
-    text = patch_of(["  "] * 18_000 + ["\u200b" * LINE_CHARACTERS])
-    [file] = diff_files(text, monotonic=lambda: len(took) * COLOURING_S / 3)
-    assert len(took) == 3
-    assert max(took) < PIECE_CHARACTERS
-    assert len(file.lines) == 18_002
-    assert file.lines[-1].text.startswith("&lt;U+200B&gt;")
+def test_marks_that_do_not_fit_the_lines_are_left_out():
+    [piece] = pieces(patch_of(["<b>", "x"]))
+    [file] = diff_files(patch_of(["<b>", "x"]), colours={piece: ["<b>"]})
+    assert [line.text for line in file.lines[1:]] == ["&lt;b&gt;", "x"]
+
+
+LIMIT_S = 20.0
+# Each takes this lexer a third of a second of a processor: some 150 s for all.
+SLOW = [("x.dts", (f"{number:03d}{'a' * 3_990}",)) for number in range(400)]
+
+
+@pytest.mark.anyio
+async def test_what_is_not_coloured_in_time_stays_plain_and_the_next_page_has_a_new_process():
+    colours, quick = Colours(limit_s=2), ("x.py", ("def one():", ""))
+    try:
+        found = await colours.of([quick, *SLOW])
+        assert found[quick][0].startswith('<span class="k">def</span>')
+        assert len(found) < len(SLOW)
+        assert colours._process is None
+        assert await colours.of([quick]) == {quick: found[quick]}
+    finally:
+        await colours.close()
+
+
+@pytest.mark.anyio
+async def test_a_process_that_is_gone_is_begun_again():
+    colours, piece = Colours(limit_s=LIMIT_S), ("x.py", ("pass",))
+    try:
+        assert await colours.of([piece])
+        process = colours._process
+        assert process is not None
+        process.kill()
+        await process.wait()
+        assert await colours.of([piece])
+    finally:
+        await colours.close()
