@@ -31,6 +31,10 @@ def did_you_mean(name: str, candidates: Sequence[str], *, most: int = 3) -> str:
 def _likeness(name: str, other: str) -> float:
     """Return how alike two names are, 0 to 1; upper and lower case are one."""
     mine, theirs = name.lower(), other.lower()
+    kind = mine.partition(":")[0] + ":"
+    if ":" in mine and theirs.startswith(kind):
+        # `command:` is nobody's slip, and would make any two commands alike.
+        mine, theirs = mine.removeprefix(kind), theirs.removeprefix(kind)
     if _is_swapped(mine, theirs):
         return SWAPPED
     return difflib.SequenceMatcher(None, mine, theirs, autojunk=False).ratio()

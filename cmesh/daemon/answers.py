@@ -396,6 +396,7 @@ class StatusView(View):
     each in one line. `runners` are those that can start, `runners_down` the others, each with
     why; all are in `runners` until the machine was asked.
     `machine`: what peers that may ask for tasks are told of this one; None = not looked at yet.
+    `keeps`: how long tasks' texts and files are kept here; None = by a daemon that is older.
     """
 
     version: str
@@ -430,6 +431,7 @@ class StatusView(View):
     pid: int = 0
     uptime_s: float = 0
     store_seq: int = 0
+    keeps: KeepsView | None = None
     problems: list[Problem] = Field(default_factory=list[Problem])
 
 

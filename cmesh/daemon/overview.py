@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC
+from typing import Literal
 
 from cmesh import __version__
 from cmesh.daemon.advice import needed_there, offered_instead
@@ -114,6 +115,7 @@ async def status(daemon: Daemon) -> StatusView:
         pid=os.getpid(),
         uptime_s=round((clock.now() - daemon.started_at).total_seconds(), 1),
         store_seq=daemon.store.head[0],
+        keeps=_own_keeps(daemon),
         problems=await problems(daemon),
     )
 
@@ -358,10 +360,15 @@ def _operation(name: str) -> Operation:
 
 
 def _keeps(may: May) -> KeepsView:
-    days = [one for one in (may.keep_text_days, may.keep_output_days) if one is not None]
-    return KeepsView(
-        text_days=may.keep_text_days,
-        # A file whose texts are gone has no name any more.
-        output_days=min(days, default=None),
-        prompts=may.store_prompts,
-    )
+    return _kept(may.keep_text_days, may.keep_output_days, may.store_prompts)
+
+
+def _own_keeps(daemon: Daemon) -> KeepsView:
+    store = daemon.rules.config().store
+    return _kept(store.keep_text_days, store.keep_output_days, store.store_prompts)
+
+
+def _kept(text: int | None, output: int | None, prompts: Literal["text", "digest"]) -> KeepsView:
+    days = [one for one in (text, output) if one is not None]
+    # A file whose texts are gone has no name any more.
+    return KeepsView(text_days=text, output_days=min(days, default=None), prompts=prompts)

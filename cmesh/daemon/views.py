@@ -32,6 +32,7 @@ from cmesh.daemon.outbound import EVENTS_CUT
 from cmesh.daemon.verdict import verdict
 from cmesh.model import ENDED, Direction, Event, Limits, TaskState, host_label
 from cmesh.policy.decide import Decision
+from cmesh.policy.explain import OTHERS_POLICY
 from cmesh.protocol.evidence import Acceptance, Before, Changed, Evidence
 from cmesh.protocol.facts import WorkerFacts
 from cmesh.protocol.fields import NAME_CHARACTERS
@@ -150,7 +151,7 @@ def task_view(
         # What is denied at once has its end before its row is committed.
         elapsed_s=round(max(0.0, ((task.ended_at or now) - task.created_at).total_seconds()), 3),
         rule=record.rule,
-        reason=one_line(reason, 500),
+        reason=one_line(_as_seen_here(record.direction, reason), 500),
         code=_code(code or (result.code if result else "")),
         advice=cut(scrub(knowledge.advice), ADVICE_CHARACTERS),
         summary=cut(scrub(result.text or result.error), SUMMARY_CHARACTERS) if result else "",
@@ -189,6 +190,13 @@ def task_view(
         forgotten=task.forgotten,
         evidence=evidence_view(task),
     )
+
+
+def _as_seen_here(direction: Direction, reason: str) -> str:
+    """Return a denial of this node's own without the words that its caller was told."""
+    if direction is Direction.OUT:
+        return reason
+    return reason.replace(OTHERS_POLICY, "this node's policy", 1)
 
 
 def answer_of(task: TaskSnapshot) -> dict[str, Any] | None:

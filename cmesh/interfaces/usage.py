@@ -22,6 +22,13 @@ Labels = Callable[[str], str]
 _SHOWN_PROBLEMS = 3
 _SECONDS = frozenset({"timeout_s", "wait_s", "start_within_s"})
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"))
+_NUMBERS = {
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+}
 _WORD = re.compile(r"[A-Za-z0-9._: -]{1,40}")
 
 # Fields whose form is a pattern: what they are called, and what would be right.
@@ -110,7 +117,7 @@ def _wanted(problem: Any) -> str:
         case "missing":
             return "is missing"
         case _:
-            text = one_line(str(problem["msg"]), 200)
+            text = _NUMBERS.get(kind) or one_line(str(problem["msg"]), 200)
             return text[:1].lower() + text[1:]
 
 
@@ -118,5 +125,5 @@ def _span(seconds: int) -> str:
     """Return seconds, and in brackets the same as people write it on the command line."""
     for size, unit in _UNITS:
         if seconds >= size and seconds % size == 0:
-            return f"{seconds} seconds ({seconds // size}{unit})"
-    return f"{seconds} seconds"
+            return f"{seconds:g} seconds ({seconds // size:g}{unit})"
+    return f"{seconds:g} seconds"

@@ -8,7 +8,10 @@ from cmesh.policy.profiles import BUILT_IN, NamedProfile
 from cmesh.policy.request import Decision, Failed, InboundRequest, OutboundRequest
 from cmesh.text import one_line
 
-__all__ = ["explain", "for_remote", "narrowing"]
+__all__ = ["OTHERS_POLICY", "explain", "for_remote", "narrowing"]
+
+OTHERS_POLICY = "the other node's policy"
+"""What a denial begins with where its caller reads it."""
 
 UNTOLD = frozenset({"turns", "tokens", "cost_usd"})
 """Conditions that fail only where a runner does not tell what is limited."""
@@ -67,7 +70,7 @@ def for_remote(decision: Decision) -> Decision:
         if item.condition == "runner"
     }
     about = f" ({', '.join(asked.get(kind, kind) for kind in kinds)})" if kinds else ""
-    reason = f"the other node's policy denies it{about}"
+    reason = f"{OTHERS_POLICY} denies it{about}"
     untold = bool(kinds) and set(kinds) <= UNTOLD
     if untold:
         # What a program tells is no secret of its owner's, and who asked can do without the limit.

@@ -21,6 +21,7 @@ KEYS = ("os", "os_version", "arch", "cpus", "memory", "gpu", "label", "runner")
 _TERM = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._+:-]*)\s*(?:(>=|<=|!=|=|>|<)\s*(\S.{0,78}?))?\s*")
 _VERSION = re.compile(r"\d+(\.\d+){0,5}")
 _SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+_LABELLED = frozenset({"tag", "tags", "labels"})
 _EQUALITY = frozenset({"=", "!="})
 _WORDS = frozenset({"os", "arch", "gpu", "label", "runner"})
 _UNITS = ("", "K", "M", "G", "T")
@@ -58,6 +59,8 @@ def parse(text: str) -> Term:
         raise _wrong(text, "write a number such as `cpus>=8`")
     if op and key not in {*_WORDS, "memory", "cpus"} and not _VERSION.fullmatch(value):
         meant = "" if key in KEYS else did_you_mean(key, KEYS, most=1)
+        if key in _LABELLED and not meant:
+            meant = "did you mean `label=" + value[:40] + "`?"
         wanted = f"a version in numbers such as `{key}>=3.11`"
         raise _wrong(text, f"{meant} else write {wanted}" if meant else f"write {wanted}")
     return Term(text=text.strip(), key=key, op=op, value=value)

@@ -15,6 +15,7 @@ from cmesh.daemon.arguments import SqlArguments
 from cmesh.daemon.forget_calls import ForgetArguments
 from cmesh.errors import UsageError
 from cmesh.interfaces.cli.app import main
+from cmesh.interfaces.cli.exits import CUT_EXIT
 from cmesh.interfaces.reporting import before, moment_of
 from cmesh.interfaces.reports import REPORTS, Answer, Rule, auto_run, unused
 from cmesh.store.store import Store
@@ -285,3 +286,21 @@ def test_the_list_needs_no_daemon(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(REPORTS)
     assert main(["audit", "report", "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)["reports"]) == set(REPORTS)
+
+
+def test_a_report_that_a_limit_cut_says_so_and_has_a_status_of_its_own(
+    daemon: DaemonThread, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon.operations.rows = SqlView(
+        columns=["day", "tasks"],
+        types=["VARCHAR", "BIGINT"],
+        rows=[["mon", 1], ["tue", 3]],
+        truncated=True,
+        cut_by="rows",
+    )
+    for more in ([], ["--json"], ["--chart", "bar"], ["--format", "csv"]):
+        assert main(["audit", "report", "costs", *more]) == CUT_EXIT
+        seen = capsys.readouterr()
+        assert "only the first 2 rows" in seen.err
+        assert ("█" in seen.out) == (more == ["--chart", "bar"])
+    assert main(["audit", "report", "costs", "--json", "--chart", "bar"]) == UsageError.exit_status

@@ -20,7 +20,7 @@ import pytest
 import typer.main
 
 from cmesh import __version__
-from cmesh.daemon.answers import SqlView
+from cmesh.daemon.answers import KeepsView, SqlView
 from cmesh.errors import CmeshError, DiskFull, UsageError
 from cmesh.interfaces import start
 from cmesh.interfaces.cli import rows, session
@@ -1119,3 +1119,45 @@ def test_up_says_what_it_waits_for(
         monkeypatch.setattr(f"cmesh.interfaces.cli.daemon.{name}", limit)
     assert main(["up"]) == 0
     assert capsys.readouterr().err.count("waiting for an answer of the control server") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tasks", "--limit", "many"], "invalid value for '--limit': a whole number"),
+        (["delegate", "worker", "x", "--max-cost", "-1"], "at least 0"),
+        (["tasks", "--group", "some"], "`GROUP`: `some` is no group"),
+        (["show", "g-?"], "`GROUP`: "),
+    ],
+)
+def test_what_is_no_number_and_no_group_is_told_in_plain_words(
+    daemon: DaemonThread, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Input should" not in error
+    assert "--group" not in error.splitlines()[0]
+
+
+def test_a_forgotten_task_says_that_its_reason_is_erased(
+    daemon: DaemonThread, capsys: pytest.CaptureFixture[str]
+):
+    assert main([*TASK, "--no-wait"]) == 0
+    ended = daemon.operations.finish(FIRST_TASK, TaskState.FAILED)
+    gone = {"forgotten": True, "reason": "", "code": "idle_limit"}
+    daemon.operations.ask(ended.model_copy(update=gone))
+    capsys.readouterr()
+    assert main(["show", FIRST_TASK]) == 0
+    assert "erased [idle_limit]" in capsys.readouterr().out
+
+
+def test_status_says_how_long_texts_are_kept(
+    daemon: DaemonThread, capsys: pytest.CaptureFixture[str]
+):
+    keeps = KeepsView(text_days=30, output_days=7)
+    daemon.operations.status_view = daemon.operations.status_view.model_copy(
+        update={"keeps": keeps}
+    )
+    assert main(["status"]) == 0
+    assert "keeps        texts for 30 days, files for 7 days" in capsys.readouterr().out

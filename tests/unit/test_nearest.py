@@ -38,6 +38,13 @@ def test_a_slip_is_near_and_another_name_is_not(typed: str, meant: str | None) -
     assert nearest(typed, NAMES)[:1] == ([meant] if meant else [])
 
 
+def test_what_two_names_begin_with_makes_them_no_more_alike() -> None:
+    commands = ["command:held", "command:true"]
+    assert nearest("command:nope", commands) == []
+    assert nearest("command:treu", commands) == ["command:true"]
+    assert nearest("comand:true", commands)[:1] == ["command:true"]
+
+
 def test_names_are_told_nearest_first_and_each_once() -> None:
     assert nearest("ab", ["ba", "ab1", "ab", "ab"]) == ["ab", "ba", "ab1"]
     assert did_you_mean("cluade", NAMES, most=1) == "did you mean `claude`?"

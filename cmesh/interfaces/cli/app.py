@@ -5,6 +5,7 @@ a pipe that nobody reads 141, all others are the exit status of their class.
 """
 
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,14 @@ from cmesh.interfaces.cli.standard_output import (
 from cmesh.paths import state_dir
 
 __all__ = ["app", "main"]
+
+# What typer leaves to pydantic, in words for whoever types.
+_PLAIN = (
+    (re.compile(r"Input should be a valid integer.*"), "a whole number"),
+    (re.compile(r"Input should be a valid number.*"), "a number"),
+    (re.compile(r"Input should be greater than or equal to (\S+)"), r"at least \1"),
+    (re.compile(r"Input should be less than or equal to (\S+)"), r"at most \1"),
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -194,6 +203,8 @@ def _usage(error: typer.TyperException) -> UsageError:
     message = str(getattr(error, "message", "")) or str(error)
     formatted = getattr(error, "format_message", None)
     text = str(formatted()) if formatted else message
+    for words, plain in _PLAIN:
+        text = words.sub(plain, text)
     return UsageError(f"{text[:1].lower()}{text[1:]}".rstrip("."), hint=f"see `{path} --help`")
 
 

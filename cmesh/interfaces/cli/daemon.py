@@ -21,6 +21,7 @@ from cmesh.errors import (
     DaemonTimeout,
     LoginRequired,
 )
+from cmesh.interfaces.age import kept_text
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.options import JsonOption
 from cmesh.interfaces.cli.session import call
@@ -309,6 +310,7 @@ def _print_status(view: StatusView) -> None:
             ("sandbox", _sandbox(view)),
             ("self-tests", "\n".join(view.self_tests)),
             ("manifests", "\n".join(view.manifests)),
+            ("keeps", kept_text(view.keeps)),
             ("state", view.state_dir),
             ("config", view.config_file),
             ("process", f"{view.pid}, for {output.duration(view.uptime_s)}"),

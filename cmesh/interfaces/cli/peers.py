@@ -10,6 +10,7 @@ from typing_extensions import override
 from cmesh.daemon.answers import PeersView, PeerView
 from cmesh.daemon.arguments import TrustArguments, UntrustArguments
 from cmesh.errors import UnknownPeer, UsageError
+from cmesh.interfaces.age import kept_text
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.options import JsonOption, PeerArgument
 from cmesh.interfaces.cli.session import call, checked
@@ -180,7 +181,7 @@ def _facts(peer: PeerView) -> list[tuple[str, str]]:
         ("profiles", ", ".join(peer.may_ask)),
         ("runners", ", ".join(peer.runners)),
         ("paths", "\n".join(peer.paths)),
-        ("keeps", _keeps(peer)),
+        ("keeps", kept_text(peer.keeps)),
         ("machine", "\n".join(machine_lines(peer.machine)) if peer.machine else ""),
         ("told", _told(peer)),
     ]
@@ -189,19 +190,6 @@ def _facts(peer: PeerView) -> list[tuple[str, str]]:
 def _trust(peer: PeerView) -> str:
     said = _SAID_BY.get(peer.trusted_by, "") if peer.trust == "trusted" else ""
     return f"{peer.trust}, {said}" if said else peer.trust
-
-
-def _keeps(peer: PeerView) -> str:
-    """Say how long the peer says it keeps what it is given, after a task's end."""
-    if peer.keeps is None:
-        return ""
-    texts, files = _days(peer.keeps.text_days), _days(peer.keeps.output_days)
-    both = f"texts and files {texts}" if texts == files else f"texts {texts}, files {files}"
-    return f"{both}; prompts until the end" if peer.keeps.prompts == "digest" else both
-
-
-def _days(days: int | None) -> str:
-    return "for ever" if days is None else f"for {days} day{'s' * (days != 1)}"
 
 
 def _told(peer: PeerView) -> str:

@@ -28,6 +28,7 @@ SELECT ... ;    ask; a statement may have several lines, and ends with a semicol
 .schema VIEW    the columns of one view, with their types and meaning
 .help           this
 .quit           leave; so do Ctrl-D, `exit` and `quit`. Ctrl-C drops what was begun"""
+_DOTTED = ([".help"], [".views"], [".schema"], [".quit"], [".exit"])
 _DELIMITERS = " \t\n,()<>=+-*/;."
 
 Ask = Callable[[str, int | None], SqlView]
@@ -90,6 +91,8 @@ def _typed(prompt: str) -> Iterator[str]:
             lines.clear()
             continue
         word = "" if line is None else line.strip()
+        if lines and _is_asked_within(word):
+            continue
         if line is not None and not lines and (word.startswith(".") or word in _LEAVE):
             if word in _LEAVE:
                 return
@@ -105,6 +108,19 @@ def _typed(prompt: str) -> Iterator[str]:
             yield text
         if line is None:
             return
+
+
+def _is_asked_within(word: str) -> bool:
+    """Answer a command with a dot that is typed before a statement is over; say whether it is one.
+
+    No SQL has a line that is such a word.
+    """
+    if word.split()[:1] not in _DOTTED:
+        return False
+    output.say("the statement goes on; end it with `;`, or drop it with Ctrl-C")
+    if word == ".help":
+        output.say(_HELP)
+    return True
 
 
 def _plain(prompt: str) -> str | None:

@@ -41,13 +41,13 @@ from cmesh.interfaces.cli.sink import Sink
 from cmesh.interfaces.schema import SCHEMA_SQL
 from cmesh.text import one_line
 
-__all__ = ["register"]
+__all__ = ["CHART", "FORMATS", "deliver", "register"]
 
 FORMATS = (*TEXT_FORMATS, PARQUET)
 _DOCUMENT = "document"
 """The form of `--json`: rows, columns, types, and what is known of the answer."""
 
-_CHART = "chart: "
+CHART = "chart: "
 """Before the kind of a chart, as a form."""
 
 _STATEMENTS = "give a SELECT, `--file FILE`, or `-` to read standard input"
@@ -139,7 +139,7 @@ def sql(  # noqa: PLR0913 - typer reads the options from the signature
         SqlArguments, sql=_statement(query, file), parameters=bound(param or []), **fields
     )
     view = call(lambda client: client.sql(arguments))
-    _deliver(view, _DOCUMENT if as_json else f"{_CHART}{chart}" if chart else form, sink)
+    deliver(view, _DOCUMENT if as_json else f"{CHART}{chart}" if chart else form, sink)
 
 
 def _prompt(form: str, chart: str, fields: Mapping[str, Any]) -> None:
@@ -151,7 +151,7 @@ def _prompt(form: str, chart: str, fields: Mapping[str, Any]) -> None:
         return call(lambda client: client.sql(arguments))
 
     def show(view: SqlView) -> None:
-        missing = _write(view, f"{_CHART}{chart}" if chart else form, Sink("", force=False))
+        missing = _write(view, f"{CHART}{chart}" if chart else form, Sink("", force=False))
         footer(view)
         if missing := missing or cut(view):
             output.hint(missing)
@@ -191,8 +191,18 @@ def _decoded(data: bytes) -> str:
         raise UsageError("the statement is no text in UTF-8") from error
 
 
-def _deliver(view: SqlView, form: str, sink: Sink) -> None:
-    """Print or write an answer, and say what is missing of it; ends the command."""
+def deliver(view: SqlView, form: str, sink: Sink) -> None:
+    """Print or write an answer, and say what is missing of it.
+
+    Args:
+        view: the answer.
+        form: one of `FORMATS`, or `CHART` with the kind of a chart.
+        sink: where the rows go.
+
+    Raises:
+        Exit: of the command, where a limit cut the rows or nobody answered.
+        UsageError: it cannot be drawn or written so.
+    """
     missing = cut(view)
     nobody = bool(view.nodes) and all(node.state != "answered" for node in view.nodes)
     if form == _DOCUMENT:
@@ -215,11 +225,11 @@ def _deliver(view: SqlView, form: str, sink: Sink) -> None:
 
 def _write(view: SqlView, form: str, sink: Sink) -> str:
     """Write the rows; return what could not be written of them."""
-    if form.startswith(_CHART):
+    if form.startswith(CHART):
         from cmesh.interfaces.cli.chart import chart as drawn
 
         colour = sink.path is None and output.has_colour()
-        text, notes = drawn(view, form.removeprefix(_CHART), colour=colour)
+        text, notes = drawn(view, form.removeprefix(CHART), colour=colour)
         sink.write(text)
         for note in notes:
             output.hint(note)

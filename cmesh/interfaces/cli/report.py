@@ -12,10 +12,14 @@ from cmesh.daemon.answers import SqlView
 from cmesh.daemon.arguments import SqlArguments
 from cmesh.errors import UsageError
 from cmesh.interfaces.cli import output
+from cmesh.interfaces.cli.charting import require_kind
 from cmesh.interfaces.cli.complete import complete_report
+from cmesh.interfaces.cli.exits import CUT_EXIT
 from cmesh.interfaces.cli.options import JsonOption, complete_peer
-from cmesh.interfaces.cli.rows import TEXT_FORMATS, print_rows, require_format
+from cmesh.interfaces.cli.query import CHART, FORMATS, deliver
+from cmesh.interfaces.cli.rows import PARQUET, cut, format_of, require_format
 from cmesh.interfaces.cli.session import call, checked
+from cmesh.interfaces.cli.sink import Sink
 from cmesh.interfaces.reporting import Span, before, moment_of, question_of, rules_in, shaped
 from cmesh.interfaces.reports import REPORTS, Report, Rule
 from cmesh.nearest import did_you_mean
@@ -72,20 +76,31 @@ def report(  # noqa: PLR0913 - typer reads the options from the signature
         typer.Option(metavar="PEER", help="Only this peer's rows.", autocompletion=complete_peer),
     ] = "",
     form: Annotated[
-        str, typer.Option("--format", help="As of `cmesh sql`: " + ", ".join(TEXT_FORMATS) + ".")
-    ] = "table",
+        str, typer.Option("--format", help="As of `cmesh sql`: " + ", ".join(FORMATS) + ".")
+    ] = "",
+    chart: Annotated[
+        str, typer.Option(metavar="KIND", help="Draw it, as `cmesh sql --chart` does.")
+    ] = "",
+    target: Annotated[
+        str,
+        typer.Option("--output", "-o", metavar="FILE", help="Write a new file, its owner's alone."),
+    ] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="With --output: replace a file that is there.")
+    ] = False,
     limit: Annotated[int, typer.Option(help="Most rows to show.")] = 1_000,
     as_json: JsonOption = False,
 ) -> None:
     """Answer a question about the audit that is asked again and again.
 
     `cmesh audit report --list` names them; `docs/audit-cookbook.md` has more, to ask with `cmesh sql`.
+    Ends with status 78 when a limit cut the rows, and stderr says so.
     """
     if listed or not name:
         _list(as_json=as_json)
         return
     wanted = _report(name)
-    require_format(form, TEXT_FORMATS)
+    sink = _sink(form, chart, target, force=force, as_json=as_json)
     if limit < 1:
         raise UsageError("`--limit` is at least 1")
     now = SystemClock().now()
@@ -102,13 +117,33 @@ def report(  # noqa: PLR0913 - typer reads the options from the signature
         found = view.model_dump(mode="json")
         empty = "" if view.rows else wanted.empty
         output.print_json({"report": name, **span, "empty": empty, **found})
+    elif chart or target or form not in ("", "table"):
+        deliver(view, f"{CHART}{chart}" if chart else form or format_of(target), sink)
         return
-    if form == "table":
-        _print(name, wanted, view, first, peer)
     else:
-        print_rows(view, form)
-    if view.truncated:
-        output.hint(f"only the first {len(view.rows)} rows; raise --limit, or ask for less time")
+        _print(name, wanted, view, first, peer)
+    if missing := cut(view):
+        output.hint(missing)
+        raise typer.Exit(CUT_EXIT)
+
+
+def _sink(form: str, chart: str, target: str, *, force: bool, as_json: bool) -> Sink:
+    """Return where the rows go.
+
+    Raises:
+        UsageError: what is wanted does not go together, or cannot be written.
+    """
+    if form:
+        require_format(form, FORMATS)
+    require_kind(chart)
+    if as_json and (chart or target or form not in ("", "table")):
+        raise UsageError("--json goes with no other form of the rows", hint="leave it out")
+    if chart and form not in ("", "table"):
+        raise UsageError("--chart and --format together", hint="leave one of them out")
+    sink = Sink(target, force=force)
+    if form == PARQUET:
+        sink.require_no_terminal()
+    return sink
 
 
 def _list(*, as_json: bool) -> None:

@@ -27,6 +27,7 @@ _A = TypeVar("_A", bound=Arguments)
 _LABELS = {
     "task_id": "ID",
     "name": "NAME",
+    "group": "GROUP",
     "peer": "PEER",
     "prompt": "PROMPT",
     "sql": "SELECT",

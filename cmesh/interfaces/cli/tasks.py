@@ -327,6 +327,13 @@ def _follow_up(view: TaskView) -> str:
     return f"not possible: {why} [{view.follow_up}]" if why else view.follow_up
 
 
+def _reason(view: TaskView) -> str:
+    """Say why a task is as it is; of a forgotten one that its words are gone."""
+    gone = view.forgotten and view.state not in (TaskState.SUCCEEDED, TaskState.WAITING_INPUT)
+    reason = view.reason or ("erased" if gone else "")
+    return f"{reason} [{view.code}]".lstrip() if view.code else reason
+
+
 def _facts(view: TaskView) -> list[tuple[str, str]]:
     cancel_wish = "requested" if view.cancel_requested else ""
     more = " (the worker sent more than is kept)" if view.events_cut else ""
@@ -336,7 +343,7 @@ def _facts(view: TaskView) -> list[tuple[str, str]]:
         ("state", view.state.value),
         ("witness", view.witness),
         ("known", f"{heard(view)}, link {view.link}" if heard(view) else ""),
-        ("reason", f"{view.reason}{f' [{view.code}]' if view.code else ''}"),
+        ("reason", _reason(view)),
         ("instead", view.advice),
         ("retry in", "" if view.retry_after_s is None else output.duration(view.retry_after_s)),
         ("way", "handed out" if view.direction == "out" else "worked on here"),
