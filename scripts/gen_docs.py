@@ -212,7 +212,7 @@ def _raised(cls: type[CmeshError]) -> str:
 
 def _walk(cls: type[CmeshError]) -> list[type[CmeshError]]:
     # Parts may subclass an error to carry more; the code stays their parent's.
-    below = [sub for sub in cls.__subclasses__() if sub.__module__ == CmeshError.__module__]
+    below = [sub for sub in cls.__subclasses__() if sub.__module__.startswith("cmesh.errors.")]
     return [cls, *(leaf for sub in below for leaf in _walk(sub))]
 
 
