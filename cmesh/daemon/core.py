@@ -49,6 +49,7 @@ from cmesh.link.link import Link
 from cmesh.link.tailnet import RESTART, Wire
 from cmesh.model import Identity, NodeId, TaskId
 from cmesh.paths import ensure_private_dir
+from cmesh.platform.users import is_superuser
 from cmesh.policy.decide import may
 from cmesh.protocol.codec import Chunk
 from cmesh.protocol.link_messages import Failure, Grants, May
@@ -346,7 +347,7 @@ class Daemon:
             clock=self.settings.clock,
             key=self.key,
             tasks_dir=tasks_dir,
-            is_root=os.getuid() == 0,
+            is_root=is_superuser(),
             post=self.links.post,
             want=self.links.want,
             identify=self.presence.identify,

@@ -35,14 +35,6 @@ class _Target:
     peer: Peer
     arguments: DelegateArguments
 
-    @property
-    def node_id(self) -> NodeId:
-        return self.peer.identity.node_id
-
-    @property
-    def name(self) -> str:
-        return self.peer.identity.label
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Begun:
@@ -98,7 +90,7 @@ class FanOut:
             return await self._again(context, arguments, key, known)
         targets, chosen = await self._targets(context, arguments)
         twins = await self._twins(context, targets)
-        fresh = [one for one in targets if one.node_id not in twins]
+        fresh = [one for one in targets if one.peer.node_id not in twins]
         if not fresh and (whole := await self._one_group(twins.values())):
             return _Begun(group=whole, repeated=True)
         refused = await self._refusals(context, fresh)
@@ -106,19 +98,21 @@ class FanOut:
             where=tuple(arguments.where),
             chosen=chosen,
             group=group,
-            peers=tuple(one.node_id for one in targets),
+            peers=tuple(one.peer.node_id for one in targets),
             refused=tuple(
-                Refused(peer=one.name, node_id=one.node_id, code=why.code, reason=why.message)
+                Refused(
+                    peer=one.peer.label, node_id=one.peer.node_id, code=why.code, reason=why.message
+                )
                 for one, why in refused
             ),
             also=tuple(twins.values()),
         )
-        denied = {one.node_id for one, _why in refused}
-        allowed = [one for one in fresh if one.node_id not in denied]
+        denied = {one.peer.node_id for one, _why in refused}
+        allowed = [one for one in fresh if one.peer.node_id not in denied]
         if not allowed:
             raise _nobody(refused, twins)
         begun = await self._commit(context, allowed, selection, key)
-        views = [_refused(one.name, why) for one, why in refused]
+        views = [_refused(one.peer.label, why) for one, why in refused]
         return replace(begun, refused=(*views, *begun.refused))
 
     async def _again(
@@ -167,7 +161,7 @@ class FanOut:
             return [_target(one.peer, arguments, "") for one in choice.taken], choice.words
         placed = [_placed(text) for text in arguments.peers]
         targets = [_target(await self._peer(name), arguments, place) for name, place in placed]
-        for name, count in Counter(one.name for one in targets).items():
+        for name, count in Counter(one.peer.label for one in targets).items():
             if count > 1:
                 raise UsageError(f"`{name}` is named twice", hint="name each peer once")
         return targets, ""
@@ -199,7 +193,7 @@ class FanOut:
         for one in targets:
             twin = await self._asking.twin(context, one.arguments, one.peer)
             if twin is not None:
-                found[one.node_id] = twin
+                found[one.peer.node_id] = twin
         return found
 
     async def _commit(
@@ -213,7 +207,9 @@ class FanOut:
         records: list[TaskRecord] = []
         failed: list[tuple[_Target, CmeshError]] = []
         for one in targets:
-            own = one.arguments.model_copy(update={"idempotency_key": _key_of(key, one.node_id)})
+            own = one.arguments.model_copy(
+                update={"idempotency_key": _key_of(key, one.peer.node_id)}
+            )
             try:
                 records.append(await self._asking.begin(context, own, one.peer, selection))
             except CmeshError as error:
@@ -223,7 +219,7 @@ class FanOut:
         return _Begun(
             group=selection.group,
             records=tuple(records),
-            refused=tuple(_refused(one.name, why) for one, why in failed),
+            refused=tuple(_refused(one.peer.label, why) for one, why in failed),
         )
 
     async def _sent(self, record: TaskRecord, *, queue: bool) -> RefusedView | None:
@@ -279,5 +275,5 @@ def _nobody(
     _first, error = refused[0]
     if len(refused) == 1:
         return error
-    each = "; ".join(f"{one.name}: {why.message}" for one, why in refused)
+    each = "; ".join(f"{one.peer.label}: {why.message}" for one, why in refused)
     return type(error)(f"no peer was given the task: {each}", hint=error.hint)

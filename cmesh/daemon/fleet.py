@@ -29,7 +29,7 @@ from cmesh.errors import (
     UsageError,
 )
 from cmesh.link.link import Link
-from cmesh.model import Direction, NodeId, host_label
+from cmesh.model import Direction, host_label
 from cmesh.node.whois import Peer
 from cmesh.policy.audit import decide_question
 from cmesh.policy.decide import Decision
@@ -75,14 +75,6 @@ class _Node:
     peer: Peer
     query_id: str
     decision: Decision
-
-    @property
-    def node_id(self) -> NodeId:
-        return self.peer.identity.node_id
-
-    @property
-    def name(self) -> str:
-        return self.peer.identity.label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +183,7 @@ class Fleet:
             if node.decision.effect == "allow":
                 words = statement(
                     node.query_id,
-                    node.node_id,
+                    node.peer.node_id,
                     node.peer.identity.name,
                     arguments.sql,
                     config=rules.config(),
@@ -209,7 +201,7 @@ class Fleet:
             view = one.view
             data = {
                 "query": node.query_id,
-                "peer_id": node.node_id,
+                "peer_id": node.peer.node_id,
                 "peer": node.peer.identity.name,
                 "state": view.state,
                 "code": view.code,
@@ -249,12 +241,12 @@ class Fleet:
     async def _heard(self, node: _Node, arguments: SqlArguments, place: "_Place") -> _Heard:
         """Ask one peer; never raises but when the whole call is cancelled."""
         began = self._daemon.settings.clock.monotonic()
-        view = SqlNodeView(node=node.name, node_id=node.node_id, state="answered")
+        view = SqlNodeView(node=node.peer.label, node_id=node.peer.node_id, state="answered")
         taken: Taken | None = None
         try:
             async with asyncio.timeout(arguments.timeout_s):
                 link = await self._link(node, arguments.timeout_s)
-                require_takes(link, node.name, arguments)
+                require_takes(link, node.peer.label, arguments)
                 taken = await self._daemon.caller.queries.ask(
                     link, sql_message(node.query_id, arguments), place.directory
                 )
@@ -289,7 +281,7 @@ class Fleet:
             "ms": ms,
         }
         receipt = ReceiptRecord(
-            peer_id=node.node_id,
+            peer_id=node.peer.node_id,
             peer=node.peer.identity.name,
             kind="head",
             task_id=None,
@@ -312,14 +304,14 @@ class Fleet:
                 f"this machine's own policy: {node.decision.reason}", hint=node.decision.change
             )
         daemon.trust.require_same(node.peer.identity)
-        link = daemon.links.get(node.node_id)
+        link = daemon.links.get(node.peer.node_id)
         if link is None:
             patience_s = limit_s if node.peer.online else min(limit_s, AWAY_LIMIT_S)
-            await daemon.links.attempt(node.node_id, patience_s, unasked=True)
-            link = daemon.links.get(node.node_id)
+            await daemon.links.attempt(node.peer.node_id, patience_s, unasked=True)
+            link = daemon.links.get(node.peer.node_id)
         if link is None:
-            why = daemon.links.contact(node.node_id).error
-            raise why or PeerUnreachable(f"`{node.name}` did not answer")
+            why = daemon.links.contact(node.peer.node_id).error
+            raise why or PeerUnreachable(f"`{node.peer.label}` did not answer")
         return link
 
     def _since(self, began: float) -> float:

@@ -1,7 +1,6 @@
 """One live run of a runner, by its owner's word: never asked for by peers or tasks, nor by MCP."""
 
 import asyncio
-import os
 from collections.abc import Mapping
 
 from cmesh.daemon.arguments import Context, LiveRunArguments
@@ -18,6 +17,7 @@ from cmesh.errors import (
     UsageError,
 )
 from cmesh.model import Profile, TaskState
+from cmesh.platform.users import is_superuser
 from cmesh.runner.live import LiveBench, LiveRun, is_answer, live_run
 from cmesh.runner.own_manifests import COMMAND
 from cmesh.runner.runner import Runner
@@ -55,7 +55,7 @@ class LiveTests:
         name = arguments.name
         if name.startswith(f"{COMMAND}:"):
             raise UsageError(f"`{name}` asks no model", hint="delegate it as a task")
-        if os.getuid() == 0 and not self._daemon.rules.config().worker.allow_root:
+        if is_superuser() and not self._daemon.rules.config().worker.allow_root:
             raise RootRefused(AS_ROOT)
         if name in self._running:
             raise QueueFull(f"runner `{name}` is being tested just now")

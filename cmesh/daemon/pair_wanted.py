@@ -4,7 +4,6 @@ What the owner's own rules allow already is found out by asking them.
 """
 
 import asyncio
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from cmesh.daemon.roots import real_path
 from cmesh.daemon.runner_views import runners
 from cmesh.errors import PairingEnded, RootRefused, RunnerUnavailable, UsageError
 from cmesh.model import Identity, Limits, Operation, Profile
+from cmesh.platform.users import is_superuser
 from cmesh.policy.decide import decide_inbound, decide_outbound
 from cmesh.policy.match import is_at_or_below, overlaps
 from cmesh.policy.request import InboundRequest, OutboundRequest
@@ -68,7 +68,7 @@ class Wanted:
 
     def cannot_work(self) -> str:
         """Say why this machine would refuse every task of a peer; empty = it would not."""
-        if os.getuid() != 0 or self._daemon.rules.config().worker.allow_root:
+        if not is_superuser() or self._daemon.rules.config().worker.allow_root:
             return ""
         return "the daemon here runs as root, so it would refuse every task"
 

@@ -4,7 +4,6 @@ Looks at the configuration against the machine; decides and changes nothing.
 """
 
 import asyncio
-import os
 from collections.abc import Container, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,6 +14,7 @@ from cmesh.daemon.core import Daemon
 from cmesh.errors import CmeshError, NodeError, RootRefused, RunnerUnavailable, SandboxUnavailable
 from cmesh.model import Profile
 from cmesh.nearest import did_you_mean
+from cmesh.platform.users import is_superuser
 from cmesh.policy.rules import InboundRule
 from cmesh.runner.registry import RunnerStatus
 
@@ -61,7 +61,7 @@ async def problems(daemon: Daemon) -> list[Problem]:
     # Looks at programs, keys and directories, so not on the event loop.
     runners = await asyncio.to_thread(daemon.runners.status)
     missing = await asyncio.to_thread(_missing_paths, rules)
-    is_root = os.getuid() == 0
+    is_root = is_superuser()
     soon = daemon.settings.clock.now() + KEY_WARNING
     return [
         *listed,

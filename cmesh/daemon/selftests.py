@@ -6,7 +6,6 @@ for again and again, and run in the background; the owner may ask for one at any
 
 import asyncio
 import logging
-import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from cmesh.clock import Clock
 from cmesh.config import Config
 from cmesh.daemon.background import guarded
 from cmesh.errors import RunnerUnavailable
+from cmesh.platform.users import is_superuser
 from cmesh.runner.confine import Sandboxes
 from cmesh.runner.registry import Runners
 from cmesh.runner.runner import Runner
@@ -141,7 +141,7 @@ class SelfTests:
             config=config.sandbox,
             clock=self.clock,
         )
-        if os.getuid() == 0 and not config.worker.allow_root:
+        if is_superuser() and not config.worker.allow_root:
             # INVARIANT: as for a task: nothing of an agent runs as root without its owner's word.
             finding = Finding(verdict="unable", reason=AS_ROOT)
         else:

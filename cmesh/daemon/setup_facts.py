@@ -5,7 +5,6 @@ of the link; what it may do here is decided as always.
 """
 
 import asyncio
-import os
 import platform
 import socket
 from pathlib import Path
@@ -20,6 +19,7 @@ from cmesh.errors import NotCmesh, PeerUnreachable, PeerUntrusted, ServiceFailed
 from cmesh.keys import fingerprint
 from cmesh.model import Identity, host_label
 from cmesh.node.whois import Peer
+from cmesh.platform.users import is_superuser
 from cmesh.policy.match import match_peer
 from cmesh.runner.programs import Programs
 from cmesh.setup import registering, tailscale
@@ -92,7 +92,7 @@ class Look:
             service_asked=any(one.plan.step == "service" for one in applied),
             wanted_name=config.node.hostname,
             trouble=daemon.presence.trouble if daemon.configured else "",
-            root_refused=os.getuid() == 0 and not config.worker.allow_root,
+            root_refused=is_superuser() and not config.worker.allow_root,
         )
 
     def moment(self) -> tuple[object, ...]:

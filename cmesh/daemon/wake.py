@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from cmesh.config import WakeConfig
 from cmesh.model import TaskId
+from cmesh.platform.notices import desktop_argv
 from cmesh.store.records import TaskRecord
 
 __all__ = ["Wake"]
@@ -29,8 +30,6 @@ HOOK_LIMIT_S = 30.0
 
 PENDING = 100
 """Wakes of one session that wait; the oldest is dropped, for the store knows it anyway."""
-
-DESKTOP = ("notify-send", "--app-name=cmesh", "--")
 
 PASSED_ON = (
     "DBUS_SESSION_BUS_ADDRESS",
@@ -98,7 +97,7 @@ class Wake:
         config = self._config()
         if config.desktop:
             words = f"task {task_id} {state.replace('_', ' ')}"
-            await self._run("desktop", (*DESKTOP, words), b"")
+            await self._run("desktop", desktop_argv(words), b"")
         if config.hook:
             line = json.dumps({"task_id": task_id, "state": state}).encode() + b"\n"
             await self._run("hook", config.hook, line)

@@ -29,7 +29,7 @@ from cmesh.interfaces.daemon_log import failure, open_log, reported
 from cmesh.interfaces.launch import daemon_argv, read_launch
 from cmesh.locks import holder
 from cmesh.paths import control_socket, daemon_environment, ensure_private_dir, log_file
-from cmesh.platform import locks
+from cmesh.platform import locks, processes
 
 __all__ = [
     "START_LIMIT_S",
@@ -178,20 +178,9 @@ def wait_gone(pid: int, limit_s: float, *, clock: Clock | None = None) -> bool:
     """Return whether process `pid` ended within `limit_s`. Blocks."""
     clock = clock or SystemClock()
     deadline = clock.monotonic() + limit_s
-    opener = getattr(os, "pidfd_open", None)
-    if opener is not None:
-        try:
-            handle: int = opener(pid)
-        except ProcessLookupError:
-            return True
-        except OSError:
-            handle = -1
-        if handle >= 0:
-            # Readable once the process ended, even when nobody reaps it (Linux pidfd_open(2)).
-            try:
-                return bool(select.select([handle], [], [], limit_s)[0])
-            finally:
-                os.close(handle)
+    ended = processes.wait_ended(pid, limit_s)
+    if ended is not None:
+        return ended
     while clock.monotonic() < deadline:
         try:
             os.kill(pid, 0)

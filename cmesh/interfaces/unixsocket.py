@@ -7,17 +7,15 @@ speaks the control protocol.
 import contextlib
 import os
 import socket
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from cmesh.errors import IdentityUnknown
 from cmesh.paths import ensure_private_dir
+from cmesh.platform import credentials
 
 __all__ = ["Credentials", "bind_private", "peer_credentials"]
 
-# struct ucred of Linux unix(7): pid, uid, gid.
-_UCRED = struct.Struct("3i")
 _PRIVATE_UMASK = 0o077
 
 
@@ -62,17 +60,13 @@ def bind_private(path: Path) -> socket.socket:
 
 
 def peer_credentials(connection: socket.socket) -> Credentials:
-    """Return who is at the other end (SO_PEERCRED, Linux socket(7)).
+    """Return who is at the other end.
 
     Raises:
         IdentityUnknown: the platform or the socket cannot say.
     """
-    option: int | None = getattr(socket, "SO_PEERCRED", None)
-    if option is None:
-        raise IdentityUnknown("this platform does not say who opened a local connection")
     try:
-        raw = connection.getsockopt(socket.SOL_SOCKET, option, _UCRED.size)
+        pid, uid = credentials.of_peer(connection)
     except OSError as error:
         raise IdentityUnknown(f"the kernel does not say who connected: {error}") from error
-    pid, uid, _gid = _UCRED.unpack(raw)
     return Credentials(pid=pid, uid=uid)

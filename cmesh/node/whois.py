@@ -74,6 +74,16 @@ class Peer:
     os: str
     last_seen: datetime | None
 
+    @property
+    def node_id(self) -> NodeId:
+        """Return its stable id on the tailnet."""
+        return self.identity.node_id
+
+    @property
+    def label(self) -> str:
+        """Return the name that people know it by."""
+        return self.identity.label
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ping:

@@ -15,6 +15,7 @@ from cmesh.interfaces.demo import why_deploy_failed
 from cmesh.interfaces.demo.sample import Sample
 from cmesh.model import Profile
 from cmesh.paths import require_private_file
+from cmesh.platform.users import is_superuser
 from cmesh.policy.rules import FULL_CONSENT
 from cmesh.runner.manifest import load_manifests
 from cmesh.sandbox.probe import find_enforcement
@@ -90,7 +91,7 @@ def make_plan(agent: str, key_file: str, base_url: str) -> Plan:
         RootRefused: the agent does not work as root.
         ConfigError: the key file is open to others.
     """
-    as_root = os.getuid() == 0
+    as_root = is_superuser()
     if not agent:
         if key_file or base_url:
             raise UsageError("a key is of use to an agent only", hint="add `--runner claude`")
