@@ -360,15 +360,15 @@ def _operation(name: str) -> Operation:
 
 
 def _keeps(may: May) -> KeepsView:
-    return _kept(may.keep_text_days, may.keep_output_days, may.store_prompts)
+    return _keeps_of(may.keep_text_days, may.keep_output_days, may.store_prompts)
 
 
 def _own_keeps(daemon: Daemon) -> KeepsView:
     store = daemon.rules.config().store
-    return _kept(store.keep_text_days, store.keep_output_days, store.store_prompts)
+    return _keeps_of(store.keep_text_days, store.keep_output_days, store.store_prompts)
 
 
-def _kept(text: int | None, output: int | None, prompts: Literal["text", "digest"]) -> KeepsView:
+def _keeps_of(text: int | None, output: int | None, prompts: Literal["text", "digest"]) -> KeepsView:
     days = [one for one in (text, output) if one is not None]
     # A file whose texts are gone has no name any more.
     return KeepsView(text_days=text, output_days=min(days, default=None), prompts=prompts)
