@@ -192,7 +192,7 @@ class WakeTable(Table):
     hook: Annotated[list[_Text], Field(max_length=64)] = Field(default_factory=list[str])
     """Program and arguments, no shell; gets one JSON line with `task_id` and `state`."""
     desktop: bool = False
-    """Show a desktop notification, by `notify-send`."""
+    """Show a desktop notification, by `notify-send` on Linux."""
 
 
 class ApprovalsTable(Table):

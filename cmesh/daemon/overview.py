@@ -368,7 +368,9 @@ def _own_keeps(daemon: Daemon) -> KeepsView:
     return _keeps_of(store.keep_text_days, store.keep_output_days, store.store_prompts)
 
 
-def _keeps_of(text: int | None, output: int | None, prompts: Literal["text", "digest"]) -> KeepsView:
+def _keeps_of(
+    text: int | None, output: int | None, prompts: Literal["text", "digest"]
+) -> KeepsView:
     days = [one for one in (text, output) if one is not None]
     # A file whose texts are gone has no name any more.
     return KeepsView(text_days=text, output_days=min(days, default=None), prompts=prompts)

@@ -98,8 +98,11 @@ class ChaosMachine(Machine):
             )
 
     @override
-    async def start(self, *, environment: Mapping[str, str] | None = None) -> None:
+    async def start(
+        self, *, environment: Mapping[str, str] | None = None, module: str = "cmesh"
+    ) -> None:
         assert environment is None
+        assert module == "cmesh"
         self.launch()
         # An agent's relay may have started one as well: whichever has the store is followed.
         await self._follow(READY_LIMIT_S)

@@ -7,7 +7,8 @@ __all__ = ["desktop_argv", "script"]
 # A balloon goes with its icon, so the script waits for the one to be seen.
 _SCRIPT = """
 $words = [Text.Encoding]::UTF8.GetString([Convert]::FromBase64String('@WORDS@'))
-Add-Type -AssemblyName System.Windows.Forms, System.Drawing
+Add-Type -AssemblyName System.Windows.Forms
+Add-Type -AssemblyName System.Drawing
 $icon = New-Object System.Windows.Forms.NotifyIcon
 $icon.Icon = [System.Drawing.SystemIcons]::Information
 $icon.Visible = $true

@@ -22,7 +22,7 @@ async def test_who_refuses_tasks_as_root_is_told_before_a_rule_allows_them(
     config = SimpleNamespace(worker=SimpleNamespace(allow_root=allowed))
     daemon = SimpleNamespace(rules=SimpleNamespace(config=lambda: config))
     wanted = Wanted(cast("Any", daemon))
-    monkeypatch.setattr(pair_wanted.os, "getuid", lambda: uid)
+    monkeypatch.setattr(pair_wanted, "is_superuser", lambda: uid == 0)
     assert bool(wanted.cannot_work()) == refused
     with pytest.raises(RootRefused if refused else UsageError) as caught:
         await wanted.checked("nowhere", [])
