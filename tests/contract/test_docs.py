@@ -39,7 +39,12 @@ DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 RECORDS = sorted((DOCS / "decisions").glob("*.md"))
-EXAMPLES = ("README.md", "docs/quickstart.md", "docs/runner-manifests.md")
+EXAMPLES = (
+    "README.md",
+    "docs/configuration-keys.md",
+    "docs/quickstart.md",
+    "docs/runner-manifests.md",
+)
 README_LINES = 150
 RECORD_LINES = 40
 # A page on what is not there yet may name it; a changelog may name what has gone.
