@@ -11,7 +11,15 @@
 /* cgo cannot spell `const char*`; it can spell a pointer to this. */
 typedef const char cchar;
 
-/* macOS has no EKEYREJECTED. */
+/* Winsock's numbers, as Python's errno has them; errno.h has others of the same names. */
+#ifdef _WIN32
+#undef ECONNREFUSED
+#define ECONNREFUSED 10061
+#undef ETIMEDOUT
+#define ETIMEDOUT 10060
+#endif
+
+/* macOS and Windows have no EKEYREJECTED. */
 #ifndef EKEYREJECTED
 #define EKEYREJECTED EACCES
 #endif

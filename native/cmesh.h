@@ -14,6 +14,10 @@
  *   ECANCELED  cancelled by cmesh_op_cancel
  *   -1         any other failure, a recovered panic included
  *
+ * On Windows ETIMEDOUT and ECONNREFUSED are Winsock's (WSAETIMEDOUT, WSAECONNREFUSED),
+ * and a descriptor is a SOCKET: its duplicates do not keep a connection on which
+ * sending was shut down and whose own descriptor was closed.
+ *
  * Descriptors given out are close-on-exec, blocking, and the caller's to close.
  */
 #ifndef CMESH_H

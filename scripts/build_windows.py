@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Cross-build cmesh's parts for Windows.")
     parser.add_argument("--check", action="store_true", help="node and extension only")
     asked = parser.parse_args(argv)
-    os.environ.update(environment())
+    set_environment()
     if not (MODULE.exists() and STAMP.exists() and STAMP.read_text("utf-8") == _digest()):
         build_module()
         STAMP.write_text(_digest(), "utf-8")
@@ -54,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def environment() -> dict[str, str]:
-    """Return the environment in which Go and its C parts are compiled for Windows."""
-    return {
+def set_environment() -> None:
+    """Have Go and its C parts compiled for Windows by this process's children."""
+    os.environ |= {
         "GOOS": "windows",
         "GOARCH": "amd64",
         "CC": " ".join((*ZIG, "cc", "-target", TARGET)),
