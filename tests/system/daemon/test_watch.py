@@ -24,6 +24,10 @@ from tests.system.daemon.machine import (
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
 
+LINE_LIMIT = 1 << 20
+"""A line may hold a whole task."""
+
+
 class Person:
     """Somebody at `cmesh watch` of a machine; `said` is the screen after the last order."""
 
@@ -72,24 +76,47 @@ async def at_watch(machine: Machine) -> AsyncGenerator[Person]:
             await process.wait()
 
 
+class Program:
+    """What a program at `cmesh watch --json` has read so far."""
+
+    def __init__(self) -> None:
+        self.changes: list[dict[str, Any]] = []
+        self._more = asyncio.Event()
+
+    async def until(self, task_id: str) -> None:
+        """Wait until it knows of a task; from then on it must miss nothing of it."""
+        async with asyncio.timeout(END_LIMIT_S):
+            while all(change["task_id"] != task_id for change in self.changes):
+                self._more.clear()
+                await self._more.wait()
+
+    async def read(self, lines: asyncio.StreamReader) -> None:
+        async for line in lines:
+            self.changes.append(json.loads(line))
+            self._more.set()
+
+
 @contextlib.asynccontextmanager
-async def in_lines(machine: Machine) -> AsyncGenerator[list[dict[str, Any]]]:
-    """Let a program watch; its changes are in the list once it was interrupted."""
-    changes: list[dict[str, Any]] = []
+async def in_lines(machine: Machine) -> AsyncGenerator[Program]:
+    """Let a program watch; all of its changes are there once it was interrupted."""
     process = await asyncio.create_subprocess_exec(
         *machine.command("watch", "--json"),
         cwd=ROOT,
         env=machine.environment(),
         stdout=subprocess.PIPE,
+        limit=LINE_LIMIT,
         **as_user(machine._user),
     )
+    assert process.stdout is not None
+    program = Program()
+    reading = asyncio.create_task(program.read(process.stdout))
     try:
-        yield changes
+        yield program
     finally:
         process.send_signal(signal.SIGINT)
         async with asyncio.timeout(END_LIMIT_S):
-            out, _ = await process.communicate()
-    changes += [json.loads(line) for line in out.splitlines()]
+            await reading
+            await process.wait()
 
 
 async def test_both_owners_see_a_task_and_a_restart_loses_nothing_of_it(make_machine: MakeMachine):
@@ -101,11 +128,12 @@ async def test_both_owners_see_a_task_and_a_restart_loses_nothing_of_it(make_mac
     text = "".join(command(name, *COMMANDS[name]) for name in runners)
     await builder.configure(text + rule)
     await asyncio.gather(laptop.up(), builder.up())
-    async with in_lines(laptop) as changes, at_watch(laptop) as asker, at_watch(builder) as owner:
+    async with in_lines(laptop) as program, at_watch(laptop) as asker, at_watch(builder) as owner:
         held = (await laptop.delegate("builder", "command:held", place)).task_id
         await builder.trust(laptop)
         await owner.until("1 WAITS FOR YOU")
         await asker.until("asks there")
+        await program.until(held)
         await owner.press("a")
         assert "echo one; while" in await owner.until("Type yes")
         await owner.answer("yes\r")
@@ -134,7 +162,7 @@ async def test_both_owners_see_a_task_and_a_restart_loses_nothing_of_it(make_mac
         await owner.answer("no not now\r")
         assert (await laptop.ended(other)).state is TaskState.DENIED
         await asker.until("denied")
-    of_held = [change for change in changes if change["task_id"] == held]
+    of_held = [change for change in program.changes if change["task_id"] == held]
     events = [c["event"] for c in of_held if c["change"] == "event"]
     assert [e["text"].strip() for e in events if e["kind"] == "output"] == ["one", "two"]
     assert [e["seq"] for e in events] == list(range(1, len(events) + 1))
