@@ -343,17 +343,20 @@ async def test_a_refused_auth_key_has_a_status_a_reason_and_a_way_on(
     machine = await make_machine("late", user=here())
     key = machine.config / "authkey"
     key.write_text(await testnet.auth_key(ME, expires_at=LONG_AGO), "utf-8")
-    up = await asyncio.to_thread(machine.cli, "up")
-    assert up.returncode == LoginRequired.exit_status
-    assert "the tailnet refused the login: auth key has expired" in up.stderr
-    assert f"put a new key into `{key}`" in up.stderr
-    assert "auth key has expired" in (await asyncio.to_thread(machine.cli, "doctor")).stdout
-    page = await asyncio.to_thread(machine.cli, "login", "--no-wait")
-    assert page.returncode == 0, page.stderr
-    await testnet.complete_login(page.stdout.strip(), ME)
-    await eventually(lambda: is_up(machine))
-    said = (await asyncio.to_thread(machine.cli, "doctor")).stdout
-    assert "this node is `late-1` to the tailnet: another one has the name `late`" in said
+    try:
+        up = await asyncio.to_thread(machine.cli, "up")
+        assert up.returncode == LoginRequired.exit_status
+        assert "the tailnet refused the login: auth key has expired" in up.stderr
+        assert f"put a new key into `{key}`" in up.stderr
+        assert "auth key has expired" in (await asyncio.to_thread(machine.cli, "doctor")).stdout
+        page = await asyncio.to_thread(machine.cli, "login", "--no-wait")
+        assert page.returncode == 0, page.stderr
+        await testnet.complete_login(page.stdout.strip(), ME)
+        await eventually(lambda: is_up(machine))
+        said = (await asyncio.to_thread(machine.cli, "doctor")).stdout
+        assert "this node is `late-1` to the tailnet: another one has the name `late`" in said
+    finally:  # the daemon is one that `up` has started
+        await asyncio.to_thread(machine.cli, "down")
 
 
 async def is_up(machine: Machine) -> bool | None:
