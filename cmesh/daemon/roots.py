@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cmesh.beneath import Judged, identity, open_beneath, open_root
 from cmesh.errors import CmeshError, TaskRefused
+from cmesh.platform.files import real_name
 from cmesh.policy.match import is_at_or_below
 from cmesh.policy.rules import Policy
 
@@ -98,9 +99,7 @@ def real_path(path: str) -> str:
     What is no absolute path is returned as it is, for policy to refuse: where this
     process happens to stand means nothing to the peer.
     """
-    if not path.startswith("/") or "\0" in path:
-        return path
-    return os.path.realpath(path)
+    return real_name(path)
 
 
 def _look(root: _Root, path: str) -> Found:

@@ -4,12 +4,12 @@ Pure text against text. Nothing here resolves links: paths come resolved, and a
 path that is not absolute or holds `..` fits nothing.
 """
 
-import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from cmesh.model import Identity, Operation, Profile
+from cmesh.platform import names
 from cmesh.policy.rules import CAPABILITY_PREFIX, RUN_OPERATIONS, TAGGED_DEVICES, Selector
 
 __all__ = [
@@ -112,24 +112,18 @@ def grant_values(identity: Identity, name: str) -> tuple[Grant, ...]:
 
 
 def normal_path(text: str) -> str | None:
-    """Return an absolute POSIX path in normal form, or None when it is not one.
-
-    `..` is refused, not folded: folding it is wrong where a link stands before it.
-    """
-    if not text.startswith("/") or "\0" in text or ".." in text.split("/"):
-        return None
-    # POSIX lets `//x` mean something else than `/x`, so normpath keeps two slashes.
-    return "/" + posixpath.normpath(text).lstrip("/")
+    """Return an absolute path of this system in normal form, or None when it is not one."""
+    return names.normal(text)
 
 
 def is_at_or_below(path: str, roots: Sequence[str]) -> bool:
-    """Say whether `path` is one of the roots or below one, by whole components."""
+    """Say whether `path` is surely one of the roots or below one, by whole components."""
     normal = normal_path(path)
-    return normal is not None and any(_below(normal, normal_path(root)) for root in roots)
+    return normal is not None and any(names.is_below(normal, root) for root in _normal(roots))
 
 
 def overlaps(path: str, roots: Sequence[str]) -> bool | None:
-    """Say whether `path` is at, below or above a root; None = it is not an absolute path.
+    """Say whether `path` may be at, below or above a root; None = it is not an absolute path.
 
     A run above a denied directory reaches into it, so a deny rule asks this.
     """
@@ -137,15 +131,13 @@ def overlaps(path: str, roots: Sequence[str]) -> bool | None:
     if normal is None:
         return None
     return any(
-        _below(normal, normal_path(root)) or _below(normal_path(root) or "", normal)
-        for root in roots
+        names.may_be_below(normal, root) or names.may_be_below(root, normal)
+        for root in _normal(roots)
     )
 
 
-def _below(path: str, root: str | None) -> bool:
-    if root is None:
-        return False
-    return path == root or path.startswith(root if root == "/" else root + "/")
+def _normal(roots: Iterable[str]) -> Iterator[str]:
+    return (normal for root in roots if (normal := normal_path(root)) is not None)
 
 
 def _fits(identity: Identity, peer: Selector) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from cmesh.model import Profile
 from cmesh.nearest import nearest
-from cmesh.policy.match import is_at_or_below
+from cmesh.platform.posix.names import is_below
 from cmesh.policy.mistakes import Location, PolicyError
 from cmesh.policy.profiles import BUILT_IN, NamedProfile, ProfileLimits
 from cmesh.policy.tables import ProfileLimitsTable, ProfileTable
@@ -55,8 +55,8 @@ def _profile(name: str, table: ProfileTable, where: Location) -> NamedProfile:
     read = relative_paths(table.read or (), (*where, "read"), copied=copied)
     write = relative_paths(table.write or (), (*where, "write"), copied=copied)
     for index, path in enumerate(write):
-        # Compared as if the task's directory were the root of everything.
-        if read and not is_at_or_below(f"/{path}", [f"/{item}" for item in read]):
+        # As if the task's directory were the root of everything; a profile says `/` everywhere.
+        if read and not any(is_below(f"/{path}", f"/{item}") for item in read):
             raise PolicyError((*where, "write", index), "expected a path at or below one of `read`")
     return NamedProfile(
         name=name,

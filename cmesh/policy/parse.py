@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from cmesh.model import Profile
 from cmesh.nearest import nearest
+from cmesh.platform.names import goes_up
 from cmesh.policy.match import normal_path
 from cmesh.policy.mistakes import Location, PolicyError, describe, problems
 from cmesh.policy.narrow import build_profiles, named_profile, relative_paths
@@ -315,7 +316,7 @@ def _runners(names: Iterable[str], where: Location) -> tuple[str, ...]:
 def _paths(texts: Iterable[str], where: Location, real_path: RealPath) -> tuple[str, ...]:
     paths: list[str] = []
     for index, text in enumerate(texts):
-        if ".." in text.split("/") or "\0" in text:
+        if goes_up(text) or "\0" in text:
             raise PolicyError((*where, index), "expected a path without `..`")
         path = normal_path(real_path(text))
         if path is None:

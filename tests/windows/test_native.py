@@ -5,8 +5,6 @@ code works, not what Windows enforces between users.
 """
 
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from cmesh.node.testnet import Testnet
+from tests.windows.wine import GROUND, PYTHON
+from tests.windows.wine import environment as wine_environment
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
-GROUND = Path(__file__).parents[2] / ".cache" / "windows" / "wine"
-PYTHON = GROUND / "python" / "python.exe"
 RUN_LIMIT_S = 300
 
 
@@ -30,16 +28,7 @@ def anyio_backend() -> str:
 @pytest.fixture
 def wine() -> Mapping[str, str]:
     """Return the environment of a Windows Python with cmesh beside it."""
-    if shutil.which("wine") is None or not (GROUND / "site" / "cmesh" / "_native.pyd").exists():
-        pytest.skip("no Wine or no Python for Windows here: scripts/test-windows")
-    return os.environ | {
-        "WINEPREFIX": str(GROUND / "prefix"),
-        "WINEDEBUG": "-all",
-        "WINEDLLOVERRIDES": "mscoree,mshtml=",  # nothing asks to install Mono or Gecko
-        "PYTHONHOME": f"Z:{GROUND / 'python'}",
-        "PYTHONPATH": f"Z:{GROUND / 'python' / 'lib'};Z:{GROUND / 'site'}",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
+    return wine_environment(GROUND / "site", GROUND / "site" / "cmesh" / "_native.pyd")
 
 
 @pytest.mark.timeout(RUN_LIMIT_S)

@@ -3,7 +3,14 @@
 import os
 from pathlib import Path
 
-__all__ = ["replace", "set_mode", "sync"]
+from cmesh.platform.posix.names import is_absolute
+
+__all__ = ["real_name", "replace", "set_mode", "sync"]
+
+
+def real_name(text: str) -> str:
+    """Return where a directory really is. Blocks on the disk."""
+    return os.path.realpath(text) if is_absolute(text) else text
 
 
 def replace(source: Path, target: Path) -> None:

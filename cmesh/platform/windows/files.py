@@ -10,7 +10,17 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-__all__ = ["REPLACE_LIMIT_S", "copy_argv", "exchange", "replace", "set_mode", "sync"]
+from cmesh.platform.windows.names import normal
+
+__all__ = [
+    "REPLACE_LIMIT_S",
+    "copy_argv",
+    "exchange",
+    "real_name",
+    "replace",
+    "set_mode",
+    "sync",
+]
 
 REPLACE_LIMIT_S = 2.0
 """How long a target that another process has open is waited for."""
@@ -32,6 +42,19 @@ def exchange(one: Path, other: Path) -> bool:
     """Return False: no call of Windows swaps two names."""
     del one, other
     return False
+
+
+def real_name(text: str) -> str:
+    """Return where a directory really is, in the disk's own spelling; empty where nobody can say.
+
+    Blocks on the disk, and never asks a share: its server would be told who this user is.
+    """
+    if normal(text) is None:
+        return text
+    try:
+        return os.path.realpath(text)
+    except OSError:
+        return ""  # INVARIANT: never what was asked, which may lead elsewhere
 
 
 def replace(
