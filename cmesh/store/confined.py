@@ -78,7 +78,9 @@ class QueryLimits:
         engine_s: then the engine ends it; what the engine does not notice ends with `wall_s`.
         wall_s: then its process is killed.
         cpu_s: of processor time, likewise.
-        memory_bytes: the engine's own; with all else its process has `address_bytes`.
+        memory_bytes: the engine's own; it counts no single value that is being made.
+        data_bytes: of all that its process may write to, such a value as well.
+        address_bytes: of addresses, files and libraries included.
         answer_bytes: of rows as JSON; the rest is cut.
         file_bytes: of a file that it may write in its own `scratch`; 0 = it writes nothing.
         start_s: for a process to start and open a copy.
@@ -90,6 +92,7 @@ class QueryLimits:
     wall_s: float = 8.0
     cpu_s: int = 10
     memory_bytes: int = 256 * MIB
+    data_bytes: int = 768 * MIB
     address_bytes: int = 3 * 1024 * MIB
     answer_bytes: int = 8 * MIB
     file_bytes: int = 0
@@ -99,7 +102,8 @@ class QueryLimits:
 
     def resources(self) -> dict[str, int]:
         """Return the limits of the operating system, by name of RLIMIT_* (getrlimit(2))."""
-        return {"AS": self.address_bytes, "FSIZE": self.file_bytes, "CORE": 0, "NOFILE": 64}
+        sizes = {"AS": self.address_bytes, "DATA": self.data_bytes, "FSIZE": self.file_bytes}
+        return {**sizes, "CORE": 0, "NOFILE": 64}
 
     def reached(self, name: str) -> str:
         """Return what is told of a limit that the query process names."""

@@ -5,6 +5,7 @@ one are added. It is never put right: once a row of the store has changed, it is
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,8 @@ from cmesh.store.sql import Copying
 from cmesh.text import one_line
 
 __all__ = ["LIMITS", "KeptPart"]
+
+_log = logging.getLogger(__name__)
 
 LIMITS = QueryLimits(wall_s=60.0, cpu_s=60, answer_bytes=64 * 1024, file_bytes=64 * 1024 * MIB)
 """For one step."""
@@ -132,8 +135,12 @@ class KeptPart:
             answer = await process.ask(
                 message, limit_s=self._limits.wall_s, limit_bytes=self._limits.answer_bytes
             )
+            if answer.get("limit"):
+                raise QueryRefused(self._limits.reached(answer["limit"]))
             if "error" in answer:
-                raise QueryRefused(one_line(f"choosing the rows: {answer.get('message')}", 500))
+                # The engine's words have paths in them, and whoever asks may be elsewhere.
+                _log.warning("part_failed error=%s", one_line(str(answer.get("message")), 500))
+                raise QueryRefused("the rows for you could not be chosen; this node's log says why")
             if answer.get("stale"):
                 return False
             self._seq, top = int(answer["seq"]), int(answer["top"])

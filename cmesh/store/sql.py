@@ -6,6 +6,7 @@ question was asked.
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from cmesh.store.snapshot import Snapshot
 from cmesh.text import one_line
 
 __all__ = ["Copying", "Parameters", "Query", "QueryLimits", "QueryProcess", "SqlValue"]
+
+_log = logging.getLogger(__name__)
 
 SqlValue = str | int | float | bool | None
 Parameters = Sequence[SqlValue] | Mapping[str, SqlValue]
@@ -169,7 +172,8 @@ class QueryProcess:
             limit_bytes=self._limits.answer_bytes,
         )
         if "error" in opened:
-            raise await self._refused(str(opened.get("message", "")))
+            _log.warning("copy_failed error=%s", one_line(str(opened.get("message")), 500))
+            raise QueryRefused("the copy to ask could not be opened; this node's log says why")
         return fresh
 
     def _prepare(self) -> "asyncio.Task[Confined]":
@@ -185,7 +189,7 @@ class QueryProcess:
             raise QueryRefused("the store is closed")
         return await self._copying.confinement.begin(QUERY, self._limits, self._threads)
 
-    async def _refused(self, message: str, text: str = "") -> QueryRefused:
+    async def _refused(self, message: str, text: str) -> QueryRefused:
         said, meant = misnamed(message, text, await self._copying.columns())
         return QueryRefused(one_line(said, 500), hint=meant or None)
 

@@ -181,6 +181,7 @@ def _descriptors(pid: int) -> list[Path]:
 def _assert_held(pid: int, held_by: str) -> None:
     limits, status = _proc(pid, "limits").decode(), _proc(pid, "status").decode()
     assert "Max file size             0                    0" in limits
+    assert f"Max data size             {LIMITS.data_bytes} " in limits
     assert "Seccomp:\t2" in status
     assert "NoNewPrivs:\t1" in status
     if held_by.startswith("tier3"):

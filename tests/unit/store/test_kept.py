@@ -81,6 +81,20 @@ async def test_it_is_made_anew_when_texts_were_erased_and_goes_when_told(store: 
     assert await ask(store) == [["mine"]]
 
 
+async def test_a_damaged_part_is_made_anew_and_who_asks_is_told_no_path(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store.commit([asked("mine")])
+    assert await ask(store) == [["mine"]]
+    kept_file(store).write_bytes(b"no database" * 1_000)
+    await store.commit([asked("more")])
+    with pytest.raises(QueryRefused, match="could not be chosen") as caught:
+        await ask(store)
+    assert "/" not in caught.value.message
+    assert FILE_NAME in caplog.text
+    assert await ask(store) == [["mine"], ["more"]]
+
+
 async def test_who_goes_away_leaves_the_work_to_go_on(store: Store) -> None:
     await store.commit([asked("mine")])
     asking = asyncio.ensure_future(ask(store))
