@@ -937,6 +937,20 @@ def test_an_output_that_takes_no_more_is_told_in_one_line(
         assert done.returncode == (1 if words == ["tasks"] else 41)
 
 
+@pytest.mark.parametrize(("word", "status"), [("version", 0), ("nosuch", 2)])
+@pytest.mark.parametrize("shut", ["2>/dev/full", "2>&-", ">&- 2>&-"])
+def test_words_that_nobody_can_be_told_change_no_exit_status(word: str, status: int, shut: str):
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" -W error -m cmesh {word} {shut}', sys.executable],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == status
+    assert bool(done.stdout) == (status == 0 and ">&- " not in shut)
+
+
 def test_a_pipe_that_nobody_reads_ends_a_command_as_its_signal_would(process: DaemonProcess):
     reading, writing = os.pipe()
     os.close(reading)

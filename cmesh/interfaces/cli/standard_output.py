@@ -2,12 +2,14 @@
 
 `head` closes a pipe early and a disk may be full: neither is a fault of the command. An
 `OSError` would be taken for one of the work's own, so it becomes another error where it arises.
+What is told beside the data may be lost: no command does or ends otherwise for that.
 """
 
 import io
 import os
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from typing_extensions import override
 
@@ -50,18 +52,33 @@ class _Output(io.FileIO):
             raise OutputFailed(f"standard output cannot be written: {error.strerror}") from error
 
 
+class _Words(io.FileIO):
+    """The file descriptor of standard error, which takes all in silence when it can take nothing."""
+
+    @override
+    def write(self, data: object, /) -> int:
+        try:
+            return super().write(data)  # type: ignore[arg-type]
+        except BlockingIOError:
+            raise
+        except OSError:
+            return memoryview(data).nbytes  # type: ignore[arg-type]
+
+
 def guard_output() -> None:
-    """Put such a stream in the place of this process's own `sys.stdout`."""
-    given = sys.stdout
-    if given is None:  # `>&-` of a shell; the number 1 must not become that of a socket
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
-        return
-    if given is not sys.__stdout__ or not isinstance(given, io.TextIOWrapper):
-        return
-    raw = _Output(given.fileno(), "w", closefd=False)
-    sys.stdout = io.TextIOWrapper(
-        io.BufferedWriter(raw),
+    """Put such streams in the place of this process's own `sys.stdout` and `sys.stderr`."""
+    sys.stdout = _guarded(sys.stdout, sys.__stdout__, _Output)
+    sys.stderr = _guarded(sys.stderr, sys.__stderr__, _Words)
+
+
+def _guarded(given: TextIO | None, own: TextIO | None, kind: type[io.FileIO]) -> TextIO:
+    if given is None:  # `>&-` of a shell; its number must not become that of a socket
+        return Path(os.devnull).open("w", encoding="utf-8")
+    if given is not own or not isinstance(given, io.TextIOWrapper):
+        return given
+    return io.TextIOWrapper(
+        io.BufferedWriter(kind(given.fileno(), "w", closefd=False)),
         encoding=given.encoding,
         errors="backslashreplace",
-        line_buffering=given.isatty(),
+        line_buffering=given.line_buffering,
     )
