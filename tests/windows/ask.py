@@ -8,6 +8,7 @@ FILE holds the questions as a JSON list, of UTF-8; prints a JSON list of the ans
 import ctypes
 import json
 import sys
+from collections.abc import Callable
 from ctypes import wintypes
 from pathlib import Path
 
@@ -33,7 +34,21 @@ def real_name(text: str) -> str:
     return files.real_name(text)
 
 
-ANSWERS = {"full_name": full_name, "real_name": real_name}
+def arguments(line: str) -> list[str]:
+    """Return what Windows takes a command line for (CommandLineToArgvW)."""
+    split = ctypes.WinDLL("shell32").CommandLineToArgvW
+    split.argtypes = (wintypes.LPCWSTR, ctypes.POINTER(ctypes.c_int))
+    split.restype = ctypes.POINTER(wintypes.LPWSTR)
+    many = ctypes.c_int()
+    words = split(line, ctypes.byref(many))
+    return [words[index] or "" for index in range(many.value)]
+
+
+ANSWERS: dict[str, Callable[[str], object]] = {
+    "arguments": arguments,
+    "full_name": full_name,
+    "real_name": real_name,
+}
 
 if __name__ == "__main__":
     answer = ANSWERS[sys.argv[1]]
