@@ -80,5 +80,6 @@ def _guarded(given: TextIO | None, own: TextIO | None, kind: type[io.FileIO]) ->
         io.BufferedWriter(kind(given.fileno(), "w", closefd=False)),
         encoding=given.encoding,
         errors="backslashreplace",
-        line_buffering=given.line_buffering,
+        # Not as given: PYTHONUNBUFFERED=1 gives a stream that has no buffer, and so no lines.
+        line_buffering=kind is _Words or given.isatty(),
     )
