@@ -18,7 +18,7 @@ from cmesh.daemon.arguments import ASKED_MOST, SqlArguments
 from cmesh.daemon.core import Daemon
 from cmesh.daemon.fleet_asks import Taken
 from cmesh.daemon.fleet_view import NodeState, SqlNodeView
-from cmesh.daemon.fleet_words import QUERY_ASKED, QUERY_ENDED, statement, unite
+from cmesh.daemon.fleet_words import QUERY_ASKED, QUERY_ENDED, lacks_columns, statement, unite
 from cmesh.errors import (
     CmeshError,
     PeerOutdated,
@@ -125,12 +125,13 @@ class Fleet:
                 works.insert(0, self._own(arguments))
             heard = list(await asyncio.gather(*works))
         await self._commit_ended(nodes, heard[1:] if arguments.local else heard)
-        columns, types, rows = unite([(h.view.node, h.rows) for h in heard if h.rows is not None])
+        answers = [(h.view.node, h.rows) for h in heard if h.rows is not None]
+        columns, types, rows = unite(answers)
         return SqlView(
             columns=columns,
             types=types,
             rows=rows,
-            truncated=any(one.view.truncated for one in heard),
+            truncated=any(one.view.truncated for one in heard) or lacks_columns(answers, columns),
             elapsed_ms=round((daemon.settings.clock.monotonic() - began) * 1000, 3),
             head_seq=daemon.store.head[0],
             nodes=[one.view for one in heard],

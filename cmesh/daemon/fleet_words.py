@@ -16,6 +16,7 @@ __all__ = [
     "QUERY_ASKED",
     "QUERY_ENDED",
     "QUERY_RECEIVED",
+    "lacks_columns",
     "statement",
     "unite",
 ]
@@ -82,6 +83,12 @@ def unite(
     return [NODE, *columns.values()], ["VARCHAR", *(types[key] for key in columns)], united
 
 
+def lacks_columns(answers: Sequence[tuple[str, SqlRows]], columns: Sequence[str]) -> bool:
+    """Say whether `unite` has left columns of the answers out of its own `columns`."""
+    having = {key for _node, rows in answers for key in _named(rows.columns)}
+    return len(having) >= len(columns)  # of which the first is not of an answer
+
+
 def _named(columns: Sequence[str]) -> dict[str, str]:
     """Return key and name of each of one answer's columns; of equal ones, later get a number."""
     names: dict[str, str] = {}
@@ -99,8 +106,9 @@ def _named(columns: Sequence[str]) -> dict[str, str]:
 def _kept(named: Sequence[Mapping[str, str]], rows: int) -> Collection[str]:
     """Return the keys of the columns that are shown, where there are too many.
 
-    INVARIANT: a peer can neither crowd out what others have, nor make their rows wide: what many
-    nodes have goes before what one has, and of that each node's first ones.
+    INVARIANT: a peer cannot crowd out what several others have, nor make their rows wide: what
+    many nodes have goes before what one has, and of that each node's first ones. Of what one
+    node alone has, many rows of another may leave columns out, which is then said.
     """
     having = Counter(key for names in named for key in names)
     ahead = {key: (-having[key], at) for names in reversed(named) for at, key in enumerate(names)}

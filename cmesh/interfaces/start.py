@@ -20,6 +20,7 @@ from typing import cast
 from cmesh.clock import Clock, SystemClock
 from cmesh.errors import (
     CmeshError,
+    ConfigError,
     DaemonNotRunning,
     DaemonTimeout,
     StoreBusy,
@@ -113,12 +114,13 @@ def start_daemon(state: Path, config: Path, *, clock: Clock | None = None) -> Ru
 
     Raises:
         UnsafePermissions: the state directory is open to others.
+        ConfigError: it cannot be made, or nothing can be written there.
         DaemonTimeout: it does not answer within `START_LIMIT_S`.
         DaemonError: it ends before it answers; an error it reported is raised as such.
     """
     clock = clock or SystemClock()
     deadline = clock.monotonic() + START_LIMIT_S
-    ensure_private_dir(state)
+    _make(state)
     with start_lock(state, clock, deadline):
         running = _probe_slow(state, clock)
         if running is not None:
@@ -160,8 +162,20 @@ def probe(state: Path) -> Running | None:
 
 def mark_down(state: Path) -> None:
     """Keep every later command but `cmesh up` from starting a daemon."""
-    ensure_private_dir(state)
+    _make(state)
     _mark(state).touch(mode=0o600)
+
+
+def _make(state: Path) -> None:
+    hint = "let it be written by you, or name another one in CMESH_STATE_DIR"
+    try:
+        ensure_private_dir(state)
+    except OSError as error:
+        raise ConfigError(
+            f"the state directory `{state}` cannot be made: {error.strerror}", hint=hint
+        ) from error
+    if not os.access(state, os.W_OK):  # a file system that is read-only, for example
+        raise ConfigError(f"the state directory `{state}` cannot be written", hint=hint)
 
 
 def clear_down(state: Path) -> None:

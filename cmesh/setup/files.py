@@ -183,13 +183,13 @@ def require_unchanged(before: Content) -> None:
     Raises:
         SettingsChanged: it is not.
     """
-    same_place = Path(os.path.realpath(before.path)) == before.real
+    changed = f"`{before.path}` was changed by another program meanwhile"
     try:
         data = _bytes(before.real)
-    except OSError:
-        data = None
-    if not same_place or data != before.data:
-        raise SettingsChanged(f"`{before.path}` was changed by another program meanwhile")
+    except OSError as error:  # there is something, which could be read before or was not there
+        raise SettingsChanged(changed) from error
+    if Path(os.path.realpath(before.path)) != before.real or data != before.data:
+        raise SettingsChanged(changed)
 
 
 def keep(directory: Path, name: str, data: bytes) -> Path:

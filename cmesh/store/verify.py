@@ -121,8 +121,9 @@ class _Walk:
 
         try:
             # DuckDB works without the interpreter, so that the chain is followed meanwhile.
-            # INVARIANT: nothing else of this process writes, so both see the same rows.
-            with ThreadPoolExecutor(1) as other, self._cursor.cursor() as own:
+            # INVARIANT: nothing else of this process writes, so both see the same rows. The thread
+            # ends before its cursor is closed: DuckDB would raise for that, over what went wrong.
+            with self._cursor.cursor() as own, ThreadPoolExecutor(1) as other:
                 following = other.submit(_chained, own, self._seen.hash, first, through, self._head)
                 found = self._rebuilt(first, through)
                 chained = following.result()

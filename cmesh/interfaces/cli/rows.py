@@ -37,6 +37,10 @@ def cut(view: SqlView) -> str:
         return ""
     if view.nodes:
         names = [one_line(node.node) for node in view.nodes if node.truncated]
+        if not names:
+            return (
+                "columns are missing: there are too many rows for all of them; name those you want"
+            )
         return f"rows are missing, of {', '.join(names)}; raise --limit, or ask for less"
     if view.cut_by == "bytes":
         return f"{_first(view)}: with more, the answer is too long"

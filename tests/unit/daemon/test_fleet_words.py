@@ -1,6 +1,6 @@
 """Answers of several nodes as one, by the names of their columns."""
 
-from cmesh.daemon.fleet_words import CELLS_MOST, unite
+from cmesh.daemon.fleet_words import CELLS_MOST, lacks_columns, unite
 from cmesh.store.records import SqlRows
 
 
@@ -67,3 +67,13 @@ def test_names_that_are_equal_once_they_are_short_take_no_time() -> None:
     )
     columns, _, _ = unite([("evil", alike)])  # with a look at all the others for each: half an hour
     assert len(set(columns)) == 1_001
+
+
+def test_columns_that_are_left_out_for_many_rows_of_another_are_told() -> None:
+    wide = rows({f"c{at}": "BIGINT" for at in range(40)}, list[object](range(40)))
+    few, many = rows({"n": "BIGINT"}, [1]), rows({"n": "BIGINT"}, *([1] for _ in range(100_000)))
+    for other, lacking in ((few, False), (many, True)):
+        answers = [("own", wide), ("other", other)]
+        columns, _, _ = unite(answers)
+        assert lacks_columns(answers, columns) is lacking
+        assert (len(columns) == 42) is not lacking

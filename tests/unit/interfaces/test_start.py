@@ -14,6 +14,7 @@ import pytest
 from cmesh import __version__
 from cmesh.errors import (
     CmeshError,
+    ConfigError,
     DaemonError,
     DaemonNotRunning,
     DaemonTimeout,
@@ -278,3 +279,21 @@ def test_the_daemon_is_this_interpreter_cut_off_from_its_surroundings(state: Pat
 def test_a_process_that_is_gone_is_not_waited_for():
     assert start.wait_gone(2**22 + 1, GONE_LIMIT_S)
     assert not start.wait_gone(os.getpid(), 0)
+
+
+def test_a_state_directory_that_cannot_be_made_or_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be made: File exists") as caught:
+        start.start_daemon(tmp_path / "file" / "state", tmp_path)
+    assert "CMESH_STATE_DIR" in caught.value.hint
+
+    # Root may write everywhere but on a file system that is read-only.
+    def refused(_path: Path, _mode: int) -> bool:
+        return False
+
+    monkeypatch.setattr(os, "access", refused)
+    with pytest.raises(ConfigError, match="cannot be written"):
+        start.start_daemon(tmp_path / "state", tmp_path)
+    assert list((tmp_path / "state").iterdir()) == []

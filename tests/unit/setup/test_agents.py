@@ -247,6 +247,22 @@ def test_settings_that_change_again_and_again_are_given_up(
     assert [one.name for one in path.parent.iterdir()] == [path.name]
 
 
+def test_settings_that_appear_and_cannot_be_read_are_never_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "settings.json"
+    before = files.read(path)
+    path.write_text("{}")
+
+    def unreadable(real: Path) -> bytes | None:
+        raise PermissionError(13, "Permission denied", str(real))
+
+    monkeypatch.setattr(files, "_bytes", unreadable)
+    with pytest.raises(SettingsChanged):
+        files.replace(before, b"ours")
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [(path.name, "{}")]
+
+
 def test_undo_brings_the_bytes_back_unless_somebody_wrote_since(tmp_path: Path) -> None:
     here, one = machine(tmp_path), client("gemini")
     path = written(here, one, BEFORE["json"])
