@@ -70,8 +70,9 @@ def test_names_that_are_equal_once_they_are_short_take_no_time() -> None:
 
 
 def test_columns_that_are_left_out_for_many_rows_of_another_are_told() -> None:
-    wide = rows({f"c{at}": "BIGINT" for at in range(40)}, list[object](range(40)))
-    few, many = rows({"n": "BIGINT"}, [1]), rows({"n": "BIGINT"}, *([1] for _ in range(100_000)))
+    wide = rows({f"c{at}": "BIGINT" for at in range(40)}, list(range(40)))
+    ones: list[list[object]] = [[1]] * 100_000
+    few, many = rows({"n": "BIGINT"}, [1]), rows({"n": "BIGINT"}, *ones)
     for other, lacking in ((few, False), (many, True)):
         answers = [("own", wide), ("other", other)]
         columns, _, _ = unite(answers)
