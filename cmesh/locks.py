@@ -6,6 +6,7 @@ protects, and what its absence means, is the caller's.
 
 import contextlib
 import os
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cmesh.platform import locks
 __all__ = ["FileLock", "Held", "holder", "is_locked", "shared"]
 
 _HOLDER_BYTES = 32
+_POLL_S = 0.02
 
 
 class Held(Exception):
@@ -90,6 +92,22 @@ class FileLock:
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
         self._fd = fd
+
+    def acquire_within(self, limit_s: float) -> None:
+        """Take the lock once who has it gives it back, or ends. Blocks up to `limit_s`.
+
+        Raises:
+            Held: somebody has it all the time.
+        """
+        for left in reversed(range(1 + round(limit_s / _POLL_S))):
+            try:
+                self.acquire()
+            except Held:
+                if not left:
+                    raise
+                time.sleep(_POLL_S)
+            else:
+                return
 
     def release(self) -> None:
         """Give the lock back; harmless without it."""

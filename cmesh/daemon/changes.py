@@ -31,7 +31,7 @@ class ChangesView(View):
 
 
 class Changes:
-    """Counts the changes of tasks, links, the node and the setup since the daemon began."""
+    """Counts the changes of tasks, links, trust, the node and the setup since the daemon began."""
 
     def __init__(self) -> None:
         self._life = secrets.token_hex(4)

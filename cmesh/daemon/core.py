@@ -94,7 +94,7 @@ class Daemon:
         self.retention = Retention(store, lambda: rules.config().store, settings.clock)
         self.wake = Wake(lambda: rules.config().wake, settings.environment, self.twins.knows)
         self.key = SigningKey.load_or_make(settings.state_dir / "key")
-        self.trust = Trust(store)
+        self.trust = Trust(store, self.changes.tell)
         self.verdicts = Verdicts(settings.state_dir / "selftests.json")
         self.runners = self._make_runners(rules.config())
         tasks_dir = settings.state_dir / "tasks"

@@ -4,7 +4,7 @@ whois says which node a connection comes from; the pin says which cmesh it is.
 A new node, or a known one with another key, waits for this machine's owner.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -34,10 +34,11 @@ class _Shown:
 
 
 class Trust:
-    """The pins, in memory as in the store."""
+    """The pins, in memory as in the store; `changed` is called after each change of how a node stands."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, changed: Callable[[], None] | None = None) -> None:
         self._store = store
+        self._changed = changed or _nobody
         self._pins: dict[NodeId, TrustRecord] = {}
         self._shown: dict[NodeId, _Shown] = {}
         self._taken_back: dict[NodeId, str] = {}
@@ -84,6 +85,8 @@ class Trust:
         shown = _Shown(peer=identity.name, key=key)
         repeated = self._shown.get(identity.node_id) == shown
         self._shown[identity.node_id] = shown
+        if not repeated:
+            self._changed()
         new = pin is None and identity.node_id not in self._taken_back
         # INVARIANT: what the owner took back only the owner gives again, whoever asks for what.
         if new and first_contact and not identity.ephemeral:
@@ -139,6 +142,7 @@ class Trust:
         self._pins[node_id] = record
         self._shown.pop(node_id, None)
         self._taken_back.pop(node_id, None)
+        self._changed()
 
     async def confirm(self, identity: Identity, key: str) -> None:
         """Pin a key that persons at both machines have confirmed by a code; harmless when it is.
@@ -155,6 +159,7 @@ class Trust:
         self._pins[identity.node_id] = pin
         self._shown.pop(identity.node_id, None)
         self._taken_back.pop(identity.node_id, None)
+        self._changed()
 
     def is_by_code(self, node_id: NodeId, key: str) -> bool:
         """Say whether `key` is pinned, and was confirmed by a code."""
@@ -181,6 +186,7 @@ class Trust:
         self._pins.pop(pin.peer_id, None)
         self._shown.pop(pin.peer_id, None)
         self._taken_back[pin.peer_id] = pin.key
+        self._changed()
         return pin
 
     def require_pinned(self, identity: Identity) -> None:
@@ -236,3 +242,7 @@ def _label(of: TrustRecord | Identity) -> str:
 
 def _names(pin: TrustRecord) -> set[str]:
     return {_label(pin), pin.peer, str(pin.peer_id)}
+
+
+def _nobody() -> None:
+    """Tell nobody."""

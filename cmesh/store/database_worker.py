@@ -10,7 +10,6 @@ import ctypes
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import cast
 
@@ -28,8 +27,7 @@ from cmesh.text import one_line
 __all__ = ["LOCK_FILE", "lock_database", "main"]
 
 LOCK_FILE = "database.lock"
-_LOCK_POLL_S = 0.02
-_LOCK_ATTEMPTS = 250
+LOCK_LIMIT_S = 5.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -111,14 +109,10 @@ def lock_database(directory: Path) -> FileLock:
     # DuckDB's own lock vanishes when its process closes any descriptor of the file; this
     # one does not. The process of a daemon that was killed may need a moment to be gone.
     lock = FileLock(directory / LOCK_FILE)
-    for left in reversed(range(_LOCK_ATTEMPTS)):
-        try:
-            lock.acquire()
-            break
-        except Held as error:
-            if not left:
-                raise StoreBusy(f"`{directory}` is in use by {error}") from error
-        time.sleep(_LOCK_POLL_S)
+    try:
+        lock.acquire_within(LOCK_LIMIT_S)
+    except Held as error:
+        raise StoreBusy(f"`{directory}` is in use by {error}") from error
     return lock
 
 

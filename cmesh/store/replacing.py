@@ -7,7 +7,6 @@ lock, in the same turn: so nobody begins a new store meanwhile, nor takes what c
 
 import contextlib
 import shutil
-import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -27,8 +26,6 @@ TURN_FILE = "opening.lock"
 TURN_LIMIT_S = 10.0
 """How long another process may take for its part; that is a few names."""
 
-_POLL_S = 0.02
-
 
 @contextlib.contextmanager
 def replacing_turn(store: Path) -> Generator[None]:
@@ -39,14 +36,10 @@ def replacing_turn(store: Path) -> Generator[None]:
     """
     store.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(store.parent / TURN_FILE)
-    for left in reversed(range(1 + round(TURN_LIMIT_S / _POLL_S))):
-        try:
-            lock.acquire()
-            break
-        except Held as error:
-            if not left:
-                raise StoreBusy(f"`{store}` is being replaced or opened by {error}") from error
-        time.sleep(_POLL_S)
+    try:
+        lock.acquire_within(TURN_LIMIT_S)
+    except Held as error:
+        raise StoreBusy(f"`{store}` is being replaced or opened by {error}") from error
     try:
         yield
     finally:

@@ -263,6 +263,22 @@ async def test_a_stranger_waits_and_a_confirmed_key_is_let_in(trust: Trust) -> N
     assert trust.standing(ME.node_id) == "trusted"
 
 
+async def test_each_change_of_how_a_node_stands_is_told_once(tmp_path: Path) -> None:
+    store, told = await Store.open(tmp_path, clock=StillClock(), node="t", floor_bytes=1), [0]
+    trust = Trust(store, lambda: told.append(0))
+    for _ in range(2):  # it knocks until it is let in
+        with pytest.raises(PeerUntrusted):
+            await trust.check(ME, KEY, first_contact=False)
+    assert len(told) == 2
+    await trust.pin(ME.node_id, by="owner", expected=fingerprint(KEY))
+    assert len(told) == 3
+    await trust.take_back(ME.node_id)
+    assert len(told) == 4
+    await trust.confirm(ME, KEY)
+    assert len(told) == 5
+    await store.close()
+
+
 async def test_another_key_of_a_known_node_waits_even_when_it_was_asked(trust: Trust) -> None:
     await trust.check(ME, KEY, first_contact=True)
     with pytest.raises(PeerUntrusted):
