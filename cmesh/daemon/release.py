@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cmesh.daemon.file_answers import FoundView, ReleaseView, WithheldView
+from cmesh.daemon.file_views import patch_view
 from cmesh.daemon.found import find_secrets
 from cmesh.daemon.parts import Parts
-from cmesh.daemon.views import patch_view, state_of
+from cmesh.daemon.views import state_of
 from cmesh.daemon.withheld import Withheld, withheld
 from cmesh.errors import TaskRefused
 from cmesh.model import Direction, host_label

@@ -10,9 +10,10 @@ import json
 from cmesh.daemon.answers import ResultView
 from cmesh.daemon.arguments import ArtifactArguments, ResultArguments
 from cmesh.daemon.file_answers import ArtifactPiece, PatchFile, PatchView
+from cmesh.daemon.file_views import artifact_views, patch_view
 from cmesh.daemon.followup import Standing
 from cmesh.daemon.verdict import verdict
-from cmesh.daemon.views import answer_of, artifact_views, evidence_view, patch_view, state_of
+from cmesh.daemon.views import answer_of, evidence_view, state_of
 from cmesh.errors import AnswerInvalid, SecretFound, TaskRefused
 from cmesh.model import Direction, Result, host_label
 from cmesh.protocol.spec import CHANGES_BYTES

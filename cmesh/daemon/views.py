@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,7 +25,7 @@ from cmesh.daemon.evidence_answers import (
     CommandView,
     EvidenceView,
 )
-from cmesh.daemon.file_answers import ArtifactView, PatchView
+from cmesh.daemon.file_views import artifact_fields, code_shown, names_shown, patch_view
 from cmesh.daemon.followup import POSSIBLE, Standing
 from cmesh.daemon.outbound import EVENTS_CUT
 from cmesh.daemon.verdict import verdict
@@ -35,12 +34,9 @@ from cmesh.policy.decide import Decision
 from cmesh.policy.explain import OTHERS_POLICY
 from cmesh.protocol.evidence import Acceptance, Before, Changed, Evidence
 from cmesh.protocol.facts import WorkerFacts
-from cmesh.protocol.fields import NAME_CHARACTERS
 from cmesh.protocol.machine import Machine
-from cmesh.protocol.outcome import Artifacts, Patch
 from cmesh.protocol.state import public
 from cmesh.question import QUESTION_CHARS, question_in
-from cmesh.runner.artifacts import is_asked
 from cmesh.sandbox.tier import LABEL
 from cmesh.store.records import TaskSnapshot
 from cmesh.store.turns import asks
@@ -53,14 +49,12 @@ __all__ = [
     "event_view",
     "evidence_view",
     "machine_view",
-    "patch_view",
     "state_of",
     "task_view",
 ]
 
 LinkState = Literal["connected", "connecting", "down", "none"]
 
-_CODE = re.compile("[a-z_]{1,64}")
 PROMPT_CHARACTERS = 500
 EVENT_CHARACTERS = 1_000
 ADVICE_CHARACTERS = 2_000
@@ -152,7 +146,7 @@ def task_view(
         elapsed_s=round(max(0.0, ((task.ended_at or now) - task.created_at).total_seconds()), 3),
         rule=record.rule,
         reason=one_line(_as_seen_here(record.direction, reason), 500),
-        code=_code(code or (result.code if result else "")),
+        code=code_shown(code or (result.code if result else "")),
         advice=cut(scrub(knowledge.advice), ADVICE_CHARACTERS),
         summary=cut(scrub(result.text or result.error), SUMMARY_CHARACTERS) if result else "",
         exit_code=result.exit_code if result else None,
@@ -171,7 +165,7 @@ def task_view(
         thread=record.first,
         turn=record.turn,
         follows=record.spec.follows,
-        follow_up=_code(knowledge.follow_up.code),
+        follow_up=code_shown(knowledge.follow_up.code),
         follow_up_until=knowledge.follow_up.until,
         followed_by=knowledge.follow_up.by,
         question=_question(task, knowledge.follow_up),
@@ -184,7 +178,7 @@ def task_view(
         group=record.selection.group if record.selection else "",
         answer_asked=bool(record.spec.answer_schema),
         answer=answer_of(task),
-        **_artifacts(task),
+        **artifact_fields(task),
         accept=[one_line(word, 300) for word in record.spec.accept],
         verdict="" if task.forgotten else verdict(record.spec, result),
         forgotten=task.forgotten,
@@ -213,77 +207,6 @@ def _limits(limits: Limits) -> LimitsView:
         cost_usd=limits.cost_usd,
         turns=limits.turns,
         tokens=limits.tokens,
-    )
-
-
-def artifact_views(task: TaskSnapshot) -> list[ArtifactView]:
-    """Show the files that a task handed over; none before it has ended."""
-    told = _told_artifacts(task)
-    return [
-        ArtifactView(
-            path=one_line(one.path, NAME_CHARACTERS),
-            bytes=one.bytes,
-            sha256=one.sha256,
-            withheld="" if _is_here(task, one.sha256) else _code(one.withheld),
-            released_at=task.released.get(one.sha256),
-        )
-        for one in (told.files if told else ())
-    ]
-
-
-def _artifacts(task: TaskSnapshot) -> dict[str, Any]:
-    told = _told_artifacts(task)
-    if told is None:
-        return {}
-    reason = _NOT_TAKEN if "artifacts_refused" in task.facts else one_line(told.reason, 500)
-    return {
-        "artifacts": artifact_views(task),
-        "artifacts_left_out": told.left_out,
-        "artifacts_reason": reason,
-    }
-
-
-def _told_artifacts(task: TaskSnapshot) -> Artifacts | None:
-    """Return the files that were asked for and told.
-
-    INVARIANT: a worker gives a name to nothing that its caller did not ask for: such a name may
-    be that of a file which runs or instructs by being there.
-    """
-    if task.result is None or not task.result.artifacts:
-        return None
-    told = Artifacts.model_validate(dict(task.result.artifacts))
-    asked = tuple(one for one in told.files if is_asked(task.record.spec.artifacts, one.path))
-    if strange := len(told.files) - len(asked):
-        reason = (
-            f"its worker named {strange} file{'' if strange == 1 else 's'} that nobody asked for"
-        )
-        update = {"files": asked, "left_out": told.left_out + strange, "reason": reason}
-        return told.model_copy(update=update)
-    return told
-
-
-def patch_view(task: TaskSnapshot) -> PatchView | None:
-    """Show what a task changed of its copy; None = it had none, or has not ended."""
-    if task.result is None or not task.result.patch:
-        return None
-    patch = Patch.model_validate(dict(task.result.patch))
-    held = not _is_here(task, patch.sha256)
-    return PatchView(
-        sha256=patch.sha256,
-        bytes=patch.bytes,
-        files=patch.files,
-        changed=_names(patch.changed),
-        flagged=_names(patch.flagged),
-        flagged_count=patch.flagged_count,
-        left_out=_names(patch.left_out),
-        left_out_count=patch.left_out_count,
-        base_commit=patch.base_commit,
-        dirty=patch.dirty,
-        base=patch.base or "",
-        withheld=_code(patch.withheld) if held else "",
-        reason=one_line(patch.reason, 500) if held else "",
-        released_at=task.released.get(patch.sha256),
-        refused=_NOT_TAKEN if "patch_refused" in task.facts else "",
     )
 
 
@@ -321,7 +244,7 @@ def _before(told: Before) -> BeforeView:
 def _changed(told: Changed) -> ChangedView:
     return ChangedView(
         files=told.files,
-        names=_names(told.names),
+        names=names_shown(told.names),
         complete=told.complete,
         reason=one_line(told.reason, 500),
     )
@@ -331,7 +254,7 @@ def _acceptance(told: Acceptance) -> AcceptanceView:
     return AcceptanceView(
         argv=[one_line(word, 300) for word in told.argv],
         passed=told.passed,
-        end=_code(told.end),
+        end=code_shown(told.end),
         exit_code=told.exit_code,
         reason=one_line(told.reason, 500),
         runtime_s=told.runtime_s,
@@ -339,11 +262,6 @@ def _acceptance(told: Acceptance) -> AcceptanceView:
         output_bytes=told.output_bytes,
         truncated=told.truncated,
     )
-
-
-def _is_here(task: TaskSnapshot, sha256: str) -> bool:
-    """Say whether what was withheld is as any other since; on its worker it stays withheld."""
-    return task.record.direction is Direction.OUT and sha256 in task.released
 
 
 def event_view(event: Event) -> EventView:
@@ -392,18 +310,11 @@ def decision_view(decision: Decision) -> DecisionView:
     )
 
 
-_NOT_TAKEN = "what the worker offered is not what it announced, or is more than is taken"
-
-
 def _question(task: TaskSnapshot, follow_up: Standing) -> str:
     """Return what the agent asks back and can be told; from its text, which its worker signed."""
     if task.result is None or follow_up.code != POSSIBLE:
         return ""
     return one_line(question_in(task.result.text), QUESTION_CHARS)
-
-
-def _names(names: Sequence[str]) -> list[str]:
-    return [one_line(name, NAME_CHARACTERS) for name in names]
 
 
 def _known_at(task: TaskSnapshot, state: TaskState, knowledge: Knowledge) -> datetime | None:
@@ -414,11 +325,6 @@ def _known_at(task: TaskSnapshot, state: TaskState, knowledge: Knowledge) -> dat
     if unsaid or (state is TaskState.CANCELLED and task.result is None):
         return knowledge.heard_at
     return max(knowledge.heard_at or task.state_ts, task.state_ts)
-
-
-def _code(code: str) -> str:
-    """Return a code of the form all codes have; another machine may have sent anything."""
-    return code if not code or _CODE.fullmatch(code) else "unknown_code"
 
 
 def _witness(task: TaskSnapshot, state: TaskState) -> str:

@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from cmesh.daemon import file_views
 from cmesh.daemon.arguments import ArtifactArguments
 from cmesh.daemon.feed import Feeds
+from cmesh.daemon.file_views import artifact_views, patch_view
 from cmesh.daemon.found import find_secrets
 from cmesh.daemon.release import Release
 from cmesh.daemon.released import NOT_LINKED, NOT_RELEASED
 from cmesh.daemon.results_text import read_artifact
-from cmesh.daemon.views import Knowledge, artifact_views, patch_view, task_view
+from cmesh.daemon.views import Knowledge, task_view
 from cmesh.errors import TaskRefused
 from cmesh.link.link import Link
 from cmesh.model import Direction, Result, TaskId, TaskState
@@ -107,6 +109,48 @@ async def test_a_file_that_was_not_asked_for_has_no_name_here(pair: Pair) -> Non
     assert view.artifacts_reason == "its worker named 1 file that nobody asked for"
     with pytest.raises(TaskRefused, match="no file of that path"):
         await read_artifact(store, seen, piece(strange))
+
+
+async def test_a_task_whose_texts_are_being_erased_says_nothing_of_its_files(pair: Pair) -> None:
+    task = await ended(pair, code="")
+    seen = await pair.asker.seen(task.task_id)
+    assert [one.path for one in artifact_views(seen)] == ["out/key"]
+    # Rows lose their texts one by one: the task's may be first, while its result is whole.
+    spec = replace(seen.record.spec, prompt="", artifacts=())
+    erased = replace(seen, record=replace(seen.record, spec=spec, payload_hash=""))
+    view = task_view(erased, now=pair.asker.clock.now(), knowledge=Knowledge())
+    assert view.forgotten
+    assert (view.artifacts, view.artifacts_left_out, view.artifacts_reason) == ([], 0, "")
+    assert artifact_views(erased) == []
+
+
+async def test_a_worker_compares_its_own_files_with_no_globs(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = await ended(pair, code="")
+
+    def compared(*_: object) -> None:
+        pytest.fail("the globs were compared")
+
+    monkeypatch.setattr(file_views, "asked", compared)
+    assert [one.path for one in artifact_views(await pair.doer.seen(task.task_id))] == ["out/key"]
+
+
+async def test_a_view_compares_a_tasks_files_once_and_says_when_it_gave_up(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = await pair.asker.seen((await ended(pair, code="")).task_id)
+    calls: list[Sequence[str]] = []
+
+    def compared(_globs: Sequence[str], paths: Sequence[str]) -> tuple[frozenset[str], bool]:
+        calls.append(paths)
+        return frozenset(), False
+
+    monkeypatch.setattr(file_views, "asked", compared)
+    view = task_view(seen, now=pair.asker.clock.now(), knowledge=Knowledge())
+    assert calls == [["out/key"]]
+    assert (view.artifacts, view.artifacts_left_out) == ([], 1)
+    assert view.artifacts_reason.startswith("1 file left out: to compare all")
 
 
 def piece(task: Task) -> ArtifactArguments:

@@ -1,7 +1,10 @@
 """Globs of a task's files, and what is read of a tree that somebody else wrote."""
 
+import itertools
 import os
 import resource
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from cmesh.beneath import open_root
 from cmesh.errors import UsageError
 from cmesh.redact import Redactor
 from cmesh.runner import artifacts
-from cmesh.runner.artifacts import ARTIFACTS_MOST, Taken, check_globs, find, take
+from cmesh.runner.artifacts import ARTIFACTS_MOST, Taken, asked, check_globs, find, take
 from cmesh.runner.task_files import delete_tree
 from cmesh.text import is_plain_path
 
@@ -184,12 +187,62 @@ def test_globs_and_names_made_for_each_other_are_given_up(tree: Path) -> None:
     states = wanted.begin()
     for _ in range(40):
         states = wanted.after(states, "a")
-    assert wanted.steps < 16 * 40 * 70  # else a step for each name above, at each name
+    assert wanted.steps == 40  # else a step for each name above or each glob, at each name
     root = open_root(str(tree))
     try:
         assert find(root, globs) == ([], 0)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(artifacts, "STEPS_MOST", 1_000)
+            patch.setattr(artifacts, "STEPS_MOST", 100)
             assert find(root, globs)[1] == 1
     finally:
         os.close(root)
+
+
+GLOBS = ["/".join(["**/*"] * 31) + f"/{'x' * number}" for number in range(1, 17)]
+"""Every folder is at every `**` at once: as much as globs of 200 characters can ask for."""
+
+
+def test_globs_and_paths_made_for_each_other_take_few_steps() -> None:
+    paths = [f"{number}/" + "a/b/" * 30 + "x" for number in range(64)]
+    check_globs(GLOBS)
+    wanted, states = artifacts.Wanted(GLOBS), 0
+    for path in paths:
+        states = wanted.begin()
+        for name in path.split("/"):
+            states = wanted.after(states, name)
+    assert wanted.ends(states)
+    # Two for each name: itself, and the one different part that is next and no plain name.
+    assert wanted.steps == 64 * 62 * 2
+    assert asked(GLOBS, paths) == (frozenset(paths), True)
+    assert asked(GLOBS, [path[:-1] + "y" for path in paths]) == (frozenset(), True)
+
+
+def test_what_would_take_too_long_to_compare_is_not_meant() -> None:
+    kinds = map(chr, range(0x4E00, 0x4E00 + 400))
+    globs = ["/".join(f"**/[!{next(kinds)}]" for _ in range(25)) for _ in range(16)]
+    paths = [f"{number}/" + "a/" * 150 + "x" for number in range(64)]
+    check_globs(globs)
+    meant, compared = asked(globs, paths)
+    assert not compared
+    assert len(meant) < len(paths)
+
+
+def meant_by(parts: Sequence[str], names: Sequence[str]) -> bool:
+    """Say what a glob means by what the words say, however long it takes."""
+    if not parts or not names:
+        return not names and all(part == "**" for part in parts)
+    first, hidden = parts[0], names[0].startswith(".")
+    if first == "**":
+        return meant_by(parts[1:], names) or (not hidden and meant_by(parts, names[1:]))
+    fits = fnmatchcase(names[0], first) and (first.startswith(".") or not hidden)
+    return fits and meant_by(parts[1:], names[1:])
+
+
+def test_a_path_is_meant_as_the_rules_say() -> None:
+    parts, names = ["**", "*", "a", ".*", "[ab]", "?b"], ["a", ".a", "ab", "**", "[ab]"]
+    globs = [tuple(one) for size in (1, 2, 3) for one in itertools.product(parts, repeat=size)]
+    paths = [tuple(one) for size in (1, 2, 3) for one in itertools.product(names, repeat=size)]
+    for glob in globs:
+        expected = {"/".join(path) for path in paths if meant_by(glob, path)}
+        found, _ = asked(["/".join(glob)], ["/".join(path) for path in paths])
+        assert found == expected, glob
