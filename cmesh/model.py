@@ -213,7 +213,7 @@ class TaskSpec:
     Attributes:
         runner: an agent by its manifest's name, or `command:NAME` for an allow-listed
             argv of the worker.
-        directory: absolute POSIX path on the worker.
+        directory: absolute path on the worker, of its system.
         accept: an acceptance command, exact argv; empty = none.
         origin: node ids of the chain that led here, first caller first.
         not_after: the worker never starts the task later than this.

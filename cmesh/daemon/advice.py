@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from cmesh.model import Operation, Profile, TaskSpec
 from cmesh.nearest import did_you_mean
-from cmesh.policy.match import is_at_or_below
+from cmesh.platform.elsewhere import may_be_below
 from cmesh.protocol.link_messages import May
 from cmesh.text import one_line
 
@@ -51,12 +51,17 @@ def not_offered(may: May, spec: TaskSpec) -> list[str]:
         (operation.value in may.operations, "operations", may.operations),
         (spec.profile in may.profiles, "profiles", may.profiles),
         (spec.runner in may.runners, "runners", may.runners),
-        (is_at_or_below(spec.directory, may.paths), "paths", may.paths),
+        (_is_offered(spec.directory, may.paths), "paths", may.paths),
     ]
     wrong = [f"{kind} {_listed(values)}" for offered, kind, values in kinds if not offered]
     return [
         f"{one}{_meant(spec.runner, may)}" if one.startswith("runners ") else one for one in wrong
     ]
+
+
+def _is_offered(directory: str, paths: Sequence[str]) -> bool:
+    # The peer may be of another system, and only it knows its disk: told is what is surely wrong.
+    return any(may_be_below(directory, path) for path in paths)
 
 
 def _meant(runner: str, may: May) -> str:

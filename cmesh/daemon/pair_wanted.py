@@ -16,7 +16,7 @@ from cmesh.errors import PairingEnded, RootRefused, RunnerUnavailable, UsageErro
 from cmesh.model import Identity, Limits, Operation, Profile
 from cmesh.platform.users import is_superuser
 from cmesh.policy.decide import decide_inbound, decide_outbound
-from cmesh.policy.match import is_at_or_below, overlaps
+from cmesh.policy.match import is_at_or_below, normal_path, overlaps
 from cmesh.policy.request import InboundRequest, OutboundRequest
 from cmesh.setup.configtext import rule_text
 from cmesh.setup.plan import AS_ROOT_HINT
@@ -87,15 +87,15 @@ class Wanted:
 
     def _directory(self, text: str) -> str:
         """Return a directory as it really is, if a pairing may give it to a peer."""
-        path = real_path(str(Path(text).expanduser()) if text.startswith("~") else text)
-        if not path.startswith("/") or not Path(path).is_dir():
+        path = real_path(_expanded(text))
+        if normal_path(path) is None or not Path(path).is_dir():
             raise UsageError(
                 f"`{text}` is no directory here", hint="name one from its root: /srv/myapp"
             )
         home = real_path(str(Path.home()))
         settings = self._daemon.settings
         own = [real_path(str(one)) for one in (settings.state_dir, settings.config_file.parent)]
-        if path == "/" or is_at_or_below(home, (path,)):
+        if Path(path) == Path(path).parent or is_at_or_below(home, (path,)):
             raise UsageError(
                 f"`{path}` is more than one project: all of your files would be read",
                 hint="name the directory of one project; wider rules are yours to write",
@@ -212,6 +212,15 @@ class Wanted:
         )
         decision = decide_outbound(request, self._daemon.rules.policy())
         return (decision.rule or "") if decision.effect == "allow" else ""
+
+
+def _expanded(text: str) -> str:
+    if not text.startswith("~"):
+        return text
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError:
+        return text  # nobody has that name: it stays relative, and is refused
 
 
 def _require_shown(identity: Identity, name: str, arguments: PairRulesArguments) -> None:

@@ -459,6 +459,10 @@ def test_several_peers_get_a_task_each_and_are_printed_side_by_side(
     assert main(["cancel", group]) == 0
     assert main(["delegate", "worker", "look"]) == 2
     assert "`--directory` is missing" in capsys.readouterr().err
+    assert main(["delegate", "worker", "look", "-C", "srv"]) == 2
+    assert "`--directory` is not absolute" in capsys.readouterr().err
+    main(["delegate", "worker", "look", "-C", r"C:\srv"])
+    assert r"no rule allows path `C:\srv`" in capsys.readouterr().err  # the worker has judged it
 
 
 def test_a_reply_goes_to_a_finished_task_and_prints_the_new_id(

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 SEAMS = sorted(
     path.stem
     for path in (ROOT / "cmesh/platform").glob("*.py")
-    if path.stem not in ("__init__", "system")
+    if path.stem not in ("__init__", "elsewhere", "system")
 )
 SYSTEMS = {
     "linux": ("linux", "posix"),

@@ -41,6 +41,7 @@ from cmesh.interfaces.cli.patch import apply_hint
 from cmesh.interfaces.cli.session import call, checked
 from cmesh.interfaces.client import ControlClient
 from cmesh.model import TaskState
+from cmesh.platform.elsewhere import is_absolute
 
 __all__ = ["POSSIBLE", "delegate", "explain_end", "reply", "wait"]
 
@@ -177,7 +178,7 @@ def delegate(  # noqa: PLR0913 - typer reads the options from the signature
 
 
 def _check_directory(directory: str, *, needed: bool) -> None:
-    if directory.startswith("/") or not (directory or needed):
+    if is_absolute(directory) or not (directory or needed):
         return
     wrong = "is not absolute" if directory else "is missing"
     raise UsageError(

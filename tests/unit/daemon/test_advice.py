@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cmesh.daemon.advice import SHOWN, needed_there, offered_instead
+from cmesh.daemon.advice import SHOWN, needed_there, not_offered, offered_instead
 from cmesh.model import Limits, Profile, TaskId, TaskSpec
 from cmesh.protocol.link_messages import May
 
@@ -49,6 +49,29 @@ def test_nothing_is_said_where_nothing_was_told_or_nothing_is_wrong() -> None:
     assert offered_instead("box", MAY, SPEC) == ""
     assert needed_there("box", MAY, SPEC) == ""
     assert needed_there("box", May(), SPEC) == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "is_offered"),
+    [
+        (r"C:\work", r"c:/WORK\app", True),
+        (r"C:\Jürgen", r"C:\JÜRGEN", True),  # its disk tells, not this machine
+        (r"C:\work", r"C:\worker", False),
+        (r"C:\work", r"C:\work\..", False),
+        (r"C:\work", "/work", False),
+        ("/srv/app", "/srv/App", False),
+        ("/srv/app", r"C:\srv\app", False),
+        ("/", r"C:\srv\app", False),
+        ("C:\\", "/srv/app", False),
+    ],
+)
+def test_a_directory_is_compared_by_the_rules_of_the_peers_own_system(
+    path: str, asked: str, is_offered: bool
+) -> None:
+    may = MAY.model_copy(update={"paths": (path,)})
+    assert not_offered(may, replace(SPEC, directory=asked)) == ["paths `" + path + "`"] * (
+        not is_offered
+    )
 
 
 def test_full_needs_a_rule_with_consent_there_whether_or_not_the_peer_has_spoken() -> None:

@@ -45,3 +45,10 @@ def test_what_holds_the_home_or_cmesh_itself_is_given_to_nobody(
     assert wanted._directory(str(home / "src")) == str(home / "src")
     with pytest.raises(UsageError, match=r"more than one project|cmesh's own"):
         wanted._directory(str(tmp_path / text))
+
+
+@pytest.mark.parametrize("text", [".", "~nobody-of-this-name/src", r"C:\src", "/nowhere\0"])
+def test_what_is_no_directory_from_a_root_is_said_to_be_none(text: str) -> None:
+    wanted = cast("Any", Wanted(cast("Any", SimpleNamespace())))
+    with pytest.raises(UsageError, match="is no directory here"):
+        wanted._directory(text)
