@@ -4,6 +4,7 @@ Virus scanners, indexers and readers open a file for a moment without sharing it
 replacing that is refused for that is tried again for a while.
 """
 
+import ntpath
 import os
 import sys
 import time
@@ -44,17 +45,49 @@ def exchange(one: Path, other: Path) -> bool:
     return False
 
 
-def real_name(text: str) -> str:
+def _resolve(place: str) -> str:
+    # INVARIANT: strict, for else Python keeps the asked name of what it could not resolve.
+    return os.path.realpath(place, strict=True)
+
+
+def _is_there(place: str) -> bool:
+    """Say whether a name is there itself, wherever it leads, or may be."""
+    try:
+        os.lstat(place)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def real_name(
+    text: str,
+    *,
+    resolve: Callable[[str], str] = _resolve,
+    is_there: Callable[[str], bool] = _is_there,
+) -> str:
     """Return where a directory really is, in the disk's own spelling; empty where nobody can say.
 
-    Blocks on the disk, and never asks a share: its server would be told who this user is.
+    Blocks on the disk. A share that is named is never asked: its server would be told who this
+    user is; a link of this disk to one is followed, and found to be a share.
     """
-    if normal(text) is None:
+    place = normal(text)
+    if place is None:
         return text
-    try:
-        return os.path.realpath(text)
-    except OSError:
-        return ""  # INVARIANT: never what was asked, which may lead elsewhere
+    missing: list[str] = []
+    while True:
+        try:
+            return ntpath.join(resolve(place), *missing)
+        except FileNotFoundError:
+            if is_there(place):
+                return ""  # a link to nowhere, which may lead anywhere once it is looked at again
+        except OSError:
+            return ""
+        place, name = ntpath.split(place)
+        if not name:
+            return ""  # no such drive
+        missing.insert(0, name)
 
 
 def replace(

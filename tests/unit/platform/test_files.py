@@ -47,6 +47,35 @@ def test_a_replacing_on_windows_ends_with_the_last_refusal(number: int, waits: b
     assert (windows.REPLACE_LIMIT_S <= sum(slept) < 2 * windows.REPLACE_LIMIT_S) is waits
 
 
+@pytest.mark.parametrize(
+    ("asked", "real"),
+    [
+        ("c:/link/a/b", r"D:\out\a\b"),
+        (r"C:\work\none\more", r"C:\work\none\more"),
+        (r"C:\none", r"C:\none"),
+        (r"C:\work\dangling", ""),
+        (r"C:\work\dangling\below", ""),
+        (r"C:\work\locked", ""),
+        (r"E:\work", ""),
+        (r"\\server\share", r"\\server\share"),
+    ],
+)
+def test_what_windows_cannot_resolve_has_no_real_name(asked: str, real: str) -> None:
+    disk = {"C:\\": "C:\\", r"C:\work": r"C:\work", r"C:\link": r"D:\out"}
+
+    def resolve(place: str) -> str:
+        if place.endswith("locked"):
+            raise InUse(SHARING_VIOLATION)
+        if place not in disk:
+            raise FileNotFoundError(place)
+        return disk[place]
+
+    def is_there(place: str) -> bool:
+        return place.endswith("dangling")
+
+    assert windows.real_name(asked, resolve=resolve, is_there=is_there) == real
+
+
 def test_two_names_are_exchanged_as_one_step(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_text("1", "ascii")
