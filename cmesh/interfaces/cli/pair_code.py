@@ -156,7 +156,10 @@ def stop(peer: str) -> str:
     try:
         view = _step(PairArguments(peer=peer, step="stop"))
     except CmeshError as error:  # it is over already, or the daemon is gone with it
-        return f"{error.message}; nothing was changed"
+        return (
+            f"{error.message}; `cmesh peers {peer}` says whether the code was typed before that,"
+            " and its key is trusted"
+        )
     if view.phase != "confirmed":
         return "the pairing is ended; nothing was changed"
     return (

@@ -12,6 +12,7 @@ from cmesh.daemon.answers import SqlView
 from cmesh.errors import CmeshError, UsageError
 from cmesh.interfaces.cli import output
 from cmesh.interfaces.cli.complete import statement_words
+from cmesh.interfaces.cli.standard_output import OutputFailed
 from cmesh.nearest import did_you_mean
 from cmesh.text import one_line
 
@@ -53,6 +54,8 @@ def converse(ask: Ask, show: Callable[[SqlView], None], *, prompt: str, schema: 
                 _command(text.split(), ask, schema)
             else:
                 show(ask(text, None))
+        except OutputFailed:  # no answer after it would be seen
+            raise
         except CmeshError as error:
             output.print_error(error, as_json=False)
         except KeyboardInterrupt:

@@ -30,11 +30,13 @@ class Colours:
         self._limit_s = limit_s
         self._process: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
+        self._closed = False
 
     async def of(self, pieces: Iterable[Piece]) -> Mapping[Piece, list[str]]:
         """Return the lines of pieces as HTML; what is missing stays plain.
 
-        It takes the time limit and no more, and up to `START_LIMIT_S` where no process is there.
+        It takes the time limit, once the pages before have had theirs, and up to `START_LIMIT_S`
+        more where no process is there.
         """
         found: dict[Piece, list[str]] = {}
         wanted = list(dict.fromkeys(pieces))
@@ -55,14 +57,16 @@ class Colours:
         return found
 
     async def close(self) -> None:
-        """End the process."""
-        async with self._turn:
-            await self._end()
+        """End the process, and let no other begin; who waits for it gets nothing more."""
+        self._closed = True
+        await self._end()
 
     async def _begun(self) -> asyncio.subprocess.Process | None:
         """Return the process once it is ready; None = none can be begun now."""
         if self._process is not None and self._process.returncode is None:
             return self._process
+        if self._closed:
+            return None
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-m", _PROGRAM),
@@ -77,6 +81,11 @@ class Colours:
             async with asyncio.timeout(START_LIMIT_S):
                 await _line(self._process)
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
+            await self._end()
+        except BaseException:  # its first line would be taken for the answer to a later piece
+            await self._end()
+            raise
+        if self._closed:
             await self._end()
         return self._process
 

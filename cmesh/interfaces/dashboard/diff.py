@@ -17,13 +17,16 @@ __all__ = ["DiffFile", "DiffLine", "Piece", "diff_files", "pieces"]
 
 LINE_CHARACTERS = 1_000
 COLOURED_CHARACTERS = 60_000
-"""What of one patch is coloured: some 50 ms of work; the rest stays plain."""
+"""What of one patch is coloured, names included: some 50 ms of work; the rest stays plain."""
 
 PIECE_CHARACTERS = 4_000
 """What is coloured at once. Many lexers take time by the square of it, of blank lines for example."""
 
 Piece = tuple[str, tuple[str, ...]]
 """A file's name, and some of its lines."""
+
+NAME_CHARACTERS = 255
+"""Of a file's name, its end: more than a lexer is chosen by."""
 
 _HUNK = re.compile(r"@@ -(\d{1,9})(?:,\d{1,9})? \+(\d{1,9})(?:,\d{1,9})? @@")
 _SIGNS = {"+": "add", "-": "del", " ": "same"}
@@ -81,10 +84,13 @@ def pieces(text: str) -> Iterator[Piece]:
     for lines in _parts(text.split("\n")):
         file, hunks = _read(lines)
         for hunk in hunks:
-            left -= sum(map(len, hunk.lines))
-            if left < 0:
-                return
-            yield from (one for one in _pieces(file.path, hunk) if _fits(one))
+            for piece in _pieces(file.path, hunk):
+                # INVARIANT: the name counts, too: it goes out with each piece, however many there are.
+                left -= len(piece[0]) + sum(len(line) + 1 for line in piece[1])
+                if left < 0:
+                    return
+                if _fits(piece):
+                    yield piece
 
 
 def _parts(lines: list[str]) -> Iterator[list[str]]:
@@ -151,7 +157,7 @@ def _add(file: DiffFile, hunk: _Hunk, colours: Mapping[Piece, Sequence[str]]) ->
 
 def _pieces(path: str, hunk: _Hunk) -> Iterator[Piece]:
     """Yield a hunk's lines in pieces that a lexer takes at once; a long line is one by itself."""
-    name = path.rpartition("/")[2]
+    name = path.rpartition("/")[2][-NAME_CHARACTERS:]
     piece, size = list[str](), 0
     for body in (reveal(cut(line[1:], LINE_CHARACTERS)) for line in hunk.lines):
         if piece and size + len(body) >= PIECE_CHARACTERS:

@@ -19,6 +19,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cmesh.clock import Clock
+from cmesh.interfaces.dashboard.page import REFRESH
 from cmesh.interfaces.dashboard.sign_in import SignIn
 
 __all__ = ["BODY_BYTES", "HOST", "SIGN_IN", "Guard", "bounded", "with_headers"]
@@ -110,7 +111,11 @@ class Guard:
         if not slash or not hmac.compare_digest(f"/{first}".encode(), self.base.encode()):
             return PlainTextResponse("There is no such page.", 404)
         now = self._clock.monotonic()
-        each = (self._sign_in.session(one, now) for one in _values(headers, self._cookie))
+        by_person = REFRESH not in headers and "text/event-stream" not in headers.get("accept", "")
+        each = (
+            self._sign_in.session(one, now, by_person=by_person)
+            for one in _values(headers, self._cookie)
+        )
         session = next((one for one in each if one is not None), None)
         if session is not None:
             scope["root_path"] = self.base

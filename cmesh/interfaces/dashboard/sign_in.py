@@ -88,8 +88,15 @@ class SignIn:
         _put(self._sessions, _digest(cookie), Session(now))
         return cookie
 
-    def session(self, cookie: str, now: float) -> Session | None:
-        """Return the session of a cookie, which by this was seen now; None = sign in again."""
+    def session(self, cookie: str, now: float, *, by_person: bool = True) -> Session | None:
+        """Return the session of a cookie; None = sign in again.
+
+        Args:
+            cookie: as the browser sent it.
+            now: seconds of a clock that goes on.
+            by_person: somebody has asked for something, so that it was seen now; False = a page
+                has, which nobody may be looking at.
+        """
         key = _digest(cookie)
         found = self._sessions.get(key)
         if found is None:
@@ -97,7 +104,8 @@ class SignIn:
         if now - found.seen_at > IDLE_S:
             del self._sessions[key]
             return None
-        found.seen_at = now
+        if by_person:
+            found.seen_at = now
         return found
 
     def leave(self, cookie: str) -> None:

@@ -112,7 +112,11 @@ dashboard.times(document);
       // The browser tries again by itself, unless it was told no: then a new look says why.
       if (source?.readyState !== EventSource.CLOSED) return;
       stop();
-      if (kept().length) setTimeout(() => { take(); listen(); }, RETRY_MS);
+      setTimeout(async () => {
+        if (kept().length) take();
+        else await dashboard.refresh([]); // which signs in again where the session has ended
+        listen();
+      }, RETRY_MS);
     };
     source.addEventListener("away", (event) => dashboard.away(JSON.parse(event.data).away));
     source.addEventListener("changed", dashboard.changed);

@@ -106,6 +106,16 @@ def test_colours_are_given_to_short_pieces_of_the_beginning():
     assert wide.lines[-1].text.startswith("&lt;U+200B&gt;")
 
 
+def test_a_long_name_in_many_hunks_costs_no_more_than_the_patch():
+    hunks = "@@ -1 +1 @@\n+i\n" * 2_000
+    name = "\x01" * 20_000 + "/" + "\x01" * 20_000 + ".py"
+    patch = f"diff --git a/{name} b/{name}\n--- a/{name}\n+++ b/{name}\n{hunks}"
+    sent = sum(len(name) + sum(map(len, lines)) for name, lines in pieces(patch))
+    assert 0 < sent <= COLOURED_CHARACTERS
+    [file] = diff_files(patch)
+    assert file.added == 2_000
+
+
 def test_marks_that_do_not_fit_the_lines_are_left_out():
     [piece] = pieces(patch_of(["<b>", "x"]))
     [file] = diff_files(patch_of(["<b>", "x"]), colours={piece: ["<b>"]})

@@ -1,5 +1,6 @@
 """Who gets a page of the dashboard: signed in, at our own address, from our own pages."""
 
+# pyright: reportPrivateUsage=false
 import httpx2
 import pytest
 
@@ -96,6 +97,17 @@ async def test_a_link_signs_in_once(stranger: httpx2.AsyncClient, sign_in: SignI
         assert code not in answer.text
 
 
+async def test_a_page_that_looks_by_itself_keeps_nobody_signed_in(
+    browser: Browser, sign_in: SignIn
+):
+    [session] = sign_in._sessions.values()
+    before = session.seen_at
+    assert (await browser.get("/policy", **{"X-Refresh": "1"})).status_code == 200
+    assert session.seen_at == before
+    assert (await browser.get("/policy")).status_code == 200
+    assert session.seen_at > before
+
+
 def test_a_link_is_short_lived_and_a_session_ends_when_it_is_idle():
     sign_in = SignIn()
     late = sign_in.link(0.0)
@@ -106,6 +118,7 @@ def test_a_link_is_short_lived_and_a_session_ends_when_it_is_idle():
     cookie = sign_in.enter(sign_in.link(0.0), 1.0)
     assert sign_in.session(cookie, IDLE_S)
     assert sign_in.session(cookie, 2 * IDLE_S)
+    assert sign_in.session(cookie, 3 * IDLE_S, by_person=False)
     assert sign_in.session(cookie, 3 * IDLE_S + 1) is None
     assert sign_in.session("", 1.0) is None
     again = sign_in.enter(sign_in.link(1.0), 1.0)
