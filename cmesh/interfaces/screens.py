@@ -14,7 +14,7 @@ from typing import Literal
 
 from cmesh.errors import DaemonTimeout
 from cmesh.interfaces.start import wait_gone
-from cmesh.locks import FileLock, holder
+from cmesh.locks import FileLock, Held, holder
 
 __all__ = ["SCREENS", "Screen", "end", "kept", "opened"]
 
@@ -22,6 +22,9 @@ SCREENS = "screens"
 """The directory of the lock files, in the state directory."""
 
 END_LIMIT_S = 10.0
+
+LOOKED_AT_S = 1.0
+"""How long `opened` of another process may keep a lock: it looks who has it."""
 
 Kind = Literal["dashboard", "watch"]
 
@@ -44,10 +47,10 @@ def kept(state: Path, kind: Kind) -> Generator[None]:
     """Let this process be known as a screen meanwhile; where nothing can be written, it is not."""
     folder = state / SCREENS
     lock = FileLock(folder / f"{kind}-{os.getpid()}")
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, Held):
         folder.mkdir(mode=0o700, exist_ok=True)
         _sweep(folder)
-        lock.acquire()
+        lock.acquire_within(LOOKED_AT_S)
     try:
         yield
     finally:

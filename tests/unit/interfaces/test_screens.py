@@ -10,6 +10,7 @@ import pytest
 
 from cmesh.interfaces import screens
 from cmesh.interfaces.screens import SCREENS, Screen, end, kept, opened
+from cmesh.locks import shared
 
 _OPEN = """
 import sys
@@ -60,6 +61,18 @@ def test_a_number_that_was_left_there_is_of_nobody_who_would_be_ended(
 def test_where_nothing_can_be_written_it_shows_all_the_same(tmp_path: Path) -> None:
     with kept(tmp_path / "not" / "there", "watch"):
         assert opened(tmp_path / "not" / "there") == ()
+
+
+def test_one_whose_lock_another_keeps_shows_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screens, "LOOKED_AT_S", 0.0)
+    (tmp_path / SCREENS).mkdir()
+    path = tmp_path / SCREENS / f"watch-{os.getpid()}"
+    path.touch()
+    with shared(path), kept(tmp_path, "watch"):
+        pass
+    assert not path.exists()
 
 
 def test_one_that_does_not_end_is_named(
