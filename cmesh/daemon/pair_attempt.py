@@ -54,6 +54,7 @@ class Attempt:
         note: why the peer could not be asked, while that is so.
         answer: what its owner has said here that the peer may ask, once it was asked.
         refused_there: the peer's owner has said that this side may ask for nothing there.
+        confirming: its code was right, and the key is being stored: nothing else ends it meanwhile.
     """
 
     peer_id: NodeId
@@ -73,6 +74,7 @@ class Attempt:
     note: str = ""
     answer: Literal["", "nothing", "rule"] = ""
     refused_there: bool = False
+    confirming: bool = False
     _ends: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -103,7 +105,7 @@ class Attempt:
 
     def look(self, now: float) -> Phase:
         """Return how it stands; one whose time is over has ended."""
-        if self.phase not in ("confirmed", "ended") and now >= self._ends:
+        if now >= self._ends:
             self.end("expired")
         return self.phase
 
@@ -129,7 +131,7 @@ class Attempt:
 
     def wrong(self) -> None:
         """Count a wrong code; the last one ends the pairing."""
-        if self.phase == "confirmed":
+        if self.phase == "confirmed" or self.confirming:
             self.code = ""
             return
         self.tries = max(0, self.tries - 1)
@@ -155,7 +157,7 @@ class Attempt:
 
     def end(self, why: str) -> None:
         """End it without a confirmation."""
-        if self.phase not in ("confirmed", "ended"):
+        if self.phase not in ("confirmed", "ended") and not self.confirming:
             self.phase, self.why, self.code = "ended", why, ""
 
 

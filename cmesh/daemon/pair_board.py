@@ -92,8 +92,12 @@ class PairBoard:
                 self.end(attempt, "changed")
                 await self._row(attempt, "changed", now=identity.name)
                 return False
-            await self.trust.confirm(identity, key)
-            attempt.confirm(key)
+            attempt.confirming = True
+            try:
+                await self.trust.confirm(identity, key)
+                attempt.confirm(key)
+            finally:
+                attempt.confirming = False
             self.tell()
             await self._row(attempt, "confirmed", fingerprint=fingerprint(key))
         self._links.want(attempt.peer_id, unasked=True)

@@ -137,7 +137,7 @@ class Pairings:
                     return before
             elif before.phase != "confirmed":
                 _take_over(before, pid)
-                self._board.end(before, "stopped")
+                await self._board.stop(before)
         attempt = self._board.attempt = Attempt.of(identity, owner=pid, began=now)
         self._answers.forget(identity.node_id)
         try:

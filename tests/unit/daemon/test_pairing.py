@@ -1,5 +1,6 @@
 """Pairings of nodes over wires in memory: two owners, wrong codes, breaks, and who stands between."""
 
+# pyright: reportPrivateUsage=false
 import asyncio
 from collections.abc import AsyncIterator
 from typing import cast
@@ -7,7 +8,7 @@ from typing import cast
 import pytest
 
 from cmesh.daemon import pairings as pairings_module
-from cmesh.daemon.pair_attempt import ATTEMPT_S, LOCKED_S
+from cmesh.daemon.pair_attempt import ATTEMPT_S, LOCKED_S, TRIES
 from cmesh.daemon.trust import BY_CODE, BY_USE, Trust
 from cmesh.errors import (
     PairingBusy,
@@ -52,6 +53,41 @@ async def test_a_code_typed_on_the_other_machine_confirms_both_keys(box: Place, 
         assert one.trust.standing(other.id) == "trusted"
         assert one.wanted == [other.id]
         assert one.store.said() == ["confirmed"]
+
+
+@pytest.mark.parametrize("ends", ["time is over", "a wrong code", "another pairing"])
+async def test_a_right_code_whose_key_is_being_stored_is_ended_by_nothing(
+    town: Town, box: Place, mac: Place, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    town.place("other")
+    code = await shown(box, mac)
+    real, others = box.trust.confirm, list[asyncio.Task[object]]()
+
+    async def slowly(identity: Identity, key: str) -> None:
+        attempt = box.pairings._board.attempt
+        assert attempt is not None
+        if ends == "time is over":
+            town.clock.passed_s += ATTEMPT_S
+            await box.step("mac", "look")
+        elif ends == "a wrong code":
+            for _ in range(TRIES):
+                attempt.wrong()
+        else:
+            others.append(asyncio.create_task(box.step("other")))
+            for _ in range(20):  # until it waits for the end of this one
+                await asyncio.sleep(0)
+        assert attempt.phase == "showing"
+        await real(identity, key)
+
+    monkeypatch.setattr(box.trust, "confirm", slowly)
+    attempt = box.pairings._board.attempt
+    assert attempt is not None
+    view = await mac.code("box", code)
+    assert (view.phase == "confirmed") is (ends != "time is over")  # it is over there as well
+    assert (attempt.phase, attempt.why) == ("confirmed", "")
+    assert box.trust.is_by_code(mac.id, mac.key.public)
+    await asyncio.gather(*others, return_exceptions=True)
+    assert box.store.said() == ["confirmed"]
 
 
 async def test_it_tells_a_confirmed_key_from_one_of_first_use(box: Place, mac: Place) -> None:
