@@ -8,14 +8,14 @@ would leave it behind.
 
 import ctypes
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from cmesh.platform.windows.command_line import command_line, environment_block
-from cmesh.platform.windows.kernel import last_error
+from cmesh.platform.windows.kernel import last_error, milliseconds
 from cmesh.platform.windows.process_calls import (
     Accounting,
     ExtendedLimits,
@@ -35,7 +35,7 @@ _DIE_ON_UNHANDLED_EXCEPTION, _KILL_ON_JOB_CLOSE = 0x400, 0x2000
 _HANDLE_LIST, _JOB_LIST = 0x20002, 0x2000D  # winbase.h: PROC_THREAD_ATTRIBUTE_*
 _NEW_PROCESS_GROUP, _UNICODE_ENVIRONMENT, _EXTENDED_STARTUP = 0x200, 0x400, 0x80000
 _USE_STD_HANDLES, _INHERIT, _CTRL_BREAK = 0x100, 1, 1
-_WAIT_OBJECT_0, _LONGEST_MS = 0, 0xFFFFFFFE
+_WAIT_OBJECT_0 = 0
 _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.005, 0.1
 
 
@@ -116,15 +116,13 @@ class Job:
 
         line, block = command_line(argv), environment_block(environment)
         handles = [msvcrt.get_osfhandle(fd) for fd in files]
-        for handle in handles:
-            if not call("SetHandleInformation")(handle, _INHERIT, _INHERIT):
-                raise last_error("give a file to a process")
         startup, made = StartupInfoEx(), ProcessInformation()
         basic = startup.StartupInfo
         basic.cb, basic.dwFlags = ctypes.sizeof(startup), _USE_STD_HANDLES
         basic.hStdInput, basic.hStdOutput, basic.hStdError = handles
         # A handle may stand in the list once.
-        with _Attributes(list(dict.fromkeys(handles)), self._handle) as attributes:
+        once = list(dict.fromkeys(handles))
+        with _inheritable(once), _Attributes(once, self._handle) as attributes:
             startup.lpAttributeList = attributes
             done = call("CreateProcessW")(
                 argv[0], ctypes.create_unicode_buffer(line), None, None, 1,
@@ -132,11 +130,8 @@ class Job:
                 ctypes.create_string_buffer(block, len(block)), directory,
                 ctypes.byref(startup), ctypes.byref(made),
             )  # fmt: skip
-            error = None if done else last_error("start a program")
-        for handle in handles:
-            call("SetHandleInformation")(handle, _INHERIT, 0)
-        if error is not None:
-            raise error
+            if not done:
+                raise last_error("start a program")
         call("CloseHandle")(made.hThread)
         return Child(made.dwProcessId, made.hProcess)
 
@@ -203,8 +198,7 @@ class Child:
 
     def wait(self, limit_s: float) -> int | None:
         """Return its exit status once it has ended, None after the limit. Blocks."""
-        milliseconds = min(int(limit_s * 1000), _LONGEST_MS)
-        if call("WaitForSingleObject")(self._handle, milliseconds) != _WAIT_OBJECT_0:
+        if call("WaitForSingleObject")(self._handle, milliseconds(limit_s)) != _WAIT_OBJECT_0:
             return None
         status = ctypes.c_uint32()
         if not call("GetExitCodeProcess")(self._handle, ctypes.byref(status)):
@@ -216,6 +210,20 @@ class Child:
         handle, self._handle = self._handle, 0
         if handle:
             call("CloseHandle")(handle)
+
+
+@contextmanager
+def _inheritable(handles: Sequence[int]) -> Generator[None]:
+    """Let a process inherit the handles; whatever happens, none stays so."""
+    allow = call("SetHandleInformation")
+    try:
+        for handle in handles:
+            if not allow(handle, _INHERIT, _INHERIT):
+                raise last_error("give a file to a process")
+        yield
+    finally:
+        for handle in handles:
+            allow(handle, _INHERIT, 0)
 
 
 class _Attributes:

@@ -7,7 +7,9 @@ import ctypes
 from ctypes import wintypes
 from functools import cache
 
-__all__ = ["handle_of", "kernel32", "last_error"]
+__all__ = ["handle_of", "kernel32", "last_error", "milliseconds"]
+
+_LONGEST_MS = 0xFFFFFFFE  # one more would be for ever
 
 
 @cache
@@ -27,3 +29,8 @@ def last_error(doing: str) -> OSError:
     """Return the error of this thread's last call that failed, as the exception for its number."""
     number = ctypes.get_last_error()
     return OSError(None, f"{doing}: {ctypes.FormatError(number).strip()}", None, number)
+
+
+def milliseconds(limit_s: float) -> int:
+    """Return a wait in the form of WaitForSingleObject, never its INFINITE (-1). Pure."""
+    return min(max(int(limit_s * 1000), 0), _LONGEST_MS)

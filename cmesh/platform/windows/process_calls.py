@@ -101,7 +101,6 @@ _HANDLE, _BOOL, _DWORD = c_void_p, c_int32, c_uint32
 
 _TYPES: dict[str, tuple[type, ...]] = {
     # Name: what it returns, then what it takes.
-    "AssignProcessToJobObject": (_BOOL, _HANDLE, _HANDLE),
     "CloseHandle": (_BOOL, _HANDLE),
     "CreateJobObjectW": (_HANDLE, c_void_p, c_wchar_p),
     "CreateProcessW": (

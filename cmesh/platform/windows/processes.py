@@ -2,14 +2,13 @@
 
 from ctypes import wintypes
 
-from cmesh.platform.windows.kernel import kernel32, last_error
+from cmesh.platform.windows.kernel import kernel32, last_error, milliseconds
 
 __all__ = ["wait_ended"]
 
 _SYNCHRONIZE = 0x00100000  # winnt.h
 _WAIT_OBJECT_0, _WAIT_TIMEOUT = 0, 0x102  # winbase.h
 _INVALID_PARAMETER = 87  # winerror.h: no process has the number
-_LONGEST_MS = 0xFFFFFFFE  # one more would be for ever
 
 
 def wait_ended(pid: int, limit_s: float) -> bool | None:
@@ -28,7 +27,7 @@ def wait_ended(pid: int, limit_s: float) -> bool | None:
         raise error
     handle = wintypes.HANDLE(opened)
     try:
-        waited = library.WaitForSingleObject(handle, min(int(limit_s * 1000), _LONGEST_MS))
+        waited = library.WaitForSingleObject(handle, milliseconds(limit_s))
         if waited not in (_WAIT_OBJECT_0, _WAIT_TIMEOUT):
             raise last_error("wait for a process")
         return waited == _WAIT_OBJECT_0

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cmesh.platform.windows.command_line import LINE_UNITS, command_line, environment_block
 from cmesh.platform.windows.jobs import JobLimits, limits_of
+from cmesh.platform.windows.kernel import milliseconds
 from cmesh.platform.windows.process_calls import (
     Accounting,
     ExtendedLimits,
@@ -116,3 +117,11 @@ def test_a_job_always_ends_with_its_handle_and_lets_nobody_leave() -> None:
     assert not plain.LimitFlags & both
     assert limited.LimitFlags & both == both
     assert (limited.ActiveProcessLimit, limited.JobMemoryLimit) == (5, 1 << 33)
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "expected"),
+    [(0.5, 500), (0, 0), (-0.001, 0), (-3.0, 0), (4_294_967.295, 0xFFFFFFFE), (1e12, 0xFFFFFFFE)],
+)
+def test_no_wait_for_a_program_is_one_without_a_limit(limit_s: float, expected: int) -> None:
+    assert milliseconds(limit_s) == expected
