@@ -136,7 +136,8 @@ class Incoming:
             path, lack = transfer.close_whole(), self._lacks.get(chunk.task_id)
             if lack is None:
                 await self._parts.store.take_blob(path, transfer.sha256)
-                if self._transfers.get(chunk.task_id) is transfer:  # else the task has ended meanwhile
+                # Else the task has ended meanwhile.
+                if self._transfers.get(chunk.task_id) is transfer:
                     self._came.add(chunk.task_id)
             else:
                 lack.bundle, lack.asked = path, False
