@@ -45,10 +45,14 @@ class FindArguments(Arguments):
 
 
 class FoundTasksView(View):
-    """A page of tasks, newest first; `more` says that older ones may exist."""
+    """A page of tasks, newest first; `more` says that older ones may exist.
+
+    `older`: what to give as `before` for those. The page may have read tasks that it does not show.
+    """
 
     tasks: list[TaskView]
     more: bool = False
+    older: str = ""
 
 
 class RecordArguments(Arguments):

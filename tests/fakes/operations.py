@@ -464,7 +464,8 @@ class FakeOperations(Operations):
             and (arguments.since is None or view.created_at >= arguments.since)
             and (arguments.until is None or view.created_at < arguments.until)
         ]
-        return FoundTasksView(tasks=wanted[: arguments.limit], more=len(wanted) > arguments.limit)
+        shown, more = wanted[: arguments.limit], len(wanted) > arguments.limit
+        return FoundTasksView(tasks=shown, more=more, older=shown[-1].task_id if more else "")
 
     @override
     async def get_record(self, context: Context, arguments: RecordArguments) -> RecordView:

@@ -51,7 +51,7 @@ async def _tasks(request: Request) -> Response:
 
     mark, (found, peers, status) = await area.daemon.call(look)
     asked = {name: given[name] for name in _FILTERS if given[name]}
-    older = {**asked, "before": found.tasks[-1].task_id} if found.more and found.tasks else {}
+    older = {**asked, "before": found.older} if found.older else {}
     return render(
         request,
         "tasks.html",
