@@ -54,7 +54,8 @@ class Attempt:
         note: why the peer could not be asked, while that is so.
         answer: what its owner has said here that the peer may ask, once it was asked.
         refused_there: the peer's owner has said that this side may ask for nothing there.
-        confirming: its code was right, and the key is being stored: nothing else ends it meanwhile.
+        confirming: the key that is being stored, since its code was right: nothing else ends the
+            pairing meanwhile, and no other key is taken; empty = none is.
     """
 
     peer_id: NodeId
@@ -74,7 +75,7 @@ class Attempt:
     note: str = ""
     answer: Literal["", "nothing", "rule"] = ""
     refused_there: bool = False
-    confirming: bool = False
+    confirming: str = ""
     _ends: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -122,16 +123,20 @@ class Attempt:
     def takes(self, key: str, now: float) -> bool:
         """Say whether who has proved `key` may try a code here.
 
-        INVARIANT: a code is spent once it has confirmed a key. Only the same key may prove it
-        again, which it must where the connection broke before it heard the end.
+        INVARIANT: a code is spent once it has confirmed a key, or is about to. Only the same key
+        may prove it again, which it must where the connection broke before it heard the end.
         """
+        if self.confirming:
+            return bool(self.code) and key == self.confirming
         if self.phase == "confirmed":
             return bool(self.code) and key == self.key and now < self._ends
         return self.look(now) == "showing"
 
     def wrong(self) -> None:
         """Count a wrong code; the last one ends the pairing."""
-        if self.phase == "confirmed" or self.confirming:
+        if self.confirming:  # were nothing stored, the code would be shown and count as before
+            return
+        if self.phase == "confirmed":
             self.code = ""
             return
         self.tries = max(0, self.tries - 1)

@@ -92,12 +92,12 @@ class PairBoard:
                 self.end(attempt, "changed")
                 await self._row(attempt, "changed", now=identity.name)
                 return False
-            attempt.confirming = True
+            attempt.confirming = key
             try:
                 await self.trust.confirm(identity, key)
                 attempt.confirm(key)
             finally:
-                attempt.confirming = False
+                attempt.confirming = ""
             self.tell()
             await self._row(attempt, "confirmed", fingerprint=fingerprint(key))
         self._links.want(attempt.peer_id, unasked=True)

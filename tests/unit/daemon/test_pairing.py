@@ -14,10 +14,12 @@ from cmesh.errors import (
     PairingBusy,
     PairingEnded,
     PairingRefused,
+    StoreError,
     UsageError,
     VersionMismatch,
     WrongMachine,
 )
+from cmesh.keys import SigningKey
 from cmesh.model import Identity
 from cmesh.store.store import Store
 from tests.fakes.pair_town import GONE, LIVING, Place, Town, shown, wrong
@@ -88,6 +90,29 @@ async def test_a_right_code_whose_key_is_being_stored_is_ended_by_nothing(
     assert box.trust.is_by_code(mac.id, mac.key.public)
     await asyncio.gather(*others, return_exceptions=True)
     assert box.store.said() == ["confirmed"]
+
+
+async def test_a_key_that_could_not_be_stored_leaves_the_code_as_it_was(
+    town: Town, box: Place, mac: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = await shown(box, mac)
+    board, other = box.pairings._board, SigningKey(b"o" * 32).public
+    attempt = board.attempt
+    assert attempt is not None
+
+    async def fails(_identity: Identity, key: str) -> None:
+        now = town.clock.monotonic()
+        assert (attempt.takes(key, now), attempt.takes(other, now)) == (True, False)
+        attempt.wrong()
+        raise StoreError("no room")
+
+    with monkeypatch.context() as full:
+        full.setattr(box.trust, "confirm", fails)
+        with pytest.raises(StoreError):
+            await board.confirmed(attempt, mac.key.public)
+    assert (attempt.phase, attempt.code) == ("showing", code)  # an empty one would be no secret
+    assert (await mac.code("box", wrong(code))).tries_left == TRIES - 1
+    assert (await mac.code("box", code)).phase == "confirmed"
 
 
 async def test_it_tells_a_confirmed_key_from_one_of_first_use(box: Place, mac: Place) -> None:
