@@ -117,6 +117,26 @@ async def test_what_is_kept_here_is_not_taken_for_what_a_caller_sends(
     assert not await incoming.ready(record)
 
 
+@pytest.mark.anyio
+async def test_changes_that_came_for_a_task_which_ended_meanwhile_are_not_noted(
+    tmp_path: Path, record: TaskRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Here(tmp_path)
+    incoming = Incoming(cast("Any", here))
+    real = here.take_blob
+
+    async def ended_meanwhile(path: Path, sha256: str) -> None:
+        await real(path, sha256)
+        incoming.drop(record.task_id)
+
+    monkeypatch.setattr(here, "take_blob", ended_meanwhile)
+    assert not await incoming.ready(record)
+    assert await incoming.take(sent(record, 0, DATA, final=True))
+    assert here.kept == [DATA]
+    assert not await incoming.ready(record)
+    assert here.posted == [0, 0]
+
+
 @pytest.fixture
 def lacking(tmp_path: Path, record: TaskRecord) -> tuple[Here, TaskRecord, str]:
     """Return a task whose changes are here, and their commit is not; and the commit that is."""
