@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from cmesh.errors import QueryRefused
+from cmesh.errors import CmeshError, QueryRefused
 from cmesh.paths import ensure_private_dir
 from cmesh.sandbox.plan import interpreter, plan
 from cmesh.sandbox.probe import find_enforcement
@@ -32,6 +32,7 @@ from cmesh.sandbox.profile import SandboxSpec
 from cmesh.sandbox.start import start
 from cmesh.sandbox.tier import NO_SANDBOX, Enforcement
 from cmesh.store.snapshot import discard
+from cmesh.text import one_line
 
 __all__ = ["LESS", "QUERY", "Confined", "Confinement", "Program", "QueryLimits"]
 
@@ -236,11 +237,14 @@ class Confinement:
             pid = await loop.run_in_executor(
                 threads, _start, place, self.found, limits, program, other
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, CmeshError) as error:
             own.close()
             await asyncio.to_thread(discard, place)
-            why = error.strerror if isinstance(error, OSError) else error
-            raise QueryRefused(f"the process of {program.work} did not start: {why}") from error
+            # What is said of it may name paths, and whoever asks may be elsewhere.
+            said = one_line(str(error), 500)
+            _log.warning("confined_not_started program=%s error=%s", program.name, said)
+            why = f"the process of {program.work} did not start; this node's log says why"
+            raise QueryRefused(why) from error
         finally:
             other.close()
         return Confined(place, pid, own, self.found.label, program.work)

@@ -14,8 +14,9 @@ import duckdb
 import pytest
 
 from cmesh.clock import SystemClock
-from cmesh.errors import QueryRefused, RemoteProtocolError
+from cmesh.errors import QueryRefused, RemoteProtocolError, SandboxUnavailable
 from cmesh.sandbox.tier import Enforcement
+from cmesh.store import confined
 from cmesh.store.records import AuditRecord
 from cmesh.store.sql import QueryLimits
 from cmesh.store.store import Store
@@ -146,6 +147,21 @@ async def test_a_file_that_is_a_bomb_costs_itself_alone_without_a_sandbox_too(
             await files.read(tmp_path / "bomb", 500, 2**40)
         found = await files.read(tmp_path / "file", 10, 100_000)
     assert (found.rows, found.held_by) == ([[1]], "none")
+
+
+@pytest.mark.parametrize("error", [OSError, SandboxUnavailable])
+async def test_a_process_that_does_not_start_leaves_nothing_and_tells_no_path(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def failing(*_arguments: object) -> int:
+        raise error(f"no such program: `{tmp_path}/python`")
+
+    monkeypatch.setattr(confined, "start", failing)
+    monkeypatch.setattr(confined, "_start_unheld", failing)
+    with pytest.raises(QueryRefused, match="did not start") as caught:
+        await store.sql("SELECT 1", [], 1)
+    assert "/" not in caught.value.message
+    assert not list((tmp_path / "state" / "snapshots").glob("query-*"))
 
 
 async def test_without_a_sandbox_it_runs_by_limits_and_says_so(store: Store) -> None:
