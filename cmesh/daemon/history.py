@@ -63,13 +63,13 @@ async def find(daemon: Daemon, lookup: Lookup, arguments: FindArguments) -> Foun
         states = OPEN_STATES if state == "open" else (TaskState(state),)
         going_on = await daemon.store.tasks(states=states, limit=OPEN_MOST)
         tasks = [task for task in going_on if wanted.fits(task)][:most]
-    read, more = tasks[: arguments.limit], len(tasks) > arguments.limit
+    read = tasks[: arguments.limit]
     shown = [await lookup.view(task) for task in read]
     if wanted.end is not None:
         # One that waits for input has ended by the log as succeeded, and is shown as what it waits for.
         shown = [view for view in shown if view.state == wanted.end]
-    older = read[-1].record.task_id if more else ""
-    return FoundTasksView(tasks=shown, more=more, older=older)
+    older = read[-1].record.task_id if len(tasks) > arguments.limit else ""
+    return FoundTasksView(tasks=shown, older=older)
 
 
 async def record(daemon: Daemon, lookup: Lookup, arguments: RecordArguments) -> RecordView:

@@ -45,14 +45,19 @@ class FindArguments(Arguments):
 
 
 class FoundTasksView(View):
-    """A page of tasks, newest first; `more` says that older ones may exist.
+    """A page of tasks, newest first.
 
-    `older`: what to give as `before` for those. The page may have read tasks that it does not show.
+    `older`: what to give as `before` for those that come next; empty = there are none. The page may
+    have read tasks that it does not show.
     """
 
     tasks: list[TaskView]
-    more: bool = False
     older: str = ""
+
+    @property
+    def more(self) -> bool:
+        """Whether older ones may exist."""
+        return bool(self.older)
 
 
 class RecordArguments(Arguments):

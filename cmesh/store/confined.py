@@ -34,7 +34,7 @@ from cmesh.sandbox.tier import NO_SANDBOX, Enforcement
 from cmesh.store.snapshot import discard
 from cmesh.text import one_line
 
-__all__ = ["LESS", "QUERY", "Confined", "Confinement", "Program", "QueryLimits"]
+__all__ = ["LESS", "QUERY", "Confined", "Confinement", "Program", "QueryLimits", "refused_untold"]
 
 _log = logging.getLogger(__name__)
 
@@ -111,6 +111,15 @@ class QueryLimits:
         if name == "time":
             return f"the query reached its limit of {self.engine_s:g} s and was ended"
         return f"the query reached its limit of {self.memory_bytes // MIB} MiB of memory"
+
+
+def refused_untold(what: str, error: object) -> QueryRefused:
+    """Return a refusal that says `what`, and leave the error in this node's log alone.
+
+    What is said of it may name paths, and whoever asks may be elsewhere.
+    """
+    _log.warning("query_failed what=%r error=%s", what, one_line(str(error), 500))
+    return QueryRefused(f"{what}; this node's log says why")
 
 
 class Confined:
@@ -240,11 +249,7 @@ class Confinement:
         except (OSError, ValueError, CmeshError) as error:
             own.close()
             await asyncio.to_thread(discard, place)
-            # What is said of it may name paths, and whoever asks may be elsewhere.
-            said = one_line(str(error), 500)
-            _log.warning("confined_not_started program=%s error=%s", program.name, said)
-            why = f"the process of {program.work} did not start; this node's log says why"
-            raise QueryRefused(why) from error
+            raise refused_untold(f"the process of {program.work} did not start", error) from error
         finally:
             other.close()
         return Confined(place, pid, own, self.found.label, program.work)

@@ -5,20 +5,16 @@ one are added. It is never put right: once a row of the store has changed, it is
 """
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cmesh.errors import QueryRefused
-from cmesh.store.confined import MIB, Confined, Program, QueryLimits
+from cmesh.store.confined import MIB, Confined, Program, QueryLimits, refused_untold
 from cmesh.store.snapshot import FILE_NAME, Snapshot, copy_files, discard
 from cmesh.store.sql import Copying
-from cmesh.text import one_line
 
 __all__ = ["LIMITS", "KeptPart"]
-
-_log = logging.getLogger(__name__)
 
 LIMITS = QueryLimits(wall_s=60.0, cpu_s=60, answer_bytes=64 * 1024, file_bytes=64 * 1024 * MIB)
 """For one step."""
@@ -138,9 +134,7 @@ class KeptPart:
             if answer.get("limit"):
                 raise QueryRefused(self._limits.reached(answer["limit"]))
             if "error" in answer:
-                # The engine's words have paths in them, and whoever asks may be elsewhere.
-                _log.warning("part_failed error=%s", one_line(str(answer.get("message")), 500))
-                raise QueryRefused("the rows for you could not be chosen; this node's log says why")
+                raise refused_untold("the rows for you could not be chosen", answer.get("message"))
             if answer.get("stale"):
                 return False
             self._seq, top = int(answer["seq"]), int(answer["top"])

@@ -6,7 +6,6 @@ question was asked.
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,15 +13,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from cmesh.errors import QueryRefused
-from cmesh.store.confined import LESS, QUERY, Confined, Confinement, QueryLimits
+from cmesh.store.confined import LESS, QUERY, Confined, Confinement, QueryLimits, refused_untold
 from cmesh.store.misnamed import Columns, misnamed
 from cmesh.store.records import SqlRows
 from cmesh.store.snapshot import Snapshot
 from cmesh.text import one_line
 
 __all__ = ["Copying", "Parameters", "Query", "QueryLimits", "QueryProcess", "SqlValue"]
-
-_log = logging.getLogger(__name__)
 
 SqlValue = str | int | float | bool | None
 Parameters = Sequence[SqlValue] | Mapping[str, SqlValue]
@@ -172,8 +169,7 @@ class QueryProcess:
             limit_bytes=self._limits.answer_bytes,
         )
         if "error" in opened:
-            _log.warning("copy_failed error=%s", one_line(str(opened.get("message")), 500))
-            raise QueryRefused("the copy to ask could not be opened; this node's log says why")
+            raise refused_untold("the copy to ask could not be opened", opened.get("message"))
         return fresh
 
     def _prepare(self) -> "asyncio.Task[Confined]":

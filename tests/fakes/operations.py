@@ -465,7 +465,7 @@ class FakeOperations(Operations):
             and (arguments.until is None or view.created_at < arguments.until)
         ]
         shown, more = wanted[: arguments.limit], len(wanted) > arguments.limit
-        return FoundTasksView(tasks=shown, more=more, older=shown[-1].task_id if more else "")
+        return FoundTasksView(tasks=shown, older=shown[-1].task_id if more else "")
 
     @override
     async def get_record(self, context: Context, arguments: RecordArguments) -> RecordView:
